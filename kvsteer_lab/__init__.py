@@ -1,0 +1,82 @@
+"""KV cache steering for interpretability researchers: extract, inject, evaluate, look.
+
+The public names below are loaded on first use, so that `import kvsteer_lab` costs no torch import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Model": "models",
+    "load": "models",
+    "UnsteerableModelError": "architectures",
+    "CacheDelta": "cache",
+    "apply": "cache",
+    "ContrastiveSet": "contrast",
+    "KVVectors": "vectors",
+    "PairDifferences": "extraction",
+    "extract": "extraction",
+    "extract_pairs": "extraction",
+    "Intervention": "interventions",
+    "Nothing": "interventions",
+    "NoOffset": "interventions",
+    "CacheSteering": "interventions",
+    "CoTPrompt": "interventions",
+    "ForcedPrefix": "interventions",
+    "random_controls": "interventions",
+    "Generations": "outputs",
+    "generate": "generation",
+    "stream": "streaming",
+    "score": "scoring",
+    "KVSteerer": "steerer",
+    "Results": "results",
+    "evaluate": "evaluation",
+    "figures": "",
+    "stats": "",
+    "tasks": "",
+}
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from . import figures, stats, tasks
+    from .architectures import UnsteerableModelError
+    from .cache import CacheDelta, apply
+    from .contrast import ContrastiveSet
+    from .evaluation import evaluate
+    from .extraction import PairDifferences, extract, extract_pairs
+    from .generation import generate
+    from .outputs import Generations
+    from .interventions import (
+        CacheSteering,
+        CoTPrompt,
+        ForcedPrefix,
+        Intervention,
+        NoOffset,
+        Nothing,
+        random_controls,
+    )
+    from .models import Model, load
+    from .results import Results
+    from .scoring import score
+    from .steerer import KVSteerer
+    from .streaming import stream
+    from .vectors import KVVectors
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME[name]
+    if not home:
+        return importlib.import_module(f".{name}", __name__)
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

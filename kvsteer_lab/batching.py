@@ -1,0 +1,42 @@
+"""Working through rows in batches, with smaller ones where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_batches(items: Sequence[Item], batch_size: int, run: Callable[[Sequence[Item]], Result]) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Yield each batch with what `run` made of it; out of memory halves the batch, says so, and goes on.
+
+    Raises:
+        ValueError: a batch size below 1.
+        torch.OutOfMemoryError: not even one row fits.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    start, size = 0, batch_size
+    while start < len(items):
+        batch = items[start : start + size]
+        try:
+            result = run(batch)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                raise torch.OutOfMemoryError("Out of memory with a single row; use shorter prompts, fewer new tokens or a smaller dtype.") from error
+            size = len(batch) // 2
+            result = None
+        if result is None:
+            warnings.warn(f"Out of memory with {len(batch)} rows; going on with {size} at a time.", stacklevel=2)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        start += len(batch)
+        yield batch, result

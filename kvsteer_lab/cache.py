@@ -1,0 +1,153 @@
+"""Look at a prompt's cached keys and values, and add to single slots of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import nnsight
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+@dataclass(frozen=True)
+class CacheDelta:
+    """What is added to one slot of one row: coefficients and masks are already folded in.
+
+    Attributes:
+        keys, values: float32 `[layers, kv_heads, head_dim]`.
+        slot: index into the row's unpadded ids; negative counts from the end.
+    """
+
+    keys: Float[Tensor, "layers kv_heads head_dim"]
+    values: Float[Tensor, "layers kv_heads head_dim"]
+    slot: int = -1
+
+
+Deltas = Sequence[CacheDelta | Sequence[CacheDelta]]
+
+
+def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None = None) -> DynamicCache:
+    """Add each row's deltas to the cache, in place, and touch nothing else.
+
+    The sum of a slot's deltas is made in float32 and cast once to the cache's dtype, on each layer's own device.
+
+    Args:
+        cache: as `model.prefill` returns it, rows left-padded.
+        deltas: one a row: a `CacheDelta`, or a sequence of them (none, several slots, several at one slot).
+        lengths: each row's number of real tokens; `None`: no row is padded.
+
+    Returns:
+        The same cache.
+
+    Raises:
+        ValueError: not one entry a row, a shape that isn't the cache's, NaN or infinity, a slot out of range, or
+            one that a sliding-window layer has already dropped. Raised before anything is changed.
+    """
+    rows = [(d,) if isinstance(d, CacheDelta) else tuple(d) for d in deltas]
+    first = cache.layers[0]
+    n_rows, n_slots = first.keys.shape[0], cache.get_seq_length()
+    if len(rows) != n_rows:
+        raise ValueError(f"The cache has {n_rows} rows, but {len(rows)} rows of deltas were given; pass one entry a row (an empty tuple for none).")
+    lengths = [n_slots] * n_rows if lengths is None else list(lengths)
+    shape = (len(cache.layers), first.keys.shape[1], first.keys.shape[3])
+    summed: dict[tuple[int, int], CacheDelta] = {}
+    for row, entries in enumerate(rows):
+        for delta in entries:
+            back = _slots_from_end(delta, lengths[row], row)
+            _check(delta, shape, row)
+            old = summed.get((row, back))
+            summed[row, back] = delta if old is None else CacheDelta(old.keys + delta.keys, old.values + delta.values, delta.slot)
+    by_slot: dict[int, list[int]] = defaultdict(list)
+    for row, back in summed:
+        by_slot[back].append(row)
+    plan = []
+    for back, at in by_slot.items():
+        keys = torch.stack([summed[row, back].keys for row in at])
+        values = torch.stack([summed[row, back].values for row in at])
+        for index, layer in enumerate(cache.layers):
+            if back <= layer.keys.shape[2]:
+                plan.append((layer, back, at, keys[:, index], values[:, index]))
+            elif keys[:, index].any() or values[:, index].any():
+                raise ValueError(
+                    f"Slot {-back} from the end lies outside layer {index}'s sliding window of {layer.keys.shape[2] + 1} tokens; "
+                    "leave that layer out (layers=...) or choose a later slot."
+                )
+    for layer, back, at, keys, values in plan:
+        where = torch.tensor(at, device=layer.keys.device)
+        layer.keys[:, :, -back].index_add_(0, where, keys.to(layer.keys))
+        layer.values[:, :, -back].index_add_(0, where, values.to(layer.values))
+    return cache
+
+
+def _slots_from_end(delta: CacheDelta, length: int, row: int) -> int:
+    back = length - delta.slot if delta.slot >= 0 else -delta.slot
+    if not 1 <= back <= length:
+        raise ValueError(f"Slot {delta.slot} is out of range for row {row}, which has {length} cached tokens.")
+    return back
+
+
+def _check(delta: CacheDelta, shape: tuple[int, ...], row: int) -> None:
+    for name, part in (("keys", delta.keys), ("values", delta.values)):
+        if tuple(part.shape) != shape:
+            raise ValueError(f"The {name} of row {row}'s delta are {tuple(part.shape)}, but the cache is {shape} (layers, KV heads, head width).")
+        if not torch.isfinite(part).all():
+            raise ValueError(f"The {name} of row {row}'s delta hold NaN or infinity; check the coefficients and the vectors.")
+
+
+@torch.no_grad()
+def fill(
+    model: Model,
+    ids: Int[Tensor, "prompts time"],
+    mask: Int[Tensor, "prompts time"],
+    *,
+    fork: Sequence[int] | None = None,
+    deltas: Deltas | None = None,
+) -> DynamicCache:
+    """Prefill in one nnsight trace, fork the rows, and add their deltas there, in place.
+
+    Args:
+        model: the model.
+        ids, mask: left-padded prompts.
+        fork: per row of the result, the prompt whose cache it starts from; `None`: the prompts as they are.
+        deltas: per row of the result, what `apply` adds.
+    """
+    arguments = model.forward_arguments(ids, mask)
+    counts = mask.sum(-1).tolist()
+    lengths = counts if fork is None else [counts[i] for i in fork]
+    index = None if fork is None else torch.tensor(fork)
+    with model.traced.trace(**arguments, use_cache=True):
+        cache = model.traced.output.past_key_values
+        fork_rows(cache, index)
+        if deltas is not None:
+            apply(cache, deltas, lengths=lengths)
+        nnsight.save(cache)
+    return cache
+
+
+def fork_rows(cache: DynamicCache, index: Int[Tensor, " rows"] | None) -> None:
+    """Make the cache's rows copies of the rows that `index` names, in place."""
+    if index is None:
+        return
+    for layer in cache.layers:
+        layer.batch_select_indices(index.to(layer.keys.device))
+
+
+@torch.no_grad()
+def last_slots(
+    model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
+) -> tuple[Float[Tensor, "prompts layers kv_heads head_dim"], Float[Tensor, "prompts layers kv_heads head_dim"]]:
+    """Keys and values of each prompt's last token, float32 on the CPU, from one nnsight trace."""
+    arguments = model.forward_arguments(ids, mask)
+    with model.traced.trace(**arguments, use_cache=True):
+        layers = model.traced.output.past_key_values.layers
+        keys = nnsight.save(torch.stack([x.keys[:, :, -1].float().cpu() for x in layers], 1))
+        values = nnsight.save(torch.stack([x.values[:, :, -1].float().cpu() for x in layers], 1))
+    return keys, values

@@ -1,0 +1,192 @@
+"""Contrastive sets: pairs of prompts that differ in how their examples answer, and in nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .files import write_atomically
+from .prompts import encode, render, template_hash
+from .tasks.base import Chat, Question, Task
+
+if TYPE_CHECKING:
+    from .outputs import Html
+
+_FORMAT = "kvsteer_lab.contrastive_set.1"
+
+
+@dataclass(frozen=True)
+class ContrastiveSet:
+    """Pairs of rendered prompts. Vectors are read at the last token of each.
+
+    Attributes:
+        positive, negative: the rendered texts; pair i is `positive[i]`, `negative[i]`.
+        recipe: how the pairs were made (task, style, shots, selection, seed, question ids).
+        template_hash: of the chat template that rendered them, `None` for verbatim texts.
+        last_token: the text of the token that is extracted, where a tokenizer was at hand.
+
+    Raises:
+        ValueError: no pairs, sides of unequal length, an empty string.
+    """
+
+    positive: tuple[str, ...] = field(repr=False)
+    negative: tuple[str, ...] = field(repr=False)
+    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    template_hash: str | None = None
+    last_token: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.positive) != len(self.negative):
+            raise ValueError(f"The sides are unequal: {len(self.positive)} positive and {len(self.negative)} negative prompts; pairs need both.")
+        if not self.positive:
+            raise ValueError("The contrastive set is empty; it needs at least one pair.")
+        for side in ("positive", "negative"):
+            for index, text in enumerate(getattr(self, side)):
+                if not isinstance(text, str) or not text:
+                    raise ValueError(f"The {side} prompt of pair {index} is empty; every prompt needs some text.")
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{k}={v!r}" for k, v in self.recipe.items() if k != "questions")
+        return f"ContrastiveSet({len(self)} pairs, {made})"
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(zip(self.positive, self.negative, strict=True))
+
+    def __getitem__(self, chosen: slice) -> ContrastiveSet:
+        """A part of the set, by a slice: `pairs[:10]`."""
+        if not isinstance(chosen, slice):
+            raise TypeError("Take a part of a contrastive set with a slice, as in pairs[:10].")
+        ids = self.recipe.get("questions")
+        recipe = {**self.recipe, "questions": ids[chosen]} if ids is not None else self.recipe
+        return ContrastiveSet(self.positive[chosen], self.negative[chosen], recipe, self.template_hash, self.last_token)
+
+    # --- builders ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def few_shot(
+        cls,
+        task: Task,
+        tokenizer: Any,
+        *,
+        style: str,
+        against: str = "direct",
+        n: int = 100,
+        shots: int = 5,
+        select: Literal["random", "nearest"] = "random",
+        seed: int = 0,
+    ) -> ContrastiveSet:
+        """Pairs of few-shot prompts: the same questions, answered in `style` and in `against` (paper, section 3.1).
+
+        Args:
+            task: questions come from its extraction split.
+            tokenizer: renders the chats.
+            style: how the positive examples answer.
+            against: how the negative examples answer.
+            n: number of pairs; each ends in another question.
+            shots: examples in each prompt.
+            select: examples at random, or those whose questions are nearest by TF-IDF (the nearest last).
+            seed: fixes questions and examples.
+
+        Raises:
+            ValueError: a style that the task doesn't have, or too few questions.
+        """
+        if n < 1 or shots < 1:
+            raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
+        if select not in ("random", "nearest"):
+            raise ValueError(f"select={select!r} is unknown; choose 'random' or 'nearest'.")
+        pool = task.questions("extraction", None, seed)
+        if len(pool) < max(n, shots + 1):
+            raise ValueError(f"Task {task.name!r} has {len(pool)} questions for extraction, too few for {n} pairs with {shots} shots.")
+        rng = random.Random(seed)
+        asked = rng.sample(range(len(pool)), n)
+        chosen = _nearest(pool, asked, shots) if select == "nearest" else [_others(rng, len(pool), q, shots) for q in asked]
+        chats = {
+            s: [_few_shot_chat(task, [pool[i] for i in examples], pool[q], s) for q, examples in zip(asked, chosen, strict=True)] for s in (style, against)
+        }
+        recipe = dict(task=task.name, style=style, against=against, shots=shots, select=select, seed=seed, questions=[pool[q].id for q in asked])
+        return cls.from_chats(chats[style], chats[against], tokenizer, recipe=recipe)
+
+    @classmethod
+    def from_chats(cls, positive: Sequence[Chat], negative: Sequence[Chat], tokenizer: Any, *, recipe: Mapping[str, Any] | None = None) -> ContrastiveSet:
+        """Pairs of chats, rendered with the tokenizer's template and the generation prompt.
+
+        Raises:
+            ValueError: no chat template, a role it doesn't know, unequal or empty sides.
+        """
+        sides = [tuple(render(tokenizer, chat) for chat in side) for side in (positive, negative)]
+        last = tokenizer.decode(encode(tokenizer, sides[0][0])[-1:]) if sides[0] else None
+        return cls(sides[0], sides[1], recipe or {"made": "from_chats"}, template_hash(tokenizer), last)
+
+    @classmethod
+    def from_texts(cls, positive: Sequence[str], negative: Sequence[str]) -> ContrastiveSet:
+        """Pairs of rendered texts, taken verbatim: write special tokens as your template would."""
+        if isinstance(positive, str) or isinstance(negative, str):
+            raise ValueError("Pass two lists of texts, not two strings.")
+        return cls(tuple(positive), tuple(negative), {"made": "from_texts"})
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON lines: a header with the recipe, then one pair a line."""
+        header = dict(format=_FORMAT, n=len(self), recipe=dict(self.recipe), template_hash=self.template_hash, last_token=self.last_token)
+        lines = [header, *({"positive": p, "negative": q} for p, q in self)]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ContrastiveSet:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: no such file, a foreign or a truncated one.
+        """
+        try:
+            header, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            if header["format"] != _FORMAT or header["n"] != len(rows):
+                raise ValueError(f"{header['n']} pairs announced, {len(rows)} found")
+            sides = [tuple(row[side] for row in rows) for side in ("positive", "negative")]
+        except OSError as error:
+            raise ValueError(f"There is no contrastive set at {path}: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no complete contrastive set ({error}); save it again with ContrastiveSet.save.") from error
+        return cls(sides[0], sides[1], header["recipe"], header["template_hash"], header["last_token"])
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    def show(self, index: int = 0) -> Html:
+        """One pair side by side: what differs is marked, and so is the token that is extracted."""
+        from .outputs import Html, pair_html
+
+        if not 0 <= index < len(self):
+            raise ValueError(f"There is no pair {index}; this set has pairs 0 to {len(self) - 1}.")
+        return Html(pair_html(self.positive[index], self.negative[index], self.last_token))
+
+    def _repr_html_(self) -> str:
+        return self.show(0)._repr_html_()
+
+
+def _few_shot_chat(task: Task, examples: Sequence[Question], question: Question, style: str) -> Chat:
+    chat: Chat = []
+    for example in examples:
+        chat += [*task.chat(example), {"role": "assistant", "content": task.demonstrate(example, style)}]
+    return chat + task.chat(question)
+
+
+def _others(rng: random.Random, n: int, index: int, k: int) -> list[int]:
+    """`k` distinct indices below `n`, none of them `index`."""
+    return [i + (i >= index) for i in rng.sample(range(n - 1), k)]
+
+
+def _nearest(pool: Sequence[Question], asked: Sequence[int], k: int) -> list[list[int]]:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer().fit_transform([q.text for q in pool])
+    similarity = (vectors[list(asked)] @ vectors.T).toarray()
+    return [[i for i in row.argsort()[::-1] if i != q][:k][::-1] for q, row in zip(asked, similarity, strict=True)]

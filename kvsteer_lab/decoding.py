@@ -1,0 +1,132 @@
+"""The one path: rows of token ids are prefilled once a prompt, edited, forked and decoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.generation import LogitsProcessorList
+
+from .cache import CacheDelta, fill
+from .interventions.base import Intervention
+from .prompts import pad_left, pad_token
+from .sampling import SharedNoise
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text to be generated (or scored).
+
+    Attributes:
+        prompt_ids: what the cache is filled with.
+        tail: what is read next, from the edited cache: the offset token, forced words.
+        deltas: what is added to the cache.
+        noise_key: which noise a sampled row sees.
+    """
+
+    prompt_ids: tuple[int, ...]
+    tail: tuple[int, ...]
+    deltas: tuple[CacheDelta, ...]
+    noise_key: str = ""
+
+    @property
+    def cached(self) -> tuple[int, ...]:
+        """The ids that fill the cache. At least one token must be left to read."""
+        return self.prompt_ids if self.tail else self.prompt_ids[:-1]
+
+
+def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequence[int]], offset: int | None, noise_keys: Sequence[str] = ()) -> list[Row]:
+    """One row a prompt, under one intervention.
+
+    Raises:
+        ValueError: the intervention edits the prompt's last slot, but no token is left to read it (no offset), or the
+            prompt is a single token without one.
+    """
+    tail = tuple(intervention.tail(model.tokenizer, offset))
+    lengths = [len(ids) if tail else len(ids) - 1 for ids in prompts]
+    if min(lengths) < 1:
+        raise ValueError("A prompt of a single token needs an offset token; pass offset='\\n' or a longer prompt.")
+    deltas = intervention.deltas(model, lengths)
+    if not tail and any(deltas):
+        raise ValueError(f"{intervention.label!r} needs an offset token: the last slot is steered, and a token must be left to read it. Pass offset='\\n'.")
+    keys = noise_keys or [""] * len(prompts)
+    return [Row(tuple(ids), tail, d, key) for ids, d, key in zip(prompts, deltas, keys, strict=True)]
+
+
+def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
+    """Refuse rows whose prompt, tail and new tokens exceed the model's context."""
+    longest = max(rows, key=lambda r: len(r.prompt_ids) + len(r.tail))
+    need = len(longest.prompt_ids) + len(longest.tail) + new
+    if model.context is not None and need > model.context:
+        raise ValueError(
+            f"A prompt of {len(longest.prompt_ids)} tokens and {new} new ones need {need} slots, but the context of {model.name} is {model.context}; "
+            "shorten the prompt or lower max_new_tokens."
+        )
+
+
+def batch_order(rows: Sequence[Row]) -> list[int]:
+    """Row numbers in the order of batches: equal tails together, equal prompts side by side, short ones first."""
+    return sorted(range(len(rows)), key=lambda i: (len(rows[i].tail), len(rows[i].prompt_ids), rows[i].prompt_ids, i))
+
+
+def split_by_tail(rows: Sequence[Row], order: Sequence[int]) -> list[list[int]]:
+    """Runs of `order` whose tails are equally long: only those can share a left-padded batch."""
+    groups: dict[int, list[int]] = {}
+    for i in order:
+        groups.setdefault(len(rows[i].tail), []).append(i)
+    return list(groups.values())
+
+
+def fill_rows(model: Model, rows: Sequence[Row]) -> tuple[DynamicCache, Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
+    """The edited caches of all rows, each distinct prompt prefilled once, with the full ids and their mask.
+
+    The cache covers the ids up to where each row's tail begins.
+    """
+    distinct = list(dict.fromkeys(row.cached for row in rows))
+    place = {cached: i for i, cached in enumerate(distinct)}
+    fork = [place[row.cached] for row in rows]
+    ids, mask = pad_left(distinct, 0 if model.tokenizer is None else pad_token(model.tokenizer), model.device)
+    deltas = [row.deltas for row in rows]
+    cache = fill(model, ids, mask, fork=None if fork == list(range(len(distinct))) else fork, deltas=deltas if any(deltas) else None)
+    tails = torch.tensor([row.tail or row.prompt_ids[-1:] for row in rows], device=model.device)
+    index = torch.tensor(fork, device=model.device)
+    return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], torch.ones_like(tails)], 1)
+
+
+def decode(model: Model, rows: Sequence[Row], settings: Settings, seed: int, streamer: Any = None, stopping: Any = None) -> list[list[int]]:
+    """New token ids of each row, its end token kept."""
+    with torch.no_grad():
+        cache, ids, mask = fill_rows(model, rows)
+        # With a cache that covers everything, generate would silently process the prompt a second time.
+        assert cache.get_seq_length() < ids.shape[1], "the cache leaves no token to read"
+        processors = LogitsProcessorList()
+        if settings.sample:
+            processors = LogitsProcessorList([*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)])
+        out = model.hf.generate(
+            ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=settings.config,
+            logits_processor=processors,
+            streamer=streamer,
+            stopping_criteria=stopping,
+        )
+    return [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
+    """The ids up to the first end token, which is kept; what follows is padding."""
+    for i, token in enumerate(ids):
+        if token in eos:
+            return list(ids[: i + 1])
+    return list(ids)
+

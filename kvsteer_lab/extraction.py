@@ -1,0 +1,175 @@
+"""Vectors from contrastive pairs: one nnsight trace a batch, and a running sum in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import __version__
+from .batching import in_batches
+from .cache import last_slots
+from .prompts import Prompt, as_list, encode, offset_token, pad_left, pad_token, template_hash
+from .vectors import Card, KeyMode, KVVectors
+
+if TYPE_CHECKING:
+    from .contrast import ContrastiveSet
+    from .models import Model
+
+_BLOCK = 8  # batches that are tokenised and sorted by length together
+
+
+@dataclass(frozen=True)
+class PairDifferences:
+    """The difference of every single pair, for analyses of how they vary.
+
+    Attributes:
+        keys, values: float32 `[pairs, layers, kv_heads, head_dim]`.
+        card: as the mean's, with `n_pairs` the number of pairs.
+    """
+
+    keys: Float[Tensor, "pairs layers kv_heads head_dim"] = field(repr=False)
+    values: Float[Tensor, "pairs layers kv_heads head_dim"] = field(repr=False)
+    card: Card
+
+    def __len__(self) -> int:
+        return self.keys.shape[0]
+
+    def mean(self) -> KVVectors:
+        """The steering vectors, the same as `kv.extract` gives on these pairs."""
+        return KVVectors(self.keys.double().mean(0).float(), self.values.double().mean(0).float(), self.card)
+
+    def take(self, indices: Sequence[int]) -> PairDifferences:
+        """Only these pairs."""
+        from dataclasses import replace
+
+        return PairDifferences(self.keys[list(indices)], self.values[list(indices)], replace(self.card, n_pairs=len(indices)))
+
+
+def extract(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True) -> KVVectors:
+    """The mean difference of keys and values at the prompts' last token (paper, section 3.1, equation 2).
+
+    Memory does not grow with the number of pairs: only running sums are kept.
+
+    Args:
+        model: the model to extract from.
+        pairs: the contrastive set.
+        batch_size: prompts in one trace; halved where memory runs out.
+        keys: `"post_rope"` takes keys as they are cached (the paper's way); `"position_free"` un-rotates each before
+            averaging, so that prompts of different length don't mix rotation into the difference. Such vectors are rotated to the
+            slot where they are added.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: an empty set, a prompt beyond the context, an unknown `keys`, or a rotation that can't be undone.
+    """
+    sums = [torch.zeros(model.n_layers, model.n_kv_heads, model.head_dim, dtype=torch.float64) for _ in range(2)]
+    for batch in _slots(model, pairs, batch_size, keys, progress):
+        for total, part in zip(sums, (batch.keys, batch.values), strict=True):
+            total += torch.einsum("p,plhd->lhd", batch.signs.double(), part.double())
+    mean_keys, mean_values = (total / len(pairs) for total in sums)
+    return KVVectors(mean_keys.float(), mean_values.float(), make_card(model, pairs, keys))
+
+
+def extract_pairs(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True) -> PairDifferences:
+    """Every pair's own difference, for analyses; arguments and errors as in `kv.extract`."""
+    shape = (len(pairs), model.n_layers, model.n_kv_heads, model.head_dim)
+    differences = [torch.zeros(shape) for _ in range(2)]
+    for batch in _slots(model, pairs, batch_size, keys, progress):
+        for total, part in zip(differences, (batch.keys, batch.values), strict=True):
+            total.index_add_(0, batch.pair, batch.signs[:, None, None, None] * part)
+    return PairDifferences(differences[0], differences[1], make_card(model, pairs, keys))
+
+
+def slot_norms(model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True, batch_size: int = 16) -> dict[str, Float[Tensor, "prompts layers"]]:
+    """Norms of the prompts' last cached slot: `{"keys": [prompts, layers], "values": [prompts, layers]}`."""
+    from .models import LOCK
+
+    rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
+    found: dict[str, list[Tensor]] = {"keys": [], "values": []}
+    for start in range(0, len(rows), batch_size):
+        ids, mask = pad_left(rows[start : start + batch_size], pad_token(model.tokenizer), model.device)
+        with LOCK:
+            slots = last_slots(model, ids, mask)
+        for name, part in zip(found, slots, strict=True):
+            found[name].append(part.flatten(2).norm(dim=-1))
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode) -> Card:
+    """The card of vectors extracted from `pairs` now."""
+    try:
+        offset = offset_token(model.tokenizer, "\n")
+    except ValueError:
+        offset = None
+    note = ""
+    if not _rotates(model):
+        note = "This model doesn't rotate its keys: post_rope and position_free are the same."
+    return Card(
+        model=model.name,
+        model_type=model.model_type,
+        fingerprint=model.fingerprint,
+        dtype=str(model.dtype),
+        keys=keys,
+        offset_id=offset,
+        template_hash=pairs.template_hash or template_hash(model.tokenizer),
+        n_pairs=len(pairs),
+        recipe=dict(pairs.recipe),
+        note=note,
+        version=__version__,
+    )
+
+
+def _rotates(model: Model) -> bool:
+    try:
+        return model.rotary.rotates
+    except ValueError:  # rotated, in a way that can't be undone
+        return True
+
+
+class _Slots(NamedTuple):
+    keys: Tensor  # [prompts, layers, kv_heads, head_dim], un-rotated if asked for
+    values: Tensor
+    signs: Tensor  # +1 for the positive side, -1 for the negative
+    pair: Tensor  # which pair a prompt belongs to
+
+
+def _slots(model: Model, pairs: ContrastiveSet, batch_size: int, keys: KeyMode, progress: bool) -> Iterator[_Slots]:
+    from .models import LOCK
+
+    if keys not in get_args(KeyMode):
+        raise ValueError(f"keys={keys!r} is unknown; choose one of: {', '.join(get_args(KeyMode))}.")
+    rotary = model.rotary if keys == "position_free" else None
+    pad = pad_token(model.tokenizer)
+
+    def run(batch: Sequence[tuple[int, float, list[int]]]) -> _Slots:
+        ids, mask = pad_left([row for _, _, row in batch], pad, model.device)
+        with LOCK:
+            k, v = last_slots(model, ids, mask)
+        if rotary is not None:
+            k = rotary.unrotate(k, mask.sum(-1).cpu() - 1)
+        return _Slots(k, v, torch.tensor([sign for _, sign, _ in batch]), torch.tensor([pair for pair, _, _ in batch]))
+
+    block = max(1, batch_size) * _BLOCK
+    with tqdm(total=2 * len(pairs), desc="extract", unit="prompt", disable=not progress) as bar:
+        for start in range(0, 2 * len(pairs), block):
+            rows: list[Any] = [_row(model, pairs, i) for i in range(start, min(start + block, 2 * len(pairs)))]
+            rows.sort(key=lambda row: len(row[2]))
+            for batch, slots in in_batches(rows, batch_size, run):
+                bar.update(len(batch))
+                yield slots
+
+
+def _row(model: Model, pairs: ContrastiveSet, index: int) -> tuple[int, float, list[int]]:
+    pair, negative = divmod(index, 2)
+    text = (pairs.negative if negative else pairs.positive)[pair]
+    ids = encode(model.tokenizer, text)
+    if model.context is not None and len(ids) > model.context:
+        side = "negative" if negative else "positive"
+        raise ValueError(f"The {side} prompt of pair {pair} has {len(ids)} tokens, but the context of {model.name} is {model.context}; use fewer shots.")
+    return pair, -1.0 if negative else 1.0, ids

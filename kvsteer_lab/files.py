@@ -1,0 +1,43 @@
+"""Writing files so that a crash, a full disk or Ctrl-C leaves the old file as it was."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Args:
+        path: where the file shall be; missing folders are made.
+        write: is given the temporary file's path (with `path`'s suffix) and writes it.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; an old file survives unchanged.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise OSError(f"Cannot write {path}: {error.strerror or error}. Choose a folder that you can write to.") from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"Cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

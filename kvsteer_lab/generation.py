@@ -1,0 +1,135 @@
+"""Texts under interventions, all of them through the one path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from .batching import in_batches
+from .decoding import Row, batch_order, check_context, decode, make_rows, split_by_tail
+from .interventions.base import Intervention, Nothing
+from .outputs import Generation, Generations
+from .prompts import Prompt, as_chat, as_list, offset_token
+from .settings import Settings, resolve
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+def generate(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    interventions: Intervention | Sequence[Intervention] | None = None,
+    *,
+    chat: bool = True,
+    offset: str | int | None = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Generations:
+    """Generate one text a prompt x intervention x sample.
+
+    Interventions share a prompt's prefill and decode as one forked batch, whatever their vectors, coefficients, layers and
+    heads. With a coefficient of 0 the tokens are those of `model.hf.generate` on the prompt and the offset token.
+
+    Args:
+        model: from `kv.load`.
+        prompts: a user's message or a chat, or several; with `chat=False`, texts taken verbatim.
+        interventions: what to compare; `None`: the baseline, nothing added.
+        chat: whether prompts are rendered with the chat template.
+        offset: the one token that is read from the steered cache; `None` only where nothing is steered.
+        generation: `max_new_tokens` (128), `do_sample` (greedy unless asked), `temperature`, ... as in transformers.
+        samples: texts for each prompt and intervention; more than one needs `do_sample`.
+        seed: of the noise, which belongs to (seed, prompt, sample, step) and is shared by all interventions.
+        batch_size: rows decoded together; halved where memory runs out.
+        progress: whether to show a bar.
+
+    Returns:
+        Rows in the order prompt, intervention, sample. After Ctrl-C, those that were finished.
+
+    Raises:
+        ValueError: bad prompts, offset, settings, or vectors of another model; before anything is computed.
+    """
+    given = as_list(prompts)
+    methods = check_interventions(model, interventions)
+    settings = resolve(model, generation, chat=chat)
+    if samples < 1 or (samples > 1 and not settings.sample):
+        raise ValueError(f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time.")
+    rows, index = _rows(model, given, methods, chat=chat, offset=offset_token(model.tokenizer, offset), samples=samples)
+    check_context(model, rows, settings.max_new_tokens)
+    done: dict[int, Generation] = {}
+    complete = True
+    try:
+        with tqdm(total=len(rows), desc="generate", unit="text", disable=not progress) as bar:
+            for group in split_by_tail(rows, batch_order(rows)):
+                for batch, tokens in in_batches(group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)):
+                    for i, ids in zip(batch, tokens, strict=True):
+                        done[i] = _read(model, rows[i], index[i], ids, settings, offset)
+                    bar.update(len(batch))
+    except KeyboardInterrupt:
+        complete = False
+        warnings.warn(f"Interrupted: {len(done)} of {len(rows)} texts are finished and returned.", stacklevel=2)
+    return Generations(tuple(done[i] for i in sorted(done)), tuple(given), complete)
+
+
+def check_interventions(model: Model, interventions: Intervention | Sequence[Intervention] | None) -> list[Intervention]:
+    """The interventions as a list, each checked against the model.
+
+    Raises:
+        ValueError: none, two with one label, something that is no intervention, or one that doesn't fit.
+    """
+    single = interventions is None or isinstance(interventions, Intervention)
+    methods: list[Any] = [interventions or Nothing()] if single else list(interventions)  # type: ignore[arg-type]
+    if not methods:
+        raise ValueError("The list of interventions is empty; leave it out for the baseline.")
+    for method in methods:
+        if not isinstance(method, Intervention):
+            raise ValueError(f"{method!r} is no intervention; use kv.CacheSteering, kv.Nothing and the like.")
+        method.check(model)
+    labels = [method.label for method in methods]
+    double = next((label for label in labels if labels.count(label) > 1), None)
+    if double is not None:
+        raise ValueError(f"Two interventions are called {double!r}; tell them apart with name=...")
+    return methods
+
+
+def _rows(
+    model: Model, prompts: Sequence[Prompt], methods: Sequence[Intervention], *, chat: bool, offset: int | None, samples: int
+) -> tuple[list[Row], list[tuple[int, str, int]]]:
+    """All rows in the order of the result, and their index columns."""
+    table: dict[tuple[int, int], list[Row]] = {}
+    for m, method in enumerate(methods):
+        ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in prompts]
+        for s in range(samples):
+            keys = [f"{_digest(p)}|{s}" for p in prompts]
+            for p, row in enumerate(make_rows(model, method, ids, offset, keys)):
+                table.setdefault((p, m), []).append(row)
+    index = [(p, methods[m].label, s) for p in range(len(prompts)) for m in range(len(methods)) for s in range(samples)]
+    rows = [row for p in range(len(prompts)) for m in range(len(methods)) for row in table[p, m]]
+    return rows, index
+
+
+def _digest(prompt: Prompt) -> str:
+    return hashlib.sha256(json.dumps(as_chat(prompt), sort_keys=True).encode()).hexdigest()
+
+
+def _decode(model: Model, rows: Sequence[Row], batch: Sequence[int], settings: Settings, seed: int) -> list[list[int]]:
+    from .models import LOCK
+
+    with LOCK:
+        return decode(model, [rows[i] for i in batch], settings, seed)
+
+
+def _read(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings, offset: str | int | None) -> Generation:
+    ended = bool(ids) and ids[-1] in settings.eos
+    text = model.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    forced = model.tokenizer.decode(row.tail[offset is not None :], skip_special_tokens=True)
+    return Generation(*index, text=text, token_ids=tuple(ids), finish_reason="eos" if ended else "length", forced=forced)

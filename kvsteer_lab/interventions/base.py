@@ -1,0 +1,67 @@
+"""What an intervention can change on the one path from a chat to a text, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..cache import CacheDelta
+from ..tasks.base import Chat
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+
+class Intervention:
+    """A method to compare. Every hook's default is to change nothing; a new method overrides the one it needs.
+
+    The path: the chat is rendered and tokenised; its cache is filled; the deltas are added to it; the tail (the
+    offset token, unless the method says otherwise) is read from the edited cache, and decoding begins.
+    """
+
+    @property
+    def label(self) -> str:
+        """The name in tables and figures; distinct among the interventions of one run."""
+        raise TypeError(f"{type(self).__name__} has no label; define one.")
+
+    def check(self, model: Model) -> None:
+        """Raise a `ValueError` if this can't be done on `model`, before anything is computed."""
+
+    def chat(self, chat: Chat) -> Chat:
+        """The conversation to render instead of `chat`."""
+        return chat
+
+    def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
+        """Token ids put between the prompt's last cached slot and the first generated token."""
+        return [] if offset is None else [offset]
+
+    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
+        """What is added to the cache of each row.
+
+        Args:
+            model: the model that runs.
+            lengths: per row, how many tokens its cache holds.
+        """
+        return [()] * len(lengths)
+
+
+@dataclass(frozen=True)
+class Nothing(Intervention):
+    """The baseline: the same path, offset token included, with nothing added."""
+
+    @property
+    def label(self) -> str:
+        return "baseline"
+
+
+@dataclass(frozen=True)
+class NoOffset(Intervention):
+    """The model as it is, without the offset token: shows what the offset alone does."""
+
+    @property
+    def label(self) -> str:
+        return "no offset"
+
+    def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
+        return []

@@ -1,0 +1,79 @@
+"""One text, token by token as it is generated."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from .decoding import check_context, decode, make_rows
+from .generation import _digest, check_interventions
+from .interventions.base import Intervention
+from .prompts import Prompt, as_chat, as_list, offset_token
+from .settings import resolve
+
+if TYPE_CHECKING:
+    from .models import Model
+
+
+class _Cancelled(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **unused: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
+
+
+def stream(
+    model: Model,
+    prompt: Prompt,
+    intervention: Intervention | None = None,
+    *,
+    chat: bool = True,
+    offset: str | int | None = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield pieces of one text; joined they are the text that `kv.generate` gives. Leaving the loop stops the model.
+
+    Args and errors are those of `kv.generate`; errors are raised before the first piece.
+    """
+    given = as_list(prompt)
+    if len(given) != 1:
+        raise ValueError(f"kv.stream takes one prompt, not {len(given)}; use kv.generate for several.")
+    (method,) = check_interventions(model, intervention)
+    settings = resolve(model, generation, chat=chat)
+    ids = model.encode(method.chat(as_chat(given[0])) if chat else given[0], chat=chat)
+    rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])
+    check_context(model, rows, settings.max_new_tokens)
+    return _pieces(model, rows, settings, seed)
+
+
+def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
+    from .models import LOCK
+
+    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    cancelled = threading.Event()
+
+    def work() -> None:
+        try:
+            with LOCK:
+                decode(model, rows, settings, seed, streamer, StoppingCriteriaList([_Cancelled(cancelled)]))
+        except BaseException as error:  # handed to the caller's thread
+            failed.put(error)
+            streamer.end()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from (piece for piece in streamer if piece)
+    finally:
+        cancelled.set()
+        thread.join()
+    if not failed.empty():
+        raise failed.get()

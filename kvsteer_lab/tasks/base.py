@@ -1,0 +1,87 @@
+"""What a task is: questions in disjoint splits, a chat for each, demonstrations in a style, and a score."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Message = dict[str, str]
+Chat = list[Message]
+
+SPLITS = ("extraction", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its gold answer, and the replies that are known for it.
+
+    Attributes:
+        id: stable over runs and machines; the splits hash it.
+        text: the user's message.
+        answer: the gold answer, as `Task.read_answer` would return it.
+        replies: style -> the assistant's whole reply in that style.
+    """
+
+    id: str
+    text: str
+    answer: str
+    replies: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def split_of(question_id: str, dev: float = 0.15, test: float = 0.15) -> str:
+    """The split a question belongs to, by a hash of its id: the same for ever, on any machine.
+
+    Args:
+        question_id: the id that is hashed (SHA-256).
+        dev: share of the questions in `"dev"`.
+        test: share of the questions in `"test"`; the rest is `"extraction"`.
+    """
+    u = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big") / 2**64
+    return "test" if u < test else "dev" if u < test + dev else "extraction"
+
+
+class Task(ABC):
+    """Questions with gold answers. A new task is one small file with the four abstract members."""
+
+    name: str
+    styles: tuple[str, ...]
+    """The styles that `demonstrate` can write, `"direct"` among them."""
+
+    @abstractmethod
+    def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
+        """`n` distinct questions of a split, in an order fixed by `seed` (`None`: the task's own order).
+
+        Raises:
+            ValueError: an unknown split, or more questions asked for than there are.
+        """
+
+    @abstractmethod
+    def read_answer(self, text: str) -> str | None:
+        """The answer that a reply gives, or `None` if it gives none."""
+
+    def chat(self, question: Question) -> Chat:
+        """The conversation that asks the question; it ends with the user's message."""
+        return [{"role": "user", "content": question.text}]
+
+    def demonstrate(self, question: Question, style: str) -> str:
+        """The assistant's reply to `question` in `style`, for few-shot examples.
+
+        Raises:
+            ValueError: the task has no reply in that style.
+        """
+        if style not in question.replies:
+            known = ", ".join(self.styles)
+            raise ValueError(f"Task {self.name!r} has no replies in style {style!r}; choose one of: {known}.")
+        return question.replies[style]
+
+    def is_correct(self, question: Question, text: str) -> bool:
+        """Whether the reply's answer is the gold answer."""
+        return self.read_answer(text) == question.answer
+
+
+def check_split(split: str) -> None:
+    """Raise a `ValueError` that names the splits unless `split` is one of them."""
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}; choose one of: {', '.join(SPLITS)}.")

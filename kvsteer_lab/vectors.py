@@ -1,0 +1,257 @@
+"""Steering vectors: mean differences of cached keys and values, and the card that says where they come from."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from .models import Model
+    from .prompts import Prompt
+
+KeyMode = Literal["post_rope", "position_free"]
+FILE = "vectors.safetensors"
+"""The file's name in a folder or a hub repository."""
+_FORMAT = "kvsteer_lab.vectors.1"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where vectors come from, and so which models they fit.
+
+    Attributes:
+        model, model_type, fingerprint, dtype: the model they were extracted from.
+        keys: `"post_rope"` (as cached, the paper's) or `"position_free"` (un-rotated before averaging).
+        offset_id: the token to place between the steered slot and the answer.
+        template_hash: of the chat template that rendered the pairs.
+        n_pairs: how many pairs were averaged.
+        recipe: how the pairs were made.
+        history: arithmetic done since.
+        note: what else a reader should know.
+        version: of kvsteer_lab.
+    """
+
+    model: str
+    model_type: str
+    fingerprint: str
+    dtype: str
+    keys: KeyMode
+    offset_id: int | None
+    template_hash: str | None
+    n_pairs: int
+    recipe: dict[str, Any] = field(default_factory=dict, repr=False)
+    history: tuple[str, ...] = ()
+    note: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class KVVectors:
+    """What cache steering adds at coefficient 1: the mean difference of keys and values (paper, section 3.1).
+
+    Attributes:
+        keys, values: float32 `[layers, kv_heads, head_dim]`, on the CPU.
+        card: provenance.
+
+    Raises:
+        ValueError: shapes that differ or aren't three-dimensional, NaN or infinity.
+    """
+
+    keys: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
+    values: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
+    card: Card
+
+    def __post_init__(self) -> None:
+        if self.keys.shape != self.values.shape or self.keys.ndim != 3:
+            raise ValueError(f"Vectors need keys and values of one shape [layers, kv_heads, head_dim], not {tuple(self.keys.shape)} and {tuple(self.values.shape)}.")
+        for name in ("keys", "values"):
+            part = getattr(self, name)
+            if not torch.isfinite(part).all():
+                raise ValueError(f"The vectors' {name} hold NaN or infinity; extract them again, in float32 or bfloat16.")
+            object.__setattr__(self, name, part.detach().to("cpu", torch.float32).contiguous())
+
+    @property
+    def n_layers(self) -> int:
+        return self.keys.shape[0]
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        return self.keys.shape[2]
+
+    # --- arithmetic -------------------------------------------------------------------------------------------
+
+    def __add__(self, other: KVVectors) -> KVVectors:
+        return self._combine(other, 1.0, "+")
+
+    def __sub__(self, other: KVVectors) -> KVVectors:
+        return self._combine(other, -1.0, "-")
+
+    def __mul__(self, factor: float) -> KVVectors:
+        return self._scaled(float(factor), f"* {factor:g}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> KVVectors:
+        if divisor == 0:
+            raise ValueError("Vectors can't be divided by zero.")
+        return self._scaled(1 / float(divisor), f"/ {divisor:g}")
+
+    def __neg__(self) -> KVVectors:
+        return self * -1.0
+
+    def only(self, layers: Iterable[int] | None = None, heads: Iterable[int] | None = None) -> KVVectors:
+        """The same vectors with zeros outside the named layers and KV heads (`None`: all of them).
+
+        Raises:
+            ValueError: a layer or head out of range.
+        """
+        mask = torch.zeros(self.n_layers, self.n_kv_heads, 1)
+        chosen_layers = check_indices("layer", layers, self.n_layers)
+        chosen_heads = check_indices("KV head", heads, self.n_kv_heads)
+        mask[torch.tensor(chosen_layers, dtype=torch.long)[:, None], torch.tensor(chosen_heads, dtype=torch.long)] = 1
+        step = f"only layers={'all' if layers is None else chosen_layers} heads={'all' if heads is None else chosen_heads}"
+        return KVVectors(self.keys * mask, self.values * mask, self._after(step))
+
+    # --- sizes ------------------------------------------------------------------------------------------------
+
+    def norms(self) -> pd.DataFrame:
+        """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`."""
+        index = pd.MultiIndex.from_product([range(self.n_layers), range(self.n_kv_heads)], names=["layer", "head"])
+        table = pd.DataFrame({n: getattr(self, n).norm(dim=-1).flatten().numpy() for n in ("keys", "values")}, index=index)
+        return table.reset_index()
+
+    def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
+        """The dose at coefficient 1: |S| over the norm of the steered slot's own keys or values, per layer.
+
+        Multiply by a coefficient to get that coefficient's dose. Layers are compared whole (all KV heads at once).
+
+        Args:
+            model: the model to be steered.
+            prompts: prompts whose last cached slot is measured; ratios are averaged over them.
+            chat: as in `kv.generate`.
+
+        Returns:
+            A table with columns `layer`, `keys`, `values`.
+        """
+        from .extraction import slot_norms
+
+        self.check_fits(model)
+        own = slot_norms(model, prompts, chat=chat)
+        size = {n: getattr(self, n).flatten(1).norm(dim=-1) for n in ("keys", "values")}
+        ratios = {n: (size[n] / own[n].clamp_min(1e-12)).mean(0).numpy() for n in size}
+        return pd.DataFrame({"layer": range(self.n_layers), **ratios})
+
+    # --- fit --------------------------------------------------------------------------------------------------
+
+    def check_fits(self, model: Model) -> None:
+        """Refuse a model that these vectors can't belong to; warn where only the weights or the dtype differ.
+
+        Raises:
+            ValueError: another architecture, or another number of layers, KV heads or head width.
+        """
+        here = (model.model_type, model.n_layers, model.n_kv_heads, model.head_dim)
+        there = (self.card.model_type, self.n_layers, self.n_kv_heads, self.head_dim)
+        if here != there:
+            form = "{} with {} layers, {} KV heads of width {}"
+            raise ValueError(f"These vectors are of a {form.format(*there)}, the model is a {form.format(*here)}; extract vectors from this model.")
+        if self.card.fingerprint != model.fingerprint:
+            warnings.warn(f"These vectors were extracted from other weights ({self.card.model}, or another adapter) than those of {model.name}.", stacklevel=3)
+        elif self.card.dtype != str(model.dtype):
+            warnings.warn(f"These vectors were extracted in {self.card.dtype}, the model runs in {model.dtype}.", stacklevel=3)
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        metadata = {"format": _FORMAT, "card": json.dumps(asdict(self.card), sort_keys=True)}
+        tensors = {"keys": self.keys, "values": self.values}
+        return write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+    @classmethod
+    def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
+        """Read vectors from a file, a folder with `vectors.safetensors`, or a hub repository that holds that file.
+
+        Raises:
+            ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
+        """
+        path = find_file(source, revision)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(f"{path} holds no steering vectors: it was not written by KVVectors.save.")
+                card = json.loads(metadata["card"])
+                tensors = {name: file.get_tensor(name) for name in ("keys", "values")}
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+        known = {f.name for f in fields(Card)}
+        card = {k: tuple(v) if k == "history" else v for k, v in card.items() if k in known}
+        return cls(tensors["keys"], tensors["values"], Card(**card))
+
+    def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
+        if self.keys.shape != other.keys.shape or self.card.model_type != other.card.model_type:
+            raise ValueError("Vectors of different architectures or shapes can't be combined.")
+        if self.card.keys != other.card.keys:
+            raise ValueError(f"Vectors with {self.card.keys} and {other.card.keys} keys can't be combined; extract both the same way.")
+        recipe = other.card.recipe
+        return KVVectors(
+            self.keys + sign * other.keys, self.values + sign * other.values, self._after(f"{symbol} {recipe.get('style', 'vectors')} of {other.card.n_pairs} pairs")
+        )
+
+    def _scaled(self, factor: float, step: str) -> KVVectors:
+        return KVVectors(self.keys * factor, self.values * factor, self._after(step))
+
+    def _after(self, step: str) -> Card:
+        return replace(self.card, history=(*self.card.history, step))
+
+
+def check_indices(what: str, chosen: Iterable[int] | None, n: int) -> list[int]:
+    """A sorted list of distinct indices below `n`; `None` means all.
+
+    Raises:
+        ValueError: an index that isn't an integer in range.
+    """
+    if chosen is None:
+        return list(range(n))
+    indices = sorted(set(chosen))
+    wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n]
+    if wrong:
+        raise ValueError(f"There is no {what} {wrong[0]!r}; this model has {what}s 0 to {n - 1}.")
+    return indices
+
+
+def find_file(source: str | Path, revision: str | None) -> Path:
+    """A local file, the file in a folder, or one downloaded from the hub."""
+    path = Path(source)
+    if path.is_dir():
+        path = path / FILE
+    if path.is_file():
+        return path
+    name = str(source)
+    if path.suffix == ".safetensors" or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(f"There are no vectors at {path}; give a file, a folder with {FILE}, or a hub repository.")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, FILE, revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"There are no vectors at {path}, and the hub gives no {FILE} in {name!r}: {reason}") from error
