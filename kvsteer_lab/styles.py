@@ -1,44 +1,58 @@
 """The five reasoning styles of cache steering's style-transfer experiment, and detectors for them.
 
-A detector looks at the form of a text, not at whether its reasoning is any good: at how it opens, and at how often
-the style's own phrases come back. A text that only repeats its opening has no style.
+A detector looks at the form of a text, not at whether its reasoning is any good: at how it opens, and whether it goes
+on in ordered steps. Brackets count as annotated deduction only where they name the role of a statement, and a text
+that does little but repeat itself has no style.
 """
 
 from __future__ import annotations
 
 import re
 
+__all__ = ["REASONING_STYLES", "STYLES", "detect_style", "is_reasoned"]
+
 STYLES = ("direct", "strategy_execution", "stepwise", "causal_chain", "annotated_deduction", "analogical")
 """Every style that a reply of the bundled tasks can have: answering directly, and five ways to reason."""
 
 REASONING_STYLES = STYLES[1:]
 
+_ROLE = r"premise|given|fact|inference|deduction|conclusion|observation|assumption|rule|evidence"
 _OPENINGS = {
-    "stepwise": r"(step\s*(1|one|a)\b|\(1\)|1[.)]\s|first step\b)",
+    "stepwise": r"step\s*(1|one|a)\b|\(1\)|1[.)]\s|first step\b",
     "strategy_execution": r"(strategy|plan|approach)\s*:",
-    "annotated_deduction": r"\[(premise|given|fact|inference|deduction|conclusion|observation|assumption|rule|evidence)",
+    "annotated_deduction": rf"\[({_ROLE})",
     "causal_chain": r"(if|because|since)\b",
-    "analogical": r"(just like|just as|this is similar to|similar to|think of|imagine|as when)\b",
+    "analogical": r"(just like|just as|this is similar to|similar to|think of|imagine)\b",
 }
-_DIRECT = re.compile(
-    r"((so|hence|clearly|therefore|thus)?,?\s*(the )?(correct )?(answer|choice|option)( is)?\b[:\s]*|\(?[A-H]\b[).:]?|[-$]?\d)",
+_STEP_LINE = re.compile(r"^\s*step\s*(\d+)", re.IGNORECASE | re.MULTILINE)
+_ORDINAL = re.compile(r"first(ly)?,.*?[.!:]\s+(second(ly)?|next|then|finally)\b", re.IGNORECASE | re.DOTALL)
+_SAYS_ANSWER = re.compile(r"\b(answer|choice|option)( is\b|:)", re.IGNORECASE)
+_OPENS_WITH_ANSWER = re.compile(
+    r"((so|hence|clearly|therefore|thus)?,?\s*(the )?(correct )?(answer|choice|option)( is\b|:)"
+    r"|\(?[A-H]([).:]|$)|[-$]?\d+\W*$)",
     re.IGNORECASE,
 )
-_SHORT = 12
+_SHORT, _VERY_SHORT = 25, 12
+_LOOP_WORDS, _LOOP_SHARE = 40, 0.12
 
 
 def detect_style(text: str) -> str:
-    """The style of a reply: one of `STYLES`, or `"other"`."""
+    """The style of a reply: one of `STYLES`, or `"other"`.
+
+    Checked by hand: see `tests/fixtures/style_labels_*.json` and the bundled models' card for how often it errs.
+    """
     text = text.strip()
     if _is_loop(text):
         return "other"
     for style, opening in _OPENINGS.items():
         if re.match(opening, text, re.IGNORECASE):
             return style
-    words = text.split()
-    if words and len(words) <= _SHORT and _DIRECT.match(text):
+    if len(set(_STEP_LINE.findall(text))) > 1 or _ORDINAL.match(text):
+        return "stepwise"
+    words = len(text.split())
+    if words <= _SHORT and _OPENS_WITH_ANSWER.match(text):
         return "direct"
-    return "other"
+    return "direct" if words <= _VERY_SHORT and _SAYS_ANSWER.search(text) else "other"
 
 
 def is_reasoned(text: str) -> bool:
@@ -48,4 +62,4 @@ def is_reasoned(text: str) -> bool:
 
 def _is_loop(text: str) -> bool:
     words = re.findall(r"\w+", text.lower())
-    return len(words) >= 40 and len(set(words)) < 0.12 * len(words)
+    return len(words) >= _LOOP_WORDS and len(set(words)) < _LOOP_SHARE * len(words)
