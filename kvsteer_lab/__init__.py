@@ -35,6 +35,7 @@ _HOME = {
     "KVSteerer": "steerer",
     "Results": "results",
     "evaluate": "evaluation",
+    "dose_response": "sweep",
     "figures": "",
     "stats": "",
     "tasks": "",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from .scoring import score
     from .steerer import KVSteerer
     from .streaming import stream
+    from .sweep import dose_response
     from .vectors import KVVectors
 
 

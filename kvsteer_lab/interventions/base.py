@@ -25,6 +25,11 @@ class Intervention:
         """The name in tables and figures; distinct among the interventions of one run."""
         raise TypeError(f"{type(self).__name__} has no label; define one.")
 
+    @property
+    def control_of(self) -> str | None:
+        """For a control, the label of what it controls."""
+        return None
+
     def check(self, model: Model) -> None:
         """Raise a `ValueError` if this can't be done on `model`, before anything is computed."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,18 @@ from ..vectors import KVVectors
 from .cache import CacheSteering
 
 
-def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[CacheSteering]:
+@dataclass(frozen=True)
+class RandomControl(CacheSteering):
+    """Cache steering with a random vector; it remembers what it controls."""
+
+    steering: str = ""
+
+    @property
+    def control_of(self) -> str | None:
+        return self.steering
+
+
+def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[RandomControl]:
     """The same steering with random vectors of the same norm, per layer, in keys and in values.
 
     A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
@@ -24,7 +35,8 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
     if n < 1:
         raise ValueError(f"The number of controls must be at least 1, not {n}.")
     own = steering.vectors.only(steering.scope, steering.heads)
-    return [replace(steering, vectors=random_like(own, seed + i), name=f"random {seed + i}") for i in range(n)]
+    kept = dict(ck=steering.ck, cv=steering.cv, layers=steering.layers, heads=steering.heads, slot=steering.slot, steering=steering.label)
+    return [RandomControl(random_like(own, seed + i), name=f"random {seed + i} for {steering.label}", **kept) for i in range(n)]  # type: ignore[arg-type]
 
 
 def random_like(vectors: KVVectors, seed: int) -> KVVectors:

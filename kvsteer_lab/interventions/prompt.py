@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from ..prompts import encode
-from ..tasks.base import Chat
+from ..tasks.base import Chat, Task
 from .base import Intervention
 
 STEP_BY_STEP = "Let's think step by step."
@@ -42,6 +43,12 @@ class ForcedPrefix(Intervention):
     @property
     def label(self) -> str:
         return self.name or f"forced {self.text!r}"
+
+    @classmethod
+    def of_style(cls, task: Task, tokenizer: Any, style: str, tokens: int = 1) -> ForcedPrefix:
+        """The words that most of a task's replies in `style` begin with, cut after `tokens` tokens."""
+        openings = Counter(tuple(encode(tokenizer, task.demonstrate(q, style))[:tokens]) for q in task.questions("extraction", 200, seed=0))
+        return cls(tokenizer.decode(openings.most_common(1)[0][0]))
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         if not self.text:

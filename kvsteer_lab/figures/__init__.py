@@ -1,0 +1,8 @@
+"""Figures: each a function from a table or vectors to a Matplotlib figure, in one style."""
+
+from .comparison import plot_comparison
+from .dose import plot_dose_response
+from .norms import plot_norms, plot_relative_norms
+from .style import COLORS, save, styled
+
+__all__ = ["COLORS", "plot_comparison", "plot_dose_response", "plot_norms", "plot_relative_norms", "save", "styled"]

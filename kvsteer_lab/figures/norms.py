@@ -1,0 +1,40 @@
+"""How large the vectors are: per layer and head, and relative to the slot they are added to."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from ..vectors import KVVectors
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
+
+
+@styled
+def plot_norms(vectors: KVVectors) -> Figure:
+    """Heat maps of |S^K| and |S^V|, a row a layer and a column a KV head."""
+    table = vectors.norms()
+    height = 0.9 + 0.22 * vectors.n_layers
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.75, min(height, 8)), layout="constrained", sharey=True)
+    for axis, name, symbol in zip(axes, ("keys", "values"), ("|S^K|", "|S^V|"), strict=True):
+        grid = table.pivot(index="layer", columns="head", values=name)
+        sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".2g", cbar_kws={"label": f"${symbol}$"})
+        axis.set(title=f"{name}", xlabel="KV head", ylabel="layer" if axis is axes[0] else "")
+        axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+@styled
+def plot_relative_norms(relative: pd.DataFrame) -> Figure:
+    """The dose at coefficient 1, per layer: the table that `KVVectors.relative_to` gives."""
+    figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
+    axis.plot(relative.layer, relative["keys"], "o--", color=COLORS["prompt"], label="keys, $|S^K|/|K|$")
+    axis.plot(relative.layer, relative["values"], "s-", color=COLORS["steered"], label="values, $|S^V|/|V|$")
+    axis.axhline(1, color=COLORS["baseline"], linewidth=0.6, zorder=0)
+    axis.annotate("as large as the slot's own", (relative.layer.iloc[-1], 1), ha="right", va="bottom", fontsize=6, color=COLORS["baseline"])
+    axis.set(xlabel="layer", ylabel="dose at coefficient 1", xticks=relative.layer if len(relative) <= 16 else relative.layer[:: len(relative) // 8])
+    axis.set_ylim(bottom=0)
+    axis.margins(y=0.25)
+    axis.legend(loc="best")
+    return figure
