@@ -58,7 +58,10 @@ def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | Non
     eos = end_tokens(model, asked.get("eos_token_id"), chat=chat)
     pad = pad_token(model.tokenizer) if model.tokenizer is not None else (min(eos) if eos else 0)
     kept = {k: v for k, v in asked.items() if k not in ("do_sample", "eos_token_id", "max_new_tokens", *_WARPERS)}
-    config = GenerationConfig(do_sample=False, max_new_tokens=new, pad_token_id=pad, eos_token_id=sorted(eos) or None, use_cache=True, **kept)
+    # What is left at None, generate takes from the model's own generation config: its end tokens, its beams.
+    never = model.hf.config.get_text_config(decoder=True).vocab_size
+    path: dict[str, Any] = dict(do_sample=False, use_cache=True, num_beams=1, num_return_sequences=1, return_dict_in_generate=False)
+    config = GenerationConfig(max_new_tokens=new, pad_token_id=pad, eos_token_id=sorted(eos) or [never], **path, **kept)
     warpers = _warpers(model, asked) if sample else LogitsProcessorList()
     return Settings(config, new, eos, pad, sample, warpers)
 

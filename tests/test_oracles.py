@@ -1,0 +1,119 @@
+"""The states that must always hold, on a random model of every architecture: float32, exact tokens.
+
+Each test also shows that a real edit changes something, for an oracle that compares two unedited runs proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+from random_models import CONFIGS, PROMPTS, newline, vectors_for
+
+import kvsteer_lab as kv
+
+NEW = 8
+LONG = {"max_new_tokens": NEW}
+CK, CV = 1.5, 8.0
+
+every_architecture = pytest.mark.parametrize("name", list(CONFIGS))
+Load = Callable[[str], kv.Model]
+
+
+def grid(model: kv.Model) -> list[kv.Intervention]:
+    """Rows of different vectors, coefficients, layers and heads."""
+    one, two = vectors_for(model, 0), vectors_for(model, 1)
+    return [
+        kv.Nothing(),
+        kv.CacheSteering(one, CK, CV),
+        kv.CacheSteering(two, -CK, 2 * CV, layers=[0, 2]),
+        kv.CacheSteering(two, 0, 3 * CV, heads=[0]),
+        kv.CacheSteering(one, 0.0, 0.0),
+    ]
+
+
+@every_architecture
+def test_zero_coefficients_are_plain_generation(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    vectors = vectors_for(model)
+    nothing = kv.generate(model, PROMPTS, kv.CacheSteering(vectors, 0, 0, layers=range(model.n_layers)), generation=LONG)
+    real = kv.generate(model, PROMPTS, kv.CacheSteering(vectors, CK, CV), generation=LONG)
+    plain = [reference.plain(model.hf, [*model.encode(p), newline(model)], NEW) for p in PROMPTS]
+    assert nothing.token_ids == plain
+    assert real.token_ids != plain
+
+
+@every_architecture
+def test_a_padded_batch_is_each_row_alone(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    steering = kv.CacheSteering(vectors_for(model), CK, CV)
+    together = kv.generate(model, PROMPTS, steering, generation=LONG)
+    alone = [kv.generate(model, p, steering, generation=LONG).token_ids[0] for p in PROMPTS]
+    unsteered = kv.generate(model, PROMPTS, generation=LONG)
+    assert len({len(model.encode(p)) for p in PROMPTS}) == len(PROMPTS), "the rows must need padding"
+    assert together.token_ids == alone
+    assert together.token_ids != unsteered.token_ids
+
+
+@every_architecture
+def test_a_forked_grid_is_its_separate_runs(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    methods = grid(model)
+    forked = kv.generate(model, PROMPTS[:2], methods, generation=LONG)
+    for method in methods:
+        separate = kv.generate(model, PROMPTS[:2], method, generation=LONG)
+        assert [list(row.token_ids) for row in forked.of(method.label)] == separate.token_ids
+    distinct = {row.token_ids for row in forked if row.prompt == 0}
+    assert len(distinct) == len(methods) - 1, "every edit but the one by zero must show"
+
+
+@every_architecture
+def test_the_edit_is_that_of_the_plain_reference(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    vectors = vectors_for(model)
+    ours = kv.generate(model, PROMPTS, kv.CacheSteering(vectors, CK, CV, layers=range(model.n_layers)), generation=LONG)
+    theirs = [reference.steered(model.hf, model.encode(p), newline(model), CK * vectors.keys, CV * vectors.values, NEW) for p in PROMPTS]
+    unedited = [reference.steered(model.hf, model.encode(p), newline(model), 0 * vectors.keys, 0 * vectors.values, NEW) for p in PROMPTS]
+    assert ours.token_ids == theirs
+    assert theirs != unedited
+
+
+@every_architecture
+def test_saving_and_loading_change_nothing(name: str, load_random: Load, tmp_path: Path) -> None:
+    model = load_random(name)
+    vectors = vectors_for(model)
+    again = kv.KVVectors.load(vectors.save(tmp_path / "vectors.safetensors"))
+    assert torch.equal(again.keys, vectors.keys) and torch.equal(again.values, vectors.values)
+    assert again.card == vectors.card
+    before, after = (kv.generate(model, PROMPTS[:1], kv.CacheSteering(v, CK, CV), generation=LONG) for v in (vectors, again))
+    assert before.token_ids == after.token_ids
+    assert before.token_ids != kv.generate(model, PROMPTS[:1], generation=LONG).token_ids
+
+
+@every_architecture
+def test_extraction_is_the_mean_over_single_prompts(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    positive = ["Step 1: add 2 and 3. What is 12 + 7?", "Step 1: first the fox, then the dog, step by step.", "a quick dog"]
+    negative = ["What is 12 + 7?", "the fox, then the dog", "The lazy dog and the quick brown fox."]
+    vectors = kv.extract(model, kv.ContrastiveSet.from_texts(positive, negative), batch_size=4, progress=False)
+    ids = [[model.tokenizer(t, add_special_tokens=False).input_ids for t in side] for side in (positive, negative)]
+    keys, values = reference.mean_difference(model.hf, *ids)
+    assert keys.abs().max() > 0.1 and values.abs().max() > 0.1
+    torch.testing.assert_close(vectors.keys, keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vectors.values, values, atol=1e-5, rtol=1e-5)
+
+
+def test_the_oracles_hold_on_the_bundled_model(tiny: kv.Model) -> None:
+    vectors = vectors_for(tiny)
+    layers = range(tiny.n_layers)
+    prompts = ["Tom has 5 apples and buys 3 more. How many apples does Tom have?", "How many?"]
+    methods = [kv.CacheSteering(vectors, 0, 0), kv.CacheSteering(vectors, CK, CV, layers=layers)]
+    rows = kv.generate(tiny, prompts, methods, generation={"max_new_tokens": 16, "eos_token_id": []})
+    zero, real = ([list(row.token_ids) for row in rows.of(m.label)] for m in methods)
+    no_end = {"eos_token_id": tiny.hf.config.vocab_size}
+    assert zero == [reference.plain(tiny.hf, [*tiny.encode(p), newline(tiny)], 16, **no_end) for p in prompts]
+    assert real == [reference.steered(tiny.hf, tiny.encode(p), newline(tiny), CK * vectors.keys, CV * vectors.values, 16) for p in prompts]
+    assert real != zero
