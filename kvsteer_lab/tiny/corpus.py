@@ -67,7 +67,7 @@ def random_length(rng: random.Random, style: str) -> int:
 
 def drill(rng: random.Random) -> list[Turn]:
     """Eight single steps of one task, in the notation of the replies."""
-    facts = []
+    facts: list[tuple[str, object]] = []
     if rng.random() < 0.6:
         for _ in range(8):
             value, by, kind = rng.randint(0, LARGEST), rng.randint(1, 9), rng.random()

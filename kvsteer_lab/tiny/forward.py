@@ -79,9 +79,7 @@ def _disturb(x: Tensor, slots: Tensor, noise: Tensor) -> Tensor:
     return torch.cat([x.scatter_add(2, index, (noise.transpose(1, 2) * mean).to(x.dtype)), before], 2)
 
 
-def losses(
-    model: LlamaForCausalLM, recipe: Recipe, batch: Batch, noise: Noise | None, tables: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def losses(model: LlamaForCausalLM, recipe: Recipe, batch: Batch, noise: Noise | None, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every token that has a weight, and those weights.
 
     Matrices are cast to bfloat16 for the pass; gradients reach the model's own parameters.

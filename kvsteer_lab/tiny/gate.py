@@ -81,7 +81,7 @@ class Gate:
         """The first `n` zero-shot prompts, filled."""
         return self.probe.fill([[_user(q)] for q in self.questions[:n]])
 
-    # The items. ---------------------------------------------------------------------------------------------------
+    # The items of the gate.
 
     def mechanism(self) -> list[Row]:
         """Few-shot prompts, plainly and with one of the two routes barred."""

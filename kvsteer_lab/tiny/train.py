@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -24,6 +25,7 @@ from kvsteer_lab.tiny.views import Batch, Packer, batches_from
 
 Optimisers = tuple[torch.optim.Optimizer, torch.optim.Optimizer]
 WARM_UP = 60
+"""Steps over which the learning rates rise, in a run of 600 and more."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
@@ -53,9 +55,7 @@ def new_optimisers(model: LlamaForCausalLM, recipe: Recipe) -> Optimisers:
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in named if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(
-        matrices, lr=recipe.lr, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     return muon, torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
 
 
@@ -63,7 +63,7 @@ def schedule(step: int, recipe: Recipe) -> float:
     """The factor on both learning rates: a warm-up, a plateau, a linear fall to 0.02."""
     done = step / recipe.steps
     fall = 1.0 if done < recipe.decay else max(0.02, (1 - done) / (1 - recipe.decay))
-    return min(1.0, (step + 1) / WARM_UP) * fall
+    return min(1.0, (step + 1) / min(WARM_UP, recipe.steps / 10)) * fall
 
 
 def noise_scale(step: int, recipe: Recipe) -> float:
@@ -114,8 +114,6 @@ def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimisers: Optimiser
 
 def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimisers: Optimisers) -> dict[str, float]:
     """Put a checkpoint's tensors back; its counters."""
-    from safetensors import safe_open
-
     path = folder / "checkpoint.safetensors"
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
@@ -172,12 +170,12 @@ def train(recipe: Recipe, seed: int, out: Path, threads: int = 1, resume: bool =
         state = load_checkpoint(out, model, optimisers)
     size = sum(p.numel() for p in model.parameters())
     print(f"{size} parameters, {device}, {threads} threads, seed {seed}, {recipe}", flush=True)
-    tables = tuple(table.to(device) for table in rotary(CONTEXT, recipe.width // recipe.heads))
+    cos, sin = (table.to(device) for table in rotary(CONTEXT, recipe.width // recipe.heads))
     packer, before, began = Packer(tokenizer, recipe), state["seconds"], time.perf_counter()
     stream = batches_from(packer, seed, int(state["step"]), int(state["pool"]))
     for step in range(int(state["step"]), recipe.steps):
         pool, batch = next(stream)
-        loss = float(train_step(model, optimisers, batch, recipe, step, seed, tables))
+        loss = float(train_step(model, optimisers, batch, recipe, step, seed, (cos, sin)))
         smooth = loss if step == 0 else 0.98 * state["loss"] + 0.02 * loss
         seconds = before + time.perf_counter() - began
         tokens = state["tokens"] + batch.ids.numel()

@@ -63,9 +63,7 @@ class Packer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
         self.tokenizer, self.recipe = tokenizer, recipe
         self.start, self.end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-        self.user, self.assistant, self.newline = (
-            self.encode(text)[0] for text in ("user", "assistant", "\n")
-        )
+        self.user, self.assistant, self.newline = (self.encode(text)[0] for text in ("user", "assistant", "\n"))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text without anything around it."""
