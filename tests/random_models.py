@@ -86,6 +86,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "smollm3": _sized("smollm3", no_rope_layers=[1, 1, 1, 0]),
     "falcon": _plain("falcon", _FALCON, multi_query=True, new_decoder_architecture=False, alibi=False),
     "falcon, alibi": _plain("falcon", _FALCON, multi_query=True, new_decoder_architecture=False, alibi=True),
+    "falcon, new": _plain("falcon", _FALCON, num_kv_heads=2, new_decoder_architecture=True, alibi=False),
     "granite": _sized("granite"),
     "starcoder2": _sized("starcoder2"),
     "cohere": _sized("cohere"),
