@@ -226,7 +226,7 @@ def share_weights(module: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(module, dict(tensors))
 
 
-def _without_peft(module: nn.Module) -> PreTrainedModel:
+def _without_peft(module: Any) -> PreTrainedModel:
     if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
         if module.active_peft_config.is_prompt_learning:
             raise UnsteerableModelError("A prompt-learning adapter writes into the cache itself; merge it or load the base model.")

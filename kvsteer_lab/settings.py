@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .models import Model
 
 _ALLOWED = frozenset(
-    "max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens eos_token_id".split()
+    "max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p "
+    "repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens eos_token_id".split()
 )
 _WARPERS = ("temperature", "top_k", "top_p", "min_p")
 
@@ -93,7 +94,8 @@ def _end_of_turn(tokenizer: Any) -> int | None:
 def _asked(generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
     if isinstance(generation, GenerationConfig):
         default = GenerationConfig().to_dict()
-        return {k: v for k, v in generation.to_dict().items() if v is not None and v != default.get(k) and k not in ("transformers_version", "pad_token_id", "bos_token_id")}
+        own = ("transformers_version", "pad_token_id", "bos_token_id")
+        return {k: v for k, v in generation.to_dict().items() if v is not None and v != default.get(k) and k not in own}
     return {k: v for k, v in (generation or {}).items() if v is not None}
 
 

@@ -76,7 +76,8 @@ class KVVectors:
 
     def __post_init__(self) -> None:
         if self.keys.shape != self.values.shape or self.keys.ndim != 3:
-            raise ValueError(f"Vectors need keys and values of one shape [layers, kv_heads, head_dim], not {tuple(self.keys.shape)} and {tuple(self.values.shape)}.")
+            found = f"{tuple(self.keys.shape)} and {tuple(self.values.shape)}"
+            raise ValueError(f"Vectors need keys and values of one shape [layers, kv_heads, head_dim], not {found}.")
         for name in ("keys", "values"):
             part = getattr(self, name)
             if not torch.isfinite(part).all():
@@ -211,9 +212,8 @@ class KVVectors:
         if self.card.keys != other.card.keys:
             raise ValueError(f"Vectors with {self.card.keys} and {other.card.keys} keys can't be combined; extract both the same way.")
         recipe = other.card.recipe
-        return KVVectors(
-            self.keys + sign * other.keys, self.values + sign * other.values, self._after(f"{symbol} {recipe.get('style', 'vectors')} of {other.card.n_pairs} pairs")
-        )
+        step = f"{symbol} {recipe.get('style', 'vectors')} of {other.card.n_pairs} pairs"
+        return KVVectors(self.keys + sign * other.keys, self.values + sign * other.values, self._after(step))
 
     def _scaled(self, factor: float, step: str) -> KVVectors:
         return KVVectors(self.keys * factor, self.values * factor, self._after(step))
