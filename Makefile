@@ -1,0 +1,55 @@
+# Every target makes its own virtual environment when there is none.
+#   make demo        the method end to end on the bundled model, a few minutes
+#   make test        what CI runs: ruff, mypy, the tests, the notebooks with their outputs compared
+#   make lab         the notebooks in JupyterLab
+#   make notebooks   run the notebooks again, in place
+#   make full        everything slow, too; the log goes to docs/full.log
+PY ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+WORKERS ?= 2
+MARK ?= not slow
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := demo
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ok
+
+.PHONY: demo test lint lab notebooks full clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
+	test -x $(BIN)/python || $(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/kvsteer demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# One thread a worker: two threads on each of two cores would wait for one another.
+test: export OMP_NUM_THREADS = 1
+test: export HF_HUB_OFFLINE = 1
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(MARK)" tests
+	$(BIN)/python notebooks/execute.py --check -n $(WORKERS)
+
+lab: $(READY)
+	$(BIN)/jupyter-lab --ServerApp.root_dir=notebooks
+
+notebooks: $(READY)
+	$(BIN)/python notebooks/execute.py
+
+# Runs on the machine's own terms: nothing of its paths gets into the log.
+full: $(READY)
+	{ date -u +%F; uname -srm; echo "$$(getconf _NPROCESSORS_ONLN) cores"; $(BIN)/python --version; \
+	  $(MAKE) --no-print-directory test MARK="slow or not slow"; \
+	  for file in benchmarks/[!_]*.py; do echo; echo "== $$file"; $(BIN)/python $$file; done; \
+	} 2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/full.log
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
