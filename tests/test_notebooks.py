@@ -1,0 +1,69 @@
+"""Every notebook is a chapter that was run from the top; nbval (`make test`) then compares what it shows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LONGEST_FUNCTION = 8
+PRIVATE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|tmp|Users|private|work|opt)/\w")
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS, f"{FOLDER.name}/ holds no notebook"
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> Any:
+    return nbformat.read(request.param, 4)
+
+
+def code(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_opens_with_a_title(notebook: Any) -> None:
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+
+
+def test_has_one_cell_of_parameters(notebook: Any) -> None:
+    tagged = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert "KVSTEER_MODEL" in tagged[0].source, "the model must be chosen by the environment"
+
+
+def test_was_run_from_the_top(notebook: Any) -> None:
+    cells = code(notebook)
+    assert all(cell.source.strip() for cell in cells), "there is an empty code cell"
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
+
+
+def test_shows_no_error_no_stderr_and_no_private_path(notebook: Any) -> None:
+    for cell in code(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error", f"{cell.id}: {output.get('evalue')}"
+            assert output.get("name") != "stderr", f"{cell.id}: {output.text[:200]}"
+            shown = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
+            assert not any(PRIVATE_PATH.search(text) for text in shown), f"{cell.id} shows a path of the machine it ran on"
+
+
+def test_shows_a_picture_or_a_table(notebook: Any) -> None:
+    kinds = {kind for cell in code(notebook) for output in cell.outputs for kind in output.get("data", {})}
+    assert kinds & {"image/png", "image/svg+xml", "text/html"}
+
+
+def test_functions_are_short(notebook: Any) -> None:
+    for cell in code(notebook):
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines; it belongs in the library"
