@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Int
 from nnsight import NNsight, TransformersModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
@@ -180,7 +181,7 @@ def load(
         UnsteerableModelError: its cache can't be steered; the message says why.
     """
     if isinstance(source, nn.Module):
-        hf = share_weights(_without_peft(source))
+        hf = share_weights(without_peft(source))
         refuse_by_config(hf.config)
         origin = str(getattr(hf.config, "_name_or_path", "") or hf.config.model_type)
         return wrap(hf, tokenizer if tokenizer is not None else _tokenizer_of(origin), origin)
@@ -204,10 +205,10 @@ def load(
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(path, **origin_arguments)
     except UnsteerableModelError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         known = " or ".join(f"{b!r}" for b in BUNDLED)
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"Cannot load {name!r}: {first_line} Give {known}, a folder written by save_pretrained, or a hub id.") from error
+        raise ValueError(f"Cannot load {name!r}: {first_line.rstrip(' .:')}. Give {known}, a folder written by save_pretrained, or a hub id.") from error
     return wrap(hf, tokenizer, name)
 
 
@@ -226,7 +227,7 @@ def share_weights(module: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(module, dict(tensors))
 
 
-def _without_peft(module: Any) -> PreTrainedModel:
+def without_peft(module: Any) -> PreTrainedModel:
     if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
         if module.active_peft_config.is_prompt_learning:
             raise UnsteerableModelError("A prompt-learning adapter writes into the cache itself; merge it or load the base model.")

@@ -48,7 +48,7 @@ def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | Non
     Raises:
         ValueError: a setting that is unknown or that the one path can't honour (beams, other caches).
     """
-    asked = _asked(generation)
+    asked = asked_for(generation)
     unknown = sorted(asked.keys() - _ALLOWED)
     if unknown:
         raise ValueError(f"generation can't set {', '.join(unknown)}; it takes {', '.join(sorted(_ALLOWED))}.")
@@ -91,7 +91,8 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return after[0] if after and after[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
 
 
-def _asked(generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
+def asked_for(generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
+    """What the caller set, without defaults."""
     if isinstance(generation, GenerationConfig):
         default = GenerationConfig().to_dict()
         own = ("transformers_version", "pad_token_id", "bos_token_id")

@@ -16,11 +16,11 @@ from transformers import GenerationConfig, PreTrainedModel
 from .architectures import refuse_by_config
 from .decoding import check_context, decode, make_rows
 from .interventions.cache import CacheSteering
-from .models import LOCK, Model, wrap
-from .settings import resolve
+from .models import LOCK, Model, share_weights, without_peft, wrap
+from .settings import asked_for, resolve
 from .vectors import KVVectors
 
-_WRAPPED: weakref.WeakKeyDictionary[PreTrainedModel, Model] = weakref.WeakKeyDictionary()
+_WRAPPED: weakref.WeakKeyDictionary[PreTrainedModel, tuple[Any, Model]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,10 @@ class KVSteerer:
         offset = self.vectors.card.offset_id
         if offset is None:
             raise ValueError("These vectors name no offset token; use kv.CacheSteering with kv.generate(..., offset=...).")
-        if not isinstance(generation, GenerationConfig):
-            generation = {"max_new_tokens": max_new_tokens, **(generation or {})}
         wrapped = _wrapped(model)
         steering = CacheSteering(self.vectors, ck, cv)
         steering.check(wrapped)
-        settings = resolve(wrapped, generation, chat=False)
+        settings = resolve(wrapped, {"max_new_tokens": max_new_tokens, **asked_for(generation)}, chat=False)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         prompts = [row[keep.bool()].tolist() for row, keep in zip(input_ids, mask, strict=True)]
         if not all(prompts):
@@ -89,9 +87,22 @@ class KVSteerer:
 
 
 def _wrapped(model: PreTrainedModel) -> Model:
-    if model not in _WRAPPED:
-        from .models import share_weights
+    signature = _signature(model)
+    known = _WRAPPED.get(model)
+    if known is None or known[0] != signature:
+        own = share_weights(without_peft(model))
+        refuse_by_config(own.config)
+        known = _WRAPPED[model] = signature, wrap(own, None, str(own.config._name_or_path or own.config.model_type))
+    return known[1]
 
-        refuse_by_config(model.config)
-        _WRAPPED[model] = wrap(share_weights(model), None, str(model.config._name_or_path or model.config.model_type))
-    return _WRAPPED[model]
+
+def _signature(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Changes when modules, tensors or switches do: an adapter added, disabled or chosen, a device or dtype moved to."""
+    return tuple(
+        (id(m), *map(id, m._parameters.values()), *map(id, m._buffers.values()), repr([v for k, v in vars(m).items() if k != "training" and _is_switch(v)]))
+        for m in model.modules()
+    )
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str)) or (isinstance(value, list) and all(isinstance(v, str) for v in value))

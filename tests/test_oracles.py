@@ -16,7 +16,7 @@ from random_models import CONFIGS, PROMPTS, newline, vectors_for
 import kvsteer_lab as kv
 
 NEW = 8
-LONG = {"max_new_tokens": NEW}
+LONG = {"max_new_tokens": NEW, "eos_token_id": []}
 CK, CV = 1.5, 8.0
 
 every_architecture = pytest.mark.parametrize("name", list(CONFIGS))
