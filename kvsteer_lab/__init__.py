@@ -36,6 +36,7 @@ _HOME = {
     "Results": "results",
     "evaluate": "evaluation",
     "dose_response": "sweep",
+    "analysis": "",
     "figures": "",
     "stats": "",
     "tasks": "",
@@ -43,14 +44,13 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from . import figures, stats, tasks
+    from . import analysis, figures, stats, tasks
     from .architectures import UnsteerableModelError
     from .cache import CacheDelta, apply
     from .contrast import ContrastiveSet
     from .evaluation import evaluate
     from .extraction import PairDifferences, extract, extract_pairs
     from .generation import generate
-    from .outputs import Generations
     from .interventions import (
         CacheSteering,
         CoTPrompt,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         random_controls,
     )
     from .models import Model, load
+    from .outputs import Generations
     from .results import Results
     from .scoring import score
     from .steerer import KVSteerer

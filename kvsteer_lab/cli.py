@@ -142,3 +142,6 @@ def main() -> None:
         sys.exit(f"kvsteer: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def run_demo(out: str | Path = "kvsteer-demo", *, model: str = "tiny", task: str
     print("accuracy [95% interval; of random vectors: their middle 95%] | p: exact McNemar against the baseline")
     row = summary.loc[steering.label]
     print(f"Steering beats random vectors of its size with p = {row.p_random:.3f} in accuracy, p = {row.p_random_reasoned:.3f} in reasoning.\n")
-    print_side_by_side(results, ["baseline", steering.label], 3)
+    asked = {q.id: q.text for q in questions.questions("test", n, 0)}
+    print_side_by_side(results, asked, ["baseline", steering.label], 3)
     files = (
         vectors.save(out / "vectors.safetensors"),
         results.save(out / "results.parquet"),
@@ -81,12 +83,12 @@ def format_table(summary: pd.DataFrame) -> str:
     return shown.to_string()
 
 
-def print_side_by_side(results: Results, labels: list[str], n: int) -> None:
-    """The first `n` questions with their replies, one block each."""
+def print_side_by_side(results: Results, texts: Mapping[str, str], labels: Sequence[str], n: int) -> None:
+    """The first `n` questions with their replies, one block each; `texts` gives a question's text by its id."""
     rows = results.rows[(results.rows["sample"] == 0) & results.rows.intervention.isin(labels)]
     for question in rows.question.unique()[:n]:
         asked = rows[rows.question == question].set_index("intervention")
-        print(f"Q  {question}   (gold: {asked.gold.iloc[0]})")
+        print(f"Q  {texts[question]}   (gold: {asked.gold.iloc[0]})")
         for label in labels:
             row = asked.loc[label]
             print(f"   {label}: {(row.forced + row.text).strip()}  [{'right' if row.correct else 'wrong'}]")

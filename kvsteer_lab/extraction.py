@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from . import __version__
 from .batching import in_batches
 from .cache import last_slots
+from .progress import bar
 from .prompts import Prompt, as_list, encode, offset_token, pad_left, pad_token, template_hash
 from .vectors import Card, KeyMode, KVVectors
 
@@ -156,12 +156,12 @@ def _slots(model: Model, pairs: ContrastiveSet, batch_size: int, keys: KeyMode, 
         return _Slots(k, v, torch.tensor([sign for _, sign, _ in batch]), torch.tensor([pair for pair, _, _ in batch]))
 
     block = max(1, batch_size) * _BLOCK
-    with tqdm(total=2 * len(pairs), desc="extract", unit="prompt", disable=not progress) as bar:
+    with bar(2 * len(pairs), "extract", "prompt", progress) as shown:
         for start in range(0, 2 * len(pairs), block):
             rows: list[Any] = [_row(model, pairs, i) for i in range(start, min(start + block, 2 * len(pairs)))]
             rows.sort(key=lambda row: len(row[2]))
             for batch, slots in in_batches(rows, batch_size, run):
-                bar.update(len(batch))
+                shown.update(len(batch))
                 yield slots
 
 

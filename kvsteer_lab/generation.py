@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from .batching import in_batches
 from .decoding import Row, batch_order, check_context, decode, make_rows, split_by_tail
 from .interventions.base import Intervention, Nothing
 from .outputs import Generation, Generations
+from .progress import bar
 from .prompts import Prompt, as_chat, as_list, offset_token
 from .settings import Settings, resolve
 
@@ -68,12 +68,12 @@ def generate(
     done: dict[int, Generation] = {}
     complete = True
     try:
-        with tqdm(total=len(rows), desc="generate", unit="text", disable=not progress) as bar:
+        with bar(len(rows), "generate", "text", progress) as shown:
             for group in split_by_tail(rows, batch_order(rows)):
                 for batch, tokens in in_batches(group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)):
                     for i, ids in zip(batch, tokens, strict=True):
                         done[i] = _read(model, rows[i], index[i], ids, settings, offset)
-                    bar.update(len(batch))
+                    shown.update(len(batch))
     except KeyboardInterrupt:
         complete = False
         warnings.warn(f"Interrupted: {len(done)} of {len(rows)} texts are finished and returned.", stacklevel=2)

@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 from .files import write_atomically
 from .stats import control_p, mcnemar, wilson
 
-COLUMNS = ("question", "intervention", "sample", "control_of", "text", "forced", "finish_reason", "tokens", "read_answer", "gold", "correct", "style", "reasoned", "repetition")
+COLUMNS = (
+    *("question", "intervention", "sample", "control_of", "text", "forced", "finish_reason", "tokens"),
+    *("read_answer", "gold", "correct", "style", "reasoned", "repetition"),
+)
 _KEY = b"kvsteer_lab"
 
 

@@ -52,12 +52,12 @@ def dose_response(
         raise ValueError("There are no coefficients to try; pass at least one.")
     steered = [replace(steering, cv=float(cv), name=f"cv={cv:g}") for cv in dict.fromkeys(coefficients)]
     drawn = [random_controls(s, controls, seed) if controls else [] for s in steered]
-    results = evaluate(
-        model, task, [*steered, *chain(*drawn)], n=n, split=split, seed=seed, generation={"max_new_tokens": max_new_tokens}, batch_size=batch_size, progress=progress
-    )
+    settings = {"max_new_tokens": max_new_tokens}
+    results = evaluate(model, task, [*steered, *chain(*drawn)], n=n, split=split, seed=seed, generation=settings, batch_size=batch_size, progress=progress)
     prompts = [task.chat(q) for q in task.questions(split, n, seed)]
     ratio = steering.vectors.relative_to(model, prompts).set_index("layer")["values"][list(steering.scope)].mean()
-    measured = results.rows.groupby("intervention").agg(accuracy=("correct", "mean"), reasoned=("reasoned", "mean"), tokens=("tokens", "mean"), n=("question", "size"))
+    by_label = results.rows.groupby("intervention")
+    measured = by_label.agg(accuracy=("correct", "mean"), reasoned=("reasoned", "mean"), tokens=("tokens", "mean"), n=("question", "size"))
     table = [
         dict(cv=own.cv, dose=abs(own.cv) * ratio, vector=vector, **measured.loc[label])
         for own, others in zip(steered, drawn, strict=True)

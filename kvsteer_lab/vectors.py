@@ -135,7 +135,7 @@ class KVVectors:
     def norms(self) -> pd.DataFrame:
         """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`."""
         index = pd.MultiIndex.from_product([range(self.n_layers), range(self.n_kv_heads)], names=["layer", "head"])
-        table = pd.DataFrame({n: getattr(self, n).norm(dim=-1).flatten().numpy() for n in ("keys", "values")}, index=index)
+        table = pd.DataFrame({n: getattr(self, n).norm(dim=-1).flatten().double().numpy() for n in ("keys", "values")}, index=index)
         return table.reset_index()
 
     def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
@@ -156,7 +156,7 @@ class KVVectors:
         self.check_fits(model)
         own = slot_norms(model, prompts, chat=chat)
         size = {n: getattr(self, n).flatten(1).norm(dim=-1) for n in ("keys", "values")}
-        ratios = {n: (size[n] / own[n].clamp_min(1e-12)).mean(0).numpy() for n in size}
+        ratios = {n: (size[n] / own[n].clamp_min(1e-12)).mean(0).double().numpy() for n in size}
         return pd.DataFrame({"layer": range(self.n_layers), **ratios})
 
     # --- fit --------------------------------------------------------------------------------------------------
@@ -198,13 +198,16 @@ class KVVectors:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"{path} holds no steering vectors: it was not written by KVVectors.save.")
-                card = json.loads(metadata["card"])
+                written = metadata["card"]
                 tensors = {name: file.get_tensor(name) for name in ("keys", "values")}
         except (SafetensorError, OSError, KeyError) as error:
             raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
         known = {f.name for f in fields(Card)}
-        card = {k: tuple(v) if k == "history" else v for k, v in card.items() if k in known}
-        return cls(tensors["keys"], tensors["values"], Card(**card))
+        try:
+            card = Card(**{k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"The card in {path} can't be read ({error}); save or download it again.") from error
+        return cls(tensors["keys"], tensors["values"], card)
 
     def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
         if self.keys.shape != other.keys.shape or self.card.model_type != other.card.model_type:

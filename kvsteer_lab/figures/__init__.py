@@ -3,6 +3,7 @@
 from .comparison import plot_comparison
 from .dose import plot_dose_response
 from .norms import plot_norms, plot_relative_norms
+from .pairs import plot_convergence, plot_lengths
 from .style import COLORS, save, styled
 
-__all__ = ["COLORS", "plot_comparison", "plot_dose_response", "plot_norms", "plot_relative_norms", "save", "styled"]
+__all__ = ["COLORS", "plot_comparison", "plot_convergence", "plot_dose_response", "plot_lengths", "plot_norms", "plot_relative_norms", "save", "styled"]

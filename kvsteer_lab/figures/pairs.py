@@ -1,0 +1,41 @@
+"""Contrastive sets in pictures: prompt lengths, and how fast their mean difference settles."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from .style import COLORS, ONE_COLUMN, styled
+
+
+@styled
+def plot_lengths(lengths: pd.DataFrame) -> Figure:
+    """Histogram of prompt lengths on both sides: the table that `analysis.prompt_lengths` gives."""
+    figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.0), layout="constrained")
+    long = lengths.melt(var_name="side", value_name="tokens")
+    palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
+    sns.histplot(long, x="tokens", hue="side", bins=30, palette=palette, element="step", alpha=0.4, ax=axis)
+    axis.set(xlabel="tokens in the prompt", ylabel="prompts")
+    sns.move_legend(axis, "upper center", title=None)
+    return figure
+
+
+@styled
+def plot_convergence(table: pd.DataFrame) -> Figure:
+    """Cosine to held-out pairs against the number of pairs: the table that `analysis.convergence` gives.
+
+    Lines are means over random subsets, bands hold the middle 90% of them.
+    """
+    figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
+    for part, color, marker in (("keys", COLORS["prompt"], "o"), ("values", COLORS["steered"], "s")):
+        groups = table[table.part == part].groupby("n").cosine
+        mean, band = groups.mean(), groups.quantile([0.05, 0.95]).unstack()
+        axis.fill_between(band.index, band[0.05], band[0.95], color=color, alpha=0.2, linewidth=0)
+        axis.plot(mean, marker=marker, color=color, label=part)
+    axis.set(xscale="log", xlabel="pairs averaged", ylabel="cosine to the held-out mean", ylim=(min(0.0, table.cosine.min()), 1.02))
+    axis.set_xticks(sorted(table.n.unique()), [str(n) for n in sorted(table.n.unique())])
+    axis.minorticks_off()
+    axis.legend(loc="lower right")
+    return figure
