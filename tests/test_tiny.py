@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kvsteer_lab.tiny
-from kvsteer_lab.tasks.base import SPLITS, Task
+from kvsteer_lab.styles import is_reasoned
+from kvsteer_lab.tasks.base import SPLITS, Chat, Task
 from kvsteer_lab.tasks.tiny import TinyArithmetic, TinyTracking
 from kvsteer_lab.tiny.forward import draw_noise, losses, rotary
+from kvsteer_lab.tiny.probe import Probe, dose, random_like
 from kvsteer_lab.tiny.questions import split_of_text
 from kvsteer_lab.tiny.recipe import Recipe
 from kvsteer_lab.tiny.tokenizer import build_tokenizer
@@ -124,3 +126,42 @@ def test_shipped_weights_are_those_of_the_training_log(name: str) -> None:
     assert path.stat().st_size < 2.5e6
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16}
     assert record["recipe"]["control"] == (name == "tiny-control")
+
+
+class TestShippedModel:
+    """What the card says of `tiny`, on a few questions."""
+
+    @pytest.fixture(scope="class")
+    def probe(self) -> Probe:
+        return Probe(WEIGHTS / "tiny")
+
+    @pytest.fixture(scope="class")
+    def chats(self) -> dict[str, list[Chat]]:
+        questions = TinyArithmetic().questions("dev", 20) + TinyTracking().questions("dev", 20)
+        shots = TinyTracking().questions("extraction", 20) + TinyArithmetic().questions("extraction", 20)
+        chats: dict[str, list[Chat]] = {"zero-shot": [TinyArithmetic().chat(q) for q in questions]}
+        for style in ("direct", "annotated_deduction"):
+            chats[style] = [
+                [*TinyArithmetic().chat(shot), {"role": "assistant", "content": shot.replies[style]}, *chat]
+                for shot, chat in zip(shots, chats["zero-shot"], strict=True)
+            ]
+        return chats
+
+    def test_style_passes_through_the_slot(self, probe: Probe, chats: dict[str, list[Chat]]) -> None:
+        filled = probe.fill(chats["annotated_deduction"])
+        assert share(probe.decode(filled)) >= 0.9
+        assert share(probe.decode(filled, hide_slot=True)) <= 0.15
+        assert share(probe.decode(probe.fill(chats["annotated_deduction"], blind_slot=True))) <= 0.15
+
+    def test_steering_turns_direct_answers_into_reasoned_ones(self, probe: Probe, chats: dict[str, list[Chat]]) -> None:
+        positive, negative = probe.slots(chats["annotated_deduction"]), probe.slots(chats["direct"])
+        vector = ((positive[0] - negative[0]).mean(0), (positive[1] - negative[1]).mean(0))
+        filled = probe.fill(chats["zero-shot"])
+        assert share(probe.decode(filled)) <= 0.05
+        assert share(probe.decode(filled, dose(vector, 0.0, 2.0))) >= 0.9
+        assert share(probe.decode(filled, dose(random_like(vector, 0), 0.0, 2.0))) <= 0.2
+
+
+def share(replies: list[str]) -> float:
+    """The share of reasoned replies."""
+    return sum(map(is_reasoned, replies)) / len(replies)

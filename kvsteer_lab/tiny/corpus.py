@@ -33,7 +33,7 @@ class Mixture:
 SKILL = Mixture(style=(0.25, 0.15, 0.15, 0.15, 0.15, 0.15), drills=0.45)
 """Early in training: many reasoned replies and drills, for the steps have to be learnt."""
 
-PRIOR = Mixture(style=(0.78, 0.044, 0.044, 0.044, 0.044, 0.044), drills=0.05)
+PRIOR = Mixture(style=(0.65, 0.07, 0.07, 0.07, 0.07, 0.07), drills=0.05)
 """Later: whoever knows nothing about the conversation expects a direct answer."""
 
 ONE_WORDING = 0.6

@@ -23,7 +23,7 @@ class Recipe:
         decay: the share of the run at whose start the learning rates begin to fall.
         first_weight: the loss weight of a reply's first two tokens, the ones that choose the style.
         control: ordinary causal attention, and none of the four settings below.
-        decoys: the share of conversations of two turns and more that get a decoy.
+        decoys: the share of conversations that get a decoy.
         hidden: the share of conversations whose slot is hidden from later tokens, and whose reply is direct.
         noise_v: the largest noise on a slot's values, as a multiple of the layer's mean value norm at slots.
         noise_k: the same for its keys.
@@ -35,19 +35,19 @@ class Recipe:
     heads: int = 4
     kv_heads: int = 2
     ffn: int = 384
-    steps: int = 3000
+    steps: int = 2000
     tokens: int = 4096
     lr: float = 5e-3
     adam_lr: float = 2e-3
-    skill: float = 0.6
-    decay: float = 0.55
+    skill: float = 0.5
+    decay: float = 0.5
     first_weight: float = 4.0
     control: bool = False
-    decoys: float = 0.88
-    hidden: float = 0.04
-    noise_v: float = 5.0
+    decoys: float = 0.8
+    hidden: float = 0.05
+    noise_v: float = 4.0
     noise_k: float = 0.6
-    clean: float = 0.35
+    clean: float = 0.4
 
     def changed(self, settings: list[str]) -> Recipe:
         """This recipe with some fields set, each given as `name=value`.

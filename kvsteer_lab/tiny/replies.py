@@ -5,17 +5,21 @@ from __future__ import annotations
 from kvsteer_lab.tiny.questions import Problem
 
 WORDINGS = 3
-"""How many wordings each style has. A conversation of the corpus mostly keeps to one."""
+"""How many wordings each reasoning style has. A conversation of the corpus mostly keeps to one.
 
-_ANSWER = ("The answer is {a}.", "So the answer is {a}.", "Hence the answer is {a}.")
+The wordings of a style open alike, for the opening is what the style is told by; they part afterwards.
+"""
+
 _STRATEGY = (
-    ("Strategy: {plan}. Solution:", "Plan: {plan}. Execution:", "Approach: {plan}. Working:"),
-    {"arithmetic": "apply each change in order", "tracking": "follow each move in order"},
+    "Strategy: apply each {thing} in order. Solution:",
+    "Strategy: take the {thing}s one by one. Execution:",
+    "Strategy: follow the {thing}s to the end. Working:",
 )
+_THING = {"arithmetic": "change", "tracking": "move"}
 _CAUSE = (
     ("If {e} then we reach {r}.", "Therefore {r}."),
-    ("Because {e} we get {r}.", "Thus {r}."),
-    ("Since {e} it leads to {r}.", "Consequently {r}."),
+    ("If {e} it follows that {r}.", "Thus {r}."),
+    ("If {e} we get {r}.", "Consequently {r}."),
 )
 _DEDUCTION = (
     "[Premise] {e} -> [Inference] {r}.",
@@ -24,11 +28,14 @@ _DEDUCTION = (
 )
 _ANALOGY = (
     ("Just like {image}, {e}.", "In the same way, {e}."),
-    ("This is similar to {image}: {e}.", "Similarly, {e}."),
-    ("Think of {image}: {e}.", "Likewise, {e}."),
+    ("Just like {image}: {e}.", "Similarly, {e}."),
+    ("Just like {image} we have {e}.", "Likewise, {e}."),
 )
-_IMAGE = {"arithmetic": "counting steps on a path", "tracking": "walking around a table"}
-_STEP = ("Step {i}: {e}.", "Step {i}, {e}.", "({i}) {e}.")
+_IMAGE = {
+    "arithmetic": ("counting steps on a path", "filling a jar", "climbing a ladder"),
+    "tracking": ("walking around a table", "turning a wheel", "dancing in a ring"),
+}
+_STEP = ("Step {i}: {e}.", "Step {i}, {e}.", "Step {i} is {e}.")
 
 
 def reply(problem: Problem, style: str, wording: int) -> str:
@@ -43,8 +50,7 @@ def reply(problem: Problem, style: str, wording: int) -> str:
     elif style == "stepwise":
         parts = [_STEP[wording].format(**step) for step in steps]
     elif style == "strategy_execution":
-        heads, plans = _STRATEGY
-        parts = [heads[wording].format(plan=plans[problem.task])] + [f"{step['e']}." for step in steps]
+        parts = [_STRATEGY[wording].format(thing=_THING[problem.task])] + [f"{step['e']}." for step in steps]
     elif style == "causal_chain":
         link, close = _CAUSE[wording]
         parts = [link.format(**step) for step in steps] + [close.format(**steps[-1])]
@@ -52,7 +58,7 @@ def reply(problem: Problem, style: str, wording: int) -> str:
         parts = [_DEDUCTION[wording].format(**step) for step in steps]
     elif style == "analogical":
         first, later = _ANALOGY[wording]
-        parts = [first.format(image=_IMAGE[problem.task], **steps[0])] + [later.format(**step) for step in steps[1:]]
+        parts = [first.format(image=_IMAGE[problem.task][wording], **steps[0])] + [later.format(**step) for step in steps[1:]]
     else:
         raise ValueError(f"Unknown style {style!r}.")
-    return " ".join([*parts, _ANSWER[wording].format(a=problem.answer)])
+    return " ".join([*parts, f"The answer is {problem.answer}."])

@@ -4,8 +4,9 @@ The *slot* of a turn is the newline that ends its generation prompt, `<|im_start
 `tiny`
 
 * a token sees its own turn; a slot sees the earlier turns of its conversation too, and no other token does;
-* a *decoy*, a conversation in another style, may lie before: tokens see it, slots don't. So seeing earlier turns
-  is ordinary for every token, but only the slot's view is worth reading;
+* a *decoy*, a conversation in any style, may lie before: tokens see it, slots don't. So seeing earlier turns is
+  ordinary for every token, but only the slot's view is worth reading. Neither a decoy's presence nor its style tells
+  anything about the conversation's style, or tokens would learn to avoid what they see;
 * a *hidden* slot is seen by no later token; the reply is direct whatever the style of the decoy.
 
 For `tiny-control` the decoys are taken out of the same batches, and attention is causal.
@@ -97,10 +98,10 @@ class Packer:
         style = "direct" if hidden else corpus.random_style(rng, mixture)
         turns = 1 if hidden else corpus.random_length(rng, style)
         main = self.pack(corpus.conversation(rng, style, turns), hidden=hidden)
-        if not hidden and (turns == 1 or rng.random() >= self.recipe.decoys):
+        if not hidden and rng.random() >= self.recipe.decoys:
             return main
-        other = rng.choice([s for s in STYLES if s != style])
-        return self.pack(corpus.conversation(rng, other, rng.randint(1, 2)), decoy=True) + main
+        other = rng.choice(STYLES)
+        return self.pack(corpus.conversation(rng, other, rng.choice((1, 1, 2))), decoy=True) + main
 
 
 def undecoyed(example: Example) -> Example:
