@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
 from jaxtyping import Float, Int
+from nnsight.intervention.interleaver import EarlyStopException
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -140,14 +141,41 @@ def fork_rows(cache: DynamicCache, index: Int[Tensor, " rows"] | None) -> None:
         layer.batch_select_indices(index.to(layer.keys.device))
 
 
+class _Ending(DynamicCache):
+    """A cache that ends the forward pass once layer `last` is cached: what follows can't change the slots that are read."""
+
+    last: int
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        cached = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self.last:
+            raise EarlyStopException  # as `tracer.stop()` does
+        return cached
+
+
 @torch.no_grad()
 def last_slots(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
 ) -> tuple[Float[Tensor, "prompts layers kv_heads head_dim"], Float[Tensor, "prompts layers kv_heads head_dim"]]:
-    """Keys and values of each prompt's last token, float32 on the CPU, from one nnsight trace."""
+    """Keys and values of each prompt's last token, float32 on the CPU, from two short nnsight traces.
+
+    Nothing is computed that they don't depend on. A layer caches its keys and values before it attends, and the last token's read
+    the earlier tokens in all layers but the last: so the earlier tokens stop at the last layer but one, and the last token, traced
+    behind them, at the last layer.
+    """
+    cache = _Ending(config=model.hf.config)
     arguments = model.forward_arguments(ids, mask)
-    with model.traced.trace(**arguments, use_cache=True):
-        layers = model.traced.output.past_key_values.layers
-        keys = nnsight.save(torch.stack([x.keys[:, :, -1].float().cpu() for x in layers], 1))
-        values = nnsight.save(torch.stack([x.values[:, :, -1].float().cpu() for x in layers], 1))
+    if ids.shape[1] > 1 and model.n_layers > 1:
+        cache.last = model.n_layers - 2
+        _trace(model, cache, {k: v[:, :-1] if isinstance(v, Tensor) else v for k, v in arguments.items()})
+        arguments = {k: v[:, -1:] if isinstance(v, Tensor) and k != "attention_mask" else v for k, v in arguments.items()}
+    cache.last = model.n_layers - 1
+    _trace(model, cache, arguments)
+    keys = torch.stack([x.keys[:, :, -1].float().cpu() for x in cache.layers], 1)
+    values = torch.stack([x.values[:, :, -1].float().cpu() for x in cache.layers], 1)
     return keys, values
+
+
+def _trace(model: Model, cache: DynamicCache, arguments: dict[str, Any]) -> None:
+    with model.traced.trace(**arguments, past_key_values=cache, use_cache=True):
+        nnsight.save(cache)
