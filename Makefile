@@ -21,7 +21,8 @@ READY := $(VENV)/.ok
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
 	test -x $(BIN)/python || $(PY) -m venv $(VENV)
-	$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@echo 'Installing into $(VENV): a few minutes.'
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
 # The bundled models are too small for a second thread to help, and threads that wait for one another on a busy

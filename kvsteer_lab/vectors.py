@@ -204,7 +204,8 @@ class KVVectors:
             raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
         known = {f.name for f in fields(Card)}
         try:
-            card = Card(**{k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known})
+            found: dict[str, Any] = {k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known}
+            card = Card(**found)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"The card in {path} can't be read ({error}); save or download it again.") from error
         return cls(tensors["keys"], tensors["values"], card)
