@@ -148,7 +148,8 @@ class ContrastiveSet:
             ValueError: no such file, a foreign or a truncated one.
         """
         try:
-            header, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+            # Not splitlines: texts may hold characters that it takes for the end of a line.
+            header, *rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")]
             if header["format"] != _FORMAT or header["n"] != len(rows):
                 raise ValueError(f"{header['n']} pairs announced, {len(rows)} found")
             sides = [tuple(row[side] for row in rows) for side in ("positive", "negative")]

@@ -58,7 +58,7 @@ class GSM8K(Task):
     def _read(self, part: str) -> list[Question]:
         path = self.folder / _FILES[part]
         questions = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n")):
             try:
                 row = json.loads(line)
                 steps, _, answer = row["answer"].rpartition("####")

@@ -1,0 +1,205 @@
+"""Contrastive sets: what the two sides share, what they don't, and their file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kvsteer_lab as kv
+from kvsteer_lab import tasks
+from kvsteer_lab.prompts import render, template_hash
+from kvsteer_lab.tasks.base import Question, Task, check_split
+
+
+class Toy(Task):
+    """Sixty questions about animals, answered directly or in steps."""
+
+    name = "toy"
+    styles = ("direct", "stepwise")
+
+    def __init__(self, n: int = 60) -> None:
+        self.n = n
+
+    def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
+        check_split(split)
+        animals = ["dog", "fox", "cat", "owl"]
+        made = []
+        for i in range(self.n):
+            text, direct = f"How many legs have {i} {animals[i % 4]}s?", f"The answer is {4 * i}."
+            made.append(Question(f"toy/{i}", text, str(4 * i), {"direct": direct, "stepwise": f"Step 1: {i} times 4. {direct}"}))
+        return made[:n]
+
+    def read_answer(self, text: str) -> str | None:
+        return text.rpartition("answer is ")[2].rstrip(".") or None
+
+
+def few_shot(tokenizer: Any, **settings: Any) -> kv.ContrastiveSet:
+    return kv.ContrastiveSet.few_shot(Toy(), tokenizer, **{"style": "stepwise", "n": 8, "shots": 3, **settings})
+
+
+def test_a_pair_differs_in_how_its_examples_answer_and_in_nothing_else(tokenizer: Any) -> None:
+    pairs = few_shot(tokenizer)
+    assert len(pairs) == 8
+    for positive, negative in pairs:
+        assert positive != negative
+        assert positive.count("Step 1:") == 3 and "Step 1:" not in negative
+        for text in (positive, negative):
+            assert text.count("How many legs") == 4 and text.endswith("<|im_start|>assistant\n")
+        by_steps = [line.partition(". ")[2] if line.startswith("Step 1") else line for line in positive.splitlines()]
+        assert by_steps == negative.splitlines()
+
+
+def test_the_asked_question_is_not_among_the_examples_and_each_pair_asks_another(tokenizer: Any) -> None:
+    for select in ("random", "nearest"):
+        pairs = few_shot(tokenizer, select=select, n=20)
+        asked = []
+        for positive, _ in pairs:
+            questions = [line for line in positive.splitlines() if line.startswith("How many")]
+            questions = [q.removesuffix("<|im_end|>") for q in questions]
+            assert len(set(questions)) == 4
+            asked.append(questions[-1])
+        assert len(set(asked)) == 20
+        assert pairs.recipe["questions"] == [f"toy/{q.split()[4]}" for q in asked]
+
+
+def test_nearest_examples_are_those_with_the_same_words(tokenizer: Any) -> None:
+    def alike(pairs: kv.ContrastiveSet) -> float:
+        shares = []
+        for positive, _ in pairs:
+            animals = [line.split()[-1] for line in positive.splitlines() if line.startswith("How many")]
+            shares.append(sum(a.startswith(animals[-1].split("<")[0]) for a in animals[:-1]) / 3)
+        return sum(shares) / len(shares)
+
+    assert alike(few_shot(tokenizer, select="nearest", n=20)) == 1.0
+    assert alike(few_shot(tokenizer, select="random", n=20)) < 0.7
+
+
+def test_a_seed_fixes_questions_and_examples(tokenizer: Any) -> None:
+    assert few_shot(tokenizer, seed=4) == few_shot(tokenizer, seed=4)
+    assert few_shot(tokenizer, seed=4).positive != few_shot(tokenizer, seed=5).positive
+
+
+def test_the_recipe_says_how_it_was_made(tokenizer: Any) -> None:
+    pairs = few_shot(tokenizer, seed=2, select="nearest", against="direct")
+    assert {k: v for k, v in pairs.recipe.items() if k != "questions"} == dict(
+        task="toy", style="stepwise", against="direct", shots=3, select="nearest", seed=2
+    )
+    assert pairs.template_hash == template_hash(tokenizer) and len(str(pairs.template_hash)) == 16
+    assert pairs.last_token == "\n"
+    assert "8 pairs" in repr(pairs) and "toy/" not in repr(pairs)
+
+
+def test_every_style_against_every_other_on_the_bundled_task(tiny: kv.Model) -> None:
+    task = tasks.get("tiny-arithmetic")
+    for style in task.styles[1:]:
+        pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style=style, n=2, shots=2)
+        assert all(p != q and p.splitlines()[-2] == q.splitlines()[-2] for p, q in pairs)
+
+
+def test_chats_are_rendered_and_texts_are_verbatim(tokenizer: Any) -> None:
+    chat = [{"role": "user", "content": "the fox"}]
+    rendered = kv.ContrastiveSet.from_chats([chat], [[*chat[:0], {"role": "user", "content": "the dog"}]], tokenizer)
+    assert rendered.positive == (render(tokenizer, chat),) and rendered.negative[0].count("the dog") == 1
+    verbatim = kv.ContrastiveSet.from_texts(["  the fox "], ["the dog\n"])
+    assert verbatim.positive == ("  the fox ",) and verbatim.negative == ("the dog\n",)
+    assert verbatim.template_hash is None and verbatim.last_token is None
+
+
+def test_a_slice_is_a_set_of_its_own(tokenizer: Any) -> None:
+    pairs = few_shot(tokenizer)
+    part = pairs[2:5]
+    assert list(part) == list(pairs)[2:5] and part.recipe["questions"] == pairs.recipe["questions"][2:5]
+    with pytest.raises(TypeError, match="with a slice"):
+        pairs[0]  # type: ignore[index]
+    with pytest.raises(ValueError, match="set is empty"):
+        pairs[8:]
+
+
+def test_save_and_load(tokenizer: Any, tmp_path: Path) -> None:
+    pairs = few_shot(tokenizer)
+    path = pairs.save(tmp_path / "deep" / "pairs.jsonl")
+    assert kv.ContrastiveSet.load(path) == pairs
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 9 and lines[3]["positive"] == pairs.positive[2]
+    odd = kv.ContrastiveSet.from_texts(["日本\n\u2028x"], ["ä\x85b"])
+    assert kv.ContrastiveSet.load(odd.save(tmp_path / "odd.jsonl")) == odd, "line separators inside a text don't end a line"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-1], "8 pairs announced, 7 found"),
+        (lambda lines: [*lines[:-1], lines[-1][:20]], "is no complete contrastive set"),
+        (lambda lines: lines[1:], "is no complete contrastive set"),
+        (lambda lines: ["[1, 2]"], "is no complete contrastive set"),
+        (lambda lines: [], "is no complete contrastive set"),
+        (lambda lines: ["\x00\x01"], "is no complete contrastive set"),
+        (lambda lines: [lines[0].replace("contrastive_set.1", "contrastive_set.9"), *lines[1:]], "is no complete contrastive set"),
+    ],
+)
+def test_a_truncated_or_foreign_file_is_refused(change: Any, message: str, tokenizer: Any, tmp_path: Path) -> None:
+    path = few_shot(tokenizer).save(tmp_path / "pairs.jsonl")
+    path.write_text("\n".join(change(path.read_text(encoding="utf-8").splitlines())), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{message}.*save it again with ContrastiveSet\.save"):
+        kv.ContrastiveSet.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no contrastive set at"):
+        kv.ContrastiveSet.load(tmp_path / "none.jsonl")
+
+
+def test_the_view_shows_what_differs_and_what_is_extracted(tokenizer: Any) -> None:
+    html = few_shot(tokenizer).show(3)._repr_html_()
+    assert html.count("title='extracted'") == 2 and "↵" in html
+    assert "<|im_start|>" not in html and "&lt;|im_start|&gt;" in html, "special tokens are escaped"
+    marked = "<span style='background"
+    left, right = html.partition("<tr><td")[2].split("</td><td", 1)
+    assert marked in left and "Step" in left and "Step" not in right
+    with pytest.raises(ValueError, match="There is no pair 8; this set has pairs 0 to 7"):
+        few_shot(tokenizer).show(8)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------
+
+
+def test_empty_or_unequal_sides_are_refused(tokenizer: Any) -> None:
+    make = kv.ContrastiveSet.from_texts
+    with pytest.raises(ValueError, match="The contrastive set is empty; it needs at least one pair"):
+        make([], [])
+    with pytest.raises(ValueError, match="The sides are unequal: 2 positive and 1 negative prompts; pairs need both"):
+        make(["a", "b"], ["c"])
+    with pytest.raises(ValueError, match="The negative prompt of pair 1 is empty; every prompt needs some text"):
+        make(["a", "b"], ["c", ""])
+    with pytest.raises(ValueError, match="Pass two lists of texts, not two strings"):
+        make("a", "b")
+    with pytest.raises(ValueError, match="The contrastive set is empty"):
+        kv.ContrastiveSet.from_chats([], [], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n and shots must be at least 1, not 0 and 3"),
+        ({"shots": 0}, "n and shots must be at least 1, not 8 and 0"),
+        ({"select": "best"}, "select='best' is unknown; choose 'random' or 'nearest'"),
+        ({"n": 61}, "Task 'toy' has 60 questions for extraction, too few for 61 pairs with 3 shots"),
+        ({"shots": 60}, "too few for 8 pairs with 60 shots"),
+        ({"style": "analogical"}, "Task 'toy' has no replies in style 'analogical'; choose one of: direct, stepwise"),
+        ({"against": "rude"}, "no replies in style 'rude'"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused(settings: dict[str, Any], message: str, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        few_shot(tokenizer, **settings)
+
+
+def test_sets_are_frozen(tokenizer: Any) -> None:
+    pairs = few_shot(tokenizer)
+    with pytest.raises(AttributeError):
+        pairs.positive = ()  # type: ignore[misc]
+    assert replace(pairs, last_token="x").last_token == "x"
