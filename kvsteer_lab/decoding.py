@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,24 @@ def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
         raise ValueError(
             f"A prompt of {len(longest.prompt_ids)} tokens and {new} new ones need {need} slots, but the context of {model.name} is {model.context}; "
             "shorten the prompt or lower max_new_tokens."
+        )
+
+
+def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
+    """Warn where a steered layer's sliding window moves past the slot before the text ends."""
+    short = {layer: window for layer, window in enumerate(model.shape.windows) if window is not None}
+    distinct = {id(d): (d, len(row.prompt_ids), len(row.tail)) for row in rows if short for d in row.deltas}
+    forgetful = set()
+    for delta, prompt, tail in distinct.values():
+        behind = (prompt - delta.slot if delta.slot >= 0 else -delta.slot) - 1 + tail + new - 1  # how far back the last query finds the slot
+        steered = {layer for layer in short if delta.keys[layer].any() or delta.values[layer].any()}
+        forgetful |= {layer for layer in steered if behind >= short[layer]}
+    if forgetful:
+        first = min(short[layer] for layer in forgetful)
+        warnings.warn(
+            f"Layers {', '.join(map(str, sorted(forgetful)))} have a sliding window of {first} tokens or more and forget the steered slot before "
+            f"{new} new tokens are generated; steer other layers or lower max_new_tokens.",
+            stacklevel=3,
         )
 
 

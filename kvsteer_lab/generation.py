@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 
 from .batching import in_batches
-from .decoding import Row, batch_order, check_context, decode, make_rows, split_by_tail
+from .decoding import Row, batch_order, check_context, decode, make_rows, split_by_tail, warn_of_windows
 from .interventions.base import Intervention, Nothing
 from .outputs import Generation, Generations
 from .progress import bar
@@ -65,6 +65,7 @@ def generate(
         raise ValueError(f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time.")
     rows, index = _rows(model, given, methods, chat=chat, offset=offset_token(model.tokenizer, offset), samples=samples)
     check_context(model, rows, settings.max_new_tokens)
+    warn_of_windows(model, rows, settings.max_new_tokens)
     done: dict[int, Generation] = {}
     complete = True
     try:

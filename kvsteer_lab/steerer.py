@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from .architectures import refuse_by_config
-from .decoding import check_context, decode, make_rows
+from .decoding import check_context, decode, make_rows, warn_of_windows
 from .interventions.cache import CacheSteering
 from .models import LOCK, Model, share_weights, without_peft, wrap
 from .settings import asked_for, resolve
@@ -79,6 +79,7 @@ class KVSteerer:
             raise ValueError("A row of input_ids is masked out as a whole; every prompt needs some tokens.")
         rows = make_rows(wrapped, steering, prompts, offset)
         check_context(wrapped, rows, settings.max_new_tokens)
+        warn_of_windows(wrapped, rows, settings.max_new_tokens)
         with LOCK:
             new = decode(wrapped, rows, settings, seed=0)
         width, longest = max(map(len, prompts)), max(map(len, new))

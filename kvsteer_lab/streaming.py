@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from .decoding import check_context, decode, make_rows
+from .decoding import check_context, decode, make_rows, warn_of_windows
 from .generation import _digest, check_interventions
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, offset_token
@@ -50,6 +50,7 @@ def stream(
     ids = model.encode(method.chat(as_chat(given[0])) if chat else given[0], chat=chat)
     rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])
     check_context(model, rows, settings.max_new_tokens)
+    warn_of_windows(model, rows, settings.max_new_tokens)
     return _pieces(model, rows, settings, seed)
 
 
