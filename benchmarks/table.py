@@ -1,0 +1,75 @@
+"""Write the table in README.md from the JSON files in results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+
+
+def main() -> None:
+    """Replace what stands between the README's two marks."""
+    lines = ["| benchmark | what | measured | target |", "|---|---|---|---|"]
+    for path in sorted((HERE / "results").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        name = path.stem.replace("_", " ")
+        for what, measured, target in ROWS[found["benchmark"].split("-")[0]](found["results"]):
+            lines.append(f"| {name} | {what} | {measured} | {target} |")
+    readme = HERE / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+
+
+def _times(ratio: dict[str, float], digits: int = 3) -> str:
+    interval = f" [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]" if ratio["n"] > 2 else ""
+    return f"×{ratio['median']:.{digits}f}{interval}"
+
+
+def _decode(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for r in results:
+        ms = {name: r["ms"][name]["median"] for name in ("plain", "steered")}
+        measured = f"{_times(r['steered_over_plain'])}, {ms['plain']:.2f} → {ms['steered']:.2f} ms"
+        if r["what"] == "time a token":
+            yield f"time a token, batch {r['batch']}", f"{measured} (nothing added: {_times(r['nothing_over_plain'])})", "≤ ×1.02"
+        else:
+            parts = f"; +{r['overhead_ms']['median']:.2f} ms, of it trace {r['trace_ms']['median']:.2f}, edit {r['edit_ms']['median']:.2f}"
+            yield f"first token, batch {r['batch']}, prompts of {r['prompt_tokens']} tokens", measured + parts, "stated"
+
+
+def _grid(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    same = f"{min(r['same_tokens'].values())} of {r['settings']} the same"
+    yield f"{r['settings']} settings, loop of `kv.generate` over one batch", f"{_times(r['loop_over_grid'], 1)}; tokens: {same}", "tiny ≥ ×20, 12 layers ≥ ×10"
+    yield f"{r['settings']} settings, plain loop over one batch", _times(r["plain_loop_over_grid"], 1), ""
+
+
+def _extract(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for r in results:
+        if r["what"] == "time":
+            low, high = r["prompt_tokens"]
+            ratios = ", ".join(f"batch {b} {_times(ratio, 2)}" for b, ratio in r["paper_over_ours"].items())
+            what = f"the paper's procedure over ours, prompts of {low} to {high} tokens"
+            yield what, f"{ratios}; vectors within {r['largest_difference']:.0e}", "tiny ≥ ×3, 12 layers ≥ ×1.3"
+        else:
+            who = "ours" if r["who"] == "ours" else "the paper's"
+            yield f"peak memory, {who}, {r['pairs']} pairs", f"{r['peak_mb']:.0f} MB ({r['extraction_mb']:.0f} MB of it for this set)", "no growth with N"
+
+
+def _import_time(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    yield "`import kvsteer_lab`", f"{r['cpu_s']['median'] * 1e3:.0f} ms CPU, {r['wall_s']['median'] * 1e3:.0f} ms wall; no torch", "< 300 ms"
+
+
+def _gsm8k(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    prompts = r["prompt_tokens"]["positive"]
+    seconds = ", ".join(f"{name} {s['clock']:.1f} s" for name, s in r["seconds"].items())
+    yield f"prompts of {prompts['least']} to {prompts['most']} tokens", f"{seconds}; {r['texts_changed']} texts changed", "runs"
+
+
+ROWS = {"decode": _decode, "grid": _grid, "extract": _extract, "import_time": _import_time, "gsm8k_pipeline": _gsm8k}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Each benchmark runs at a tiny size and writes what it measured; the committed results have the same form."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import kvsteer_lab as kv
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
+SPREAD = {"median", "q1", "q3", "low", "high", "n"}
+Benchmark = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    """A benchmark's module by its name; the scripts import each other as scripts do, from their own folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    ours = {path.stem for path in BENCHMARKS.glob("*.py")}
+    for name in ours & set(sys.modules):
+        monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file, checked for what every one must tell and for what none may."""
+    text = path.read_text(encoding="utf-8")
+    assert socket.gethostname() not in text
+    assert '"/' not in text, "a path of this machine"
+    found = json.loads(text)
+    assert found.keys() == {"benchmark", "environment", "settings", "results"}
+    assert {"cpu", "device", "clock", "threads", "python", "torch", "transformers", "nnsight", "kvsteer_lab"} <= found["environment"].keys()
+    assert all(str(value).strip() for value in found["environment"].values())
+    return found
+
+
+def test_decode(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(benchmark("decode").main(model="smoke", batch=(1, 2), shots=(0, 1), tokens=6, repeats=2, out=tmp_path))
+    assert found["environment"]["kvsteer_lab"] == kv.__version__
+    by_kind: dict[str, list[Any]] = {}
+    for result in found["results"]:
+        by_kind.setdefault(result["what"], []).append(result)
+        assert result["ms"].keys() == {"plain", "nothing", "steered"}
+        assert result["steered_over_plain"].keys() == SPREAD
+        assert result["steered_over_plain"]["median"] > 0
+    assert [(r["batch"], r["shots"]) for r in by_kind["first token"]] == [(1, 0), (1, 1), (2, 0)]
+    assert all(r["trace_ms"].keys() == r["edit_ms"].keys() == r["overhead_ms"].keys() == SPREAD for r in by_kind["first token"])
+    assert [r["same_tokens"] for r in by_kind["time a token"]] == [True, True]
+    assert "time a token batch  2" in capsys.readouterr().out
+
+
+def test_grid(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(benchmark("grid").main(model="smoke", side=3, tokens=6, repeats=2, out=tmp_path))["results"]
+    assert found["settings"] == 9
+    assert found["same_tokens"] == {"loop": 9, "plain loop": 9}
+    assert found["distinct_texts"] > 1
+    assert found["loop_over_grid"]["median"] > 1
+    assert "9 settings" in capsys.readouterr().out
+
+
+def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes: dict[str, Any] = dict(model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",))
+    times, peak = read(benchmark("extract").main(**sizes, out=tmp_path))["results"]
+    assert times["largest_difference"] < 1e-5
+    assert times["paper_over_ours"]["2"].keys() == SPREAD
+    assert (peak["who"], peak["pairs"]) == ("ours", 2)
+    assert peak["peak_mb"] > 50 and peak["extraction_mb"] >= 0
+    assert "peak memory" in capsys.readouterr().out
+
+
+def test_import_time(benchmark: Benchmark, tmp_path: Path) -> None:
+    found = read(benchmark("import_time").main(repeats=2, out=tmp_path))["results"]
+    assert found["torch_loaded"] is False
+    assert found["cpu_s"]["median"] < 0.3
+
+
+def test_gsm8k_pipeline(benchmark: Benchmark, tmp_path: Path) -> None:
+    for part, n in (("train", 40), ("test", 4)):
+        rows = [
+            {"question": f"Tom has {i} apples and buys 3 more. How many?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}.\n#### {i + 3}"} for i in range(n)
+        ]
+        (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    module = benchmark("gsm8k_pipeline")
+    found = read(module.main(model="smoke", pairs=4, shots=2, questions=3, tokens=5, cv=40.0, data_dir=tmp_path, out=tmp_path))["results"]
+    assert found["seconds"].keys() == {"pairs", "extraction", "baseline", "steered", "both forked"}
+    assert found["prompt_tokens"].keys() == {"positive", "negative", "test"}
+    assert found["rows_forked"] == 6
+    assert found["same_forked"] is True
+    assert found["texts_changed"] > 0
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_committed_results_have_the_same_form(path: Path) -> None:
+    found = read(path)
+    model = found["settings"].get("model")
+    assert path.stem.removesuffix("-cuda") == (f"{found['benchmark']}" if model is None or found["benchmark"].endswith(model) else "")
