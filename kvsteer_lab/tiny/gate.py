@@ -49,7 +49,7 @@ class Gate:
         self.vectors: dict[str, Edit] = {}
         self.singles: Edit = self._pairs("stepwise", 1000)
         for style in REASONING_STYLES:
-            pairs = self.singles if style == "stepwise" else self._pairs(style, 300)
+            pairs = self.singles if style == "stepwise" else self._pairs(style, 100)
             self.vectors[style] = (pairs[0].mean(0), pairs[1].mean(0))
 
     def few_shot(self, question: Question, style: str, rng: random.Random, shots: int = SHOTS) -> Chat:
@@ -119,7 +119,7 @@ class Gate:
             rows.append({"c_k": c_k, "c_v": c_v} | self.score(replies, self.questions[: len(replies)], style))
         return rows
 
-    def random_vectors(self, c_k: float, n: int = 50) -> list[Row]:
+    def random_vectors(self, c_k: float, n: int = 40) -> list[Row]:
         """The share of reasoned replies under random vectors of matched norm: mean and quantiles over seeds."""
         filled = self.some(n).repeat(SEEDS)
         drawn = [random_like(self.vectors["stepwise"], 1000 * self.seed + seed) for seed in range(SEEDS)]
@@ -182,7 +182,7 @@ def window_of(curve: list[Row]) -> list[float]:
     return best
 
 
-def run_gate(folder: Path | str, split: str, n: int = 400, seed: int = 0, quick: bool = False) -> Row:
+def run_gate(folder: Path | str, split: str, n: int = 400, seed: int = 0) -> Row:
     """All items; a dictionary of tables.
 
     Args:
@@ -190,13 +190,12 @@ def run_gate(folder: Path | str, split: str, n: int = 400, seed: int = 0, quick:
         split: `"dev"` or `"test"`.
         n: questions.
         seed: of everything that is drawn.
-        quick: leave out the random vectors at c_k = 0.3 and the forced tokens.
     """
     began = time.perf_counter()
     gate = Gate(folder, split, n, seed)
     result: Row = {"model": str(folder), "split": split, "n": n, "seed": seed, "sizes": gate.sizes()}
     result["mechanism"] = gate.mechanism()
-    result["baselines"] = gate.baselines() if not quick else gate.baselines()[:1]
+    result["baselines"] = gate.baselines()
     result["steering"] = {str(c_k): gate.curve(c_k) for c_k in KEYS}
     windows = {c_k: window_of(result["steering"][str(c_k)]) for c_k in KEYS}
     result["windows"] = {str(c_k): window for c_k, window in windows.items()}
@@ -204,7 +203,7 @@ def run_gate(folder: Path | str, split: str, n: int = 400, seed: int = 0, quick:
     lower = [c_v for c_v in window if c_v <= (window[0] * window[-1]) ** 0.5]
     result["recommended"] = [0.0, lower[len(lower) // 2]]
     result["styles"] = gate.styles(0.0, lower[len(lower) // 2])
-    result["random"] = {str(c_k): gate.random_vectors(c_k) for c_k in KEYS[: 1 if quick else 2]}
+    result["random"] = {str(c_k): gate.random_vectors(c_k) for c_k in KEYS}
     edge = DOSES.index(window[0]) if window[0] in DOSES else 3
     result["pairs"] = gate.pairs_needed([DOSES[max(0, edge - 1)], window[0]])
     result["seconds"] = round(time.perf_counter() - began)
@@ -246,10 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--n", type=int, default=400, help="questions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="leave out the slowest parts")
     parser.add_argument("--json", type=Path, help="also write every number here")
     args = parser.parse_args(arguments)
-    result = run_gate(args.model, args.split, args.n, args.seed, args.quick)
+    result = run_gate(args.model, args.split, args.n, args.seed)
     print(report(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
