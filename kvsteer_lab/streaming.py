@@ -28,6 +28,16 @@ class _Cancelled(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
+class _TextOnly(TextIteratorStreamer):
+    """Leaves out the end token, which need not be a special one."""
+
+    eos: frozenset[int] = frozenset()
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or int(value) not in self.eos:
+            super().put(value)
+
+
 def stream(
     model: Model,
     prompt: Prompt,
@@ -57,7 +67,8 @@ def stream(
 def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
     from .models import LOCK
 
-    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = _TextOnly(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer.eos = settings.eos
     failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     cancelled = threading.Event()
 

@@ -5,6 +5,7 @@ Both come through `kv.load`, the path that users take. Nothing here needs a netw
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,6 +24,7 @@ import kvsteer_lab as kv
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
+gc.freeze()  # what was imported stays: the collections that follow an out-of-memory error need not look at it
 
 
 @pytest.fixture(scope="session")
