@@ -62,7 +62,7 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     summed: dict[tuple[int, int], CacheDelta] = {}
     for row, entries in enumerate(rows):
         for delta in entries:
-            back = _slots_from_end(delta, lengths[row], row)
+            back = slot_from_end(delta, lengths[row], row)
             _check(delta, shape, row)
             old = summed.get((row, back))
             summed[row, back] = delta if old is None else CacheDelta(old.keys + delta.keys, old.values + delta.values, delta.slot)
@@ -88,10 +88,15 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     return cache
 
 
-def _slots_from_end(delta: CacheDelta, length: int, row: int) -> int:
+def slot_from_end(delta: CacheDelta, length: int, row: int) -> int:
+    """How far a delta's slot lies from the end of a row of `length` cached tokens: 1 is the last.
+
+    Raises:
+        ValueError: the row has no such slot.
+    """
     back = length - delta.slot if delta.slot >= 0 else -delta.slot
     if not 1 <= back <= length:
-        raise ValueError(f"Slot {delta.slot} is out of range for row {row}, which has {length} cached tokens.")
+        raise ValueError(f"Slot {delta.slot} is out of range for row {row}, which has {length} cached tokens; choose {-length} to {length - 1}.")
     return back
 
 

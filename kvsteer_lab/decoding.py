@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList
 
-from .cache import CacheDelta, fill
+from .cache import CacheDelta, fill, slot_from_end
 from .interventions.base import Intervention
 from .prompts import pad_left, pad_token
 from .sampling import SharedNoise
@@ -50,7 +50,7 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
 
     Raises:
         ValueError: the intervention edits the prompt's last slot, but no token is left to read it (no offset), or the
-            prompt is a single token without one.
+            prompt is a single token without one, or a slot is out of range.
     """
     tail = tuple(intervention.tail(model.tokenizer, offset))
     lengths = [len(ids) if tail else len(ids) - 1 for ids in prompts]
@@ -59,6 +59,9 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
     deltas = intervention.deltas(model, lengths)
     if not tail and any(deltas):
         raise ValueError(f"{intervention.label!r} needs an offset token: the last slot is steered, and a token must be left to read it. Pass offset='\\n'.")
+    for row, (length, edits) in enumerate(zip(lengths, deltas, strict=True)):
+        for delta in edits:
+            slot_from_end(delta, length, row)
     keys = noise_keys or [""] * len(prompts)
     return [Row(tuple(ids), tail, d, key) for ids, d, key in zip(prompts, deltas, keys, strict=True)]
 

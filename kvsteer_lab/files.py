@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
@@ -30,8 +32,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
         write(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f"Cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise OSError(f"Cannot write {path}: {reason}. Nothing was changed there; free some space or choose another place.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path

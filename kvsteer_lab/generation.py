@@ -102,6 +102,18 @@ def check_interventions(model: Model, interventions: Intervention | Sequence[Int
     return methods
 
 
+def check_intervention(model: Model, intervention: Intervention | None) -> Intervention:
+    """One intervention, checked against the model.
+
+    Raises:
+        ValueError: several, something that is no intervention, or one that doesn't fit.
+    """
+    methods = check_interventions(model, intervention)
+    if len(methods) > 1:
+        raise ValueError(f"Only one intervention can be taken here, not {len(methods)}; call once for each.")
+    return methods[0]
+
+
 def _rows(
     model: Model, prompts: Sequence[Prompt], methods: Sequence[Intervention], *, chat: bool, offset: int | None, samples: int
 ) -> tuple[list[Row], list[tuple[int, str, int]]]:

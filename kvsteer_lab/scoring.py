@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .batching import in_batches
 from .decoding import Row, batch_order, check_context, fill_rows, make_rows, split_by_tail
-from .generation import check_interventions
+from .generation import check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, encode, offset_token, positions
 
@@ -80,7 +80,7 @@ def score(
     targets = [tuple(encode(model.tokenizer, c) if isinstance(c, str) else c) for c in wanted]
     if not all(targets):
         raise ValueError(f"Continuation {[bool(t) for t in targets].index(False)} is empty; there is nothing to score.")
-    (method,) = check_interventions(model, intervention)
+    method = check_intervention(model, intervention)
     ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in given]
     rows = make_rows(model, method, ids, offset_token(model.tokenizer, offset))
     check_context(model, rows, max(map(len, targets)))

@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from .decoding import check_context, decode, make_rows, warn_of_windows
-from .generation import _digest, check_interventions
+from .generation import _digest, check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, offset_token
 from .settings import resolve
@@ -55,7 +55,7 @@ def stream(
     given = as_list(prompt)
     if len(given) != 1:
         raise ValueError(f"kv.stream takes one prompt, not {len(given)}; use kv.generate for several.")
-    (method,) = check_interventions(model, intervention)
+    method = check_intervention(model, intervention)
     settings = resolve(model, generation, chat=chat)
     ids = model.encode(method.chat(as_chat(given[0])) if chat else given[0], chat=chat)
     rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])

@@ -18,7 +18,6 @@ OTHERS = ["What is 12?", "rest, rest, rest", "The lazy dog", "the fox, then the 
 PAIRS = kv.ContrastiveSet.from_texts(TEXTS, OTHERS)
 
 
-
 def test_batches_do_not_matter(model: kv.Model) -> None:
     one, three, all_ = (kv.extract(model, PAIRS, batch_size=n, progress=False) for n in (1, 3, 100))
     assert one.keys.abs().max() > 0.05

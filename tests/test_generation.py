@@ -133,8 +133,10 @@ def test_a_generation_config_asks_like_a_mapping(model: kv.Model) -> None:
 # --- ends -----------------------------------------------------------------------------------------------------
 
 _HEADER = "{% for m in messages %}"
-LLAMA_3 = _HEADER + "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}" + (
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+LLAMA_3 = (
+    _HEADER
+    + "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>{% endfor %}"
+    + ("{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}")
 )
 GEMMA = (
     "{{ bos_token }}"

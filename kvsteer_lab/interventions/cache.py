@@ -30,7 +30,7 @@ class CacheSteering(Intervention):
         name: the label, if the one made from the settings won't do.
 
     Raises:
-        ValueError: a coefficient that is NaN or infinite, a layer or head out of range.
+        ValueError: a coefficient that is NaN or infinite, a layer or head out of range, a slot that is no whole number.
     """
 
     vectors: KVVectors = field(repr=False)
@@ -45,6 +45,8 @@ class CacheSteering(Intervention):
         for key, value in (("ck", self.ck), ("cv", self.cv)):
             if not math.isfinite(value):
                 raise ValueError(f"The coefficient {key} is {value}; it must be a finite number.")
+        if isinstance(self.slot, bool) or not isinstance(self.slot, int):
+            raise ValueError(f"The slot is {self.slot!r}; it must be a whole number, negative to count from the prompt's end.")
         object.__setattr__(self, "layers", None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers)))
         object.__setattr__(self, "heads", None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads)))
 
