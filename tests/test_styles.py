@@ -53,6 +53,10 @@ def test_telling_cases(text: str, style: str) -> None:
     assert detect_style(text) == style
 
 
+def test_error_rate_on_bundled_generations() -> None:
+    assert errors([(row["text"], row["label"]) for row in _labels("bundled")]) == pytest.approx(1 / 100)
+
+
 @pytest.mark.skipif("KVSTEER_DATA_DIR" not in os.environ, reason="needs the released generations")
 def test_error_rate_on_released_generations() -> None:
     labels = {(row["file"], row["id"]): row["label"] for row in _labels("released")}
