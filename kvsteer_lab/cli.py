@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -130,12 +131,13 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
             print(f"note: some layers forget the steered slot after {windows[0] - 1} more tokens (sliding window)")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `kvsteer`. Bad input ends with one line and exit code 1, Ctrl-C with 130."""
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"demo": demo, "extract": extract, "generate": generate, "info": info},
             prog="kvsteer",
+            args=arguments,
             description="KV cache steering: extract, inject, evaluate.",
         )
     except (ValueError, OSError) as error:

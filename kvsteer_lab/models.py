@@ -6,7 +6,8 @@ import copy
 import hashlib
 import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -20,6 +21,7 @@ from nnsight import NNsight, TransformersModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.utils import logging
 
 from .architectures import CacheShape, UnsteerableModelError, probe_cache, refuse_by_config
 from .cache import fill
@@ -194,14 +196,15 @@ def load(
     origin_arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         refuse_by_config(AutoConfig.from_pretrained(path, **origin_arguments))
-        hf = AutoModelForCausalLM.from_pretrained(
-            path,
-            device_map=device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None),
-            dtype="auto" if dtype is None else dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            **origin_arguments,
-        )
+        with _silent() if name in BUNDLED else nullcontext():
+            hf = AutoModelForCausalLM.from_pretrained(
+                path,
+                device_map=device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None),
+                dtype="auto" if dtype is None else dtype,
+                attn_implementation=attn_implementation,
+                use_safetensors=True,
+                **origin_arguments,
+            )
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(path, **origin_arguments)
     except UnsteerableModelError:
         raise
@@ -210,6 +213,18 @@ def load(
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"Cannot load {name!r}: {first_line.rstrip(' .:')}. Give {known}, a folder written by save_pretrained, or a hub id.") from error
     return wrap(hf, tokenizer, name)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No progress bar for what loads in a blink."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def wrap(hf: PreTrainedModel, tokenizer: Any, name: str) -> Model:

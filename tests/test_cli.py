@@ -2,25 +2,35 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import kvsteer_lab as kv
+from kvsteer_lab.cli import main
 from kvsteer_lab.demo import run_demo
-
-
-def kvsteer(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "kvsteer_lab.cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A folder with vectors that the command line extracted, in a process of its own."""
     folder = tmp_path_factory.mktemp("cli")
-    done = kvsteer("extract", "--out", "v.safetensors", "--n", "8", "--shots", "2", cwd=folder)
+    command = [sys.executable, "-m", "kvsteer_lab.cli", "extract", "--out", "v.safetensors", "--n", "8", "--shots", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     assert "vectors of 8 pairs" in done.stdout
     return folder
+
+
+@pytest.fixture
+def kvsteer(folder, monkeypatch, capsys):
+    """Run a command in the folder and give what it prints."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> str:
+        main(arguments)
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_extract_writes_what_the_library_extracts(folder):
@@ -29,18 +39,17 @@ def test_extract_writes_what_the_library_extracts(folder):
     assert (kv.KVVectors.load(folder / "v.safetensors").values - kv.extract(model, pairs, progress=False).values).abs().max() < 1e-4
 
 
-def test_generate_prints_the_library_s_text(folder):
+def test_generate_prints_the_library_s_text(folder, kvsteer):
     model, prompt = kv.load("tiny"), "Story: Ann has 3 coins, finds 4, loses 2. How many coins does Ann have now?"
     steering = kv.CacheSteering(kv.KVVectors.load(folder / "v.safetensors"), 0, 2)
-    done = kvsteer("generate", prompt, "--vectors", "v.safetensors", "--ck", "0", "--cv", "2", cwd=folder)
-    assert done.stdout.strip("\n") == kv.generate(model, prompt, steering).texts[0].strip("\n")
-    plain = kvsteer("generate", prompt, cwd=folder)
-    assert plain.stdout.strip("\n") == kv.generate(model, prompt).texts[0].strip("\n")
+    steered = kvsteer("generate", prompt, "--vectors", "v.safetensors", "--ck", "0", "--cv", "2")
+    assert steered.strip("\n") == kv.generate(model, prompt, steering).texts[0].strip("\n")
+    assert kvsteer("generate", prompt).strip("\n") == kv.generate(model, prompt).texts[0].strip("\n")
 
 
-def test_info_tells_files_and_models_apart(folder):
-    assert "n_pairs: 8" in kvsteer("info", "v.safetensors", cwd=folder).stdout
-    told = kvsteer("info", "tiny", cwd=folder).stdout
+def test_info_tells_files_and_models_apart(kvsteer):
+    assert "n_pairs: 8" in kvsteer("info", "v.safetensors")
+    told = kvsteer("info", "tiny")
     assert "can be steered" in told and kv.load("tiny").fingerprint in told
 
 
@@ -54,10 +63,10 @@ def test_info_tells_files_and_models_apart(folder):
         (["extract", "--out", "w.safetensors", "--task", "mmlu"], "There is no task 'mmlu'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(folder, arguments, message):
-    done = kvsteer(*arguments, cwd=folder)
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+def test_bad_input_is_one_line_and_a_failure(folder, kvsteer, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        kvsteer(*arguments)
+    assert message in str(stopped.value) and "\n" not in str(stopped.value)  # a string makes Python exit with 1
     assert not (folder / "w.safetensors").exists()
 
 
