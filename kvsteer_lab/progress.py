@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from tqdm.auto import tqdm
 
 
 def bar(total: int, what: str, unit: str, show: bool) -> Any:
-    """A progress bar, or none. The environment's `TQDM_DISABLE` is honoured, which tqdm does only if `disable` is not passed."""
-    return tqdm(total=total, desc=what, unit=unit) if show else tqdm(total=total, disable=True)
+    """A progress bar, or none. `TQDM_DISABLE` is honoured here, for tqdm's notebook bars don't."""
+    silenced = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(total=total, desc=what, unit=unit, disable=silenced or not show)
