@@ -17,6 +17,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.cache import fill
 from kvsteer_lab.prompts import pad_left
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 NEW = 8
 CK, CV = 1.5, 8.0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
-from random_models import CONFIGS, PROMPTS
+from random_models import CONFIGS, PROMPTS, vectors_for
 
 import kvsteer_lab as kv
 
@@ -67,3 +68,18 @@ def test_a_slot_that_the_window_has_dropped_is_refused(load_random: Load) -> Non
     with pytest.raises(ValueError, match=r"outside layer 0's sliding window of 8 tokens; leave that layer out"):
         kv.apply(cache, [kv.CacheDelta(zeros + 1, zeros + 1, slot=-9)])
     assert torch.equal(cache.layers[1].keys[:, :, -9], before[:, :, -9] + 1.0), "nothing is changed before the refusal"
+
+
+def test_a_window_forgets_the_slot_when_the_warning_says_so(load_random: Load) -> None:
+    """Steered in its last layer only, a text of given tokens feels the edit as long as a query still reaches the slot."""
+    model = load_random("mistral, window 8")
+    steering = kv.CacheSteering(vectors_for(model), 1, 8, layers=[3])
+    text = model.tokenizer("the quick brown fox jumps", add_special_tokens=False).input_ids[:12]
+    plain, steered = (kv.score(model, PROMPTS[0], [text], method).logprobs[0] for method in (None, steering))
+    assert ((plain - steered).abs() > 1e-4).nonzero().flatten().tolist() == list(range(7))
+    with pytest.warns(UserWarning, match="Layers 3 have a sliding window of 8 tokens or more and forget the steered slot"):
+        kv.generate(model, PROMPTS[0], steering, generation={"max_new_tokens": 8})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kv.generate(model, PROMPTS[0], steering, generation={"max_new_tokens": 7})
+        kv.generate(model, PROMPTS[0], kv.CacheSteering(vectors_for(model), 0, 0), generation={"max_new_tokens": 20})

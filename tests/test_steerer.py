@@ -15,6 +15,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, Ge
 
 import kvsteer_lab as kv
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
 
 @pytest.fixture(scope="module")
 def vector_folder(vectors: kv.KVVectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
