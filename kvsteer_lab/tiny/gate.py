@@ -141,21 +141,28 @@ class Gate:
             rows.append({"style": style, "c_k": c_k, "c_v": c_v} | self.score(replies, style=style))
         return rows
 
-    def pairs_needed(self, doses: list[float], n: int = 100, groups: int = 20) -> list[Row]:
-        """Vectors from 1, 10, 100 and 1000 pairs: cosine to the one from 1000, and adoption at some doses."""
-        whole, rows, filled = self.vectors["stepwise"], [], self.some(n)
+    def pairs_needed(self, first: float, n: int = 100, groups: int = 20) -> list[Row]:
+        """Vectors from 1, 10, 100 and 1000 pairs: cosine to the one from 1000, and adoption at the lower edge.
+
+        The edge is looked for between the window's first dose and the grid's dose below it, in eighteenths of an
+        octave: the least at which the vector from 1000 pairs is adopted in >= 0.95.
+        """
+        whole, filled = self.vectors["stepwise"], self.some(n)
+
+        def adoption(vector: Edit, c_v: float) -> float:
+            replies = self.probe.decode(filled, dose(vector, 0.0, c_v), most=8)
+            return _mean(detect_style(reply) == "stepwise" for reply in replies)
+
+        fine = [round(first * 2 ** (-i / 18), 3) for i in range(5, -1, -1)]
+        edge = next((c_v for c_v in fine if adoption(whole, c_v) >= 0.95), first)
+        rows = []
         for size in (1, 10, 100, 1000):
-            cosine: list[float] = []
-            adopted: dict[float, list[float]] = {c_v: [] for c_v in doses}
-            for group in range(min(groups, 1000 // size)):
-                part = slice(group * size, (group + 1) * size)
-                vector = (self.singles[0][part].mean(0), self.singles[1][part].mean(0))
-                cosine.append(float(torch.cosine_similarity(vector[1][1:].flatten(), whole[1][1:].flatten(), 0)))
-                for c_v in doses:
-                    replies = self.probe.decode(filled, dose(vector, 0.0, c_v), most=8)
-                    adopted[c_v].append(_mean(detect_style(r) == "stepwise" for r in replies))
-            row: Row = {"pairs": size, "vectors": len(cosine), "cosine": _mean(cosine), "cosine_min": min(cosine)}
-            rows.append(row | {f"adopted_{c_v}": _mean(shares) for c_v, shares in adopted.items()})
+            parts = [slice(i * size, (i + 1) * size) for i in range(min(groups, 1000 // size))]
+            vectors = [(self.singles[0][part].mean(0), self.singles[1][part].mean(0)) for part in parts]
+            cosine = [float(torch.cosine_similarity(v[1][1:].flatten(), whole[1][1:].flatten(), 0)) for v in vectors]
+            adopted = [adoption(vector, edge) for vector in vectors]
+            row: Row = {"pairs": size, "vectors": len(parts), "cosine": _mean(cosine), "cosine_min": min(cosine)}
+            rows.append(row | {"c_v": edge, "adopted_min": min(adopted), "adopted": _mean(adopted)})
         return rows
 
     def sizes(self) -> list[Row]:
@@ -204,8 +211,7 @@ def run_gate(folder: Path | str, split: str, n: int = 400, seed: int = 0) -> Row
     result["recommended"] = [0.0, lower[len(lower) // 2]]
     result["styles"] = gate.styles(0.0, lower[len(lower) // 2])
     result["random"] = {str(c_k): gate.random_vectors(c_k) for c_k in KEYS}
-    edge = DOSES.index(window[0]) if window[0] in DOSES else 3
-    result["pairs"] = gate.pairs_needed([DOSES[max(0, edge - 1)], window[0]])
+    result["pairs"] = gate.pairs_needed(window[0])
     result["seconds"] = round(time.perf_counter() - began)
     return result
 

@@ -63,10 +63,9 @@ def random_worst(result: Result, key: str) -> float:
     return float(max(inside, default=1.0))
 
 
-def pairs(result: Result, size: int, key: int) -> float:
-    """A figure of the vectors from `size` pairs, by its column."""
-    row = next(row for row in result["pairs"] if row["pairs"] == size)
-    return float(list(row.values())[key])
+def pairs(result: Result, size: int, key: str) -> float:
+    """A figure of the vectors from `size` pairs."""
+    return float(next(row[key] for row in result["pairs"] if row["pairs"] == size))
 
 
 def forced(result: Result, key: str) -> float:
@@ -99,11 +98,11 @@ def checks() -> list[Check]:
         ("4 least adopted style", ">= 0.90", lambda r: min(row["adopted"] for row in r["styles"]), at_least(0.90)),
         ("5 random vectors, worst mean", "<= 0.05", lambda r: random_worst(r, "mean"), at_most(0.05)),
         ("5 random vectors, worst p95", "<= 0.20", lambda r: random_worst(r, "p95"), at_most(0.20)),
-        ("6 cosine of 1 pair", "", lambda r: pairs(r, 1, 2), any_value),
-        ("6 cosine of 100 pairs", "", lambda r: pairs(r, 100, 2), any_value),
-        ("6 adoption at the edge, 1 pair", "", lambda r: pairs(r, 1, -1), any_value),
-        ("6 adoption at the edge, 100 pairs", "", lambda r: pairs(r, 100, -1), any_value),
-        ("6 adoption at the edge, 1000 pairs", "", lambda r: pairs(r, 1000, -1), any_value),
+        ("6 cosine of 1 pair", "", lambda r: pairs(r, 1, "cosine"), any_value),
+        ("6 cosine of 100 pairs", "", lambda r: pairs(r, 100, "cosine"), any_value),
+        ("6 adoption at the edge, 1 pair", "", lambda r: pairs(r, 1, "adopted"), any_value),
+        ("6 adoption at the edge, 100 pairs", "", lambda r: pairs(r, 100, "adopted"), any_value),
+        ("6 adoption at the edge, 1000 pairs", "", lambda r: pairs(r, 1000, "adopted"), any_value),
         ("7 best forced prefix, accuracy", "", lambda r: forced(r, "accuracy"), any_value),
         ("7 best steered, accuracy", "", lambda r: max(x["accuracy"] for x in r["steering"]["0.0"]), any_value),
     ]
