@@ -88,8 +88,10 @@ def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
         forgetful |= {layer for layer in steered if behind >= short[layer]}
     if forgetful:
         first = min(short[layer] for layer in forgetful)
+        numbers = ", ".join(map(str, sorted(forgetful)))
+        names = f"Layers {numbers} have" if len(forgetful) > 1 else f"Layer {numbers} has"
         warnings.warn(
-            f"Layers {', '.join(map(str, sorted(forgetful)))} have a sliding window of {first} tokens or more and forget the steered slot before "
+            f"{names} a sliding window of {first} tokens or more and forget the steered slot before "
             f"{new} new tokens are generated; steer other layers or lower max_new_tokens.",
             stacklevel=3,
         )

@@ -67,6 +67,10 @@ class Generations:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        labels = ", ".join(dict.fromkeys(row.intervention for row in self.rows))
+        return f"Generations({len(self)} texts for {len(self.prompts)} prompts under: {labels}{'' if self.complete else '; interrupted'})"
+
     def __iter__(self) -> Iterator[Generation]:
         return iter(self.rows)
 
