@@ -54,8 +54,8 @@ def main(
     shots: int = 5,
     questions: int = 100,
     tokens: int = 128,
-    ck: float = 0.1,
-    cv: float = 2.0,
+    keys_dose: float = 0.25,
+    values_dose: float = 1.0,
     batch: int = 16,
     data_dir: Path | None = None,
     out: Path | None = None,
@@ -70,8 +70,8 @@ def main(
         shots: worked examples in each prompt.
         questions: test questions generated, each as it is and steered.
         tokens: the most new tokens.
-        ck: coefficient of the keys.
-        cv: coefficient of the values.
+        keys_dose: size of what is added to the keys, in units of the slot's own norm (mean over layers 1 and above).
+        values_dose: the same for the values.
         batch: prompts in one trace of the extraction. (Rows decoded together: 64.)
         data_dir: folder with GSM8K's files; by default KVSTEER_DATA_DIR.
         out: folder for the JSON file.
@@ -104,12 +104,13 @@ def main(
     print(f"  examples and questions are among the {chosen} of {everything} that take at most {most} tokens")
     vectors = step("extraction", lambda: kv.extract(loaded, contrast, batch_size=batch, progress=False))
     chats = [task.chat(q) for q in task.questions("test", questions, 0)]
+    norms = vectors.relative_to(loaded, chats[:16])[1:].mean()
+    ck, cv = keys_dose / float(norms["keys"]), values_dose / float(norms["values"])
     steering = kv.CacheSteering(vectors, ck=ck, cv=cv)
     wanted = {"max_new_tokens": tokens}
     baseline = step("baseline", lambda: kv.generate(loaded, chats, generation=wanted))
     steered = step("steered", lambda: kv.generate(loaded, chats, steering, generation=wanted))
     together = step("both forked", lambda: kv.generate(loaded, chats, [kv.Nothing(), steering], generation=wanted))
-    dose = vectors.relative_to(loaded, chats[:16])
     print(f"steered:  {steered.texts[0][:160]!r}\nbaseline: {baseline.texts[0][:160]!r}")
     asked = [len(loaded.encode(chat)) for chat in chats]
     result = dict(
@@ -120,9 +121,9 @@ def main(
         texts_changed=sum(a != b for a, b in zip(baseline.texts, steered.texts, strict=True)),
         rows_forked=len(together.rows),
         same_forked=[*together.token_ids[::2], *together.token_ids[1::2]] == [*baseline.token_ids, *steered.token_ids],
-        relative_dose={name: round(abs(c) * float(dose[name][1:].mean()), 3) for name, c in (("keys", ck), ("values", cv))},
+        coefficients=dict(ck=round(ck, 3), cv=round(cv, 3)),
     )
-    settings = dict(model=model, pairs=pairs, shots=shots, questions=questions, tokens=tokens, ck=ck, cv=cv, batch=batch)
+    settings = dict(model=model, pairs=pairs, shots=shots, questions=questions, tokens=tokens, keys_dose=keys_dose, values_dose=values_dose, batch=batch)
     return measure.write(f"gsm8k_pipeline-{model}", measure.environment(clock, loaded.dtype), settings, result, out)
 
 

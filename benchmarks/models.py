@@ -13,7 +13,7 @@ from kvsteer_lab.prompts import offset_token, template_hash
 from kvsteer_lab.vectors import Card
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "smoke": dict(layers=2, width=32, heads=2, kv_heads=1, ffn=64, vocab=700),
+    "smoke": dict(layers=2, width=32, heads=2, kv_heads=1, ffn=64, vocab=1000),
     "random-12x512": dict(layers=12, width=512, heads=8, kv_heads=2, ffn=1024, vocab=4000),
     "random-12x512-32k": dict(layers=12, width=512, heads=8, kv_heads=2, ffn=1024, vocab=32000),
     "llama-3.2-1b": dict(layers=16, width=2048, heads=32, kv_heads=8, ffn=8192, vocab=128256),

@@ -90,7 +90,7 @@ def test_gsm8k_pipeline(benchmark: Benchmark, tmp_path: Path) -> None:
         ]
         (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     module = benchmark("gsm8k_pipeline")
-    found = read(module.main(model="smoke", pairs=4, shots=2, questions=3, tokens=5, cv=40.0, data_dir=tmp_path, out=tmp_path))["results"]
+    found = read(module.main(model="smoke", pairs=4, shots=2, questions=3, tokens=5, values_dose=20.0, data_dir=tmp_path, out=tmp_path))["results"]
     assert found["seconds"].keys() == {"pairs", "extraction", "baseline", "steered", "both forked"}
     assert found["prompt_tokens"].keys() == {"positive", "negative", "test"}
     assert found["rows_forked"] == 6
