@@ -3,6 +3,7 @@
 #   make test        what CI runs: ruff, mypy, the tests, the notebooks with their outputs compared
 #   make lab         the notebooks in JupyterLab
 #   make notebooks   run the notebooks again, in place
+#   make figures     draw the README's picture again
 #   make full        everything slow, too; the log goes to docs/full.log
 PY ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab notebooks full clean
+.PHONY: demo test lint lab notebooks figures full clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -46,6 +47,10 @@ lab: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
+
+figures: $(READY)
+	$(BIN)/kvsteer demo --out runs/figures
+	cp runs/figures/comparison.png figures/quickstart.png
 
 # Runs on the machine's own terms: nothing of its paths gets into the log.
 full: $(READY)

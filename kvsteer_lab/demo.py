@@ -55,7 +55,8 @@ def run_demo(out: str | Path = "kvsteer-demo", *, model: str = "tiny", task: str
     print(f"\n{format_table(summary)}\n")
     print("accuracy [95% interval; of random vectors: their middle 95%] | p: exact McNemar against the baseline")
     row = summary.loc[steering.label]
-    print(f"Steering beats random vectors of its size with p = {row.p_random:.3f} in accuracy, p = {row.p_random_reasoned:.3f} in reasoning.\n")
+    least = f"{1 / (controls + 1):.3f} is the smallest possible"
+    print(f"Against {controls} random vectors of its size: p = {row.p_random:.3f} in accuracy, p = {row.p_random_reasoned:.3f} in reasoning ({least}).\n")
     asked = {q.id: q.text for q in questions.questions("test", n, 0)}
     print_side_by_side(results, asked, ["baseline", steering.label], 3)
     files = (

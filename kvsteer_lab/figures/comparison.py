@@ -24,6 +24,6 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
         axes[0].plot(row.accuracy, y, "o", color=color)
         axes[1].barh(y, row.reasoned, color=color, height=0.6)
         axes[1].annotate(f"{row.reasoned:.2f}", (row.reasoned, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes[0].set(yticks=place, yticklabels=summary.index, xlim=(0, 1), xlabel=f"accuracy, {int(summary.n.iloc[0])} questions")
+    axes[0].set(yticks=place, yticklabels=summary.index, xlim=(-0.03, 1.03), xlabel=f"accuracy, {int(summary.n.iloc[0])} questions")
     axes[1].set(xlim=(0, 1.12), xlabel="share of replies that reason", xticks=[0, 0.5, 1])
     return figure
