@@ -128,7 +128,7 @@ class Gate:
             edits = [dose(vector, c_k, c_v) for vector in drawn]
             keys, values = (torch.stack([e[i] for e in edits]).repeat(n, 1, 1, 1) for i in (0, 1))
             replies = self.probe.decode(filled, (keys, values), most=60)
-            share = torch.tensor([_mean(is_reasoned(r) for r in replies[seed::SEEDS]) for seed in range(SEEDS)])
+            share = torch.tensor([_mean(is_reasoned(r) for r in replies[seed::SEEDS]) for seed in range(SEEDS)], dtype=torch.float64)
             row: Row = {"c_k": c_k, "c_v": c_v, "mean": float(share.mean()), "p95": float(share.quantile(0.95))}
             rows.append(row | {"max": float(share.max()), "over_0.05": int((share > 0.05).sum())})
         return rows

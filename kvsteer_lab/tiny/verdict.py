@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def view(index: int, key: str) -> Callable[[Result], float]:
 
 
 def edge(result: Result, c_k: str, which: int) -> float:
-    """The first (0) or last (-1) dose of a window; 0 without one."""
+    """The first (0) or last (-1) dose of a window; NaN without one."""
     window = result["windows"][c_k]
-    return float(window[which]) if window else 0.0
+    return float(window[which]) if window else math.nan
 
 
 def width(c_k: str) -> Callable[[Result], float]:
@@ -60,17 +61,26 @@ def random_worst(result: Result, key: str) -> float:
     """The worst figure of the random vectors at c_k = 0 in the lower half of the window."""
     low, high = edge(result, "0.0", 0), edge(result, "0.0", -1)
     inside = [row[key] for row in result["random"]["0.0"] if low <= row["c_v"] <= (low * high) ** 0.5]
-    return float(max(inside, default=1.0))
+    return float(max(inside, default=math.nan))
+
+
+def recommended(result: Result) -> float:
+    """The dose that the gate recommends at c_k = 0; NaN without a window."""
+    return float(result["recommended"][1]) if result["windows"]["0.0"] else math.nan
 
 
 def random_at_recommended(result: Result) -> float:
     """The random vectors' mean at c_k = 0 and the recommended dose."""
-    c_v = result["recommended"][1]
+    c_v = recommended(result)
+    if math.isnan(c_v):
+        return c_v
     return float(next(row["mean"] for row in result["random"]["0.0"] if row["c_v"] == c_v))
 
 
 def pairs(result: Result, size: int, key: str) -> float:
-    """A figure of the vectors from `size` pairs."""
+    """A figure of the vectors from `size` pairs; their adoption is NaN without a window."""
+    if key == "adopted" and math.isnan(recommended(result)):
+        return math.nan
     return float(next(row[key] for row in result["pairs"] if row["pairs"] == size))
 
 
@@ -104,7 +114,7 @@ def checks() -> list[Check]:
         ("4 least adopted style", ">= 0.90", lambda r: min(row["adopted"] for row in r["styles"]), at_least(0.90)),
         ("5 random vectors in the lower half, worst mean", "<= 0.05", lambda r: random_worst(r, "mean"), at_most(0.05)),
         ("5 random vectors in the lower half, worst p95", "<= 0.20", lambda r: random_worst(r, "p95"), at_most(0.20)),
-        ("recommended c_v, at c_k = 0", "", lambda r: float(r["recommended"][1]), any_value),
+        ("recommended c_v, at c_k = 0", "", recommended, any_value),
         ("5 random vectors there, mean", "<= 0.05", random_at_recommended, at_most(0.05)),
         ("6 cosine of 1 pair", "", lambda r: pairs(r, 1, "cosine"), any_value),
         ("6 cosine of 100 pairs", "", lambda r: pairs(r, 100, "cosine"), any_value),
@@ -118,11 +128,11 @@ def checks() -> list[Check]:
 
 
 def table_of(results: dict[str, Result]) -> str:
-    """All runs beside each other, as Markdown; what misses its target is bold."""
+    """All runs beside each other, as Markdown; what misses its target is bold, what there is not a dash."""
     lines = ["| | target | " + " | ".join(results) + " |", "| --- " * (len(results) + 2) + "|"]
     for name, target, find, test in checks():
-        values = [find(result) for result in results.values()]
-        shown = [f"{value:.3g}" if test(value) else f"**{value:.3g}**" for value in values]
+        values = [round(find(result), 6) for result in results.values()]
+        shown = ["-" if math.isnan(v) else f"{v:.3g}" if test(v) else f"**{v:.3g}**" for v in values]
         lines.append(f"| {name} | {target} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
