@@ -19,7 +19,7 @@ def plot_norms(vectors: KVVectors) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.75, min(height, 8)), layout="constrained", sharey=True)
     for axis, name, symbol in zip(axes, ("keys", "values"), ("|S^K|", "|S^V|"), strict=True):
         grid = table.pivot(index="layer", columns="head", values=name)
-        sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".2g", cbar_kws={"label": f"${symbol}$"})
+        sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"})
         axis.set(title=f"{name}", xlabel="KV head", ylabel="layer" if axis is axes[0] else "")
         axis.tick_params(axis="y", rotation=0)
     return figure
