@@ -14,11 +14,13 @@ from kvsteer_lab.styles import is_reasoned
 from kvsteer_lab.tasks.base import SPLITS, Chat, Task
 from kvsteer_lab.tasks.tiny import TinyArithmetic, TinyTracking
 from kvsteer_lab.tiny.forward import draw_noise, losses, rotary
+from kvsteer_lab.tiny.gate import DOSES, window_of
 from kvsteer_lab.tiny.probe import Probe, dose, random_like
 from kvsteer_lab.tiny.questions import split_of_text
 from kvsteer_lab.tiny.recipe import Recipe
 from kvsteer_lab.tiny.tokenizer import build_tokenizer
 from kvsteer_lab.tiny.train import new_model, train
+from kvsteer_lab.tiny.verdict import table_of
 from kvsteer_lab.tiny.views import Packer, collate, pool_of
 
 WEIGHTS = Path(kvsteer_lab.tiny.__file__).parent / "weights"
@@ -165,3 +167,26 @@ class TestShippedModel:
 def share(replies: list[str]) -> float:
     """The share of reasoned replies."""
     return sum(map(is_reasoned, replies)) / len(replies)
+
+
+def test_the_card_shows_what_the_gate_wrote() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    runs = [f"{run}-{split}" for run in ("seed0", "seed1", "seed2", "control") for split in ("dev", "test")]
+    results = {run: json.loads((docs / "gate" / f"{run}.json").read_text()) for run in runs}
+    card = (docs / "model_card.md").read_text()
+    assert table_of(results) in card
+    for name in ("tiny", "tiny-control"):
+        assert json.loads((WEIGHTS / name / "training.json").read_text())["sha256"][:16] in card
+
+
+def test_a_recipe_is_changed_by_name() -> None:
+    assert Recipe().changed(["steps=7", "control=true", "noise_v=2.5"]) == Recipe(steps=7, control=True, noise_v=2.5)
+    with pytest.raises(ValueError, match="Unknown setting"):
+        Recipe().changed(["stpes=7"])
+
+
+def test_a_window_is_the_longest_run_of_good_doses() -> None:
+    good, bad = {"reasoned": 1.0, "accuracy": 0.9}, {"reasoned": 1.0, "accuracy": 0.8}
+    curve = [{"c_v": c_v} | (bad if c_v in (0.63, 8.0) else good) for c_v in (*DOSES, 6.0)]
+    assert window_of(curve) == list(DOSES[2:-1])
+    assert window_of([row | bad for row in curve]) == []
