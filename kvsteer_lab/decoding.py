@@ -89,10 +89,9 @@ def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
     if forgetful:
         first = min(short[layer] for layer in forgetful)
         numbers = ", ".join(map(str, sorted(forgetful)))
-        names = f"Layers {numbers} have" if len(forgetful) > 1 else f"Layer {numbers} has"
         warnings.warn(
-            f"{names} a sliding window of {first} tokens or more and forget the steered slot before "
-            f"{new} new tokens are generated; steer other layers or lower max_new_tokens.",
+            f"The steered slot leaves the sliding window (layers {numbers}; {first} tokens or more) before {new} new tokens are generated; "
+            "steer other layers or lower max_new_tokens.",
             stacklevel=3,
         )
 

@@ -77,7 +77,7 @@ def test_a_window_forgets_the_slot_when_the_warning_says_so(load_random: Load) -
     text = model.tokenizer("the quick brown fox jumps", add_special_tokens=False).input_ids[:12]
     plain, steered = (kv.score(model, PROMPTS[0], [text], method).logprobs[0] for method in (None, steering))
     assert ((plain - steered).abs() > 1e-4).nonzero().flatten().tolist() == list(range(7))
-    with pytest.warns(UserWarning, match="Layers 3 have a sliding window of 8 tokens or more and forget the steered slot"):
+    with pytest.warns(UserWarning, match=r"leaves the sliding window \(layers 3; 8 tokens or more\)"):
         kv.generate(model, PROMPTS[0], steering, generation={"max_new_tokens": 8})
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,7 +19,7 @@ NEW = 8
 LONG = {"max_new_tokens": NEW, "eos_token_id": []}
 CK, CV = 1.5, 8.0
 
-pytestmark = pytest.mark.filterwarnings("ignore:Layers .* have a sliding window")
+pytestmark = pytest.mark.filterwarnings("ignore:The steered slot leaves the sliding window")
 every_architecture = pytest.mark.parametrize("name", list(CONFIGS))
 Load = Callable[[str], kv.Model]
 

@@ -15,7 +15,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.rotary import turn
 
 Load = Callable[[str], kv.Model]
-pytestmark = pytest.mark.filterwarnings("ignore:Layers .* have a sliding window")
+pytestmark = pytest.mark.filterwarnings("ignore:The steered slot leaves the sliding window")
 every_rotation = pytest.mark.parametrize("name", list(ROTATED))
 
 

@@ -12,7 +12,7 @@ def test_a_window_that_is_too_short_is_announced(load_random):
     model = load_random("mistral, window 8")
     window = model.shape.windows[0]
     steering = kv.CacheSteering(random_models.vectors_for(model), 0.5, 2)
-    with pytest.warns(UserWarning, match=r"Layers 1, 2, 3 have a sliding window .* forget the steered slot"):
+    with pytest.warns(UserWarning, match=r"leaves the sliding window \(layers 1, 2, 3;"):
         kv.generate(model, "hello", steering, generation={"max_new_tokens": window})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
