@@ -27,6 +27,7 @@ def main(
     side: int = 8,
     tokens: int = 64,
     repeats: int = 3,
+    threads: int = 1,
     out: Path | None = None,
 ) -> Path:
     """Measure one model.
@@ -38,9 +39,10 @@ def main(
         side: settings are side x side pairs of ck and cv.
         tokens: new tokens a setting; none ends earlier.
         repeats: rounds; each has the grid and both loops once.
+        threads: of the CPU; with one, CPU time is measured, with more the wall clock.
         out: folder for the JSON file.
     """
-    clock = measure.Clock(device)
+    clock = measure.Clock(device, threads)
     loaded = models.load(model, device, getattr(torch, dtype))
     full = models.steering(loaded, model)
     cells = [replace(full, ck=6 * full.ck * i / (side - 1), cv=6 * full.cv * j / (side - 1)) for i in range(side) for j in range(side)]
@@ -79,7 +81,7 @@ def main(
         f" loop x{result['loop_over_grid']['median']:.1f}, plain loop x{result['plain_loop_over_grid']['median']:.1f}; same tokens {same}"
     )
     settings = dict(model=model, side=side, tokens=tokens, repeats=repeats)
-    return measure.write(f"grid-{model}", measure.environment(clock, loaded.dtype), settings, result, out)
+    return measure.write(f"grid-{model}" + (f"-{threads}threads" if threads > 1 else ""), measure.environment(clock, loaded.dtype), settings, result, out)
 
 
 @torch.no_grad()

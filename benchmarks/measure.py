@@ -20,20 +20,20 @@ class Clock:
     """Seconds that only this process spent: CPU time on a CPU, wall time between two synchronised points on a GPU.
 
     CPU time of all threads of one process, run with one thread, is what the wall clock of an idle machine would show; other
-    work on the machine barely disturbs it.
+    work on the machine barely disturbs it. With more threads only the wall clock tells, and the machine should be idle.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, threads: int = 1) -> None:
         self.device = torch.device(device)
-        self.name = "wall, synchronised" if self.device.type == "cuda" else "process CPU time, one thread"
+        self.wall = self.device.type == "cuda" or threads > 1
+        self.name = "wall, synchronised" if self.device.type == "cuda" else f"wall, {threads} threads" if threads > 1 else "process CPU time, one thread"
         if self.device.type == "cpu":
-            torch.set_num_threads(1)
+            torch.set_num_threads(threads)
 
     def __call__(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-            return time.perf_counter()
-        return time.process_time()
+        return time.perf_counter() if self.wall else time.process_time()
 
     def time(self, run: Callable[[], Any]) -> tuple[float, Any]:
         """Seconds that `run` took, and what it returned."""

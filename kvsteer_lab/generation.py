@@ -119,10 +119,14 @@ def _rows(
 ) -> tuple[list[Row], list[tuple[int, str, int]]]:
     """All rows in the order of the result, and their index columns."""
     table: dict[tuple[int, int], list[Row]] = {}
+    digests = [_digest(p) for p in prompts]
+    known: dict[str, list[int]] = {}  # most methods ask the same thing, and rendering is slow
     for m, method in enumerate(methods):
-        ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in prompts]
+        asked = [method.chat(as_chat(p)) if chat else p for p in prompts]
+        known.update({key: model.encode(p, chat=chat) for p in asked if (key := _digest(p)) not in known})
+        ids = [known[_digest(p)] for p in asked]
         for s in range(samples):
-            keys = [f"{_digest(p)}|{s}" for p in prompts]
+            keys = [f"{digest}|{s}" for digest in digests]
             for p, row in enumerate(make_rows(model, method, ids, offset, keys)):
                 table.setdefault((p, m), []).append(row)
     index = [(p, methods[m].label, s) for p in range(len(prompts)) for m in range(len(methods)) for s in range(samples)]

@@ -7,7 +7,7 @@ can be averaged over prompts of different length and rotated to the slot where t
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,11 +25,19 @@ Keys = Float[Tensor, "rows layers kv_heads head_dim"]
 
 @dataclass(frozen=True)
 class Rotary:
-    """A model's key rotation: the mode of each layer and the embedding that gives the angles."""
+    """A model's key rotation.
+
+    Attributes:
+        modes: one of `MODES` for each layer.
+        embedding: the model's own module that gives the angles.
+        layer_types: for embeddings that ask for the layer's type.
+        reach: with LongRoPE, the length in tokens from which the whole sequence is rotated by other angles.
+    """
 
     modes: tuple[str, ...]
     embedding: Any = field(repr=False)
     layer_types: tuple[str, ...] | None = None
+    reach: int | None = None
 
     @property
     def rotates(self) -> bool:
@@ -37,7 +45,11 @@ class Rotary:
         return any(mode != "none" for mode in self.modes)
 
     def unrotate(self, keys: Keys, position: Int[Tensor, " rows"]) -> Keys:
-        """Position-free keys from keys cached at `position` (one a row)."""
+        """Position-free keys from keys cached at `position` (one a row).
+
+        Raises:
+            ValueError: a position beyond LongRoPE's reach.
+        """
         return self._turn(keys, position, back=True)
 
     def rotate(self, keys: Keys, position: Int[Tensor, " rows"]) -> Keys:
@@ -45,6 +57,8 @@ class Rotary:
         return self._turn(keys, position, back=False)
 
     def _turn(self, keys: Keys, position: Int[Tensor, " rows"], *, back: bool) -> Keys:
+        if self.reach is not None and int(position.max()) >= self.reach:
+            raise ValueError(f"LongRoPE rotates sequences of more than {self.reach} tokens by other angles; use shorter prompts or keys='post_rope'.")
         out = keys.clone()
         for layer, mode in enumerate(self.modes):
             if mode != "none":
@@ -110,7 +124,8 @@ def find_rotary(model: Model) -> Rotary:
             raise ValueError(f"{model.name} rotates its keys inside its attention layers, where they can't be un-rotated; use keys='post_rope'.")
         return Rotary(("none",) * model.n_layers, None)
     takes_layer = "layer_type" in inspect.signature(embedding.forward).parameters
-    rotary = Rotary(MODES[:0], embedding, tuple(config.layer_types) if takes_layer else None)
+    reach = rope.get("original_max_position_embeddings", getattr(config, "original_max_position_embeddings", None)) if "longrope" in kinds else None
+    rotary = Rotary((), embedding, tuple(config.layer_types) if takes_layer else None, reach)
     near, far = (_keys_at(model, p) for p in (0, 37))
     modes = []
     for layer in range(model.n_layers):
@@ -120,7 +135,7 @@ def find_rotary(model: Model) -> Rotary:
         if errors[mode] > (1e-4 if model.dtype == torch.float32 else 5e-2):
             raise ValueError(f"Layer {layer} of {model.name} places its keys in a way that can't be undone (error {errors[mode]:.1g}); use keys='post_rope'.")
         modes.append(mode)
-    return Rotary(tuple(modes), embedding, rotary.layer_types)
+    return replace(rotary, modes=tuple(modes))
 
 
 @torch.no_grad()

@@ -107,6 +107,9 @@ ROTATED: dict[str, Callable[[], Any]] = {
 
 OTHERS: dict[str, Callable[[], Any]] = {
     "llama, dynamic": _sized("llama", rope_parameters=_rope("dynamic", factor=4.0)),
+    "phi3, longrope": _sized(
+        "phi3", original_max_position_embeddings=128, rope_parameters=_rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=4.0)
+    ),
     "gptj": _plain("gptj", _GPT2, rotary_dim=8),
     "long llama": _sized("llama", num_hidden_layers=12, hidden_size=256, num_attention_heads=8, max_position_embeddings=2048),
 }

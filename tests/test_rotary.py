@@ -198,6 +198,18 @@ def test_a_rotation_that_cannot_be_undone_is_refused_in_position_free_mode_only(
     assert vectors.keys.abs().max() > 0 and vectors.card.note == ""
 
 
+def test_longrope_is_refused_beyond_the_length_where_its_angles_change(load_random: Load) -> None:
+    model = load_random("phi3, longrope")
+    assert model.rotary.reach == 128
+    ids = torch.randint(20, 300, (1, 140))
+    short, long = (model.hf(input_ids=ids[:, :n], use_cache=True).past_key_values.layers[0].keys[:, :, 5] for n in (100, 140))
+    assert not torch.allclose(short, long), "the whole sequence is rotated anew"
+    pairs = kv.ContrastiveSet.from_texts(["dog " * 50], ["What?"])
+    with pytest.raises(ValueError, match=r"more than 128 tokens by other angles; use shorter prompts or keys='post_rope'"):
+        kv.extract(model, pairs, keys="position_free", progress=False)
+    assert kv.extract(model, pairs, progress=False).keys.abs().max() > 0
+
+
 def test_an_unknown_mode_is_refused(model: kv.Model) -> None:
     with pytest.raises(ValueError, match="keys='pre_rope' is unknown; choose one of: post_rope, position_free"):
         kv.extract(model, kv.ContrastiveSet.from_texts(["a"], ["b"]), keys="pre_rope", progress=False)  # type: ignore[arg-type]
