@@ -102,4 +102,5 @@ def test_gsm8k_pipeline(benchmark: Benchmark, tmp_path: Path) -> None:
 def test_committed_results_have_the_same_form(path: Path) -> None:
     found = read(path)
     model = found["settings"].get("model")
-    assert path.stem.removesuffix("-cuda") == (f"{found['benchmark']}" if model is None or found["benchmark"].endswith(model) else "")
+    assert path.stem.removesuffix("-cuda") == found["benchmark"]
+    assert model is None or found["benchmark"].split("-", 1)[1].removesuffix("-2threads") == model
