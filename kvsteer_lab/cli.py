@@ -50,7 +50,7 @@ def extract(
         seed: which questions and examples.
         keys: as they are cached, or un-rotated before averaging.
         pairs: a saved contrastive set, instead of making one from the task.
-        batch_size: prompts in one trace.
+        batch_size: prompts traced together.
         data_dir: folder with a benchmark's files.
     """
     import kvsteer_lab as kv

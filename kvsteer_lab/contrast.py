@@ -82,7 +82,7 @@ class ContrastiveSet:
         select: Literal["random", "nearest"] = "random",
         seed: int = 0,
     ) -> ContrastiveSet:
-        """Pairs of few-shot prompts: the same questions, answered in `style` and in `against` (paper, section 3.1).
+        """Pairs of few-shot prompts: the same questions, answered in `style` and in `against` (Belitsky et al. 2025).
 
         Args:
             task: questions come from its extraction split.

@@ -1,4 +1,4 @@
-"""Vectors from contrastive pairs: one nnsight trace a batch, and a running sum in float64."""
+"""Vectors from contrastive pairs: traced batch by batch, with a running sum in float64."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class PairDifferences:
 
 
 def extract(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True) -> KVVectors:
-    """The mean difference of keys and values at the prompts' last token (paper, section 3.1, equation 2).
+    """The mean difference of keys and values at the prompts' last token (Belitsky et al. 2025).
 
     Memory does not grow with the number of pairs: only running sums are kept.
 
     Args:
         model: the model to extract from.
         pairs: the contrastive set.
-        batch_size: prompts in one trace; halved where memory runs out.
+        batch_size: prompts traced together; halved where memory runs out.
         keys: `"post_rope"` takes keys as they are cached (the paper's way); `"position_free"` un-rotates each before
             averaging, so that prompts of different length don't mix rotation into the difference. Such vectors are rotated to the
             slot where they are added.

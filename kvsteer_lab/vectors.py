@@ -60,7 +60,9 @@ class Card:
 
 @dataclass(frozen=True)
 class KVVectors:
-    """What cache steering adds at coefficient 1: the mean difference of keys and values (paper, section 3.1).
+    """What cache steering adds at coefficient 1: the mean difference of keys and values (Belitsky et al. 2025).
+
+    S_l = mean over pairs of x_l(positive)[last token] - x_l(negative)[last token], for x = K and x = V of each layer l.
 
     Attributes:
         keys, values: float32 `[layers, kv_heads, head_dim]`, on the CPU.

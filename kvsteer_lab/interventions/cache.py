@@ -1,4 +1,4 @@
-"""KV cache steering itself: one edit of one slot (Belitsky et al. 2025, section 3.2)."""
+"""KV cache steering itself: one edit of one slot (Belitsky et al. 2025): x_l[slot] += c S_l, once, after prefill."""
 
 from __future__ import annotations
 
