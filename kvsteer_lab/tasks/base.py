@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Message = dict[str, str]
@@ -22,12 +22,18 @@ class Question:
         text: the user's message.
         answer: the gold answer, as `Task.read_answer` would return it.
         replies: style -> the assistant's whole reply in that style.
+        choices: letter -> text for a multiple-choice question, in the order shown; empty for an open one.
     """
 
     id: str
     text: str
     answer: str
     replies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    choices: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+Extractor = Callable[[Question, str], str | None]
+"""A rule that reads the answer out of a reply to a question, or `None` where it finds none."""
 
 
 def split_of(question_id: str, dev: float = 0.15, test: float = 0.15) -> str:
@@ -48,6 +54,10 @@ class Task(ABC):
     name: str
     styles: tuple[str, ...]
     """The styles that `demonstrate` can write, `"direct"` among them."""
+    splits: tuple[str, ...] = SPLITS
+    """The splits that `questions` knows; no question is in two of them."""
+    closing: str | None = None
+    """For a two-stage extraction: the words that are put behind a finished reply, and which the model completes with its choice."""
 
     @abstractmethod
     def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
@@ -60,6 +70,11 @@ class Task(ABC):
     @abstractmethod
     def read_answer(self, text: str) -> str | None:
         """The answer that a reply gives, or `None` if it gives none."""
+
+    @property
+    def extractors(self) -> Mapping[str, Extractor]:
+        """All rules by name. The first is the one that accuracy is computed by; the others show how much hangs on it."""
+        return {"answer": lambda question, text: self.read_answer(text)}
 
     def chat(self, question: Question) -> Chat:
         """The conversation that asks the question; it ends with the user's message."""
@@ -78,7 +93,8 @@ class Task(ABC):
 
     def is_correct(self, question: Question, text: str) -> bool:
         """Whether the reply's answer is the gold answer."""
-        return self.read_answer(text) == question.answer
+        rule = next(iter(self.extractors.values()))
+        return rule(question, text) == question.answer
 
 
 def check_split(split: str) -> None:

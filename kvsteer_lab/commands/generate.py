@@ -1,0 +1,42 @@
+"""`kvsteer generate`: one prompt, answered as the text comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def generate(
+    prompt: Annotated[str, tyro.conf.Positional],
+    vectors: Path | None = None,
+    ck: float | None = None,
+    cv: float | None = None,
+    model: str = "tiny",
+    layers: tuple[int, ...] | None = None,
+    max_new_tokens: int = 128,
+) -> None:
+    """Answer a prompt, steered if vectors are given, as the text is generated.
+
+    Args:
+        prompt: the user's message.
+        vectors: a file, folder or hub repository with steering vectors.
+        ck: coefficient of the keys; needed with vectors.
+        cv: coefficient of the values; needed with vectors.
+        model: "tiny", a folder or a hub id.
+        layers: exactly these layers; by default 1 and above.
+        max_new_tokens: where to cut.
+    """
+    import kvsteer_lab as kv
+
+    if vectors is not None and (ck is None or cv is None):
+        raise ValueError("Steering needs both coefficients; pass --ck and --cv.")
+    if vectors is None and (ck is not None or cv is not None or layers is not None):
+        raise ValueError("--ck, --cv and --layers do nothing without vectors; pass --vectors.")
+    intervention = None
+    if vectors is not None and ck is not None and cv is not None:
+        intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
+    for piece in kv.stream(kv.load(model), prompt, intervention, generation={"max_new_tokens": max_new_tokens}):
+        print(piece, end="", flush=True)
+    print()
