@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from transformers import GenerationConfig
@@ -11,13 +12,17 @@ from transformers import GenerationConfig
 from . import __version__
 from .generation import generate
 from .interventions.base import Intervention, NoOffset, Nothing
+from .outputs import Generation, Generations
 from .results import COLUMNS, Results
 from .stats import repetition
 from .styles import detect_style, is_reasoned
-from .tasks.base import Task
+from .tasks.base import Question, Task
 
 if TYPE_CHECKING:
+    from .elicitation import Choice
     from .models import Model
+
+SecondStage = Literal["steered", "unsteered"]
 
 
 def evaluate(
@@ -31,6 +36,7 @@ def evaluate(
     offset: str | int = "\n",
     generation: Mapping[str, Any] | GenerationConfig | None = None,
     samples: int = 1,
+    second_stage: SecondStage = "steered",
     batch_size: int = 64,
     progress: bool = True,
 ) -> Results:
@@ -47,6 +53,8 @@ def evaluate(
         split: `"dev"` to choose settings, `"test"` once they are chosen.
         seed: which questions, and the noise of sampling.
         offset, generation, samples, batch_size, progress: as in `kv.generate`.
+        second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited cache, as the
+            reply was, or, as in the paper's own evaluation, from an unsteered one.
 
     Raises:
         ValueError: an unknown split, no questions, or what `kv.generate` refuses; before anything is computed.
@@ -54,35 +62,121 @@ def evaluate(
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
+    if second_stage not in ("steered", "unsteered"):
+        raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
+    inquiry = Inquiry(model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size)
+    frame, complete = inquiry.ask(questions, progress)
+    asked = dict(task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples)
+    settings = dict(model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__)
+    return Results(frame, settings, complete)
+
+
+def with_baselines(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """The interventions, behind both baselines."""
     chosen = [interventions] if isinstance(interventions, Intervention) else list(interventions)
-    baselines = [b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)]
-    methods: list[Intervention] = [*baselines, *chosen]
-    controls = {m.label: m.control_of for m in methods}
-    texts = generate(
-        model,
-        [task.chat(q) for q in questions],
-        methods,
-        offset=offset,
-        generation=generation,
-        samples=samples,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    rows = []
-    for g in texts:
-        question = questions[g.prompt]
-        read = task.read_answer(g.answer)
-        style = detect_style(g.answer)
-        rows.append(
-            (question.id, g.intervention, g.sample, controls[g.intervention], g.text, g.forced, g.finish_reason, len(g.token_ids), read, question.answer)
-            + (task.is_correct(question, g.answer), style, is_reasoned(g.answer), repetition(g.token_ids))
+    return (*(b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)), *chosen)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """All that is fixed in an evaluation but its questions.
+
+    Attributes:
+        model, task, methods: what is asked of whom; the baselines are among the methods.
+        offset, generation, samples, seed, second_stage, batch_size: as in `evaluate`.
+    """
+
+    model: Model
+    task: Task
+    methods: tuple[Intervention, ...]
+    offset: str | int
+    generation: Mapping[str, Any] | GenerationConfig | None
+    samples: int
+    seed: int
+    second_stage: SecondStage
+    batch_size: int
+
+    def ask(self, questions: Sequence[Question], progress: bool) -> tuple[pd.DataFrame, bool]:
+        """One row a question, method and sample, and whether all of them are there.
+
+        After Ctrl-C the rows are those of the questions that every method answered.
+        """
+        chats = [self.task.chat(q) for q in questions]
+        texts = generate(
+            self.model,
+            chats,
+            self.methods,
+            offset=self.offset,
+            generation=self.generation,
+            samples=self.samples,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            progress=progress,
         )
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if not texts.complete:
-        answered = frame.groupby("question")["text"].transform("size") == len(methods) * samples
-        frame = frame[answered].reset_index(drop=True)
-    settings = dict(
-        model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), task=task.name, split=split, n=len(questions), seed=seed, version=__version__
+        choices = self._elicit(chats, questions, texts)
+        method = {m.label: m for m in self.methods}
+        rows = [
+            describe(method[g.intervention], self.task, questions[g.prompt], g, choice)
+            for g, choice in zip(texts, choices or [None] * len(texts), strict=True)
+        ]
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, *(f"by_{name}" for name in self._rules)])
+        if not texts.complete:
+            answered = frame.groupby("question")["text"].transform("size") == len(self.methods) * self.samples
+            frame = frame[answered].reset_index(drop=True)
+        return frame, texts.complete
+
+    @property
+    def _rules(self) -> list[str]:
+        return [*self.task.extractors, *(["likelihood"] if self.task.closing else [])]
+
+    def _elicit(self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations) -> list[Choice] | None:
+        if self.task.closing is None or not len(texts):
+            return None
+        from .elicitation import elicit
+
+        return elicit(
+            self.model,
+            chats,
+            self.methods,
+            texts,
+            closing=self.task.closing,
+            letters=[tuple(q.choices) for q in questions],
+            steered=self.second_stage == "steered",
+            offset=self.offset,
+            batch_size=self.batch_size,
+        )
+
+
+def describe(method: Intervention, task: Task, question: Question, text: Generation, choice: Choice | None) -> dict[str, Any]:
+    """One row of the results: the raw text, every rule's verdict on it, its style and its repetition.
+
+    With a second stage, rules read the reply, the closing words and their continuation; where the main rule reads
+    nothing, the likeliest letter is taken (the paper's forced choice).
+    """
+    closing = "" if choice is None else f"{task.closing}{choice.text}"
+    verdicts = {f"by_{name}": rule(question, text.answer + closing) for name, rule in task.extractors.items()}
+    read = next(iter(verdicts.values()))
+    forced = choice is not None and read is None
+    if choice is not None:
+        verdicts["by_likelihood"] = choice.letter
+        read = choice.letter if forced else read
+    return dict(
+        question=question.id,
+        intervention=method.label,
+        sample=text.sample,
+        control_of=method.control_of,
+        control_kind=method.control_kind,
+        text=text.text,
+        forced=text.forced,
+        closing=closing,
+        finish_reason=text.finish_reason,
+        tokens=len(text.token_ids),
+        gold=question.answer,
+        read_answer=read,
+        choice_forced=forced,
+        correct=read == question.answer,
+        style=detect_style(text.answer),
+        reasoned=is_reasoned(text.answer),
+        repetition=repetition(text.token_ids),
+        **verdicts,
     )
-    return Results(frame, settings, texts.complete)

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .files import write_atomically
-from .stats import control_p, mcnemar, wilson
+from .stats import control_p, holm, mcnemar, wilson
 
 COLUMNS = (
-    *("question", "intervention", "sample", "control_of", "text", "forced", "finish_reason", "tokens"),
-    *("read_answer", "gold", "correct", "style", "reasoned", "repetition"),
+    *("question", "intervention", "sample", "control_of", "control_kind", "text", "forced", "closing", "finish_reason", "tokens"),
+    *("gold", "read_answer", "choice_forced", "correct", "style", "reasoned", "repetition"),
 )
+"""Of every row. Behind them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
 _KEY = b"kvsteer_lab"
 
 
@@ -27,8 +28,9 @@ class Results:
     """Rows of an evaluation; the raw text is kept, so that any score can be recomputed.
 
     Attributes:
-        rows: a table with the columns `COLUMNS`. `control_of` names the intervention that a control row controls.
-        settings: what was run: model, fingerprint, task, split, seed, package version.
+        rows: a table with the columns `COLUMNS` and one `by_RULE` a rule. `control_of` names the intervention that a control row controls,
+            `closing` is the second stage of a multiple-choice question, `choice_forced` says that no rule read its letter.
+        settings: what was run: model, fingerprint, task, rule, split, seed, package version.
         complete: `False` if the run was interrupted; then only questions that every intervention answered are here.
     """
 
@@ -52,37 +54,60 @@ class Results:
         """Labels in the order of the run, controls left out."""
         return list(dict.fromkeys(self.rows.intervention[self.rows.control_of.isna()]))
 
+    @property
+    def rules(self) -> list[str]:
+        """The rules that read answers; the first is the one that accuracy is computed by."""
+        return [c.removeprefix("by_") for c in self.rows.columns if c.startswith("by_")]
+
     def summary(self, baseline: str = "baseline") -> pd.DataFrame:
         """One row an intervention, the first sample of each question.
 
-        Columns: `n`, `accuracy` with its 95% Wilson interval `low`, `high`; `p`, the exact McNemar test against the baseline; `reasoned`, the
-        share of replies in a reasoning style; `tokens`, the mean length; `truncated`, the share cut at `max_new_tokens`; `repetition`, the mean share
-        of repeated 4-grams; `p_random` and `p_random_reasoned`, the share of random controls (plus one) that do at least as well in accuracy and
-        in reasoning. Controls are one row: their mean, and the range that holds the middle 95% of them.
+        Columns: `n`, `accuracy` with its 95% Wilson interval `low`, `high`; `p`, the exact McNemar test against the baseline, and `p_holm`,
+        corrected for all of this table's; `reasoned`, the share of replies in a reasoning style; `tokens`, the mean length; `truncated`, the
+        share cut at `max_new_tokens`; `repetition`, the mean share of repeated 4-grams. For each kind of control (`random`, ...) `p_random`
+        and `p_random_reasoned`: the share of controls (plus one) that do at least as well in accuracy and in reasoning. Several controls of
+        one kind are one row: their mean, and the range that holds the middle 95% of them.
         """
         first = self.rows[self.rows["sample"] == 0]
-        own = first[first.control_of.isna()]
+        own, controls = first[first.control_of.isna()], first[first.control_of.notna()]
         reference = own[own.intervention == baseline].correct.tolist()
-        controls = first[first.control_of.notna()]
-        by_control = controls.groupby(["control_of", "intervention"])[["correct", "reasoned"]].mean() if len(controls) else None
         table: dict[str, dict[str, Any]] = {}
         for label in self.interventions:
             part = own[own.intervention == label]
             table[label] = _measure(part)
             table[label]["low"], table[label]["high"] = wilson(int(part.correct.sum()), len(part))
-            table[label]["p"] = mcnemar(part.correct.tolist(), reference) if reference and label != baseline else None
-            if by_control is not None and label in by_control.index.get_level_values(0):
-                mine = by_control.loc[label]
-                table[label]["p_random"] = control_p(table[label]["accuracy"], mine.correct.tolist())
-                table[label]["p_random_reasoned"] = control_p(table[label]["reasoned"], mine.reasoned.tolist())
-        for steered, part in controls.groupby("control_of", sort=False):
-            each = by_control.loc[steered].correct  # type: ignore[union-attr]
-            name = f"{len(each)} random vectors" if controls.control_of.nunique() == 1 else f"{len(each)} random for {steered}"
-            table[name] = {**_measure(part), "n": part.question.nunique(), "low": each.quantile(0.025), "high": each.quantile(0.975)}
-        order = ["n", "accuracy", "low", "high", "p", "reasoned", "tokens", "truncated", "repetition", "p_random", "p_random_reasoned"]
+            if reference and label != baseline:
+                table[label]["p"] = mcnemar(part.correct.tolist(), reference)
+        tested = [label for label in table if "p" in table[label]]
+        for label, p in zip(tested, holm([table[label]["p"] for label in tested]), strict=True):
+            table[label]["p_holm"] = p
+        columns = []
+        for (steered, kind), part in controls.groupby(["control_of", "control_kind"], sort=False):
+            each = part.groupby("intervention")[["correct", "reasoned"]].mean()
+            if len(each) == 1:  # one control makes no distribution: it stands by itself
+                table[each.index[0]] = _measure(part) | dict(zip(("low", "high"), wilson(int(part.correct.sum()), len(part)), strict=True))
+                continue
+            columns += [f"p_{kind.replace(' ', '_')}", f"p_{kind.replace(' ', '_')}_reasoned"]
+            if steered in table:
+                table[steered][columns[-2]] = control_p(table[steered]["accuracy"], each.correct.tolist())
+                table[steered][columns[-1]] = control_p(table[steered]["reasoned"], each.reasoned.tolist())
+            whose = "" if controls.control_of.nunique() == 1 else f" for {steered}"
+            bounds = dict(low=each.correct.quantile(0.025), high=each.correct.quantile(0.975))
+            table[f"{len(each)} {kind} vectors{whose}"] = {**_measure(part), "n": part.question.nunique(), **bounds}
+        order = ["n", "accuracy", "low", "high", "p", "p_holm", "reasoned", "tokens", "truncated", "repetition", *dict.fromkeys(columns)]
         summary = pd.DataFrame.from_dict(table, orient="index").reindex(columns=order)
         summary.index.name = "intervention"
         return summary.astype({c: float for c in order if c != "n"})
+
+    def by_rule(self) -> pd.DataFrame:
+        """Accuracy of each intervention under each rule that reads answers: how much hangs on the extraction. Controls are left out.
+
+        A rule counts what it can't read as wrong; the column `unread` is the share that the main rule couldn't.
+        """
+        own = self.rows[self.rows.control_of.isna() & (self.rows["sample"] == 0)]
+        right = pd.DataFrame({rule: own[f"by_{rule}"] == own.gold for rule in self.rules})
+        right["unread"] = own[f"by_{self.rules[0]}"].isna()
+        return right.groupby(own.intervention).mean().reindex(self.interventions)
 
     def style_shares(self) -> pd.DataFrame:
         """Share of replies in each detected style: one row an intervention (controls pooled out), one column a style."""

@@ -38,7 +38,7 @@ def results(tiny, task, steering):
 
 
 def test_rows_hold_the_raw_text_and_every_verdict(results, tiny, task):
-    assert tuple(results.rows.columns) == COLUMNS
+    assert tuple(results.rows.columns) == (*COLUMNS, *(f"by_{rule}" for rule in task.extractors))
     assert len(results.rows) == N * (5 + CONTROLS)
     gold = {q.id: q for q in task.questions("dev", N, 3)}
     for row in results.rows.itertuples():

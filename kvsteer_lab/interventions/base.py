@@ -30,6 +30,11 @@ class Intervention:
         """For a control, the label of what it controls."""
         return None
 
+    @property
+    def control_kind(self) -> str | None:
+        """For a control, what is random about it ("random", "label shuffle", ...); controls of one kind are summarised together."""
+        return None
+
     def check(self, model: Model) -> None:
         """Raise a `ValueError` if this can't be done on `model`, before anything is computed."""
 

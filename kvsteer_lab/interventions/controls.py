@@ -21,6 +21,10 @@ class RandomControl(CacheSteering):
     def control_of(self) -> str | None:
         return self.steering
 
+    @property
+    def control_kind(self) -> str | None:
+        return "random"
+
 
 def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[RandomControl]:
     """The same steering with random vectors of the same norm, per layer, in keys and in values.
