@@ -44,6 +44,11 @@ class Row:
         """The ids that fill the cache. At least one token must be left to read."""
         return self.prompt_ids if self.tail else self.prompt_ids[:-1]
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What is read from the cache before the first new token: the tail, or else the prompt's last token."""
+        return self.tail or self.prompt_ids[-1:]
+
 
 def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequence[int]], offset: int | None, noise_keys: Sequence[str] = ()) -> list[Row]:
     """One row a prompt, under one intervention.
@@ -96,33 +101,40 @@ def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
         )
 
 
-def batch_order(rows: Sequence[Row]) -> list[int]:
-    """Row numbers in the order of batches: equal tails together, equal prompts side by side, short ones first."""
-    return sorted(range(len(rows)), key=lambda i: (len(rows[i].tail), len(rows[i].prompt_ids), rows[i].prompt_ids, i))
+def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list[list[int]]:
+    """Numbers of the rows that may share a left-padded batch: equal prompts side by side, short ones first.
 
+    Tails of different length are padded between the cached prompt and the tail. A masked hole there changes nothing where attention goes
+    by positions; but a sliding window counts slots, and so may a model that takes no positions: there only equally long tails go together.
 
-def split_by_tail(rows: Sequence[Row], order: Sequence[int]) -> list[list[int]]:
-    """Runs of `order` whose tails are equally long: only those can share a left-padded batch."""
+    Args:
+        model: the model that runs.
+        rows: what is to be batched.
+        holes: whether holes are harmless to what else reads the ids (a ban on repeated n-grams, say, would see them).
+    """
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
+    holes = holes and model.accepts("position_ids") and not any(model.shape.windows)
     groups: dict[int, list[int]] = {}
     for i in order:
-        groups.setdefault(len(rows[i].tail), []).append(i)
-    return list(groups.values())
+        groups.setdefault(0 if holes else len(rows[i].read), []).append(i)
+    return [groups[key] for key in sorted(groups)]
 
 
 def fill_rows(model: Model, rows: Sequence[Row]) -> tuple[DynamicCache, Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
     """The edited caches of all rows, each distinct prompt prefilled once, with the full ids and their mask.
 
-    The cache covers the ids up to where each row's tail begins.
+    The cache covers the left-padded prompts; what is read next follows, left-padded too.
     """
     distinct = list(dict.fromkeys(row.cached for row in rows))
     place = {cached: i for i, cached in enumerate(distinct)}
     fork = [place[row.cached] for row in rows]
-    ids, mask = pad_left(distinct, 0 if model.tokenizer is None else pad_token(model.tokenizer), model.device)
+    pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
+    ids, mask = pad_left(distinct, pad, model.device)
     deltas = [row.deltas for row in rows]
     cache = fill(model, ids, mask, fork=None if fork == list(range(len(distinct))) else fork, deltas=deltas if any(deltas) else None)
-    tails = torch.tensor([row.tail or row.prompt_ids[-1:] for row in rows], device=model.device)
+    tails, seen = pad_left([row.read for row in rows], pad, model.device)
     index = torch.tensor(fork, device=model.device)
-    return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], torch.ones_like(tails)], 1)
+    return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
 
 
 def decode(model: Model, rows: Sequence[Row], settings: Settings, seed: int, streamer: Any = None, stopping: Any = None) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 
 from .batching import in_batches
-from .decoding import Row, batch_order, check_context, decode, make_rows, split_by_tail, warn_of_windows
+from .decoding import Row, check_context, decode, group_rows, make_rows, warn_of_windows
 from .interventions.base import Intervention, Nothing
 from .outputs import Generation, Generations
 from .progress import bar
@@ -70,7 +70,7 @@ def generate(
     complete = True
     try:
         with bar(len(rows), "generate", "text", progress) as shown:
-            for group in split_by_tail(rows, batch_order(rows)):
+            for group in group_rows(model, rows, holes=not settings.reads_ids):
                 for batch, tokens in in_batches(group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)):
                     for i, ids in zip(batch, tokens, strict=True):
                         done[i] = _read(model, rows[i], index[i], ids, settings, offset)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .batching import in_batches
-from .decoding import Row, batch_order, check_context, fill_rows, make_rows, split_by_tail
+from .decoding import Row, batch_order, check_context, fill_rows, make_rows
 from .generation import check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, encode, offset_token, positions
 
 if TYPE_CHECKING:
     from .models import Model
+
+_LOGITS = 2**26  # logits that are held at a time: 256 MB in float32
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,7 @@ class Scores:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a token: `prompt`, `step`, `token_id`, `token`, `logprob`."""
-        rows = [
-            (p, step, token_id, token, float(logprob))
-            for p, row in enumerate(zip(self.token_ids, self.tokens, self.logprobs, strict=True))
-            for step, (token_id, token, logprob) in enumerate(zip(*row, strict=True))
-        ]
-        return pd.DataFrame(rows, columns=["prompt", "step", "token_id", "token", "logprob"])
+        return table_of_tokens(self.token_ids, self.tokens, self.logprobs, "logprob")
 
 
 def score(
@@ -73,6 +70,82 @@ def score(
     Raises:
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
     """
+    given, targets = match_continuations(model, prompts, continuations)
+    rows = rows_under(model, check_intervention(model, intervention), given, chat=chat, offset=offset)
+    check_context(model, rows, max(map(len, targets)))
+    found: dict[int, Tensor] = {}
+    for batch, part in in_batches(batch_order(rows), batch_size, lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b])):
+        found.update(zip(batch, part, strict=True))
+    return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), texts_of(model, targets))
+
+
+@torch.no_grad()
+def _score(model: Model, rows: Sequence[Row], targets: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    from .models import LOCK
+
+    parts = []
+    with LOCK:
+        for logits, tokens in logits_along(model, rows, targets):
+            parts.append(logits.float().log_softmax(-1).gather(-1, tokens[..., None].to(logits.device))[..., 0].cpu())
+    return [row[: len(t)] for row, t in zip(torch.cat(parts, 1), targets, strict=True)]
+
+
+# --- what reads continuations -------------------------------------------------------------------------------------
+
+
+class Reading:
+    """Rows whose edited caches are read on: first the tails, then the tokens that follow. Used with the lock held and without gradients."""
+
+    def __init__(self, model: Model, rows: Sequence[Row]) -> None:
+        self.model = model
+        self.cache, ids, self.mask = fill_rows(model, rows)
+        self._tails = ids[:, self.cache.get_seq_length() :]
+
+    def start(self) -> Float[Tensor, "rows 1 vocab"]:
+        """Read the tails; the logits behind each row's last token."""
+        return self._forward(self._tails, 1)
+
+    def read(self, tokens: Int[Tensor, "rows n"]) -> Float[Tensor, "rows n vocab"]:
+        """Read `tokens` in every row; the logits behind each of them."""
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens)], 1)
+        return self._forward(tokens, tokens.shape[1])
+
+    def _forward(self, tokens: Int[Tensor, "rows n"], keep: int) -> Float[Tensor, "rows keep vocab"]:
+        arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
+        if self.model.accepts("position_ids"):
+            arguments["position_ids"] = positions(self.mask)[:, -tokens.shape[1] :]
+        if self.model.accepts("logits_to_keep"):
+            arguments["logits_to_keep"] = keep
+        return self.model.hf(**arguments).logits[:, -keep:]
+
+
+def logits_along(
+    model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]]
+) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
+    """The logits before each token of the rows' continuations, and these tokens, some steps at a time.
+
+    Short continuations are padded by repeating their last token, which no earlier token sees. How many steps come at once depends on the
+    rows and the vocabulary: memory does not grow with the continuations' length.
+    """
+    width = max(map(len, targets))
+    padded = torch.tensor([[*t, *[t[-1]] * (width - len(t))] for t in targets], device=model.device)
+    reading = Reading(model, rows)
+    logits = reading.start()
+    yield logits, padded[:, :1]
+    size = max(1, _LOGITS // (len(rows) * logits.shape[-1]))
+    for start in range(1, width, size):
+        following = padded[:, start : start + size]
+        yield reading.read(padded[:, start - 1 : start - 1 + following.shape[1]]), following
+
+
+def match_continuations(
+    model: Model, prompts: Prompt | Sequence[Prompt], continuations: str | Sequence[str | Sequence[int]]
+) -> tuple[list[Prompt], list[tuple[int, ...]]]:
+    """The prompts as a list, and each one's continuation as token ids.
+
+    Raises:
+        ValueError: not one continuation a prompt, or an empty one.
+    """
     given = as_list(prompts)
     wanted = [continuations] if isinstance(continuations, str) else list(continuations)
     if len(wanted) != len(given):
@@ -80,32 +153,25 @@ def score(
     targets = [tuple(encode(model.tokenizer, c) if isinstance(c, str) else c) for c in wanted]
     if not all(targets):
         raise ValueError(f"Continuation {[bool(t) for t in targets].index(False)} is empty; there is nothing to score.")
-    method = check_intervention(model, intervention)
-    ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in given]
-    rows = make_rows(model, method, ids, offset_token(model.tokenizer, offset))
-    check_context(model, rows, max(map(len, targets)))
-    found: dict[int, Tensor] = {}
-    for group in split_by_tail(rows, batch_order(rows)):
-        for batch, part in in_batches(group, batch_size, lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b])):
-            found.update(zip(batch, part, strict=True))
-    tokens = tuple(tuple(model.tokenizer.decode([t]) for t in row) for row in targets)
-    return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), tokens)
+    return given, targets
 
 
-@torch.no_grad()
-def _score(model: Model, rows: Sequence[Row], targets: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    from .models import LOCK
+def rows_under(model: Model, method: Intervention, prompts: Sequence[Prompt], *, chat: bool, offset: str | int | None) -> list[Row]:
+    """One row a prompt under one intervention."""
+    ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in prompts]
+    return make_rows(model, method, ids, offset_token(model.tokenizer, offset))
 
-    with LOCK:
-        cache, ids, mask = fill_rows(model, rows)
-        past = cache.get_seq_length()
-        width = max(map(len, targets))
-        # Right padding is harmless here: a token never sees what follows it.
-        padded = torch.tensor([[*t, *[t[-1]] * (width - len(t))] for t in targets], device=model.device)
-        whole = torch.cat([mask, torch.ones_like(padded)], 1)
-        arguments = {"input_ids": torch.cat([ids[:, past:], padded], 1), "attention_mask": whole, "past_key_values": cache, "use_cache": True}
-        if model.accepts("position_ids"):
-            arguments["position_ids"] = positions(whole)[:, past:]
-        logits = model.hf(**arguments).logits[:, ids.shape[1] - past - 1 : -1]
-        logprobs = logits.float().log_softmax(-1).gather(-1, padded[..., None].to(logits.device))[..., 0].cpu()
-    return [row[: len(t)] for row, t in zip(logprobs, targets, strict=True)]
+
+def texts_of(model: Model, rows: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
+    """Each token as text."""
+    return tuple(tuple(model.tokenizer.decode([t]) for t in row) for row in rows)
+
+
+def table_of_tokens(ids: Sequence[Sequence[int]], texts: Sequence[Sequence[str]], values: Sequence[Tensor], name: str) -> pd.DataFrame:
+    """One row a token: `prompt`, `step`, `token_id`, `token`, and the value under `name`."""
+    rows = [
+        (prompt, step, token_id, token, float(value))
+        for prompt, row in enumerate(zip(ids, texts, values, strict=True))
+        for step, (token_id, token, value) in enumerate(zip(*row, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "step", "token_id", "token", name])

@@ -41,6 +41,11 @@ class Settings:
     sample: bool
     warpers: LogitsProcessorList
 
+    @property
+    def reads_ids(self) -> bool:
+        """Whether the next token depends on which ids stand side by side, padding included."""
+        return bool(self.config.no_repeat_ngram_size or self.config.bad_words_ids)
+
 
 def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | None, *, chat: bool) -> Settings:
     """Settings from what the caller asks for: greedy and at most 128 new tokens unless told otherwise.

@@ -96,6 +96,14 @@ def test_rows_with_and_without_offset_stand_side_by_side(model: kv.Model) -> Non
         assert [list(r.token_ids) for r in both.of(method.label)] == kv.generate(model, PROMPTS, method, generation=ENDLESS).token_ids
 
 
+def test_a_ban_on_repeated_ngrams_does_not_see_the_padding(model: kv.Model) -> None:
+    methods = [kv.Nothing(), kv.ForcedPrefix("Step 1: add 2"), kv.ForcedPrefix("fox")]
+    wanted = {**ENDLESS, "max_new_tokens": 24, "no_repeat_ngram_size": 1}
+    together = kv.generate(model, PROMPTS, methods, generation=wanted)
+    for method in methods:
+        assert [list(r.token_ids) for r in together.of(method.label)] == kv.generate(model, PROMPTS, method, generation=wanted).token_ids
+
+
 def test_an_edit_of_an_earlier_slot(model: kv.Model, vectors: kv.KVVectors) -> None:
     ids = model.encode(PROMPTS[0])
     last = len(ids) - 1

@@ -6,6 +6,7 @@ Each test also shows that a real edit changes something, for an oracle that comp
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 from random_models import CONFIGS, PROMPTS, newline, vectors_for
 
 import kvsteer_lab as kv
+from kvsteer_lab.decoding import Row, decode, group_rows
+from kvsteer_lab.settings import resolve
 
 NEW = 8
 LONG = {"max_new_tokens": NEW, "eos_token_id": []}
@@ -57,6 +60,27 @@ def test_a_padded_batch_is_each_row_alone(name: str, load_random: Load) -> None:
     assert len({len(model.encode(p)) for p in PROMPTS}) == len(PROMPTS), "the rows must need padding"
     assert together.token_ids == alone
     assert together.token_ids != unsteered.token_ids
+
+
+@every_architecture
+def test_tails_of_different_length_share_a_batch(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    settings = resolve(model, LONG, chat=True)
+    says = ["fox", "Step 1: add 2 and 3 to get 5.", ""]
+    tails = [(newline(model), *model.tokenizer(text, add_special_tokens=False).input_ids) for text in says] + [()]
+    vectors = vectors_for(model)
+    deltas = [(kv.CacheDelta(CK * vectors.keys, c * vectors.values),) for c in (CV, -CV)]
+    rows = [Row(tuple(model.encode(p)), tail, d) for p in PROMPTS[:2] for tail in tails for d in deltas if tail or d is deltas[0]]
+    rows = [row if row.tail else replace(row, deltas=()) for row in rows]
+    groups = group_rows(model, rows)
+    assert sorted(i for group in groups for i in group) == list(range(len(rows)))
+    assert len(groups) == (1 if not any(model.shape.windows) else 3), "windows count slots: a hole would shift them"
+    together = {i: ids for group in groups for i, ids in zip(group, decode(model, [rows[i] for i in group], settings, 0), strict=True)}
+    assert [together[i] for i in range(len(rows))] == [decode(model, [row], settings, 0)[0] for row in rows]
+    plain = [reference.plain(model.hf, [*row.prompt_ids, *row.tail], NEW) for row in rows]
+    changed = [together[i] != plain[i] for i in range(len(rows))]
+    assert [c for c, row in zip(changed, rows, strict=True) if not row.deltas] == [False, False]
+    assert sum(changed) >= len(rows) // 2, "the edits must show"
 
 
 @every_architecture
