@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .batching import in_batches
-from .decoding import Row, batch_order, check_context, fill_rows, make_rows
+from .decoding import Row, check_context, fill_rows, group_rows, make_rows
 from .generation import check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, encode, offset_token, positions
@@ -74,8 +74,9 @@ def score(
     rows = rows_under(model, check_intervention(model, intervention), given, chat=chat, offset=offset)
     check_context(model, rows, max(map(len, targets)))
     found: dict[int, Tensor] = {}
-    for batch, part in in_batches(batch_order(rows), batch_size, lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b])):
-        found.update(zip(batch, part, strict=True))
+    for group in group_rows(model, rows):
+        for batch, part in in_batches(group, batch_size, lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b])):
+            found.update(zip(batch, part, strict=True))
     return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), texts_of(model, targets))
 
 
