@@ -35,6 +35,8 @@ _HOME = {
     "KVSteerer": "steerer",
     "Results": "results",
     "evaluate": "evaluation",
+    "compare": "comparison",
+    "side_effects": "effects",
     "dose_response": "sweep",
     "analysis": "",
     "figures": "",
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
     from . import analysis, figures, stats, tasks
     from .architectures import UnsteerableModelError
     from .cache import CacheDelta, apply
+    from .comparison import compare
     from .contrast import ContrastiveSet
+    from .effects import side_effects
     from .evaluation import evaluate
     from .extraction import PairDifferences, extract, extract_pairs
     from .generation import generate
