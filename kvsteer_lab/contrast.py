@@ -6,12 +6,14 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .files import write_atomically
 from .prompts import encode, render, template_hash
-from .tasks.base import Chat, Question, Task
+from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
+from .tasks.base import Chat, Task
 
 if TYPE_CHECKING:
     from .outputs import Html
@@ -80,38 +82,67 @@ class ContrastiveSet:
         n: int = 100,
         shots: int = 5,
         select: Literal["random", "nearest"] = "random",
+        encoder: str | None = None,
+        max_prompt_tokens: int | None = None,
         seed: int = 0,
     ) -> ContrastiveSet:
         """Pairs of few-shot prompts: the same questions, answered in `style` and in `against` (Belitsky et al. 2025).
 
         Args:
-            task: questions come from its extraction split.
+            task: questions come from its extraction split: those that have replies in both styles.
             tokenizer: renders the chats.
             style: how the positive examples answer.
             against: how the negative examples answer.
             n: number of pairs; each ends in another question.
             shots: examples in each prompt.
-            select: examples at random, or those whose questions are nearest by TF-IDF (the nearest last).
+            select: examples at random, or those whose questions are nearest (the nearest last).
+            encoder: for the nearest: a sentence-transformers model by its name; `None`: TF-IDF.
+            max_prompt_tokens: both prompts of a pair are kept within so many tokens. The longest example gives way to a shorter one,
+                and where there is none, the prompts have fewer examples. The recipe counts the pairs that were changed.
             seed: fixes questions and examples.
 
         Raises:
-            ValueError: a style that the task doesn't have, or too few questions.
+            ValueError: a style that the task doesn't have, too few questions, an encoder that isn't installed, or a question that leaves
+                no room for an example.
         """
         if n < 1 or shots < 1:
             raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
         if select not in ("random", "nearest"):
             raise ValueError(f"select={select!r} is unknown; choose 'random' or 'nearest'.")
-        pool = task.questions("extraction", None, seed)
+        if encoder is not None and select != "nearest":
+            raise ValueError(f"encoder={encoder!r} does nothing for examples at random; pass select='nearest', too.")
+        pool = worked(task, (style, against), seed)
         if len(pool) < max(n, shots + 1):
-            raise ValueError(f"Task {task.name!r} has {len(pool)} questions for extraction, too few for {n} pairs with {shots} shots.")
+            found = f"Task {task.name!r} has {len(pool)} questions for extraction"
+            raise ValueError(f"{found}, too few for {n} pairs with {shots} shots; counted are those with replies in both styles.")
         rng = random.Random(seed)
         asked = rng.sample(range(len(pool)), n)
-        chosen = _nearest(pool, asked, shots) if select == "nearest" else [_others(rng, len(pool), q, shots) for q in asked]
-        chats = {
-            s: [_few_shot_chat(task, [pool[i] for i in examples], pool[q], s) for q, examples in zip(asked, chosen, strict=True)] for s in (style, against)
-        }
-        recipe = dict(task=task.name, style=style, against=against, shots=shots, select=select, seed=seed, questions=[pool[q].id for q in asked])
-        return cls.from_chats(chats[style], chats[against], tokenizer, recipe=recipe)
+        texts = [w.question.text for w in pool]
+        ranked = by_nearness(texts, asked, encoder) if select == "nearest" else at_random(rng, len(pool), asked, shots)
+        chosen = [order[:shots] for order in ranked]
+        recipe = dict(task=task.name, style=style, against=against, shots=shots, select=select, seed=seed, questions=[pool[q].question.id for q in asked])
+        recipe |= {"encoder": encoder} if encoder is not None else {}
+
+        def chats(question: int, examples: Sequence[int]) -> list[Chat]:
+            shown, last = [pool[i] for i in examples], task.chat(pool[question].question)
+            return [put_before(shots_chat(task, shown, side), last) for side in (style, against)]
+
+        if max_prompt_tokens is not None:
+
+            def fits(question: int, examples: Sequence[int]) -> bool:
+                return all(len(encode(tokenizer, render(tokenizer, chat))) <= max_prompt_tokens for chat in chats(question, examples))
+
+            drawn, size = chosen, [len(w) for w in pool]
+            chosen = [fit(order, shots, size, partial(fits, q)) for q, order in zip(asked, ranked, strict=True)]
+            if [] in chosen:
+                crowded = pool[asked[chosen.index([])]].question.id
+                raise ValueError(f"Question {crowded!r} leaves no room for an example within max_prompt_tokens={max_prompt_tokens}; allow more tokens.")
+            fewer, changed = sum(len(kept) < shots for kept in chosen), sum(kept != taken for kept, taken in zip(chosen, drawn, strict=True))
+            recipe |= dict(max_prompt_tokens=max_prompt_tokens, pairs_changed=changed, pairs_with_fewer_shots=fewer)
+        if select == "nearest":
+            chosen = [kept[::-1] for kept in chosen]
+        pairs = [chats(q, kept) for q, kept in zip(asked, chosen, strict=True)]
+        return cls.from_chats([p for p, _ in pairs], [n for _, n in pairs], tokenizer, recipe=recipe)
 
     @classmethod
     def from_chats(cls, positive: Sequence[Chat], negative: Sequence[Chat], tokenizer: Any, *, recipe: Mapping[str, Any] | None = None) -> ContrastiveSet:
@@ -171,23 +202,3 @@ class ContrastiveSet:
 
     def _repr_html_(self) -> str:
         return self.show(0)._repr_html_()
-
-
-def _few_shot_chat(task: Task, examples: Sequence[Question], question: Question, style: str) -> Chat:
-    chat: Chat = []
-    for example in examples:
-        chat += [*task.chat(example), {"role": "assistant", "content": task.demonstrate(example, style)}]
-    return chat + task.chat(question)
-
-
-def _others(rng: random.Random, n: int, index: int, k: int) -> list[int]:
-    """`k` distinct indices below `n`, none of them `index`."""
-    return [i + (i >= index) for i in rng.sample(range(n - 1), k)]
-
-
-def _nearest(pool: Sequence[Question], asked: Sequence[int], k: int) -> list[list[int]]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectors = TfidfVectorizer().fit_transform([q.text for q in pool])
-    similarity = (vectors[list(asked)] @ vectors.T).toarray()
-    return [[i for i in row.argsort()[::-1] if i != q][:k][::-1] for q, row in zip(asked, similarity, strict=True)]

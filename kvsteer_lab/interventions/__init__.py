@@ -2,7 +2,25 @@
 
 from .base import Intervention, NoOffset, Nothing
 from .cache import CacheSteering
-from .controls import random_controls
-from .prompt import CoTPrompt, ForcedPrefix
+from .controls import Control, label_shuffle_controls, layer_shuffle_controls, other_slot, other_vectors, random_controls, sign_flip
+from .prompt import CoTPrefix, CoTPrompt, FewShot, ForcedPrefix
+from .together import Together
 
-__all__ = ["CacheSteering", "CoTPrompt", "ForcedPrefix", "Intervention", "NoOffset", "Nothing", "random_controls"]
+__all__ = [
+    "CacheSteering",
+    "CoTPrefix",
+    "CoTPrompt",
+    "Control",
+    "FewShot",
+    "ForcedPrefix",
+    "Intervention",
+    "NoOffset",
+    "Nothing",
+    "Together",
+    "label_shuffle_controls",
+    "layer_shuffle_controls",
+    "other_slot",
+    "other_vectors",
+    "random_controls",
+    "sign_flip",
+]

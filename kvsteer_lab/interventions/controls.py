@@ -1,21 +1,36 @@
-"""Controls: what any vector of that size does."""
+"""Controls: what other vectors of the same size do, and the same vector turned round or put elsewhere."""
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..vectors import KVVectors
+from ..vectors import Card, KVVectors
 from .cache import CacheSteering
+
+if TYPE_CHECKING:
+    from ..extraction import PairDifferences
+
+_NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
 
 @dataclass(frozen=True)
-class RandomControl(CacheSteering):
-    """Cache steering with a random vector; it remembers what it controls."""
+class Control(CacheSteering):
+    """Cache steering with something about it changed; it remembers what it controls.
+
+    Args:
+        steering: the label of what it controls.
+        kind: what was changed; controls of one kind are summarised together.
+    """
 
     steering: str = ""
+    kind: str = "random"
 
     @property
     def control_of(self) -> str | None:
@@ -23,10 +38,10 @@ class RandomControl(CacheSteering):
 
     @property
     def control_kind(self) -> str | None:
-        return "random"
+        return self.kind
 
 
-def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[RandomControl]:
+def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
     """The same steering with random vectors of the same norm, per layer, in keys and in values.
 
     A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
@@ -35,22 +50,188 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
         n: how many.
         seed: control i is drawn with `seed + i`.
+
+    Raises:
+        ValueError: fewer than one control.
     """
-    if n < 1:
-        raise ValueError(f"The number of controls must be at least 1, not {n}.")
-    own = steering.vectors.only(steering.scope, steering.heads)
-    kept = dict(ck=steering.ck, cv=steering.cv, layers=steering.layers, heads=steering.heads, slot=steering.slot, steering=steering.label)
-    return [RandomControl(random_like(own, seed + i), name=f"random {seed + i} for {steering.label}", **kept) for i in range(n)]  # type: ignore[arg-type]
+    own = _own(steering, n)
+    return [_control(steering, "random", random_like(own, seed + i), f"random {seed + i} for") for i in range(n)]
+
+
+def label_shuffle_controls(steering: CacheSteering, differences: PairDifferences, n: int = 40, seed: int = 0) -> list[Control]:
+    """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each layer's keys and values.
+
+    What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal halves
+    some of the true vector stays, and the rescaling makes it whole again, up to its sign.
+
+    Args:
+        steering: what is controlled; its layers, heads, slot and coefficients are kept.
+        differences: from `kv.extract_pairs`, on the pairs and the model that the steering's vectors are of. Of an odd number, another
+            pair is left out each time.
+        n: how many; no two exchange the same half.
+        seed: which halves.
+
+    Raises:
+        ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs that don't differ from each other.
+    """
+    own = _own(steering, n)
+    pairs = len(differences)
+    _check_mean(steering.vectors, differences)
+    # A half and its complement give the same vector up to sign; they count as two.
+    if (most := math.comb(pairs, pairs // 2) if pairs > 1 else 0) < n:
+        raise ValueError(f"{pairs} pairs have only {most} halves to exchange, too few for {n} label shuffles; extract from more pairs.")
+    chosen = _distinct(n, seed, lambda rng: _balanced_signs(pairs, rng))
+    return [_control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of") for i, signs in enumerate(chosen, seed)]
+
+
+def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
+    """The steered layers' vectors in another order, keys and values alike, each rescaled to the norms of the layer where it lands.
+
+    Args:
+        steering: what is controlled; its layers, heads, slot and coefficients are kept.
+        n: how many; no two have the same order, and none the true one.
+        seed: which orders.
+
+    Raises:
+        ValueError: fewer than one control, or fewer other orders than controls.
+    """
+    own, scope = _own(steering, n), steering.scope
+    if math.factorial(len(scope)) - 1 < n:
+        raise ValueError(f"{len(scope)} steered layers have only {math.factorial(len(scope)) - 1} other orders, too few for {n} layer shuffles; ask for fewer.")
+    orders = _distinct(n, seed, lambda rng: tuple(rng.sample(scope, len(scope))), without=tuple(scope))
+    made = []
+    for i, order in enumerate(orders, seed):
+        source = torch.arange(own.n_layers)
+        source[list(scope)] = torch.tensor(order)
+        moved = replace(own, keys=own.keys[source], values=own.values[source], card=_after(own.card, f"layers {list(scope)} from {list(order)}"))
+        made.append(_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
+    return made
+
+
+def sign_flip(steering: CacheSteering) -> Control:
+    """The same steering with its vectors turned round.
+
+    Look at it on prompts that already reason, few-shot ones say: there the opposite direction has somewhere to go.
+    """
+    return _control(steering, "sign flip", -steering.vectors, "sign flip of")
+
+
+def other_slot(steering: CacheSteering, slot: int) -> Control:
+    """The same vectors and coefficients, added to another slot of the prompt.
+
+    Args:
+        steering: what is controlled.
+        slot: where instead; negative counts from the prompt's end.
+
+    Raises:
+        ValueError: the slot that is steered anyway.
+    """
+    if slot == steering.slot:
+        raise ValueError(f"Slot {slot} is the one that {steering.label!r} steers; choose another.")
+    return replace(_control(steering, "other slot", steering.vectors, f"slot {slot} for"), slot=slot)
+
+
+def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None = None) -> Control:
+    """Vectors of another task or style in place of the steering's, rescaled to the norm of each layer's keys and values.
+
+    Args:
+        steering: what is controlled; its layers, heads, slot and coefficients are kept.
+        vectors: of the same model, their keys extracted the same way.
+        name: what the label calls them; by default their task and style.
+
+    Raises:
+        ValueError: vectors of another shape, architecture or key mode, or with nothing in a layer that is steered.
+    """
+    ours, theirs = steering.vectors.card, vectors.card
+    if (ours.model_type, ours.keys, steering.vectors.keys.shape) != (theirs.model_type, theirs.keys, vectors.keys.shape):
+        raise ValueError(
+            "The other vectors are of another architecture, shape or key mode than the steering's; extract them from the same model in the same way."
+        )
+    called = name or " ".join(str(theirs.recipe[key]) for key in ("task", "style") if key in theirs.recipe) or "other vectors"
+    return _control(steering, "other vectors", _match(vectors.only(steering.scope, steering.heads), _own(steering, 1)), f"{called} for")
 
 
 def random_like(vectors: KVVectors, seed: int) -> KVVectors:
     """Gaussian directions with the norm of each layer's keys and values; zeros stay zeros."""
     generator = torch.Generator().manual_seed(seed)
     keys, values = (_random_direction(part, generator) for part in (vectors.keys, vectors.values))
-    return KVVectors(keys, values, replace(vectors.card, history=(*vectors.card.history, f"random, seed {seed}")))
+    return KVVectors(keys, values, _after(vectors.card, f"random, seed {seed}"))
 
 
 def _random_direction(part: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(part.shape, generator=generator) * (part.norm(dim=-1, keepdim=True) > 0)
-    size = noise.flatten(1).norm(dim=-1).clamp_min(1e-12)
-    return noise * (part.flatten(1).norm(dim=-1) / size)[:, None, None]
+    return _rescale(torch.randn(part.shape, generator=generator) * (part.norm(dim=-1, keepdim=True) > 0), part)
+
+
+def _own(steering: CacheSteering, n: int) -> KVVectors:
+    """What the steering really adds at coefficient 1, once `n` is seen to be a number of controls."""
+    if n < 1:
+        raise ValueError(f"The number of controls must be at least 1, not {n}.")
+    return steering.vectors.only(steering.scope, steering.heads)
+
+
+def _control(steering: CacheSteering, kind: str, vectors: KVVectors, name: str) -> Control:
+    return Control(
+        vectors,
+        steering.ck,
+        steering.cv,
+        layers=steering.layers,
+        heads=steering.heads,
+        slot=steering.slot,
+        name=f"{name} {steering.label}",
+        steering=steering.label,
+        kind=kind,
+    )
+
+
+def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
+    """`vectors`, masked as `own` is, with the norm of each layer's keys and values in `own`."""
+    parts = []
+    for name in ("keys", "values"):
+        part, target = getattr(vectors, name), getattr(own, name)
+        part = part * (target.norm(dim=-1, keepdim=True) > 0)
+        empty = part.flatten(1).norm(dim=-1) < _NOISE * target.flatten(1).norm(dim=-1)
+        if empty.any():
+            raise ValueError(f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing can be rescaled there.")
+        parts.append(_rescale(part, target))
+    return KVVectors(parts[0], parts[1], _after(vectors.card, "rescaled to each layer's norm"))
+
+
+def _rescale(part: Tensor, target: Tensor) -> Tensor:
+    size = part.flatten(1).norm(dim=-1).clamp_min(1e-12)
+    return part * (target.flatten(1).norm(dim=-1) / size)[:, None, None]
+
+
+def _after(card: Card, step: str) -> Card:
+    return replace(card, history=(*card.history, step))
+
+
+def _check_mean(vectors: KVVectors, differences: PairDifferences) -> None:
+    """Refuse differences whose mean isn't the vectors' direction: shuffling them would control something else."""
+    for name in ("keys", "values"):
+        mean, own = getattr(differences, name).double().mean(0), getattr(vectors, name).double()
+        here = own.norm(dim=-1) > 0  # layers or heads may have been left out of the vectors
+        if mean.shape != own.shape or (here.any() and torch.cosine_similarity(mean[here].flatten(), own[here].flatten(), dim=0).abs() < 0.99):
+            raise ValueError(f"The steering's {name} aren't the mean of these differences; take kv.extract_pairs on the same model, pairs and key mode.")
+
+
+def _balanced_signs(pairs: int, rng: random.Random) -> tuple[int, ...]:
+    """Per pair +1, -1 (exchanged), or 0 for the one that an odd number leaves over."""
+    signs = [1, -1] * (pairs // 2) + [0] * (pairs % 2)
+    rng.shuffle(signs)
+    return tuple(signs)
+
+
+def _signed_mean(differences: PairDifferences, signs: tuple[int, ...]) -> KVVectors:
+    weight = torch.tensor(signs, dtype=torch.float64) / sum(map(abs, signs))
+    keys, values = (torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values))
+    return KVVectors(keys, values, _after(differences.card, "half of the labels exchanged"))
+
+
+def _distinct(n: int, seed: int, draw: Callable[[random.Random], tuple[int, ...]], without: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
+    """`n` distinct draws, none of them `without`; the caller sees to it that there are so many."""
+    rng = random.Random(seed)
+    found: dict[tuple[int, ...], None] = {}
+    while len(found) < n:
+        if (drawn := draw(rng)) != without:
+            found.setdefault(drawn)
+    return list(found)

@@ -1,13 +1,15 @@
-"""Interventions that only add words: an instruction to think, or the answer's first words."""
+"""Interventions that only add words: an instruction to think, worked examples, or the answer's first words."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..prompts import encode
-from ..tasks.base import Chat, Task
+from ..shots import put_before, shots_chat, worked
+from ..tasks.base import Chat, Message, Task
 from .base import Intervention
 
 STEP_BY_STEP = "Let's think step by step."
@@ -46,11 +48,76 @@ class ForcedPrefix(Intervention):
 
     @classmethod
     def of_style(cls, task: Task, tokenizer: Any, style: str, tokens: int = 1) -> ForcedPrefix:
-        """The words that most of a task's replies in `style` begin with, cut after `tokens` tokens."""
-        openings = Counter(tuple(encode(tokenizer, task.demonstrate(q, style))[:tokens]) for q in task.questions("extraction", 200, seed=0))
+        """The words that most of a task's replies in `style` begin with, cut after `tokens` tokens.
+
+        Raises:
+            ValueError: fewer than one token, or no replies in that style.
+        """
+        if tokens < 1:
+            raise ValueError(f"A forced prefix needs at least 1 token, not {tokens}.")
+        shown = worked(task, (style,), seed=0)[:200]
+        openings = Counter(tuple(encode(tokenizer, w.replies[style])[:tokens]) for w in shown)
         return cls(tokenizer.decode(openings.most_common(1)[0][0]))
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         if not self.text:
             raise ValueError("A forced prefix needs some text.")
         return super().tail(tokenizer, offset) + encode(tokenizer, self.text)
+
+
+@dataclass(frozen=True)
+class CoTPrefix(Intervention):
+    """Chain-of-thought prompting as the paper does it: the assistant's first words, not the user's last (Belitsky et al. 2025)."""
+
+    text: str = STEP_BY_STEP
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or "CoT prefix"
+
+    def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
+        return ForcedPrefix(self.text).tail(tokenizer, offset)
+
+
+@dataclass(frozen=True)
+class FewShot(Intervention):
+    """Worked examples before the question, the same ones before every question.
+
+    Args:
+        examples: messages of the user and the assistant in turn, as in a chat.
+        name: the label, if the number of examples won't do.
+
+    Raises:
+        ValueError: no examples, or messages that don't alternate.
+    """
+
+    examples: tuple[Message, ...] = field(repr=False)
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        roles = [message.get("role") for message in self.examples]
+        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+            raise ValueError("Few-shot examples are messages of the user and the assistant in turn, beginning with the user; pass at least one of each.")
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{len(self.examples) // 2}-shot"
+
+    @classmethod
+    def of_style(cls, task: Task, style: str, shots: int = 5, seed: int = 0) -> FewShot:
+        """`shots` examples from a task's extraction split, answered in `style`.
+
+        Raises:
+            ValueError: fewer than one example, or fewer replies in that style than asked for.
+        """
+        if shots < 1:
+            raise ValueError(f"shots must be at least 1, not {shots}.")
+        pool = worked(task, (style,), seed)
+        if shots > len(pool):
+            raise ValueError(f"Task {task.name!r} has {len(pool)} questions for extraction with replies in style {style!r}, fewer than {shots}; ask for fewer.")
+        chosen = random.Random(seed).sample(pool, shots)
+        return cls(tuple(shots_chat(task, chosen, style)), f"{shots}-shot {style}")
+
+    def chat(self, chat: Chat) -> Chat:
+        return put_before(self.examples, chat)
