@@ -48,8 +48,8 @@ def forced_openings(
         lengths: the k to try; 0 is the baseline.
 
     Returns:
-        One row a k, and one for the intervention itself (`k` is missing): `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned`, `same_answer`, the
-        share of questions that get the steered reply's answer, `p`, the exact McNemar test of equal accuracy with the intervention.
+        One row a k, and one for the intervention itself (`k` is missing): `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned`,
+        `same_answer`, the share of questions that get the steered reply's answer, `p`, the exact McNemar test of equal accuracy with it.
 
     Raises:
         ValueError: no or negative lengths, or what `kv.generate` refuses.

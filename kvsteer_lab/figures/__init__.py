@@ -2,8 +2,22 @@
 
 from .comparison import plot_comparison
 from .dose import plot_dose_response
+from .gains import plot_gains
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
 from .style import COLORS, save, styled
+from .tuning import plot_tuning
 
-__all__ = ["COLORS", "plot_comparison", "plot_convergence", "plot_dose_response", "plot_lengths", "plot_norms", "plot_relative_norms", "save", "styled"]
+__all__ = [
+    "COLORS",
+    "plot_comparison",
+    "plot_convergence",
+    "plot_dose_response",
+    "plot_gains",
+    "plot_lengths",
+    "plot_norms",
+    "plot_relative_norms",
+    "plot_tuning",
+    "save",
+    "styled",
+]

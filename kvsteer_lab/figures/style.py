@@ -16,7 +16,7 @@ from ..files import write_atomically
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches of one and of two columns of a paper."""
 
-COLORS = {"baseline": "#7f7f7f", "prompt": "#0072b2", "steered": "#d55e00", "random": "#56b4e9"}
+COLORS = {"baseline": "#7f7f7f", "prompt": "#0072b2", "steered": "#d55e00", "activation": "#009e73", "random": "#56b4e9"}
 """Okabe and Ito's palette: told apart by readers with colour-vision deficiency, and in grey."""
 
 P = ParamSpec("P")
@@ -37,11 +37,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def color_of(label: str) -> str:
     """The colour of an intervention, by its label."""
-    if "random" in label:
+    if any(kind in label for kind in ("random", "shuffle", "sign flip")):
         return COLORS["random"]
     if label in ("baseline", "no offset"):
         return COLORS["baseline"]
-    return COLORS["prompt"] if label.startswith(("CoT", "forced")) else COLORS["steered"]
+    if label.startswith("activation"):
+        return COLORS["activation"]
+    return COLORS["prompt"] if label.startswith(("CoT", "forced", "few-shot")) else COLORS["steered"]
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -1,0 +1,33 @@
+"""Every cell that a search tried, and the one that it chose."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from .style import COLORS, TWO_COLUMNS, color_of, styled
+
+MARKERS = "os^Dv<>P"
+
+
+@styled
+def plot_tuning(cells: pd.DataFrame) -> Figure:
+    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen cell, with its 95% Wilson interval."""
+    methods = list(dict.fromkeys(cells.method))
+    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 2.6), layout="constrained", sharey=True, squeeze=False)
+    for axis, method in zip(axes[0], methods, strict=True):
+        own = cells[cells.method == method]
+        variants = list(dict.fromkeys(own.variant))
+        for i, variant in enumerate(variants):
+            line = own[own.variant == variant].sort_values("dose")
+            shade = 1 - 0.7 * i / max(1, len(variants) - 1)
+            axis.plot(line.dose, line.accuracy, marker=MARKERS[i % len(MARKERS)], color=color_of(method), alpha=shade, label=variant)
+        best = own[own.chosen].iloc[0]
+        axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
+        axis.plot(best.dose, best.accuracy, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.9)
+        title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
+        axis.set(title=title, xscale="log", xlabel="dose: norm added / norm it is added to", ylim=(-0.04, 1.04))
+        axis.legend(loc="best")
+    axes[0, 0].set_ylabel(f"accuracy, {int(cells.n.iloc[0])} development questions")
+    return figure
