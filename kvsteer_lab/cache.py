@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from nnsight.intervention.interleaver import EarlyStopException
 from torch import Tensor
 from transformers import DynamicCache
+
+from .residual import LayerEdit, layers_path
 
 if TYPE_CHECKING:
     from .models import Model
@@ -62,7 +64,7 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     summed: dict[tuple[int, int], CacheDelta] = {}
     for row, entries in enumerate(rows):
         for delta in entries:
-            back = slot_from_end(delta, lengths[row], row)
+            back = slot_from_end(delta.slot, lengths[row], row)
             _check(delta, shape, row)
             old = summed.get((row, back))
             summed[row, back] = delta if old is None else CacheDelta(old.keys + delta.keys, old.values + delta.values, delta.slot)
@@ -88,15 +90,15 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     return cache
 
 
-def slot_from_end(delta: CacheDelta, length: int, row: int) -> int:
-    """How far a delta's slot lies from the end of a row of `length` cached tokens: 1 is the last.
+def slot_from_end(slot: int, length: int, row: int) -> int:
+    """How far a slot lies from the end of a row of `length` cached tokens: 1 is the last.
 
     Raises:
         ValueError: the row has no such slot.
     """
-    back = length - delta.slot if delta.slot >= 0 else -delta.slot
+    back = length - slot if slot >= 0 else -slot
     if not 1 <= back <= length:
-        raise ValueError(f"Slot {delta.slot} is out of range for row {row}, which has {length} cached tokens; choose {-length} to {length - 1}.")
+        raise ValueError(f"Slot {slot} is out of range for row {row}, which has {length} cached tokens; choose {-length} to {length - 1}.")
     return back
 
 
@@ -116,20 +118,26 @@ def fill(
     *,
     fork: Sequence[int] | None = None,
     deltas: Deltas | None = None,
+    edits: Mapping[int, LayerEdit] | None = None,
 ) -> DynamicCache:
-    """Prefill in one nnsight trace, fork the rows, and add their deltas there, in place.
+    """Prefill in one nnsight trace: edit the residual stream there, fork the rows, and add their deltas to the cache, in place.
 
     Args:
         model: the model.
         ids, mask: left-padded prompts.
         fork: per row of the result, the prompt whose cache it starts from; `None`: the prompts as they are.
         deltas: per row of the result, what `apply` adds.
+        edits: by layer, what is added to the residual stream of the prompts.
     """
     arguments = model.forward_arguments(ids, mask)
     counts = mask.sum(-1).tolist()
     lengths = counts if fork is None else [counts[i] for i in fork]
     index = None if fork is None else torch.tensor(fork)
+    edits = edits or {}
+    layers = model.traced.get(layers_path(model.hf)) if edits else ()
     with model.traced.trace(**arguments, use_cache=True):
+        for layer, edit in edits.items():  # in the order in which the layers run
+            layers[layer].output = edit(layers[layer].output, 0)
         cache = model.traced.output.past_key_values
         fork_rows(cache, index)
         if deltas is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from transformers.generation import LogitsProcessorList
 from .cache import CacheDelta, fill, slot_from_end
 from .interventions.base import Intervention
 from .prompts import pad_left, pad_token
+from .residual import Editing, Placed, ResidualDelta, layer_edits
 from .sampling import SharedNoise
 from .settings import Settings
 
@@ -32,12 +34,16 @@ class Row:
         tail: what is read next, from the edited cache: the offset token, forced words.
         deltas: what is added to the cache.
         noise_key: which noise a sampled row sees.
+        residuals: what is added to the residual stream.
+        uses_cache: whether decoding reads the cache.
     """
 
     prompt_ids: tuple[int, ...]
     tail: tuple[int, ...]
     deltas: tuple[CacheDelta, ...]
     noise_key: str = ""
+    residuals: tuple[ResidualDelta, ...] = ()
+    uses_cache: bool = True
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -55,7 +61,8 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
 
     Raises:
         ValueError: the intervention edits the prompt's last slot, but no token is left to read it (no offset), or the
-            prompt is a single token without one, or a slot is out of range.
+            prompt is a single token without one; a slot is out of range; a residual delta doesn't fit the model; or the
+            cache is both edited and left unused.
     """
     tail = tuple(intervention.tail(model.tokenizer, offset))
     lengths = [len(ids) if tail else len(ids) - 1 for ids in prompts]
@@ -64,11 +71,18 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
     deltas = intervention.deltas(model, lengths)
     if not tail and any(deltas):
         raise ValueError(f"{intervention.label!r} needs an offset token: the last slot is steered, and a token must be left to read it. Pass offset='\\n'.")
-    for row, (length, edits) in enumerate(zip(lengths, deltas, strict=True)):
-        for delta in edits:
-            slot_from_end(delta, length, row)
+    if not intervention.uses_cache and any(deltas):
+        raise ValueError(f"{intervention.label!r} edits the cache, so decoding must read it; don't turn the cache off.")
+    residuals = intervention.residuals(model, [len(ids) for ids in prompts])
+    for delta in {id(d): d for row in residuals for d in row}.values():
+        delta.check(model)
+    for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
+        for cache_delta in deltas[row]:
+            slot_from_end(cache_delta.slot, length, row)
+        for delta in residuals[row]:
+            slot_from_end(delta.slot, len(ids), row)
     keys = noise_keys or [""] * len(prompts)
-    return [Row(tuple(ids), tail, d, key) for ids, d, key in zip(prompts, deltas, keys, strict=True)]
+    return [Row(tuple(ids), tail, d, key, r, bool(intervention.uses_cache)) for ids, d, key, r in zip(prompts, deltas, keys, residuals, strict=True)]
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
@@ -106,6 +120,7 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
 
     Tails of different length are padded between the cached prompt and the tail. A masked hole there changes nothing where attention goes
     by positions; but a sliding window counts slots, and so may a model that takes no positions: there only equally long tails go together.
+    Rows that leave the cache unused go by themselves.
 
     Args:
         model: the model that runs.
@@ -114,47 +129,95 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
     holes = holes and model.accepts("position_ids") and not any(model.shape.windows)
-    groups: dict[int, list[int]] = {}
+    groups: dict[tuple[bool, int], list[int]] = {}
     for i in order:
-        groups.setdefault(0 if holes else len(rows[i].read), []).append(i)
+        row = rows[i]
+        groups.setdefault((row.uses_cache, 0 if holes or not row.uses_cache else len(row.read)), []).append(i)
     return [groups[key] for key in sorted(groups)]
 
 
 def fill_rows(model: Model, rows: Sequence[Row]) -> tuple[DynamicCache, Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
-    """The edited caches of all rows, each distinct prompt prefilled once, with the full ids and their mask.
+    """The edited caches of all rows, with the full ids and their mask. Each distinct prompt is prefilled once for each way its residual stream is edited.
 
-    The cache covers the left-padded prompts; what is read next follows, left-padded too.
+    The cache covers the left-padded prompts; what is read next follows, left-padded too. Read it within `editing`.
     """
-    distinct = list(dict.fromkeys(row.cached for row in rows))
-    place = {cached: i for i, cached in enumerate(distinct)}
-    fork = [place[row.cached] for row in rows]
+    keys = [(row.cached, tuple(id(d) for d, slot in _residual_slots(row) if slot < len(row.cached))) for row in rows]
+    first = {key: i for i, key in reversed([*enumerate(keys)])}
+    distinct = sorted(first.values())
+    place = {keys[i]: at for at, i in enumerate(distinct)}
+    fork = [place[key] for key in keys]
     pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
-    ids, mask = pad_left(distinct, pad, model.device)
-    deltas = [row.deltas for row in rows]
-    cache = fill(model, ids, mask, fork=None if fork == list(range(len(distinct))) else fork, deltas=deltas if any(deltas) else None)
+    ids, mask = pad_left([rows[i].cached for i in distinct], pad, model.device)
+    placed = [
+        Placed(at, ids.shape[1] - len(rows[i].cached) + slot, delta)
+        for at, i in enumerate(distinct)
+        for delta, slot in _residual_slots(rows[i])
+        if slot < len(rows[i].cached)
+    ]
+    cache = fill(
+        model,
+        ids,
+        mask,
+        fork=None if fork == list(range(len(distinct))) else fork,
+        deltas=[row.deltas for row in rows] if any(row.deltas for row in rows) else None,
+        edits=layer_edits(placed),
+    )
     tails, seen = pad_left([row.read for row in rows], pad, model.device)
     index = torch.tensor(fork, device=model.device)
     return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
 
 
+def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> Editing:
+    """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits their residual stream.
+
+    It may span several forward passes, or be entered once for each; the passes must follow one another in the order of the text.
+    With `cached=False` the rows are left-padded as a whole, prompt and tail, and each pass reads them from the start.
+    """
+    start = max(len(row.cached) for row in rows) if cached else 0
+    end = start + max(len(row.read) for row in rows) if cached else max(len(row.prompt_ids) + len(row.tail) for row in rows)
+    placed = []
+    for i, row in enumerate(rows):
+        for delta, slot in _residual_slots(row):
+            if cached and slot < len(row.cached):
+                column = start - len(row.cached) + slot
+                if not delta.onward:
+                    continue  # done in the prefill
+            else:
+                column = end - len(row.tail) - len(row.prompt_ids) + slot
+            placed.append(Placed(i, column, delta))
+    return Editing(model.hf, layer_edits(placed), start, cached=cached)
+
+
+def _residual_slots(row: Row) -> list[tuple[ResidualDelta, int]]:
+    """A row's residual deltas with their slots as indices into the prompt."""
+    return [(delta, delta.slot % len(row.prompt_ids)) for delta in row.residuals]
+
+
 def decode(model: Model, rows: Sequence[Row], settings: Settings, seed: int, streamer: Any = None, stopping: Any = None) -> list[list[int]]:
-    """New token ids of each row, its end token kept."""
+    """New token ids of each row, its end token kept. The rows are of one group of `group_rows`."""
+    processors = LogitsProcessorList()
+    if settings.sample:
+        processors = LogitsProcessorList([*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)])
+    config = copy.copy(settings.config)
+    config.use_cache = rows[0].uses_cache
     with torch.no_grad():
-        cache, ids, mask = fill_rows(model, rows)
-        # With a cache that covers everything, generate would silently process the prompt a second time.
-        assert cache.get_seq_length() < ids.shape[1], "the cache leaves no token to read"
-        processors = LogitsProcessorList()
-        if settings.sample:
-            processors = LogitsProcessorList([*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)])
-        out = model.hf.generate(
-            ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            generation_config=settings.config,
-            logits_processor=processors,
-            streamer=streamer,
-            stopping_criteria=stopping,
-        )
+        if config.use_cache:
+            cache, ids, mask = fill_rows(model, rows)
+            # With a cache that covers everything, generate would silently process the prompt a second time.
+            assert cache.get_seq_length() < ids.shape[1], "the cache leaves no token to read"
+        else:
+            cache = None
+            ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
+        with editing(model, rows, cached=config.use_cache):
+            out = model.hf.generate(
+                ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=processors,
+                streamer=streamer,
+                stopping_criteria=stopping,
+            )
     return [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
@@ -125,10 +126,8 @@ def _rows(
         asked = [method.chat(as_chat(p)) if chat else p for p in prompts]
         known.update({key: model.encode(p, chat=chat) for p in asked if (key := _digest(p)) not in known})
         ids = [known[_digest(p)] for p in asked]
-        for s in range(samples):
-            keys = [f"{digest}|{s}" for digest in digests]
-            for p, row in enumerate(make_rows(model, method, ids, offset, keys)):
-                table.setdefault((p, m), []).append(row)
+        for p, row in enumerate(make_rows(model, method, ids, offset)):
+            table[p, m] = [replace(row, noise_key=f"{digests[p]}|{s}") for s in range(samples)]
     index = [(p, methods[m].label, s) for p in range(len(prompts)) for m in range(len(methods)) for s in range(samples)]
     rows = [row for p in range(len(prompts)) for m in range(len(methods)) for row in table[p, m]]
     return rows, index

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..cache import CacheDelta
+from ..residual import ResidualDelta
 from ..tasks.base import Chat
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 class Intervention:
     """A method to compare. Every hook's default is to change nothing; a new method overrides the one it needs.
 
-    The path: the chat is rendered and tokenised; its cache is filled; the deltas are added to it; the tail (the
-    offset token, unless the method says otherwise) is read from the edited cache, and decoding begins.
+    The path: the chat is rendered and tokenised; its cache is filled, the residual stream edited meanwhile; the deltas are added to the
+    cache; the tail (the offset token, unless the method says otherwise) is read from the edited cache, and decoding begins.
     """
 
     @property
@@ -54,6 +55,22 @@ class Intervention:
             lengths: per row, how many tokens its cache holds.
         """
         return [()] * len(lengths)
+
+    def residuals(self, model: Model, lengths: Sequence[int]) -> list[tuple[ResidualDelta, ...]]:
+        """What is added to the residual stream of each row, while it is prefilled and decoded.
+
+        Rows that get the same object share a prompt's prefill.
+
+        Args:
+            model: the model that runs.
+            lengths: per row, how many tokens its prompt has.
+        """
+        return [()] * len(lengths)
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether decoding reads the cache; otherwise every token is computed from all tokens before it, each time anew."""
+        return True
 
 
 @dataclass(frozen=True)
