@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .batching import in_batches
-from .decoding import Row, check_context, fill_rows, group_rows, make_rows
+from .decoding import Row, check_context, editing, fill_rows, group_rows, make_rows
 from .generation import check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, as_chat, as_list, encode, offset_token, positions
@@ -100,6 +100,7 @@ class Reading:
     def __init__(self, model: Model, rows: Sequence[Row]) -> None:
         self.model = model
         self.cache, ids, self.mask = fill_rows(model, rows)
+        self._editing = editing(model, rows)
         self._tails = ids[:, self.cache.get_seq_length() :]
 
     def start(self) -> Float[Tensor, "rows 1 vocab"]:
@@ -117,7 +118,8 @@ class Reading:
             arguments["position_ids"] = positions(self.mask)[:, -tokens.shape[1] :]
         if self.model.accepts("logits_to_keep"):
             arguments["logits_to_keep"] = keep
-        return self.model.hf(**arguments).logits[:, -keep:]
+        with self._editing:  # for each pass alone: several readings may take turns
+            return self.model.hf(**arguments).logits[:, -keep:]
 
 
 def logits_along(
