@@ -13,9 +13,10 @@ from torch import Tensor
 from . import __version__
 from .batching import in_batches
 from .cache import last_slots
+from .cards import Card, KeyMode
 from .progress import bar
 from .prompts import Prompt, as_list, encode, offset_token, pad_left, pad_token, template_hash
-from .vectors import Card, KeyMode, KVVectors
+from .vectors import KVVectors
 
 if TYPE_CHECKING:
     from .contrast import ContrastiveSet
@@ -101,14 +102,14 @@ def slot_norms(model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool =
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode) -> Card:
+def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode | None) -> Card:
     """The card of vectors extracted from `pairs` now."""
     try:
         offset = offset_token(model.tokenizer, "\n")
     except ValueError:
         offset = None
     note = ""
-    if not _rotates(model):
+    if keys is not None and not _rotates(model):
         note = "This model doesn't rotate its keys: post_rope and position_free are the same."
     return Card(
         model=model.name,

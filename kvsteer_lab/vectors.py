@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import write_atomically
+from .cards import Card, Format
 
 if TYPE_CHECKING:
     from .models import Model
     from .prompts import Prompt
 
-KeyMode = Literal["post_rope", "position_free"]
-FILE = "vectors.safetensors"
-"""The file's name in a folder or a hub repository."""
-_FORMAT = "kvsteer_lab.vectors.1"
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where vectors come from, and so which models they fit.
-
-    Attributes:
-        model, model_type, fingerprint, dtype: the model they were extracted from.
-        keys: `"post_rope"` (as cached, the paper's) or `"position_free"` (un-rotated before averaging).
-        offset_id: the token to place between the steered slot and the answer.
-        template_hash: of the chat template that rendered the pairs.
-        n_pairs: how many pairs were averaged.
-        recipe: how the pairs were made.
-        history: arithmetic done since.
-        note: what else a reader should know.
-        version: of kvsteer_lab.
-    """
-
-    model: str
-    model_type: str
-    fingerprint: str
-    dtype: str
-    keys: KeyMode
-    offset_id: int | None
-    template_hash: str | None
-    n_pairs: int
-    recipe: dict[str, Any] = field(default_factory=dict, repr=False)
-    history: tuple[str, ...] = ()
-    note: str = ""
-    version: str = ""
+_FORMAT = Format("kvsteer_lab.vectors.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
 
 
 @dataclass(frozen=True)
@@ -174,18 +137,13 @@ class KVVectors:
         if here != there:
             form = "{} with {} layers, {} KV heads of width {}"
             raise ValueError(f"These vectors are of a {form.format(*there)}, the model is a {form.format(*here)}; extract vectors from this model.")
-        if self.card.fingerprint != model.fingerprint:
-            warnings.warn(f"These vectors were extracted from other weights ({self.card.model}, or another adapter) than those of {model.name}.", stacklevel=3)
-        elif self.card.dtype != str(model.dtype):
-            warnings.warn(f"These vectors were extracted in {self.card.dtype}, the model runs in {model.dtype}.", stacklevel=3)
+        self.card.warn_of_other_weights(model)
 
     # --- files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
-        metadata = {"format": _FORMAT, "card": json.dumps(asdict(self.card), sort_keys=True)}
-        tensors = {"keys": self.keys, "values": self.values}
-        return write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
@@ -194,22 +152,7 @@ class KVVectors:
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
         """
-        path = find_file(source, revision)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"{path} holds no steering vectors: it was not written by KVVectors.save.")
-                written = metadata["card"]
-                tensors = {name: file.get_tensor(name) for name in ("keys", "values")}
-        except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
-        known = {f.name for f in fields(Card)}
-        try:
-            found: dict[str, Any] = {k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known}
-            card = Card(**found)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"The card in {path} can't be read ({error}); save or download it again.") from error
+        tensors, card = _FORMAT.read(source, revision)
         return cls(tensors["keys"], tensors["values"], card)
 
     def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
@@ -241,23 +184,3 @@ def check_indices(what: str, chosen: Iterable[int] | None, n: int) -> list[int]:
     if wrong:
         raise ValueError(f"There is no {what} {wrong[0]!r}; this model has {what}s 0 to {n - 1}.")
     return indices
-
-
-def find_file(source: str | Path, revision: str | None) -> Path:
-    """A local file, the file in a folder, or one downloaded from the hub."""
-    path = Path(source)
-    if path.is_dir():
-        path = path / FILE
-    if path.is_file():
-        return path
-    name = str(source)
-    if path.suffix == ".safetensors" or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(f"There are no vectors at {path}; give a file, a folder with {FILE}, or a hub repository.")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(hf_hub_download(name, FILE, revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"There are no vectors at {path}, and the hub gives no {FILE} in {name!r}: {reason}") from error

@@ -294,7 +294,7 @@ def test_the_old_file_survives_a_full_disk(saved: Any, tmp_path: Path, monkeypat
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("kvsteer_lab.vectors.save_file", full)
+    monkeypatch.setattr("kvsteer_lab.cards.save_file", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"^Cannot write .*out: No space left on device\. Nothing was changed there"):
         saved.save(path)
