@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import __version__
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .contrast import ContrastiveSet
     from .models import Model
 
+Result = TypeVar("Result")
 _BLOCK = 8  # batches that are tokenised and sorted by length together
 
 
@@ -141,29 +142,47 @@ class _Slots(NamedTuple):
 
 
 def _slots(model: Model, pairs: ContrastiveSet, batch_size: int, keys: KeyMode, progress: bool) -> Iterator[_Slots]:
-    from .models import LOCK
-
     if keys not in get_args(KeyMode):
         raise ValueError(f"keys={keys!r} is unknown; choose one of: {', '.join(get_args(KeyMode))}.")
     rotary = model.rotary if keys == "position_free" else None
+
+    def read(ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]) -> tuple[Tensor, Tensor]:
+        k, v = last_slots(model, ids, mask)
+        return (k if rotary is None else rotary.unrotate(k, mask.sum(-1).cpu() - 1)), v
+
+    for signs, pair, (k, v) in read_sides(model, pairs, batch_size, read, progress):
+        yield _Slots(k, v, signs, pair)
+
+
+def read_sides(
+    model: Model, pairs: ContrastiveSet, batch_size: int, read: Callable[[Tensor, Tensor], Result], progress: bool
+) -> Iterator[tuple[Float[Tensor, " prompts"], Int[Tensor, " prompts"], Result]]:
+    """Batch by batch over both sides of all pairs, each prompt's sign (+1 positive, -1 negative), its pair, and what `read` makes of the batch.
+
+    Args:
+        model: the model.
+        pairs: the contrastive set.
+        batch_size: prompts taken together; halved where memory runs out.
+        read: is given left-padded ids and their mask, with the lock held.
+        progress: whether to show a bar.
+    """
+    from .models import LOCK
+
     pad = pad_token(model.tokenizer)
 
-    def run(batch: Sequence[tuple[int, float, list[int]]]) -> _Slots:
+    def run(batch: Sequence[tuple[int, float, list[int]]]) -> Result:
         ids, mask = pad_left([row for _, _, row in batch], pad, model.device)
         with LOCK:
-            k, v = last_slots(model, ids, mask)
-        if rotary is not None:
-            k = rotary.unrotate(k, mask.sum(-1).cpu() - 1)
-        return _Slots(k, v, torch.tensor([sign for _, sign, _ in batch]), torch.tensor([pair for pair, _, _ in batch]))
+            return read(ids, mask)
 
     block = max(1, batch_size) * _BLOCK
     with bar(2 * len(pairs), "extract", "prompt", progress) as shown:
         for start in range(0, 2 * len(pairs), block):
-            rows: list[Any] = [_row(model, pairs, i) for i in range(start, min(start + block, 2 * len(pairs)))]
+            rows = [_row(model, pairs, i) for i in range(start, min(start + block, 2 * len(pairs)))]
             rows.sort(key=lambda row: len(row[2]))
-            for batch, slots in in_batches(rows, batch_size, run):
+            for batch, result in in_batches(rows, batch_size, run):
                 shown.update(len(batch))
-                yield slots
+                yield torch.tensor([sign for _, sign, _ in batch]), torch.tensor([pair for pair, _, _ in batch]), result
 
 
 def _row(model: Model, pairs: ContrastiveSet, index: int) -> tuple[int, float, list[int]]:
