@@ -25,6 +25,9 @@ _HOME = {
     "Nothing": "interventions",
     "NoOffset": "interventions",
     "CacheSteering": "interventions",
+    "ActivationSteering": "interventions",
+    "random_activation_controls": "interventions",
+    "ResidualDelta": "residual",
     "CoTPrompt": "interventions",
     "CoTPrefix": "interventions",
     "FewShot": "interventions",
@@ -47,6 +50,7 @@ _HOME = {
     "compare": "comparison",
     "side_effects": "effects",
     "dose_response": "sweep",
+    "unit_dose": "sweep",
     "analysis": "",
     "figures": "",
     "stats": "",
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from .extraction import PairDifferences, extract, extract_pairs
     from .generation import generate
     from .interventions import (
+        ActivationSteering,
         CacheSteering,
         Control,
         CoTPrefix,
@@ -79,16 +84,18 @@ if TYPE_CHECKING:
         layer_shuffle_controls,
         other_slot,
         other_vectors,
+        random_activation_controls,
         random_controls,
         sign_flip,
     )
     from .models import Model, load
     from .outputs import Generations
+    from .residual import ResidualDelta
     from .results import Results
     from .scoring import score
     from .steerer import KVSteerer
     from .streaming import stream
-    from .sweep import dose_response
+    from .sweep import dose_response, unit_dose
     from .vectors import KVVectors
 
 

@@ -36,6 +36,7 @@ class Row:
         noise_key: which noise a sampled row sees.
         residuals: what is added to the residual stream.
         uses_cache: whether decoding reads the cache.
+        forced: the end of the tail that is the beginning of the answer.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,6 +45,7 @@ class Row:
     noise_key: str = ""
     residuals: tuple[ResidualDelta, ...] = ()
     uses_cache: bool = True
+    forced: tuple[int, ...] = ()
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -64,6 +66,7 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
             prompt is a single token without one; a slot is out of range; a residual delta doesn't fit the model; or the
             cache is both edited and left unused.
     """
+    offset = intervention.offset_id(model.tokenizer, offset)
     tail = tuple(intervention.tail(model.tokenizer, offset))
     lengths = [len(ids) if tail else len(ids) - 1 for ids in prompts]
     if min(lengths) < 1:
@@ -82,7 +85,8 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
         for delta in residuals[row]:
             slot_from_end(delta.slot, len(ids), row)
     keys = noise_keys or [""] * len(prompts)
-    return [Row(tuple(ids), tail, d, key, r, bool(intervention.uses_cache)) for ids, d, key, r in zip(prompts, deltas, keys, residuals, strict=True)]
+    uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
+    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced) for ids, d, key, r in zip(prompts, deltas, keys, residuals, strict=True)]
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:

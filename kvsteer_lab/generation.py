@@ -74,7 +74,7 @@ def generate(
             for group in group_rows(model, rows, holes=not settings.reads_ids):
                 for batch, tokens in in_batches(group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)):
                     for i, ids in zip(batch, tokens, strict=True):
-                        done[i] = _read(model, rows[i], index[i], ids, settings, offset)
+                        done[i] = _read(model, rows[i], index[i], ids, settings)
                     shown.update(len(batch))
     except KeyboardInterrupt:
         complete = False
@@ -144,8 +144,8 @@ def _decode(model: Model, rows: Sequence[Row], batch: Sequence[int], settings: S
         return decode(model, [rows[i] for i in batch], settings, seed)
 
 
-def _read(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings, offset: str | int | None) -> Generation:
+def _read(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:
     ended = bool(ids) and ids[-1] in settings.eos
     text = model.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-    forced = model.tokenizer.decode(row.tail[offset is not None :], skip_special_tokens=True)
+    forced = model.tokenizer.decode(row.forced, skip_special_tokens=True)
     return Generation(*index, text=text, token_ids=tuple(ids), finish_reason="eos" if ended else "length", forced=forced)

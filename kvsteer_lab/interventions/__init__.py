@@ -1,5 +1,6 @@
 """Everything that is compared in an experiment; one method a file."""
 
+from .activation import ActivationSteering, random_activation_controls
 from .base import Intervention, NoOffset, Nothing
 from .cache import CacheSteering
 from .controls import Control, label_shuffle_controls, layer_shuffle_controls, other_slot, other_vectors, random_controls, sign_flip
@@ -7,6 +8,7 @@ from .prompt import CoTPrefix, CoTPrompt, FewShot, ForcedPrefix
 from .together import Together
 
 __all__ = [
+    "ActivationSteering",
     "CacheSteering",
     "CoTPrefix",
     "CoTPrompt",
@@ -21,6 +23,7 @@ __all__ = [
     "layer_shuffle_controls",
     "other_slot",
     "other_vectors",
+    "random_activation_controls",
     "random_controls",
     "sign_flip",
 ]

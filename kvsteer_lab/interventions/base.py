@@ -43,8 +43,12 @@ class Intervention:
         """The conversation to render instead of `chat`."""
         return chat
 
+    def offset_id(self, tokenizer: Any, offset: int | None) -> int | None:
+        """The offset token of this method where it needs another one than the run's, `offset`."""
+        return offset
+
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
-        """Token ids put between the prompt's last cached slot and the first generated token."""
+        """Token ids put between the prompt's last cached slot and the first generated token: the offset token, then forced words."""
         return [] if offset is None else [offset]
 
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..cache import CacheDelta
+from ..residual import ResidualDelta
 from ..tasks.base import Chat
 from .base import Intervention
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class Together(Intervention):
-    """All of `parts` at once: chats are changed in their order, and what they add to the cache is added up.
+    """All of `parts` at once: chats are changed in their order, and what they add to the cache and to the residual stream is added up.
 
     With a control among the parts, the whole is a control of the same parts with what it controls in its place.
 
@@ -62,6 +63,12 @@ class Together(Intervention):
             chat = part.chat(chat)
         return chat
 
+    def offset_id(self, tokenizer: Any, offset: int | None) -> int | None:
+        own = {found for part in self.parts if (found := part.offset_id(tokenizer, offset)) != offset}
+        if len(own) > 1:
+            raise ValueError(f"The parts of {self.label!r} ask for different offset tokens; give them the same one.")
+        return own.pop() if own else offset
+
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         setter = next((part for part in self.parts if _sets_tail(part)), self.parts[0])
         return setter.tail(tokenizer, offset)
@@ -69,6 +76,14 @@ class Together(Intervention):
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
         by_part = [part.deltas(model, lengths) for part in self.parts]
         return [tuple(delta for edits in row for delta in edits) for row in zip(*by_part, strict=True)]
+
+    def residuals(self, model: Model, lengths: Sequence[int]) -> list[tuple[ResidualDelta, ...]]:
+        by_part = [part.residuals(model, lengths) for part in self.parts]
+        return [tuple(delta for edits in row for delta in edits) for row in zip(*by_part, strict=True)]
+
+    @property
+    def uses_cache(self) -> bool:
+        return all(part.uses_cache for part in self.parts)
 
 
 def _sets_tail(part: Intervention) -> bool:
