@@ -21,6 +21,8 @@ _HOME = {
     "PairDifferences": "extraction",
     "extract": "extraction",
     "extract_pairs": "extraction",
+    "ActivationVectors": "activations",
+    "extract_activations": "activations",
     "Intervention": "interventions",
     "Nothing": "interventions",
     "NoOffset": "interventions",
@@ -44,6 +46,8 @@ _HOME = {
     "generate": "generation",
     "stream": "streaming",
     "score": "scoring",
+    "divergence": "kl",
+    "elicit": "elicitation",
     "KVSteerer": "steerer",
     "Results": "results",
     "evaluate": "evaluation",
@@ -60,11 +64,13 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from . import analysis, figures, stats, tasks
+    from .activations import ActivationVectors, extract_activations
     from .architectures import UnsteerableModelError
     from .cache import CacheDelta, apply
     from .comparison import compare
     from .contrast import ContrastiveSet
     from .effects import side_effects
+    from .elicitation import elicit
     from .evaluation import evaluate
     from .extraction import PairDifferences, extract, extract_pairs
     from .generation import generate
@@ -88,6 +94,7 @@ if TYPE_CHECKING:
         random_controls,
         sign_flip,
     )
+    from .kl import divergence
     from .models import Model, load
     from .outputs import Generations
     from .residual import ResidualDelta
