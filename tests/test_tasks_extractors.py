@@ -52,7 +52,8 @@ def test_two_stage_goes_by_the_last_closing_words_and_reads_nothing_without_any(
 
 
 @pytest.mark.parametrize(
-    ("tail", "label"), [(" 2", "2"), (" 2: kg of iron", "2"), (" 2 kg of iron", "2"), (" 2 metres", None), (" 2.5", None), (" 4", None), (" 12", None), (" 1 a 5-kg object", "1")]
+    ("tail", "label"),
+    [(" 2", "2"), (" 2: kg of iron", "2"), (" 2 kg of iron", "2"), (" 2 metres", None), (" 2.5", None), (" 4", None), (" 12", None), (" 1 a 5-kg object", "1")],
 )
 def test_numbered_choices_are_told_from_amounts(tail: str, label: str | None) -> None:
     assert extractors.two_stage(NUMBERED, f"Hm.{CLOSING}{tail}") == label
@@ -135,7 +136,9 @@ def test_numbers(text: str, last: str | None, strict: str | None, verified: str 
         assert extractors.math_verify(OPEN, text) == verified
 
 
-@pytest.mark.parametrize("text", ["The answer is $10^{10^{10}}$", "answer is 9**9**9**9", "$1000000000!$", "$\\sqrt{2}$", "$x > 3$", "no idea", "$\\frac{1}{0}$", ""])
+@pytest.mark.parametrize(
+    "text", ["The answer is $10^{10^{10}}$", "answer is 9**9**9**9", "$1000000000!$", "$\\sqrt{2}$", "$x > 3$", "no idea", "$\\frac{1}{0}$", ""]
+)
 def test_math_verify_evaluates_nothing_large_and_says_none_instead(text: str) -> None:
     assert extractors.math_verify(OPEN, text) is None
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Message = dict[str, str]
@@ -22,7 +25,8 @@ class Question:
         text: the user's message.
         answer: the gold answer, as `Task.read_answer` would return it.
         replies: style -> the assistant's whole reply in that style.
-        choices: letter -> text for a multiple-choice question, in the order shown; empty for an open one.
+        choices: letter (or whatever labels them: some questions have 1 to 4) -> text for a multiple-choice question, in the order shown;
+            empty for an open one.
     """
 
     id: str
@@ -97,7 +101,54 @@ class Task(ABC):
         return rule(question, text) == question.answer
 
 
-def check_split(split: str) -> None:
+class ListedTask(Task):
+    """A task whose questions are listed once and for all, not drawn."""
+
+    @property
+    @abstractmethod
+    def listed(self) -> Mapping[str, Sequence[Question]]:
+        """Split -> its questions, in the task's own order; ids are distinct over all splits."""
+
+    def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
+        """`n` questions of a split (`None`: all), in the task's own order or (`seed`) shuffled.
+
+        Raises:
+            ValueError: an unknown or an empty split, or more questions asked for than there are.
+        """
+        check_split(split, self.splits)
+        found = list(self.listed[split])
+        if not found:
+            raise ValueError(f"The {split} split of {self.name} is empty; it has questions in: {', '.join(s for s in self.splits if self.listed[s])}.")
+        if n is not None and not 0 <= n <= len(found):
+            fewer = f"has {len(found)} questions, fewer than {n}" if n > 0 else f"can't give {n} questions"
+            raise ValueError(f"The {split} split of {self.name} {fewer}; ask for 0 to {len(found)}, or leave n out for all.")
+        if seed is not None:
+            random.Random(seed).shuffle(found)
+        return found[:n]
+
+
+def content_ids(texts: Iterable[str]) -> list[str]:
+    """An id for each text, made from nothing but the text: a version-5 UUID in the DNS namespace, as in the paper's released files.
+
+    A text that occurs again keeps its place: the second one's id ends in "-2", and so on.
+    """
+    seen: Counter[str] = Counter()
+    ids = []
+    for text in texts:
+        seen[text] += 1
+        ids.append(str(uuid.uuid5(uuid.NAMESPACE_DNS, text)) + (f"-{seen[text]}" if seen[text] > 1 else ""))
+    return ids
+
+
+def by_hash(questions: Iterable[Question], dev: float = 0.15, test: float = 0.15) -> dict[str, list[Question]]:
+    """The questions by split, each where `split_of` puts its id."""
+    found: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    for question in questions:
+        found[split_of(question.id, dev, test)].append(question)
+    return found
+
+
+def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:
     """Raise a `ValueError` that names the splits unless `split` is one of them."""
-    if split not in SPLITS:
-        raise ValueError(f"Unknown split {split!r}; choose one of: {', '.join(SPLITS)}.")
+    if split not in splits:
+        raise ValueError(f"Unknown split {split!r}; choose one of: {', '.join(splits)}.")

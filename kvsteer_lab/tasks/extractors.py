@@ -143,7 +143,7 @@ def math_verify(question: Question, text: str) -> str | None:
     from sympy import Basic, nsimplify, preorder_traversal
 
     try:
-        found = package.parse(text.replace("−", "-"), parsing_timeout=None)  # type: ignore[arg-type]  # None is documented
+        found = package.parse(text.replace("−", "-"), parsing_timeout=None)
         if not found:
             return None
         if is_number(found[-1].rstrip(".")):
@@ -169,8 +169,37 @@ def _quotient(over: str, under: str) -> str | None:
     return plain(f"{'-' if value < 0 else ''}{digits[:-12]}.{digits[-12:]}")
 
 
-CHOICE: Mapping[str, Extractor] = {"two_stage": two_stage, "augmented_extract": augmented_extract, "last_letter": last_letter, "strict": strict_choice}
-"""The rules for multiple choice, the main one first."""
+# --- words ----------------------------------------------------------------------------------------------------
 
+_SAID = re.compile(r"\banswer is\b[ \t:]*", re.IGNORECASE)
+
+
+def said(words: str) -> str:
+    """Words as they are compared: lower case, without an article before and without marks around them."""
+    return re.sub(r"^(?:the|an?) ", "", " ".join(words.lower().split()).strip(" .,;:!?*_\"'“”‘’()[]"))
+
+
+def last_said(question: Question, text: str) -> str | None:
+    """The words behind the last "answer is", to the end of the sentence or the line."""
+    found = list(_SAID.finditer(text))
+    return _sentence(text, found[-1].end()) if found else None
+
+
+def strict_said(question: Question, text: str) -> str | None:
+    """The one answer that the text states; `None` if it states none, or several."""
+    stated = {_sentence(text, m.end()) for m in _SAID.finditer(text) if not _denied(text[: m.start()])}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _sentence(text: str, start: int) -> str | None:
+    return said(re.split(r"[.!?;](?:\s|$)|\n", text[start : start + 500], maxsplit=1)[0]) or None
+
+
+# --- the rules by name, the main one first --------------------------------------------------------------------
+
+CHOICE: Mapping[str, Extractor] = {"two_stage": two_stage, "augmented_extract": augmented_extract, "last_letter": last_letter, "strict": strict_choice}
 NUMBER: Mapping[str, Extractor] = {"last_number": last_number, "strict": strict_number, "math_verify": math_verify}
-"""The rules for numbers, the main one first."""
+STATED: Mapping[str, Extractor] = {"last_said": last_said, "strict": strict_said}
+
+ANY_CHOICE = Question("", "", "", choices=dict.fromkeys("ABCDEFGH123456789", ""))
+"""A question of any choices, to read a label where the question isn't known."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import re
+from abc import abstractmethod
+from collections.abc import Mapping
 
 from kvsteer_lab.styles import STYLES
-from kvsteer_lab.tasks.base import Question, Task, check_split
+from kvsteer_lab.tasks.base import Extractor, Question, Task, check_split
+from kvsteer_lab.tasks.extractors import strict_choice, strict_number
 from kvsteer_lab.tiny.questions import Problem, draw
 from kvsteer_lab.tiny.replies import WORDINGS, reply
 
 _ANSWER = re.compile(r"answer is\s+(\d+|[A-D])\b")
+_CHOICE = re.compile(r"^([A-D]): (.+)$", re.MULTILINE)
 MOST = 5000
 """The most questions that are drawn of a split."""
 
@@ -41,12 +45,22 @@ class _TinyTask(Task):
     def _question(self, problem: Problem) -> Question:
         wording = random.Random(problem.text).randrange(WORDINGS)
         replies = {style: reply(problem, style, wording) for style in STYLES}
-        return Question(problem.text, problem.text, problem.answer, replies)
+        return Question(problem.text, problem.text, problem.answer, replies, dict(_CHOICE.findall(problem.text)))
 
     def read_answer(self, text: str) -> str | None:
         """What follows the last "answer is": a number or the letter of a choice."""
         found = _ANSWER.findall(text)
         return found[-1] if found else None
+
+    @property
+    def extractors(self) -> Mapping[str, Extractor]:
+        """What the last "answer is" says first, and a strict rule that wants one statement."""
+        return {"answer": lambda question, text: self.read_answer(text), "strict": self.strict}
+
+    @staticmethod
+    @abstractmethod
+    def strict(question: Question, text: str) -> str | None:
+        """The one answer that the reply states, else `None`."""
 
 
 class TinyArithmetic(_TinyTask):
@@ -54,6 +68,7 @@ class TinyArithmetic(_TinyTask):
 
     name = "tiny-arithmetic"
     kind = "arithmetic"
+    strict = staticmethod(strict_number)
 
 
 class TinyTracking(_TinyTask):
@@ -61,3 +76,4 @@ class TinyTracking(_TinyTask):
 
     name = "tiny-tracking"
     kind = "tracking"
+    strict = staticmethod(strict_choice)
