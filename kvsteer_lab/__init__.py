@@ -17,6 +17,9 @@ _HOME = {
     "CacheDelta": "cache",
     "apply": "cache",
     "ContrastiveSet": "contrast",
+    "Traces": "traces",
+    "with_traces": "traces",
+    "write_traces": "traces.writing",
     "KVVectors": "vectors",
     "PairDifferences": "extraction",
     "extract": "extraction",
@@ -51,10 +54,17 @@ _HOME = {
     "KVSteerer": "steerer",
     "Results": "results",
     "evaluate": "evaluation",
+    "Run": "store",
+    "merge": "merging",
     "compare": "comparison",
     "side_effects": "effects",
     "dose_response": "sweep",
     "unit_dose": "sweep",
+    "tune": "tuning",
+    "Tuning": "tuning",
+    "Search": "tuning",
+    "CacheSearch": "tuning",
+    "ActivationSearch": "tuning",
     "analysis": "",
     "figures": "",
     "stats": "",
@@ -95,14 +105,17 @@ if TYPE_CHECKING:
         sign_flip,
     )
     from .kl import divergence
+    from .merging import merge
     from .models import Model, load
     from .outputs import Generations
     from .residual import ResidualDelta
     from .results import Results
     from .scoring import score
     from .steerer import KVSteerer
+    from .store import Run
     from .streaming import stream
     from .sweep import dose_response, unit_dose
+    from .tuning import ActivationSearch, CacheSearch, Search, Tuning, tune
     from .vectors import KVVectors
 
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from .evaluation import evaluate
+from .interventions.activation import ActivationSteering, random_activation_controls
+from .interventions.base import Intervention
 from .interventions.cache import CacheSteering
 from .interventions.controls import random_controls
+from .prompts import Prompt
 from .tasks.base import Task
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 def dose_response(
     model: Model,
     task: Task,
-    steering: CacheSteering,
+    steering: CacheSteering | ActivationSteering,
     coefficients: Sequence[float],
     *,
     controls: int = 40,
@@ -32,35 +35,70 @@ def dose_response(
     batch_size: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Evaluate `steering` at several value coefficients, each with its own random controls, in one run.
+    """Evaluate `steering` at several coefficients, each with its own random controls, in one run.
 
     Args:
         model, task, n, split, seed, batch_size, progress: as in `kv.evaluate`.
-        steering: vectors, key coefficient, layers, heads and slot; its `cv` is replaced.
-        coefficients: the `cv` to try.
+        steering: what is scaled. Of cache steering, `cv` becomes the coefficient and `ck` keeps its ratio to it.
+        coefficients: those to try.
         controls: random vectors a coefficient, the same directions at each.
         max_new_tokens: per reply.
 
     Returns:
-        One row a coefficient and vector, with the columns `cv`, `dose` (|cv S_V| over the norm of the slot's own values, averaged over the
-        steered layers), `vector` (`"steering"` or `"random 3"`), `accuracy`, `reasoned`, `tokens`, `n`.
+        One row a coefficient and vector, with the columns `coefficient`, `dose` (see `unit_dose`), `vector` (`"steering"` or `"random 3"`), `accuracy`,
+        `reasoned`, `tokens`, `n`.
 
     Raises:
-        ValueError: no coefficients, or what `kv.evaluate` refuses.
+        ValueError: no coefficients, a steering that can't be scaled, or what `kv.evaluate` refuses.
     """
     if not coefficients:
         raise ValueError("There are no coefficients to try; pass at least one.")
-    steered = [replace(steering, cv=float(cv), name=f"cv={cv:g}") for cv in dict.fromkeys(coefficients)]
-    drawn = [random_controls(s, controls, seed) if controls else [] for s in steered]
+    steered = [scaled(steering, float(c), f"coefficient {c:g}") for c in dict.fromkeys(coefficients)]
+    drawn = [_controls(s, controls, seed) for s in steered]
     settings = {"max_new_tokens": max_new_tokens}
     results = evaluate(model, task, [*steered, *chain(*drawn)], n=n, split=split, seed=seed, generation=settings, batch_size=batch_size, progress=progress)
-    prompts = [task.chat(q) for q in task.questions(split, n, seed)]
-    ratio = steering.vectors.relative_to(model, prompts).set_index("layer")["values"][list(steering.scope)].mean()
+    unit = unit_dose(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
     by_label = results.rows.groupby("intervention")
     measured = by_label.agg(accuracy=("correct", "mean"), reasoned=("reasoned", "mean"), tokens=("tokens", "mean"), n=("question", "size"))
     table = [
-        dict(cv=own.cv, dose=abs(own.cv) * ratio, vector=vector, **measured.loc[label])
+        dict(coefficient=_coefficient(own), dose=abs(_coefficient(own)) * unit, vector=vector, **measured.loc[label])
         for own, others in zip(steered, drawn, strict=True)
         for vector, label in [("steering", own.label), *((f"random {seed + i}", c.label) for i, c in enumerate(others))]
     ]
     return pd.DataFrame(table)
+
+
+def unit_dose(model: Model, steering: CacheSteering | ActivationSteering, prompts: Prompt | Sequence[Prompt]) -> float:
+    """The dose at coefficient 1: the norm of what is added over the norm of what it is added to.
+
+    For cache steering |S^V| / |V| at the steered slot, for activation steering |r| / |h| of the residual stream at that token; averaged over the layers
+    that are edited and over the prompts.
+    """
+    if isinstance(steering, ActivationSteering):
+        table = steering.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
+        return float(table.loc[list(steering.layers)].mean())
+    table = steering.vectors.only(None, steering.heads).relative_to(model, prompts).set_index("layer")["values"]
+    return float(table.loc[list(steering.scope)].mean())
+
+
+def scaled(steering: CacheSteering | ActivationSteering, coefficient: float, name: str) -> CacheSteering | ActivationSteering:
+    """The same steering at another coefficient, under another name.
+
+    Raises:
+        ValueError: cache steering by keys alone: there is no ratio to keep.
+    """
+    if isinstance(steering, ActivationSteering):
+        return replace(steering, coefficient=coefficient, name=name)
+    if steering.cv == 0 and steering.ck != 0:
+        raise ValueError(f"{steering.label!r} edits keys only (cv=0), so its dose can't be scaled by cv; give it a value coefficient.")
+    return replace(steering, ck=steering.ck * coefficient / steering.cv if steering.ck else 0.0, cv=coefficient, name=name)
+
+
+def _coefficient(steering: CacheSteering | ActivationSteering) -> float:
+    return steering.coefficient if isinstance(steering, ActivationSteering) else steering.cv
+
+
+def _controls(steering: CacheSteering | ActivationSteering, n: int, seed: int) -> Sequence[Intervention]:
+    if not n:
+        return []
+    return random_activation_controls(steering, n, seed) if isinstance(steering, ActivationSteering) else random_controls(steering, n, seed)

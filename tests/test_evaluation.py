@@ -128,7 +128,7 @@ def test_unknown_things_are_refused(tiny, task, steering, results):
 def test_dose_response_rows_equal_separate_runs(tiny, task, steering):
     table = kv.dose_response(tiny, task, steering, [0.0, 1.5], controls=2, n=6, max_new_tokens=48, progress=False)
     assert sorted(table.vector.unique()) == ["random 0", "random 1", "steering"] and len(table) == 6
-    own = table[table.vector == "steering"].set_index("cv")
+    own = table[table.vector == "steering"].set_index("coefficient")
     alone = kv.evaluate(tiny, task, steering, n=6, split="dev", generation={"max_new_tokens": 48}, progress=False).summary()
     assert own.reasoned[1.5] == pytest.approx(alone.reasoned[steering.label])
     assert own.reasoned[0.0] == pytest.approx(alone.reasoned["baseline"])

@@ -37,7 +37,7 @@ def test_comparison_shows_each_intervention(summary):
 
 def test_dose_response_draws_the_steered_points_and_the_band():
     rows = [(cv, 2 * cv, v, 0.5, r, 3.0, 8) for cv in (1.0, 2.0) for v, r in (("steering", 0.75), ("random 0", 0.0), ("random 1", 0.5))]
-    table = pd.DataFrame(rows, columns=["cv", "dose", "vector", "accuracy", "reasoned", "tokens", "n"])
+    table = pd.DataFrame(rows, columns=["coefficient", "dose", "vector", "accuracy", "reasoned", "tokens", "n"])
     axis = kv.figures.plot_dose_response(table).axes[0]
     line = axis.lines[0]
     assert line.get_xdata().tolist() == [2.0, 4.0] and line.get_ydata().tolist() == [0.75, 0.75]

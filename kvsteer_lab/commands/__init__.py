@@ -4,9 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 from .demo import demo
+from .evaluate import evaluate
 from .extract import extract
 from .generate import generate
 from .info import info
+from .merge import merge
+from .traces import traces
+from .tune import tune
 
-COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "extract": extract, "generate": generate, "info": info}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "traces": traces,
+    "extract": extract,
+    "generate": generate,
+    "tune": tune,
+    "evaluate": evaluate,
+    "merge": merge,
+    "info": info,
+}
 """By the name that is typed, in the order of `kvsteer --help`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..stats import wilson
-from .style import COLORS, TWO_COLUMNS, styled
+from .style import COLORS, TWO_COLUMNS, color_of, styled
 
 
 @styled
@@ -17,22 +20,40 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
 
     Bars are 95% Wilson intervals; the band holds the middle 95% of the random controls, the dotted line is their mean.
     """
-    steered = table[table.vector == "steering"].sort_values("dose")
-    controls = table[table.vector != "steering"].groupby("dose")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.85, 2.4), layout="constrained", sharey=True)
     for axis, column, title in zip(axes, ("reasoned", "accuracy"), ("replies that reason", "correct answers"), strict=True):
-        bounds = np.array([wilson(round(k * n), int(n)) for k, n in zip(steered[column], steered.n, strict=True)])
-        error = np.abs(np.stack([steered[column] - bounds[:, 0], bounds[:, 1] - steered[column]]))
-        axis.errorbar(steered.dose, steered[column], error, color=COLORS["steered"], marker="o", elinewidth=0.7, label="steering vectors")
-        if len(controls):
-            band = controls[column].quantile([0.025, 0.975]).unstack()
-            axis.fill_between(band.index, band[0.025], band[0.975], color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
-            axis.plot(controls[column].mean(), ":", color=COLORS["random"], label="random vectors, mean")
-        axis.set(title=title, xlabel="dose: $|c_v S^V|$ / norm of the slot's own values", ylim=(-0.04, 1.04), xscale="log")
-        ticks = steered.dose.to_numpy()
-        axis.set_xticks(ticks, [f"{d:.2g}\n({cv:g})" for d, cv in zip(ticks, steered.cv, strict=True)])
-        axis.minorticks_off()
+        _draw(axis, table, column, COLORS["steered"])
+        axis.set(title=title, xlabel="dose: $|c_v S^V|$ / norm of the slot's own values")
     axes[0].set_ylabel("share of questions")
     axes[0].annotate("dose\n($c_v$)", (0, 0), xytext=(-26, -11), xycoords="axes fraction", textcoords="offset points", fontsize=6, va="top", ha="center")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+@styled
+def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
+    """Several methods over doses in the same units, a panel each: tables of `kv.dose_response` by label. Bars and bands as in `plot_dose_response`."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False)
+    for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
+        _draw(axis, table, column, color_of(label))
+        axis.set(title=label, xlabel="dose (coefficient)")
+    axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, ["steering (its colour: the method's)" if text == "steering vectors" else text for text in labels], loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw(axis: Axes, table: pd.DataFrame, column: str, color: str) -> None:
+    steered = table[table.vector == "steering"].sort_values("dose")
+    controls = table[table.vector != "steering"].groupby("dose")
+    bounds = np.array([wilson(round(k * n), int(n)) for k, n in zip(steered[column], steered.n, strict=True)])
+    error = np.abs(np.stack([steered[column] - bounds[:, 0], bounds[:, 1] - steered[column]]))
+    axis.errorbar(steered.dose, steered[column], error, color=color, marker="o", elinewidth=0.7, label="steering vectors")
+    if len(controls):
+        band = controls[column].quantile([0.025, 0.975]).unstack()
+        axis.fill_between(band.index, band[0.025], band[0.975], color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
+        axis.plot(controls[column].mean(), ":", color=COLORS["random"], label="random vectors, mean")
+    axis.set(ylim=(-0.04, 1.04), xscale="log")
+    ticks = steered.dose.to_numpy()
+    axis.set_xticks(ticks, [f"{d:.2g}\n({c:.3g})" for d, c in zip(ticks, steered.coefficient, strict=True)])
+    axis.minorticks_off()
