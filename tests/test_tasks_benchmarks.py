@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -134,7 +135,11 @@ def test_without_a_folder_rows_come_from_the_hub(name: str, hub: str, config: st
     monkeypatch.delenv("KVSTEER_DATA_DIR", raising=False)
     asked: list[tuple[Any, ...]] = []
 
-    def load_dataset(path: str, name_: str | None, *, split: str, revision: str | None) -> datasets.Dataset:
+    real = inspect.signature(datasets.load_dataset)
+
+    def load_dataset(*args: Any, **settings: Any) -> datasets.Dataset:
+        given = real.bind(*args, **settings).arguments
+        path, name_, split, revision = (given[k] for k in ("path", "name", "split", "revision"))
         asked.append((path, name_, split, revision))
         i = parts.index(split) + 1
         if name == "piqa":

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from kvsteer_lab import tasks
 from kvsteer_lab.tasks import extractors
 from kvsteer_lab.tasks.base import Question
 from kvsteer_lab.tasks.extractors import CLOSING
@@ -44,6 +45,11 @@ def test_two_stage_reads_the_letter_right_behind_the_closing_words(tail: str, le
     assert extractors.two_stage(LETTERS, f"It may be D. The answer is D.{CLOSING}{tail}") == letter
 
 
+def test_without_the_question_any_letter_is_read_but_no_article() -> None:
+    for tail, letter in ((" F", "F"), (" 3.", "3"), (" A restaurant", None), (" a", None)):
+        assert extractors.two_stage(extractors.ANY_CHOICE, f"Hm.{CLOSING}{tail}") == letter
+
+
 def test_two_stage_goes_by_the_last_closing_words_and_reads_nothing_without_any() -> None:
     assert extractors.two_stage(LETTERS, f"So the correct choice is A.{CLOSING} C") == "C"
     assert extractors.two_stage(LETTERS, "The correct choice is B.") == "B"
@@ -78,6 +84,8 @@ def test_numbered_choices_are_told_from_amounts(tail: str, label: str | None) ->
         ("The answer is E.", None),
         ("The answer is a restaurant.", None),
         ("A restaurant is best. B.", None),
+        ("Look at each option:\n\nA. bowling alley: no.", None),
+        ("The correct option:\n\nA. bowling alley", "A"),
         ("The best choice is A restaurant.", None),
         ("", None),
     ],
@@ -163,3 +171,16 @@ def test_degenerate_replies_are_read_quickly_and_raise_nothing(text: str) -> Non
 )
 def test_plain_numbers(number: str, form: str) -> None:
     assert extractors.plain(number) == form
+
+
+@pytest.mark.parametrize("name", ["tiny-arithmetic", "tiny-tracking"])
+def test_the_bundled_tasks_rules_read_every_reply(name: str) -> None:
+    task = tasks.get(name)
+    for question in task.questions("dev", 60):
+        for style in task.styles:
+            reply = task.demonstrate(question, style)
+            assert {rule: read(question, reply) for rule, read in task.extractors.items()} == {"answer": question.answer, "strict": question.answer}
+        twice = f"The answer is {question.answer}. The answer is {'B' if question.answer == 'A' else 'A' if question.choices else 99}."
+        assert task.extractors["strict"](question, twice) is None and task.read_answer(twice) != question.answer
+        if question.choices:
+            assert list(question.choices) == list("ABCD") and all(f"{letter}: {room}" in question.text for letter, room in question.choices.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import string
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -21,7 +22,10 @@ _NEGATION = re.compile(r"\b(?:not|never|cannot|neither|nor|none|unless|if|whethe
 
 # --- multiple choice ------------------------------------------------------------------------------------------
 
-_STATEMENT = re.compile(r"\b(?:answer|choice|option)(?:\s+is\b|\s*:)|(?=\\boxed\{)", re.IGNORECASE)
+_STATEMENT = re.compile(
+    r"\b(?:answer|choice|option)\s+is\b|\b(?:correct|right|best|final)\s+(?:answer|choice|option)\s*:|^\W{0,9}answer\s*:|(?=\\boxed\{)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _TOKEN = re.compile(
     r"[\s:*_\"'“‘(\[{$]{0,12}(?:\\(?:boxed|text|mathrm|mathbf)\{){0,2}(?:(?:the )?(?:option|choice|letter|answer) )?[*_\"'“‘(\[{]{0,4}"
     r"(?P<token>[A-Z0-9])(?!\w|-\w|['’]\w|[.,/]\d|%)"
@@ -43,7 +47,7 @@ def two_stage(question: Question, text: str) -> str | None:
 
 
 def strict_choice(question: Question, text: str) -> str | None:
-    """The one letter that the reply itself states as its answer ("answer is", "choice:", a box); `None` if it states none, or several.
+    """The one letter that the reply itself states as its answer ("answer is", "best choice:", a box); `None` if it states none, or several.
 
     What follows the appended closing words isn't the reply's own and is left out. Denied and conditional statements don't count.
     """
@@ -77,8 +81,10 @@ def _letter(choices: Mapping[str, str], tail: str) -> str | None:
         return None
     letter, rest = match["token"], tail[match.end() :]
     # "A dog", "2 kg": an article or an amount, not a letter, unless the choice's own words follow.
-    is_word = letter in "AI0123456789" and _WORD.match(rest) and not rest.strip().lower().startswith(choices[letter].lower())
-    return None if is_word else letter
+    if letter in "AI0123456789" and _WORD.match(rest):
+        own = choices[letter].lower()
+        return letter if own and rest.strip().lower().startswith(own) else None
+    return letter
 
 
 def _denied(before: str) -> bool:
@@ -201,5 +207,5 @@ CHOICE: Mapping[str, Extractor] = {"two_stage": two_stage, "augmented_extract": 
 NUMBER: Mapping[str, Extractor] = {"last_number": last_number, "strict": strict_number, "math_verify": math_verify}
 STATED: Mapping[str, Extractor] = {"last_said": last_said, "strict": strict_said}
 
-ANY_CHOICE = Question("", "", "", choices=dict.fromkeys("ABCDEFGH123456789", ""))
+ANY_CHOICE = Question("", "", "", choices=dict.fromkeys(string.ascii_uppercase + string.digits, ""))
 """A question of any choices, to read a label where the question isn't known."""
