@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from random_models import CONFIGS, PROMPTS, build, card_of
+from random_models import CONFIGS, PROMPTS, activations_for, build, card_of
 from safetensors.torch import save_file
 
 import kvsteer_lab as kv
@@ -18,11 +17,6 @@ import kvsteer_lab as kv
 POSITIVE = ["The quick brown fox.", "Step 1: add 2 and 3 to get 5. Then rest over the lazy dog", "What is 12", "dog"]
 NEGATIVE = ["lazy", "The answer is 19.", "fox jumps over the dog, and then it rests", "12 + 7"]
 PAIRS = kv.ContrastiveSet.from_texts(POSITIVE, NEGATIVE)
-
-
-def vectors_for(model: kv.Model, seed: int = 0) -> kv.ActivationVectors:
-    generator = torch.Generator().manual_seed(seed)
-    return kv.ActivationVectors(torch.randn(model.n_layers, 64, generator=generator), replace(card_of(model), keys=None))
 
 
 @torch.no_grad()
@@ -108,7 +102,7 @@ def test_a_prompt_beyond_the_context_is_refused(model: kv.Model) -> None:
 
 
 def test_a_dose_is_relative_to_the_residual_s_own_norm(model: kv.Model) -> None:
-    vectors = vectors_for(model)
+    vectors = activations_for(model)
     table = vectors.relative_to(model, PROMPTS)
     assert list(table.columns) == ["layer", "residuals"] and table.layer.tolist() == [0, 1, 2, 3]
     own = torch.stack([residuals(model.hf, layers_of(model.hf), model.encode(p)).norm(dim=-1) for p in PROMPTS])
@@ -127,7 +121,7 @@ def test_tensors_are_float32_on_the_cpu_and_finite(model: kv.Model) -> None:
 
 
 def test_another_model_is_refused_and_other_weights_warn(model: kv.Model, load_random: Callable[[str], kv.Model], tokenizer: Any, folder: Path) -> None:
-    vectors = vectors_for(model)
+    vectors = activations_for(model)
     message = r"These vectors are of a llama with 4 layers of width 64, the model is a {}; extract vectors from this model\."
     with pytest.raises(ValueError, match=message.format("qwen3 with 4 layers of width 64")):
         vectors.check_fits(load_random("qwen3"))
@@ -143,7 +137,7 @@ def test_another_model_is_refused_and_other_weights_warn(model: kv.Model, load_r
 
 
 def test_a_file_keeps_tensor_and_card(model: kv.Model, tmp_path: Path) -> None:
-    vectors = replace(vectors_for(model), card=replace(card_of(model), keys=None, recipe={"style": "stepwise", "questions": ["ä", "日本"]}))
+    vectors = activations_for(model, recipe={"style": "stepwise", "questions": ["ä", "日本"]})
     path = vectors.save(tmp_path / "new" / "activations.safetensors")
     for source in (path, str(path), path.parent):
         again = kv.ActivationVectors.load(source)
@@ -153,7 +147,7 @@ def test_a_file_keeps_tensor_and_card(model: kv.Model, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(share: float, model: kv.Model, tmp_path: Path) -> None:
-    path = vectors_for(model).save(tmp_path / "a.safetensors")
+    path = activations_for(model).save(tmp_path / "a.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
@@ -171,7 +165,7 @@ def test_a_foreign_or_missing_file_is_refused(model: kv.Model, vectors: kv.KVVec
         kv.ActivationVectors.load(tmp_path / "pickle.safetensors")
     with pytest.raises(ValueError, match=r"There are no vectors at .*; give a file, a folder with activations\.safetensors, or a hub repository"):
         kv.ActivationVectors.load(tmp_path / "none.safetensors")
-    activations = vectors_for(model).save(tmp_path / "a.safetensors")
+    activations = activations_for(model).save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=r"it was not written by KVVectors\.save"):
         kv.KVVectors.load(activations)
     save_file({"residuals": torch.full((4, 64), float("nan"))}, tmp_path / "nan.safetensors", metadata=_metadata(activations))

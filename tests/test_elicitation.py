@@ -11,7 +11,7 @@ import pytest
 import random_models
 import reference
 import torch
-from random_models import CONFIGS, PROMPTS, newline, vectors_for
+from random_models import CONFIGS, PROMPTS, activations_for, newline, vectors_for
 
 import kvsteer_lab as kv
 from kvsteer_lab.elicitation import elicit, letter_tokens
@@ -40,6 +40,12 @@ def asked_ids(model: kv.Model, g: Any) -> list[int]:
     reply = [t for t in g.token_ids if t != model.tokenizer.eos_token_id]
     space = encode(" ", add_special_tokens=False).input_ids if LETTERS[g.prompt][0] == "A" else []  # " A" is two tokens here, " 1" is one
     return [*reply, *encode(CLOSING, add_special_tokens=False).input_ids, *space]
+
+
+def text_of(model: kv.Model, ids: list[int]) -> str:
+    """Up to the end token."""
+    eos = model.tokenizer.eos_token_id
+    return str(model.tokenizer.decode(ids[: ids.index(eos)] if eos in ids else ids, skip_special_tokens=True)).strip()
 
 
 def letter_ids(model: kv.Model, letters: Sequence[str]) -> list[int]:
@@ -103,6 +109,28 @@ def test_a_batch_is_each_row_alone(batch_size: int, model: kv.Model) -> None:
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
         alone = ask(model, methods, replace(texts, rows=(g,)))[0]
         assert (alone.text, alone.letter) == (other.text, other.letter)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "falcon, alibi", "cohere"])
+def test_activation_steering_goes_on(name: str, load_random: Callable[[str], kv.Model]) -> None:
+    """One-shot or at every token, closing words included; with the cache or without."""
+    model = load_random(name)
+    vectors = activations_for(model)
+    methods = [kv.ActivationSteering(vectors, 1, 4, every_token=every, cache=cache) for every in (False, True) for cache in (True, False)]
+    texts = generated(model, methods)
+    steered, unsteered = ask(model, methods, texts), ask(model, methods, texts, steered=False)
+    own = torch.zeros_like(vectors.residuals)
+    own[1] = 4 * vectors.residuals[1]
+    changed = []
+    for g, choice, bare in zip(texts, steered, unsteered, strict=True):
+        prompt = model.encode(PROMPTS[g.prompt])
+        ids = [*prompt, newline(model), *asked_ids(model, g)]
+        said = reference.activation_steered(model.hf, ids, own, len(prompt) - 1, NEW, onward="every token" in g.intervention)
+        assert choice.text.strip() == text_of(model, said)
+        assert bare.text.strip() == text_of(model, reference.plain(model.hf, ids, NEW))
+        changed.append(max(abs(choice.logprobs[key] - bare.logprobs[key]) for key in choice.logprobs))
+    assert max(changed) > 0.001
 
 
 def test_tails_and_chats_of_other_methods_are_kept(model: kv.Model) -> None:
