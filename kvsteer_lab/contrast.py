@@ -14,6 +14,7 @@ from .files import write_atomically
 from .prompts import encode, render, template_hash
 from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
 from .tasks.base import Chat, Task
+from .traces.task import TracedTask, TracesTask
 
 if TYPE_CHECKING:
     from .outputs import Html
@@ -122,6 +123,7 @@ class ContrastiveSet:
         chosen = [order[:shots] for order in ranked]
         recipe = dict(task=task.name, style=style, against=against, shots=shots, select=select, seed=seed, questions=[pool[q].question.id for q in asked])
         recipe |= {"encoder": encoder} if encoder is not None else {}
+        recipe |= {"traces": task.traces.digest} if isinstance(task, TracedTask | TracesTask) else {}
 
         def chats(question: int, examples: Sequence[int]) -> list[Chat]:
             shown, last = [pool[i] for i in examples], task.chat(pool[question].question)
