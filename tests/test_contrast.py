@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from toy import Toy
 
 import kvsteer_lab as kv
 from kvsteer_lab import tasks
-from kvsteer_lab.prompts import render, template_hash
+from kvsteer_lab.prompts import encode, render, template_hash
+from kvsteer_lab.tasks.base import Chat, Question
 
 
 def few_shot(tokenizer: Any, **settings: Any) -> kv.ContrastiveSet:
@@ -181,3 +187,99 @@ def test_sets_are_frozen(tokenizer: Any) -> None:
     with pytest.raises(AttributeError):
         pairs.positive = ()  # type: ignore[misc]
     assert replace(pairs, last_token="x").last_token == "x"
+
+
+# --- which examples -------------------------------------------------------------------------------------------
+
+
+class Encoder(types.ModuleType):
+    """Stands in for sentence-transformers: texts are alike if their numbers are."""
+
+    asked: ClassVar[list[str]] = []
+
+    class SentenceTransformer:
+        def __init__(self, name: str) -> None:
+            Encoder.asked.append(name)
+
+        def encode(self, texts: list[str], normalize_embeddings: bool) -> np.ndarray:
+            assert normalize_embeddings
+            angles = np.array([float(re.findall(r"\d+", t)[0]) for t in texts]) / 100
+            return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def numbers(prompt: str) -> list[int]:
+    return [int(n) for n in re.findall(r"How many legs have (\d+)", prompt)]
+
+
+def test_a_sentence_encoder_may_tell_what_is_near(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", Encoder("sentence_transformers"))
+    pairs = few_shot(tokenizer, select="nearest", encoder="some/encoder", n=20)
+    assert Encoder.asked == ["some/encoder"] and pairs.recipe["encoder"] == "some/encoder"
+    for prompt in pairs.positive:
+        *shown, asked = numbers(prompt)
+        distances = [abs(n - asked) for n in shown]
+        assert distances == sorted(distances, reverse=True) and max(distances) <= 3, "the nearest three, the nearest last"
+
+
+def test_an_encoder_that_is_not_installed_or_not_used_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ValueError, match="encoder='x' needs the package sentence-transformers: pip install sentence-transformers, or leave it out for TF-IDF"):
+        few_shot(tokenizer, select="nearest", encoder="x")
+    with pytest.raises(ValueError, match="encoder='x' does nothing for examples at random; pass select='nearest', too"):
+        few_shot(tokenizer, encoder="x")
+
+
+class Uneven(Toy):
+    """The same questions; every third has a reply that is very long."""
+
+    def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
+        made = super().questions(split, n, seed)
+        return [replace(q, replies={**q.replies, "stepwise": q.replies["stepwise"] + 40 * " and so on"}) if i % 3 == 0 else q for i, q in enumerate(made)]
+
+
+def lengths(pairs: kv.ContrastiveSet, tokenizer: Any) -> list[int]:
+    return [max(len(encode(tokenizer, text)) for text in pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("select", ["random", "nearest"])
+def test_prompts_are_kept_within_a_length_by_shorter_examples(select: str, tokenizer: Any) -> None:
+    def make(most: int | None) -> kv.ContrastiveSet:
+        return kv.ContrastiveSet.few_shot(Uneven(), tokenizer, style="stepwise", n=20, shots=3, select=select, max_prompt_tokens=most)
+
+    free = make(None)
+    longest = max(lengths(free, tokenizer))
+    assert list(make(longest)) == list(free), "a bound that binds nowhere changes nothing"
+    assert make(longest).recipe["pairs_changed"] == 0
+    short = [n for n, prompt in zip(lengths(free, tokenizer), free.positive, strict=True) if "and so on" not in prompt]
+    bound = max(short) + 5 if short else 400
+    kept = make(bound)
+    assert max(lengths(kept, tokenizer)) <= bound < longest
+    assert kept.recipe["pairs_changed"] == sum("and so on" in p for p in free.positive) and kept.recipe["pairs_with_fewer_shots"] == 0
+    for (was, _), (now, other) in zip(free, kept, strict=True):
+        assert numbers(now) == numbers(other) and len(set(numbers(now))) == 4 and numbers(now)[-1] == numbers(was)[-1]
+        assert ("and so on" in was) or now == was, "pairs that fitted are as they were"
+    assert list(make(bound)) == list(kept) and kept.recipe["max_prompt_tokens"] == bound
+
+
+def test_where_no_shorter_example_helps_there_are_fewer(tokenizer: Any) -> None:
+    two = min(lengths(few_shot(tokenizer, shots=2), tokenizer))
+    kept = few_shot(tokenizer, max_prompt_tokens=two)
+    assert max(lengths(kept, tokenizer)) <= two and kept.recipe["pairs_with_fewer_shots"] == 8
+    assert {len(numbers(p)) for p in kept.positive} <= {2, 3}
+    with pytest.raises(ValueError, match=r"Question 'toy/.*' leaves no room for an example within max_prompt_tokens=30; allow more tokens"):
+        few_shot(tokenizer, max_prompt_tokens=30)
+
+
+def test_a_system_message_stands_once_before_the_examples(tokenizer: Any) -> None:
+    class Polite(Toy):
+        def chat(self, question: Question) -> Chat:
+            return [{"role": "system", "content": "Be polite."}, *super().chat(question)]
+
+    for text in kv.ContrastiveSet.few_shot(Polite(), tokenizer, style="stepwise", n=2, shots=2).positive:
+        assert text.count("Be polite.") == 1 and text.index("Be polite.") < text.index("How many")
+
+
+@pytest.mark.skipif(not os.environ.get("KVSTEER_DATA_DIR"), reason="KVSTEER_DATA_DIR names no folder with the real files")
+def test_gsm8k_s_human_steps_within_a_length(tiny: kv.Model) -> None:
+    pairs = kv.ContrastiveSet.few_shot(tasks.get("gsm8k"), tiny.tokenizer, style="stepwise", n=20, shots=5, max_prompt_tokens=1500)
+    assert max(lengths(pairs, tiny.tokenizer)) <= 1500
