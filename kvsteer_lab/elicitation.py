@@ -174,7 +174,7 @@ def _check_room(model: Model, row: Row, g: Generation, new: int) -> None:
 def _choose(model: Model, rows: Sequence[Row], words: Sequence[Words], settings: Settings) -> list[Choice]:
     from .models import LOCK
 
-    ends = torch.tensor(sorted(settings.eos), device=model.device)
+    ends = torch.tensor(sorted(settings.eos), dtype=torch.long, device=model.device)
     with LOCK:
         reading = Reading(model, rows)
         logits = reading.start()[:, -1]
@@ -185,7 +185,7 @@ def _choose(model: Model, rows: Sequence[Row], words: Sequence[Words], settings:
         while len(said) < settings.max_new_tokens and not ended.all():
             said.append(reading.read(said[-1][:, None])[:, -1].argmax(-1).to(model.device))
             ended |= torch.isin(said[-1], ends)
-    replies = [cut(ids, settings.eos) for ids in torch.stack(said, 1).tolist()]
+    replies = [[t for t in cut(ids, settings.eos) if t not in settings.eos] for ids in torch.stack(said, 1).tolist()]
     return [_read(model, asking, ids, logprobs) for asking, ids, logprobs in zip(words, replies, chosen, strict=True)]
 
 

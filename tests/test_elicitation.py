@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import random_models
 import reference
 import torch
 from random_models import CONFIGS, PROMPTS, activations_for, newline, vectors_for
@@ -173,14 +172,23 @@ def test_the_likeliest_letter_is_a_probability_among_the_letters(model: kv.Model
         assert 0 < choice.mass < 1
 
 
-def test_a_continuation_ends_at_an_end_token(load_random: Callable[[str], kv.Model], tokenizer: Any) -> None:
-    """Its head is rewired so that the end token always wins."""
-    hf = random_models.build("llama")
-    with torch.no_grad():
-        hf.lm_head.weight[tokenizer.eos_token_id] = hf.lm_head.weight.abs().max() * 100 * torch.sign(hf.model.norm.weight)
-    model = kv.load(hf, tokenizer)
-    texts = generated(model, kv.Nothing())
-    assert any(choice.text.strip() == "" for choice in ask(model, kv.Nothing(), texts))
+def test_a_continuation_ends_at_an_end_token(model: kv.Model) -> None:
+    """Whatever token is made to end texts, special or not: the text stops before it."""
+    methods = [kv.Nothing(), kv.CacheSteering(vectors_for(model), 1, 8)]
+    texts = generated(model, methods)
+    whole = ask(model, methods, texts)
+    config, before = model.hf.generation_config, model.hf.generation_config.eos_token_id
+    stop = model.tokenizer(whole[0].text, add_special_tokens=False).input_ids[3]
+    try:
+        config.eos_token_id = [stop]
+        cut = ask(model, methods, texts)
+    finally:
+        config.eos_token_id = before
+    assert len(cut[0].text) < len(whole[0].text)
+    for one, other in zip(cut, whole, strict=True):
+        said = model.tokenizer(other.text, add_special_tokens=False).input_ids
+        kept = said[: said.index(stop)] if stop in said else said
+        assert one.text == model.tokenizer.decode(kept) and one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
 def test_bad_requests_are_refused(model: kv.Model) -> None:

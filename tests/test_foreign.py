@@ -74,6 +74,12 @@ def test_repeng_s_vectors_load_from_a_file_and_from_memory(model: kv.Model, tmp_
     check(kv.ActivationVectors.from_repeng(write_gguf(tmp_path / "half.gguf", half), model), half, model)
 
 
+def test_a_file_that_repeng_wrote(model: kv.Model) -> None:
+    """`fixtures/repeng.gguf` is from repeng 0.4.0: `ControlVector("llama", {n: n + arange(64) / 64 for n in (3, 2, 1)}).export_gguf(path)`."""
+    directions = {n: (n + np.arange(64) / 64).astype(np.float32) for n in (1, 2, 3)}
+    check(kv.ActivationVectors.from_repeng(Path(__file__).parent / "fixtures" / "repeng.gguf", model), directions, model)
+
+
 def test_steering_vectors_load_from_a_file_and_from_memory(model: kv.Model, tmp_path: Path) -> None:
     activations = {layer: torch.tensor(row) for layer, row in some(range(2, 4)).items()}
     save_file({f"layer.{n}": v for n, v in activations.items()}, tmp_path / "v.safetensors")
