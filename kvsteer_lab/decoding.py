@@ -231,4 +231,3 @@ def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
         if token in eos:
             return list(ids[: i + 1])
     return list(ids)
-

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import kvsteer_lab as kv
-from kvsteer_lab.vectors import Card
+from kvsteer_lab.activations import ActivationVectors
+from kvsteer_lab.cards import Card
+from kvsteer_lab.residual import hidden_size
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -149,6 +151,12 @@ def vectors_for(model: kv.Model, seed: int = 0, **changes: Any) -> kv.KVVectors:
     generator = torch.Generator().manual_seed(seed)
     shape = (model.n_layers, model.n_kv_heads, model.head_dim)
     return kv.KVVectors(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), card_of(model, **changes))
+
+
+def activations_for(model: kv.Model, seed: int = 0, **changes: Any) -> ActivationVectors:
+    """Random directions of the residual stream that fit `model`."""
+    shape = (model.n_layers, hidden_size(model.hf))
+    return ActivationVectors(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), card_of(model, keys=None, **changes))
 
 
 def newline(model: kv.Model) -> int:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @torch.no_grad()
@@ -48,3 +49,27 @@ def mean_difference(hf: PreTrainedModel, positive: Sequence[Sequence[int]], nega
             totals[0] = totals[0] + sign * torch.stack([x.keys[0, :, -1] for x in layers]).double()
             totals[1] = totals[1] + sign * torch.stack([x.values[0, :, -1] for x in layers]).double()
     return (totals[0] / len(positive)).float(), (totals[1] / len(positive)).float()
+
+
+def activation_steered(hf: PreTrainedModel, ids: Sequence[int], vectors: Tensor, slot: int, new: int, *, onward: bool) -> list[int]:
+    """`model.generate` on one prompt while hooks add `vectors` `[layers, hidden]` behind each layer, at `slot` or from there on at every token."""
+    layers = [module for module in hf.modules() if isinstance(module, GradientCheckpointingLayer)]
+    assert len(layers) == len(vectors)
+    handles = [layer.register_forward_hook(_adding(vector, slot, onward)) for layer, vector in zip(layers, vectors, strict=True)]
+    try:
+        return plain(hf, ids, new, eos_token_id=hf.config.vocab_size)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adding(vector: Tensor, slot: int, onward: bool) -> Any:
+    def hook(module: nn.Module, given: Any, output: Any) -> Any:
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        if hidden.shape[1] > 1:  # the prompt; later passes read one token each
+            hidden[:, slot : None if onward else slot + 1] += vector
+        elif onward:
+            hidden += vector
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    return hook

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import reference
 import torch
-from random_models import CONFIGS, PROMPTS, newline, vectors_for
+from random_models import CONFIGS, PROMPTS, activations_for, newline, vectors_for
 
 import kvsteer_lab as kv
 from kvsteer_lab.decoding import Row, decode, group_rows
@@ -104,6 +105,39 @@ def test_the_edit_is_that_of_the_plain_reference(name: str, load_random: Load) -
     unedited = [reference.steered(model.hf, model.encode(p), newline(model), 0 * vectors.keys, 0 * vectors.values, NEW) for p in PROMPTS]
     assert ours.token_ids == theirs
     assert theirs != unedited
+
+
+@every_architecture
+def test_activation_steering_is_a_plain_hook_on_generate(name: str, load_random: Load) -> None:
+    """One-shot and at every token, with the cache and without, with the offset and without, all beside cache steering in one call."""
+    model = load_random(name)
+    vectors, layer, c = activations_for(model), 0, 4.0
+    ways = list(product((False, True), (True, False), (None, "")))
+    methods = {way: kv.ActivationSteering(vectors, layer, c, *way) for way in ways}
+    found = kv.generate(model, PROMPTS, [kv.Nothing(), kv.CacheSteering(vectors_for(model), CK, CV), *methods.values()], generation=LONG)
+    added = torch.zeros_like(vectors.residuals)
+    added[layer] = c * vectors.residuals[layer]
+    for (every_token, _, offset), method in methods.items():
+        for prompt, row in zip(PROMPTS, found.of(method.label), strict=True):
+            ids = model.encode(prompt)
+            full = ids if offset == "" else [*ids, newline(model)]
+            assert list(row.token_ids) == reference.activation_steered(model.hf, full, added, len(ids) - 1, NEW, onward=every_token), method.label
+    texts = {label: tuple(r.token_ids for r in found.of(label)) for label in ("baseline", *(m.label for m in methods.values()))}
+    assert texts[methods[True, True, None].label] not in (texts["baseline"], texts[methods[False, True, None].label]), "steering every token must show"
+    assert texts[methods[False, True, ""].label] != texts[methods[True, True, ""].label]
+    one_shot = methods[False, True, None]
+    plain, steered = (kv.score(model, PROMPTS, ["Step 1"] * 3, m) for m in (None, one_shot))
+    assert any((a - b).abs().max() > 0.01 for a, b in zip(plain.logprobs, steered.logprobs, strict=True)), "a single edit must show, if only in the scores"
+
+
+@every_architecture
+def test_activation_steering_by_zero_is_the_baseline(name: str, load_random: Load) -> None:
+    model = load_random(name)
+    zero = kv.ActivationSteering(activations_for(model), range(model.n_layers), 0.0, every_token=True)
+    real = kv.ActivationSteering(activations_for(model), range(model.n_layers), 2.0, every_token=True)
+    found = kv.generate(model, PROMPTS, [kv.Nothing(), zero, real], generation=LONG)
+    texts = [[r.token_ids for r in found.of(m.label)] for m in (kv.Nothing(), zero, real)]
+    assert texts[0] == texts[1] != texts[2]
 
 
 @every_architecture
