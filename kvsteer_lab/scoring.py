@@ -122,9 +122,7 @@ class Reading:
             return self.model.hf(**arguments).logits[:, -keep:]
 
 
-def logits_along(
-    model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]]
-) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
+def logits_along(model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]]) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
     """The logits before each token of the rows' continuations, and these tokens, some steps at a time.
 
     Short continuations are padded by repeating their last token, which no earlier token sees. How many steps come at once depends on the

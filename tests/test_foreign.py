@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,3 +172,11 @@ def test_what_is_no_vector_is_refused(model: kv.Model, tmp_path: Path) -> None:
         kv.ActivationVectors.from_steering_vectors(SteeringVector({3: torch.ones(64), -1: torch.ones(64)}), model)
     with pytest.raises(ValueError, match="NaN or infinity"):
         kv.ActivationVectors.from_steering_vectors(SteeringVector({3: torch.full((64,), float("nan"))}), model)
+
+
+def test_without_the_gguf_package_memory_still_works(model: kv.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_gguf(tmp_path / "v.gguf", some())
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match=r"Reading GGUF files needs the gguf package: pip install gguf\."):
+        kv.ActivationVectors.from_repeng(path, model)
+    check(kv.ActivationVectors.from_repeng(ControlVector("llama", some()), model), some(), model)
