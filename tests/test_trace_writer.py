@@ -463,5 +463,13 @@ def test_the_command_writes_and_says_what(monkeypatch: pytest.MonkeyPatch, out: 
         main(command)
         assert "5 traces in style causal_chain kept, 1 rejected (1 wrong answer)." in capsys.readouterr().out
         url = server.url
+    main(["info", str(out)])
+    assert capsys.readouterr().out.startswith("Traces(5 causal_chain; rejected: 1 wrong answer; from ")
+    vectors = out.with_name("v.safetensors")
+    extract = ["extract", "--out", str(vectors), "--traces", str(out), "--style", "causal_chain", "--n", "4", "--shots", "2", "--max-prompt-tokens", "900"]
+    main(extract)
+    assert kv.KVVectors.load(vectors).card.recipe["traces"] == kv.Traces.load(out).digest
+    with pytest.raises(SystemExit, match="A contrastive set and traces can't both be extracted from; pass --pairs or --traces"):
+        main([*extract, "--pairs", "p.jsonl"])
     with pytest.raises(SystemExit, match=f"kvsteer: Nothing answers at {url}"):
         main([*command[:-1], "7"])

@@ -9,7 +9,7 @@ import tyro
 
 
 def info(source: Annotated[str, tyro.conf.Positional]) -> None:
-    """Tell what a vectors file, a contrastive set or a model is.
+    """Tell what a vectors file, a contrastive set, a file of traces or a model is.
 
     Args:
         source: a .safetensors or .jsonl file, a .parquet file of results, "tiny", a folder or a hub id.
@@ -18,9 +18,11 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
 
     import kvsteer_lab as kv
 
+    from ..traces.journal import holds_traces
+
     path = Path(source)
     if path.suffix == ".jsonl":
-        print(kv.ContrastiveSet.load(path))
+        print(kv.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
     elif path.suffix == ".parquet":
         results = kv.Results.load(path)
         print(*(f"{k}: {v}" for k, v in results.settings.items()), sep="\n")

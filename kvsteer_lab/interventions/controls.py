@@ -62,7 +62,9 @@ def label_shuffle_controls(steering: CacheSteering, differences: PairDifferences
     """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each layer's keys and values.
 
     What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal halves
-    some of the true vector stays, and the rescaling makes it whole again, up to its sign.
+    some of the true vector stays, and the rescaling makes it whole again, up to its sign. It can come back here, too: pairs that
+    mostly differ in how far they go in the shared direction leave that direction, once with each sign. So look at the cosine with the
+    true vectors, and at random controls beside these.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.

@@ -22,6 +22,15 @@ def is_header(row: Mapping[str, Any]) -> bool:
     return row.get("format") == FORMAT
 
 
+def holds_traces(path: str | Path) -> bool:
+    """Whether `kv.write_traces` wrote this file."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return is_header(json.loads(file.readline()))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def lines_of(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a file of JSON lines with their line numbers; empty lines are passed over.
 
