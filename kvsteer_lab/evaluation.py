@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -14,7 +15,9 @@ from .generation import generate
 from .interventions.base import Intervention, NoOffset, Nothing
 from .outputs import Generation, Generations
 from .results import COLUMNS, Results
+from .resuming import ask_in_chunks
 from .stats import repetition
+from .store import parse_shard
 from .styles import detect_style, is_reasoned
 from .tasks.base import Question, Task
 
@@ -38,6 +41,9 @@ def evaluate(
     samples: int = 1,
     second_stage: SecondStage = "steered",
     batch_size: int = 64,
+    out: str | Path | None = None,
+    shard: str | tuple[int, int] | None = None,
+    chunk_size: int | None = None,
     progress: bool = True,
 ) -> Results:
     """Ask a task's questions under every intervention, all through the one path.
@@ -55,9 +61,16 @@ def evaluate(
         offset, generation, samples, batch_size, progress: as in `kv.generate`.
         second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited cache, as the
             reply was, or, as in the paper's own evaluation, from an unsteered one.
+        out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that was stopped goes on there.
+        shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder; `kv.merge` joins several.
+        chunk_size: questions in a chunk; `None`: as many as have about 256 replies.
+
+    Returns:
+        All rows; with `out`, those that are in the folder.
 
     Raises:
-        ValueError: an unknown split, no questions, or what `kv.generate` refuses; before anything is computed.
+        ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses; before anything is computed.
+        OSError: the folder can't be written.
     """
     questions = task.questions(split, n, seed)
     if not questions:
@@ -65,10 +78,14 @@ def evaluate(
     if second_stage not in ("steered", "unsteered"):
         raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
     inquiry = Inquiry(model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size)
-    frame, complete = inquiry.ask(questions, progress)
     asked = dict(task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples)
     settings = dict(model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__)
-    return Results(frame, settings, complete)
+    if out is None and (shard is not None or chunk_size is not None):
+        raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
+    if out is None:
+        frame, complete = inquiry.ask(questions, progress)
+        return Results(frame, settings, complete)
+    return Results.of_run(ask_in_chunks(inquiry, questions, out, settings=settings, shard=parse_shard(shard), chunk_size=chunk_size, progress=progress))
 
 
 def with_baselines(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:
@@ -115,10 +132,8 @@ class Inquiry:
         )
         choices = self._elicit(chats, questions, texts)
         method = {m.label: m for m in self.methods}
-        rows = [
-            describe(method[g.intervention], self.task, questions[g.prompt], g, choice)
-            for g, choice in zip(texts, choices or [None] * len(texts), strict=True)
-        ]
+        chosen: Sequence[Choice | None] = choices or [None] * len(texts)
+        rows = [describe(method[g.intervention], self.task, questions[g.prompt], g, choice) for g, choice in zip(texts, chosen, strict=True)]
         frame = pd.DataFrame(rows, columns=[*COLUMNS, *(f"by_{name}" for name in self._rules)])
         if not texts.complete:
             answered = frame.groupby("question")["text"].transform("size") == len(self.methods) * self.samples

@@ -10,12 +10,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+def write_atomically(path: str | Path, write: Callable[[Path], object], folder: Path | None = None) -> Path:
+    """Let `write` fill a temporary file, then put it in place in one step.
 
     Args:
         path: where the file shall be; missing folders are made.
         write: is given the temporary file's path (with `path`'s suffix) and writes it.
+        folder: where the temporary file is, on the same disk; `None`: beside `path`.
 
     Raises:
         OSError: the folder can't be written or the disk is full; an old file survives unchanged.
@@ -23,7 +24,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=folder or path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise OSError(f"Cannot write {path}: {error.strerror or error}. Choose a folder that you can write to.") from error

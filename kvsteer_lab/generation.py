@@ -60,12 +60,7 @@ def generate(
         ValueError: bad prompts, offset, settings, or vectors of another model; before anything is computed.
     """
     given = as_list(prompts)
-    methods = check_interventions(model, interventions)
-    settings = resolve(model, generation, chat=chat)
-    if samples < 1 or (samples > 1 and not settings.sample):
-        raise ValueError(f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time.")
-    rows, index = _rows(model, given, methods, chat=chat, offset=offset_token(model.tokenizer, offset), samples=samples)
-    check_context(model, rows, settings.max_new_tokens)
+    settings, rows, index = _prepare(model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples)
     warn_of_windows(model, rows, settings.max_new_tokens)
     done: dict[int, Generation] = {}
     complete = True
@@ -80,6 +75,39 @@ def generate(
         complete = False
         warnings.warn(f"Interrupted: {len(done)} of {len(rows)} texts are finished and returned.", stacklevel=2)
     return Generations(tuple(done[i] for i in sorted(done)), tuple(given), complete)
+
+
+def check_prompts(
+    model: Model,
+    prompts: Sequence[Prompt],
+    interventions: Sequence[Intervention],
+    *,
+    offset: str | int | None,
+    generation: Mapping[str, Any] | GenerationConfig | None,
+    samples: int,
+) -> None:
+    """Raise what `generate` would raise on these chats, and compute nothing: for long work that is done in parts."""
+    _prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)
+
+
+def _prepare(
+    model: Model,
+    prompts: Sequence[Prompt],
+    interventions: Intervention | Sequence[Intervention] | None,
+    *,
+    chat: bool,
+    offset: str | int | None,
+    generation: Mapping[str, Any] | GenerationConfig | None,
+    samples: int,
+) -> tuple[Settings, list[Row], list[tuple[int, str, int]]]:
+    """Settings, rows and the rows' index columns; whatever is wrong is raised here."""
+    methods = check_interventions(model, interventions)
+    settings = resolve(model, generation, chat=chat)
+    if samples < 1 or (samples > 1 and not settings.sample):
+        raise ValueError(f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time.")
+    rows, index = _rows(model, prompts, methods, chat=chat, offset=offset_token(model.tokenizer, offset), samples=samples)
+    check_context(model, rows, settings.max_new_tokens)
+    return settings, rows, index
 
 
 def check_interventions(model: Model, interventions: Intervention | Sequence[Intervention] | None) -> list[Intervention]:

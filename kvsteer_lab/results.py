@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from .files import write_atomically
 from .stats import control_p, holm, mcnemar, wilson
+from .store import Run
 
 COLUMNS = (
     *("question", "intervention", "sample", "control_of", "control_kind", "text", "forced", "closing", "finish_reason", "tokens"),
@@ -124,11 +125,13 @@ class Results:
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote, or the folder of a run, finished or not.
 
         Raises:
             ValueError: no such file, a truncated or a foreign one.
         """
+        if Path(path).is_dir():
+            return cls.of_run(Run.load(path))
         try:
             table = pq.read_table(path)
             note = json.loads((table.schema.metadata or {})[_KEY])
@@ -137,6 +140,12 @@ class Results:
         except (OSError, pa.ArrowInvalid, KeyError) as error:
             raise ValueError(f"{path} is no complete results file of kvsteer_lab ({error}); run the evaluation again.") from error
         return cls(table.to_pandas(), note["settings"], note["complete"])
+
+    @classmethod
+    def of_run(cls, run: Run) -> Results:
+        """The rows that a run's folder holds."""
+        rows = run.read()
+        return cls(rows if len(rows) else pd.DataFrame(columns=list(COLUMNS)), run.settings, run.complete)
 
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
