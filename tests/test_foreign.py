@@ -95,8 +95,10 @@ def test_their_layer_numbers_are_ours(model: kv.Model) -> None:
     """steering-vectors records the output of the n-th decoder layer; repeng's layer n is the hidden state n + 1, which is the same."""
     ours = kv.extract_activations(model, PAIRS, progress=False).residuals
     recorded: dict[int, list[torch.Tensor]] = {n: [] for n in range(4)}
-    for n, layer in enumerate(model.hf.model.layers):
+    handles = [
         layer.register_forward_hook(lambda _m, _i, out, n=n: recorded[n].append((out[0] if isinstance(out, tuple) else out)[0, -1]))
+        for n, layer in enumerate(model.hf.model.layers)
+    ]
     hidden: dict[int, list[torch.Tensor]] = {n: [] for n in range(3)}  # behind the last layer comes the final norm
     try:
         for text in POSITIVE + NEGATIVE:
@@ -104,8 +106,8 @@ def test_their_layer_numbers_are_ours(model: kv.Model) -> None:
             for n in hidden:
                 hidden[n].append(states[n + 1][0, -1])
     finally:
-        for layer in model.hf.model.layers:
-            layer._forward_hooks.clear()
+        for handle in handles:
+            handle.remove()
 
     def difference(rows: list[torch.Tensor]) -> torch.Tensor:
         return (torch.stack(rows[: len(POSITIVE)]) - torch.stack(rows[len(POSITIVE) :])).mean(0)
