@@ -33,12 +33,26 @@ def _times(ratio: dict[str, float], digits: int = 3) -> str:
 def _decode(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for r in results:
         ms = {name: r["ms"][name]["median"] for name in ("plain", "steered")}
+        ways = ", ".join(f"{way} {_times(ratio)}" for way, ratio in r.get("activation_over_plain", {}).items())
+        if r["what"] == "time a token without a cache":
+            slow = ", ".join(f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_plain"].items())
+            steered = ", ".join(f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_steered"].items())
+            yield f"time a token without a cache, batch {r['batch']}", f"over plain with one: {slow}; over cache steering: {steered}", "stated"
+            continue
         measured = f"{_times(r['steered_over_plain'])}, {ms['plain']:.2f} → {ms['steered']:.2f} ms"
+        if ways:
+            measured += f"; activation steering: {ways}"
         if r["what"] == "time a token":
             yield f"time a token, batch {r['batch']}", f"{measured} (nothing added: {_times(r['nothing_over_plain'])})", "≤ ×1.02"
         else:
             parts = f"; +{r['overhead_ms']['median']:.2f} ms, of it trace {r['trace_ms']['median']:.2f}, edit {r['edit_ms']['median']:.2f}"
             yield f"first token, batch {r['batch']}, prompts of {r['prompt_tokens']} tokens", measured + parts, "stated"
+
+
+def _questions(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for r in results:
+        rates = ", ".join(f"{name} {rate['median']:.0f}" for name, rate in r["questions_a_second"].items())
+        yield f"{r['questions']} questions, {r['what']}, batch over loop", f"{_times(r['loop_over_batch'], 1)}; questions a second: {rates}", "tiny ≥ ×8"
 
 
 def _grid(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -69,7 +83,7 @@ def _gsm8k(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield f"prompts of {prompts['least']} to {prompts['most']} tokens", f"{seconds}; {r['texts_changed']} texts changed", "runs"
 
 
-ROWS = {"decode": _decode, "grid": _grid, "extract": _extract, "import_time": _import_time, "gsm8k_pipeline": _gsm8k}
+ROWS = {"decode": _decode, "questions": _questions, "grid": _grid, "extract": _extract, "import_time": _import_time, "gsm8k_pipeline": _gsm8k}
 
 if __name__ == "__main__":
     main()

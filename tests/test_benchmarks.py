@@ -44,18 +44,55 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_decode(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = read(benchmark("decode").main(model="smoke", batch=(1, 2), shots=(0, 1), tokens=6, repeats=2, out=tmp_path))
+    found = read(benchmark("decode").main(model="smoke", batch=(1, 2), shots=(0, 1), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path))
     assert found["environment"]["kvsteer_lab"] == kv.__version__
     by_kind: dict[str, list[Any]] = {}
     for result in found["results"]:
         by_kind.setdefault(result["what"], []).append(result)
-        assert result["ms"].keys() == {"plain", "nothing", "steered"}
+    ways = {"one-shot", "every token"}
+    for result in by_kind["first token"] + by_kind["time a token"]:
+        assert result["ms"].keys() == {"plain", "nothing", "steered"} | ways == result["activation_over_plain"].keys() | {"plain", "nothing", "steered"}
         assert result["steered_over_plain"].keys() == SPREAD
         assert result["steered_over_plain"]["median"] > 0
+    for result in by_kind["time a token without a cache"]:
+        slow = {"plain, no cache"} | {f"{way}, no cache" for way in ways}
+        assert result["ms"].keys() == {"plain", "steered"} | slow
+        assert result["over_plain"].keys() == result["over_steered"].keys() == slow
+        assert result["same_as_cached"] == dict.fromkeys(ways, result["batch"])
+    assert [len(by_kind[what]) for what in ("time a token", "time a token without a cache")] == [2, 2]
+    assert all(r["changed_texts"]["every token"] == r["batch"] and r["changed_texts"]["nothing"] == 0 for r in by_kind["time a token"])
     assert [(r["batch"], r["shots"]) for r in by_kind["first token"]] == [(1, 0), (1, 1), (2, 0)]
     assert all(r["trace_ms"].keys() == r["edit_ms"].keys() == r["overhead_ms"].keys() == SPREAD for r in by_kind["first token"])
     assert [r["same_tokens"] for r in by_kind["time a token"]] == [True, True]
     assert "time a token batch  2" in capsys.readouterr().out
+
+
+def test_questions(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended, exact = read(benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path))["results"]
+    assert [ended["what"], exact["what"]] == ["texts as they end", "6 tokens each"]
+    for result in (ended, exact):
+        assert result["questions_a_second"].keys() == {"loop", "batch", "steered batch"} == result["new_tokens"].keys()
+        assert result["same_tokens"] == 4 and result["changed_texts"] > 0
+    assert set(exact["new_tokens"].values()) == {24}
+    assert exact["loop_over_batch"].keys() == SPREAD
+    assert "4 questions, 6 tokens each" in capsys.readouterr().out
+
+
+def test_the_table_reads_every_kind_of_result(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = benchmark("table")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    benchmark("decode").main(model="smoke", batch=(1,), shots=(0,), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path / "results")
+    benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path / "results")
+    for path in RESULTS:
+        (tmp_path / "results" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    table.main()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text
+    assert "| decode-smoke | time a token without a cache, batch 1 | over plain with one: plain ×" in text
+    assert "activation steering: one-shot ×" in text and "| questions-smoke | 4 questions, 6 tokens each, batch over loop | ×" in text
+    assert all(f"| {path.stem.replace('_', ' ')} |" in text for path in RESULTS)
 
 
 def test_grid(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
