@@ -117,6 +117,16 @@ def test_of_a_shared_direction_nothing_is_left_on_average() -> None:
     assert sum(unbalanced) / len(unbalanced) > 0.7, "the test can tell: a shared direction survives unequal halves"
 
 
+def test_pairs_that_differ_only_in_how_far_they_go_give_the_direction_back() -> None:
+    """What the docstring warns of: rescaling makes the true vector of its remains, once with each sign."""
+    differences = planted()
+    far = 1 + 0.1 * torch.randn(PAIRS, 1, 1, 1, generator=torch.Generator().manual_seed(3))
+    along = replace(differences, keys=far * differences.keys.mean(0), values=far * differences.values.mean(0))
+    true = steering(along)
+    cosines = [cosine(c.vectors.values[2], true.vectors.values[2]) for c in kv.label_shuffle_controls(true, along, 20)]
+    assert all(abs(c) > 0.99 for c in cosines) and 4 < sum(c > 0 for c in cosines) < 16
+
+
 def test_shuffles_are_fixed_by_their_seed() -> None:
     differences = planted()
     one, again, other = (kv.label_shuffle_controls(steering(differences), differences, 3, seed=s) for s in (1, 1, 2))

@@ -74,12 +74,12 @@ def write_traces(
         raise ValueError(f"n and concurrency must be at least 1, not {n} and {concurrency}.")
     endpoint = Endpoint(base_url, model, api_key_env, max_tokens, temperature, timeout, retries, pause)
     told = instruction_for(style, instruction)
-    pool = task.questions("extraction")
+    pool = list(task.questions("extraction"))
     if len(pool) < n + 1:
         raise ValueError(f"Task {task.name!r} has {len(pool)} extraction questions, too few for {n} traces and one that shows the answer's form.")
     random.Random(seed).shuffle(pool)
     closing = task.demonstrate(pool[-1], "direct")  # never asked itself, whatever n
-    prompt = hashlib.sha256(f"{told}\n{closing}".encode()).hexdigest()[:16]
+    prompt = hashlib.sha256(asked(task, pool[-1], told, closing)[-1]["content"].encode()).hexdigest()[:16]
     journal = Journal(out, dict(task=task.name, style=style, model=model, prompt=prompt, seed=seed, max_tokens=max_tokens, temperature=temperature))
     left = _unanswered(journal, pool[:n])
     if left:
