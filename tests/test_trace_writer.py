@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from toy import Toy
 import kvsteer_lab as kv
 from kvsteer_lab.cli import main
 from kvsteer_lab.styles import STYLES, detect_style
+from kvsteer_lab.tasks.base import Question
 from kvsteer_lab.traces import endpoint as module
 from kvsteer_lab.traces.endpoint import Endpoint
 from kvsteer_lab.traces.instructions import INSTRUCTIONS
@@ -385,14 +387,14 @@ def test_two_processes_do_not_write_to_one_file(server: Server, out: Path) -> No
 
 
 def test_questions_that_changed_are_not_mixed_in(server: Server, out: Path) -> None:
-    class Other(Toy):
-        def questions(self, *arguments: Any) -> list[Any]:
-            from dataclasses import replace
-
-            return [replace(q, text=q.text.replace("legs", "wings")) for q in super().questions(*arguments)]
-
     write(server, out, n=2)
-    with pytest.raises(ValueError, match=r"Question 'toy/\d+' had another text when .*traces\.jsonl was begun; choose another file"):
+    changed = rows_of(out)[1]["id"]
+
+    class Other(Toy):
+        def questions(self, *arguments: Any) -> list[Question]:
+            return [replace(q, text="How many wings have 7 owls?") if q.id == changed else q for q in super().questions(*arguments)]
+
+    with pytest.raises(ValueError, match=rf"Question '{changed}' had another text when .*traces\.jsonl was begun; choose another file"):
         write(server, out, task=Other())
 
 
