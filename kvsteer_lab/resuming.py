@@ -56,7 +56,7 @@ def ask_in_chunks(
     by_id = {q.id: q for q in questions}
     if len(by_id) < len(questions):
         raise ValueError(f"Of {len(questions)} questions only {len(by_id)} have an id of their own; a run on disk needs distinct ids.")
-    size = max(1, REPLIES // (len(inquiry.methods) * inquiry.samples)) if chunk_size is None else chunk_size
+    size = max(1, REPLIES // max(1, len(inquiry.methods) * inquiry.samples)) if chunk_size is None else chunk_size
     if size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {size}.")
     ids = list(by_id)

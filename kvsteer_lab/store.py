@@ -173,7 +173,7 @@ class Run:
         try:
             for folder in (self.path / "rows", self.path / "unfinished"):
                 folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.path / "unfinished"):
+                with tempfile.TemporaryFile(dir=folder):
                     pass
         except OSError as error:
             raise OSError(f"Cannot write {self.path}: {error.strerror or error}. Choose a folder that you can write to.") from error
