@@ -11,11 +11,13 @@ import pandas as pd
 from transformers import GenerationConfig
 
 from . import __version__
-from .generation import generate
+from .generation import check_interventions, generate
 from .interventions.base import Intervention, NoOffset, Nothing
 from .outputs import Generation, Generations
+from .prompts import encode, offset_token
 from .results import COLUMNS, Results
 from .resuming import ask_in_chunks
+from .settings import resolve
 from .stats import repetition
 from .store import parse_shard
 from .styles import detect_style, is_reasoned
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .models import Model
 
 SecondStage = Literal["steered", "unsteered"]
+SECOND_STAGE_TOKENS = 8
+"""How far the closing words are continued."""
 
 
 def evaluate(
@@ -82,6 +86,8 @@ def evaluate(
     settings = dict(model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__)
     if out is None and (shard is not None or chunk_size is not None):
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
+    check_interventions(model, inquiry.methods)
+    inquiry.check_room(questions)
     if out is None:
         frame, complete = inquiry.ask(questions, progress)
         return Results(frame, settings, complete)
@@ -112,6 +118,30 @@ class Inquiry:
     seed: int
     second_stage: SecondStage
     batch_size: int
+
+    def check_room(self, questions: Sequence[Question]) -> None:
+        """Refuse questions that leave no room in the model's context for a reply and its second stage, before any is asked.
+
+        Raises:
+            ValueError: a prompt that is too long; the message names the method.
+        """
+        room = resolve(self.model, self.generation, chat=True).max_new_tokens
+        if self.task.closing is not None:
+            room += len(encode(self.model.tokenizer, self.task.closing)) + SECOND_STAGE_TOKENS
+        offset = offset_token(self.model.tokenizer, self.offset)
+        lengths: dict[str, int] = {}  # most methods ask the same thing, and rendering is slow
+        for method in self.methods:
+            tail = len(method.tail(self.model.tokenizer, offset))
+            for question in questions:
+                chat = method.chat(self.task.chat(question))
+                key = repr(chat)
+                if key not in lengths:
+                    lengths[key] = len(self.model.encode(chat))
+                if self.model.context is not None and lengths[key] + tail + room > self.model.context:
+                    raise ValueError(
+                        f"Under {method.label!r} the prompt of question {question.id!r} has {lengths[key]} tokens; with {room} more for the reply it exceeds "
+                        f"the context of {self.model.name}, {self.model.context}; use fewer examples or lower max_new_tokens."
+                    )
 
     def ask(self, questions: Sequence[Question], progress: bool) -> tuple[pd.DataFrame, bool]:
         """One row a question, method and sample, and whether all of them are there.
@@ -157,6 +187,7 @@ class Inquiry:
             closing=self.task.closing,
             letters=[tuple(q.choices) for q in questions],
             steered=self.second_stage == "steered",
+            max_new_tokens=SECOND_STAGE_TOKENS,
             offset=self.offset,
             batch_size=self.batch_size,
         )

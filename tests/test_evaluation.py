@@ -1,11 +1,14 @@
 """Evaluation, its results table, files, dose-response and analyses, on the bundled model."""
 
+import re
+
 import pandas as pd
 import pytest
 import torch
 
 import kvsteer_lab as kv
 from kvsteer_lab.results import COLUMNS
+from kvsteer_lab.tasks.tiny import TinyTracking
 
 N, CONTROLS = 12, 5
 
@@ -168,3 +171,43 @@ def test_prompt_lengths_count_tokens(tiny, task):
     lengths = kv.analysis.prompt_lengths(pairs, tiny.tokenizer)
     assert lengths.positive[2] == len(tiny.tokenizer(pairs.positive[2], add_special_tokens=False).input_ids)
     assert (lengths.positive > lengths.negative).all()
+
+
+class Closed(TinyTracking):
+    """The bundled multiple-choice task with closing words, and rules that read behind them."""
+
+    closing = "\nThe answer is"
+
+    @property
+    def extractors(self):
+        return {"behind": lambda question, text: next(iter(re.findall(r"The answer is ([A-D])", text.rpartition("\n")[2])), None), **super().extractors}
+
+
+def test_the_second_stage_reads_behind_the_closing_words(tiny):
+    task = Closed()
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2, seed=0)
+    steering = kv.CacheSteering(kv.extract(tiny, pairs, progress=False), 0, 2)
+    settings = dict(n=N, split="dev", generation={"max_new_tokens": 64}, progress=False)
+    results = kv.evaluate(tiny, task, [steering, kv.ForcedPrefix("Step")], **settings)
+    rows = results.rows
+    assert results.rules == ["behind", "answer", "strict", "likelihood"] and results.settings["rule"] == "behind"
+    assert rows.closing.str.startswith(task.closing).all() and rows.by_likelihood.isin(list("ABCD")).all()
+    assert (rows.read_answer == rows.by_behind.fillna(rows.by_likelihood)).all()
+    assert (rows.choice_forced == rows.by_behind.isna()).all()
+    chats = [task.chat(q) for q in task.questions("dev", N, 0)]
+    texts = kv.generate(tiny, chats, steering, generation={"max_new_tokens": 64})
+    choices = kv.elicit(tiny, chats, steering, texts, closing=task.closing, letters=[tuple("ABCD")] * N)
+    assert results.of(steering.label).by_likelihood.tolist() == [c.letter for c in choices]
+    unsteered = kv.evaluate(tiny, task, steering, second_stage="unsteered", **settings)
+    assert unsteered.of("baseline").closing.tolist() == results.of("baseline").closing.tolist()
+    assert results.by_rule().loc[steering.label, "behind"] == (results.of(steering.label).by_behind == results.of(steering.label).gold).mean()
+    with pytest.raises(ValueError, match="choose 'steered' or 'unsteered'"):
+        kv.evaluate(tiny, task, steering, n=2, second_stage="own")
+
+
+def test_a_second_stage_that_has_no_room_is_refused_before_anything_runs(tiny, task, monkeypatch):
+    monkeypatch.setattr(tiny.hf, "generate", None)  # nothing may run
+    longest = max(len(tiny.encode(Closed().chat(q))) for q in Closed().questions("dev", 4, 0))
+    room = {"max_new_tokens": tiny.context - longest - 1}
+    with pytest.raises(ValueError, match=r"Under 'baseline' the prompt of question .* has \d+ tokens; with \d+ more for the reply"):
+        kv.evaluate(tiny, Closed(), [], n=4, split="dev", generation=room, progress=False)

@@ -39,7 +39,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
         axis.set(title=label, xlabel="dose (coefficient)")
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, ["steering (its colour: the method's)" if text == "steering vectors" else text for text in labels], loc="outside upper center", ncols=3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
