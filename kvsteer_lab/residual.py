@@ -92,7 +92,7 @@ class LayerEdit:
         self.columns = torch.tensor([p.column for p in placed])
         self.onward = torch.tensor([p.delta.onward for p in placed])
         self.first, self.last = int(self.columns.min()), int(self.columns.max())
-        self.ends = not self.onward.any()
+        self.ends = not bool(self.onward.any())
         self._steady: Tensor | None = None
 
     def __call__(self, output: Any, start: int) -> Any:
@@ -117,12 +117,13 @@ class LayerEdit:
         return changed
 
     def _sum(self, hidden: Tensor, begin: int, end: int) -> Float[Tensor, "rows time hidden"]:
-        """The sum of all vectors that belong to each row and column."""
-        at = torch.arange(begin, end)
+        """The sum of all vectors that belong to each row and column, where the layer runs."""
+        if self.vectors.device != hidden.device:
+            self.vectors, self.rows, self.columns, self.onward = (x.to(hidden.device) for x in (self.vectors, self.rows, self.columns, self.onward))
+        at = torch.arange(begin, end, device=hidden.device)
         here = (at == self.columns[:, None]) | (self.onward[:, None] & (at > self.columns[:, None]))
-        added = (here[..., None] * self.vectors[:, None]).to(hidden.device)
-        empty = torch.zeros(hidden.shape[0], end - begin, hidden.shape[2], device=hidden.device)
-        return empty.index_add_(0, self.rows.to(hidden.device), added)
+        empty = torch.zeros(hidden.shape[0], end - begin, hidden.shape[2], dtype=torch.float32, device=hidden.device)
+        return empty.index_add_(0, self.rows, here[..., None] * self.vectors[:, None])
 
 
 def layer_edits(placed: Sequence[Placed]) -> dict[int, LayerEdit]:

@@ -80,6 +80,12 @@ def test_the_last_layer_is_read_only_where_it_is_added(model: kv.Model) -> None:
     assert found["first"] == [[token, *rest] for rest in after]
 
 
+def test_the_search_leaves_out_the_layer_where_one_shot_does_nothing(model: kv.Model) -> None:
+    vectors = activations_for(model)
+    assert [*kv.ActivationSearch(vectors).variants(model, PROMPTS)] == ["layer 0", "layer 1", "layer 2"]
+    assert [*kv.ActivationSearch(vectors, every_token=True).variants(model, PROMPTS)] == ["layer 0", "layer 1", "layer 2", "layer 3"]
+
+
 def test_several_layers_each_get_their_own_vector(model: kv.Model) -> None:
     method = steering(model, [2, 0], every_token=True)
     added = 4.0 * method.vectors.residuals * torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None]

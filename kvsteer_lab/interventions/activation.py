@@ -29,7 +29,8 @@ class ActivationSteering(Intervention):
 
     Args:
         vectors: what to add at coefficient 1.
-        layer: behind which decoder layer, counted from 0; several, each with its own vector.
+        layer: behind which decoder layer, counted from 0; several, each with its own vector. Behind the last layer nothing attends to it: a
+            one-shot edit there does nothing unless the answer begins right after it, without an offset token.
         coefficient: means little by itself: see `vectors.relative_to`.
         every_token: at every token from the slot on, or at the slot alone.
         cache: whether decoding reads the cache.

@@ -98,8 +98,9 @@ class ActivationSearch(Search):
     name: str = "activation steering"
 
     def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
-        depth = self.vectors.n_layers
-        layers = self.layers if self.layers is not None else sorted({round(i * (depth - 1) / 3) for i in range(4)})
+        # What is added once behind the last layer is read by no later token.
+        last = max(0, self.vectors.n_layers - (1 if self.every_token else 2))
+        layers = self.layers if self.layers is not None else sorted({round(i * last / 3) for i in range(4)})
         table = self.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
         if (table.loc[list(layers)] == 0).any():
             raise ValueError(f"The vectors of {self.name!r} are zero in one of the layers {list(layers)}; choose others.")
