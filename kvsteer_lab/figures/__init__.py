@@ -1,7 +1,8 @@
 """Figures: each a function from a table or vectors to a Matplotlib figure, in one style."""
 
 from .comparison import plot_comparison
-from .dose import plot_dose_response
+from .costs import plot_costs
+from .dose import plot_dose_response, plot_dose_responses
 from .gains import plot_gains
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
@@ -12,7 +13,9 @@ __all__ = [
     "COLORS",
     "plot_comparison",
     "plot_convergence",
+    "plot_costs",
     "plot_dose_response",
+    "plot_dose_responses",
     "plot_gains",
     "plot_lengths",
     "plot_norms",

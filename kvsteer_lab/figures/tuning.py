@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from .style import COLORS, TWO_COLUMNS, color_of, styled
 
@@ -27,7 +28,11 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(best.dose, best.accuracy, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.9)
         title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
-        axis.set(title=title, xscale="log", xlabel="dose: norm added / norm it is added to", ylim=(-0.04, 1.04))
+        axis.set(title=title, xscale="log", ylim=(-0.04, 1.04))
+        axis.xaxis.set_major_locator(LogLocator(2))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
         axis.legend(loc="best")
+    figure.supxlabel("dose: norm of what is added / norm of what it is added to", fontsize=8)
     axes[0, 0].set_ylabel(f"accuracy, {int(cells.n.iloc[0])} development questions")
     return figure
