@@ -123,8 +123,7 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
     """Numbers of the rows that may share a left-padded batch: equal prompts side by side, short ones first.
 
     Tails of different length are padded between the cached prompt and the tail. A masked hole there changes nothing where attention goes
-    by positions; but a sliding window counts slots, and so may a model that takes no positions: there only equally long tails go together.
-    Rows that leave the cache unused go by themselves.
+    by positions; where it counts slots, only equally long tails go together. Rows that leave the cache unused go by themselves.
 
     Args:
         model: the model that runs.
@@ -132,12 +131,18 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
         holes: whether holes are harmless to what else reads the ids (a ban on repeated n-grams, say, would see them).
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
-    holes = holes and model.accepts("position_ids") and not any(model.shape.windows)
+    holes = holes and not _counts_slots(model)
     groups: dict[tuple[bool, int], list[int]] = {}
     for i in order:
         row = rows[i]
         groups.setdefault((row.uses_cache, 0 if holes or not row.uses_cache else len(row.read)), []).append(i)
     return [groups[key] for key in sorted(groups)]
+
+
+def _counts_slots(model: Model) -> bool:
+    """Whether attention goes by slots: in sliding windows and GPT-Neo's local layers, and perhaps where the model takes no positions."""
+    local = "local" in (getattr(model.hf.config, "attention_layers", None) or ())
+    return local or any(model.shape.windows) or not model.accepts("position_ids")
 
 
 def fill_rows(model: Model, rows: Sequence[Row]) -> tuple[DynamicCache, Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:

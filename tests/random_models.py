@@ -57,6 +57,10 @@ _FALCON: dict[str, Any] = dict(
     vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=None
 )
 _GPT2: dict[str, Any] = dict(vocab_size=VOCABULARY, n_embd=64, n_layer=4, n_head=4, n_positions=512, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+_GPT_NEO: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, hidden_size=64, num_layers=4, num_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=None
+)
+_BLOOM: dict[str, Any] = dict(vocab_size=VOCABULARY, hidden_size=64, n_layer=4, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=None)
 _MOE: dict[str, Any] = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 
 
@@ -113,6 +117,8 @@ OTHERS: dict[str, Callable[[], Any]] = {
         "phi3", original_max_position_embeddings=128, rope_parameters=_rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=4.0)
     ),
     "gptj": _plain("gptj", _GPT2, rotary_dim=8),
+    "gpt_neo": _plain("gpt_neo", _GPT_NEO, attention_types=[[["global", "local"], 2]], window_size=8),
+    "bloom": _plain("bloom", _BLOOM),
     "long llama": _sized("llama", num_hidden_layers=12, hidden_size=256, num_attention_heads=8, max_position_embeddings=2048),
 }
 
