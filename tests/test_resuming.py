@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 import kvsteer_lab as kv
+from kvsteer_lab.cli import main
 from kvsteer_lab.store import Run
 
 N = 10
@@ -63,6 +64,13 @@ def test_shards_in_folders_of_their_own_merge_into_the_whole(evaluate, whole, tm
         evaluate(out=tmp_path / str(i), shard=(i, 3), chunk_size=2)
     kv.merge([tmp_path / str(i) for i in (1, 2, 3)], tmp_path / "whole")
     same(kv.Results.load(tmp_path / "whole"), whole)
+
+
+def test_info_tells_a_run(evaluate, tmp_path, capsys):
+    evaluate(out=tmp_path, chunk_size=5, shard="1/2")
+    main(["info", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "task: tiny-tracking" in told and "complete: False" in told and "steered" in told
 
 
 def test_a_finished_run_computes_nothing(evaluate, whole, tmp_path, tiny, monkeypatch):

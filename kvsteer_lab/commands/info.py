@@ -12,7 +12,7 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     """Tell what a vectors file, a contrastive set, a file of traces or a model is.
 
     Args:
-        source: a .safetensors or .jsonl file, a .parquet file of results, "tiny", a folder or a hub id.
+        source: a .safetensors or .jsonl file, a .parquet file of results, the folder of a run, "tiny", another folder or a hub id.
     """
     import dataclasses
 
@@ -23,9 +23,9 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     path = Path(source)
     if path.suffix == ".jsonl":
         print(kv.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
-    elif path.suffix == ".parquet":
+    elif path.suffix == ".parquet" or (path / "rows").is_dir():
         results = kv.Results.load(path)
-        print(*(f"{k}: {v}" for k, v in results.settings.items()), sep="\n")
+        print(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}", sep="\n")
         print(results.summary().to_string(float_format=lambda x: f"{x:.3g}"))
     elif path.suffix == ".safetensors" or (path / "vectors.safetensors").is_file():
         vectors = kv.KVVectors.load(source)

@@ -9,13 +9,13 @@ from typing import Annotated
 import tyro
 
 
-def merge(folders: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path) -> None:
+def merge(folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR [DIR ...]")], out: Path) -> None:
     """Join the folders of a run's shards; every chunk must be there, and chunks that are there twice must agree.
 
-    Prints each missing question on a line of its own and ends with exit code 1 if the run is incomplete; then nothing is written.
+    If the run is incomplete, each missing question is printed on a line of its own, nothing is written, and the exit code is 1.
 
     Args:
-        folders: what "kvsteer evaluate --out" wrote, one a shard.
+        folders: folders of shards, as written by "kvsteer evaluate --out DIR --shard i/N".
         out: folder of the whole run.
     """
     from ..merging import IncompleteRunError
