@@ -58,6 +58,7 @@ _HOME = {
     "merge": "merging",
     "compare": "comparison",
     "side_effects": "effects",
+    "readable": "tables",
     "dose_response": "sweep",
     "unit_dose": "sweep",
     "tune": "tuning",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from .store import Run
     from .streaming import stream
     from .sweep import dose_response, unit_dose
+    from .tables import readable
     from .tuning import ActivationSearch, CacheSearch, Search, Tuning, tune
     from .vectors import KVVectors
 

@@ -76,7 +76,8 @@ def side_effects(results: Results, baseline: str = "baseline") -> pd.DataFrame:
         if lettered and label != baseline:
             row["letter_shift"], row["letter_p"] = letter_shift(part.read_answer.tolist(), reference.read_answer.tolist())
         table[label] = row
-    frame = pd.DataFrame.from_dict(table, orient="index")
+    order = list(dict.fromkeys(column for label in [*results.interventions[::-1], baseline] for column in table[label]))
+    frame = pd.DataFrame.from_dict(table, orient="index").reindex(columns=order)
     frame.index.name = "intervention"
     return frame
 

@@ -95,3 +95,22 @@ def test_comparisons_that_can_t_be_made_are_refused():
         kv.compare([results, results])
     with pytest.raises(ValueError, match="nothing but 'baseline'"):
         kv.compare(made_up({"baseline": [True, False]}))
+
+
+def test_readable_tables_hide_no_p_value_and_invent_none():
+    columns = {"p": [0.0004, 0.04, float("nan")], "p_holm": [1.0, 0.5, 0.0], "gain": [0.12345, 12345.6, -1.0], "n": [3, 4, 5], "style": ["a", "b", None]}
+    table = pd.DataFrame(columns)
+    shown = kv.readable(table)
+    assert shown.p.tolist() == ["<0.001", "0.040", ""] and shown.p_holm.tolist() == ["1.000", "0.500", "<0.001"]
+    assert shown.gain.tolist() == ["0.123", "12346", "-1"] and shown.n.tolist() == ["3", "4", "5"] and shown["style"].tolist() == ["a", "b", ""]
+
+
+def test_control_cosines_find_the_true_direction(tiny):
+    task = kv.tasks.get("tiny-arithmetic")
+    steering = kv.CacheSteering(kv.extract(tiny, kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1), progress=False), 0, 2)
+    table = kv.analysis.control_cosines(steering, [kv.sign_flip(steering), *kv.random_controls(steering, 3)])
+    flipped = table[table.control.str.startswith("sign flip")]
+    assert flipped.layer.tolist() == [1, 2, 3] and flipped["values"].tolist() == pytest.approx([-1.0] * 3)
+    assert table[~table.control.str.startswith("sign flip")][["keys", "values"]].abs().max().max() < 0.6
+    with pytest.raises(ValueError, match="no controls to compare"):
+        kv.analysis.control_cosines(steering, [])

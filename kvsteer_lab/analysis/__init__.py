@@ -1,8 +1,9 @@
 """Analyses: each a function from a model, vectors or results to a tidy table."""
 
+from .controls import control_cosines
 from .costs import decode_costs
 from .lengths import prompt_lengths
 from .openings import forced_openings
 from .reliability import convergence
 
-__all__ = ["convergence", "decode_costs", "forced_openings", "prompt_lengths"]
+__all__ = ["control_cosines", "convergence", "decode_costs", "forced_openings", "prompt_lengths"]
