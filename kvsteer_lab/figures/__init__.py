@@ -2,6 +2,7 @@
 
 from .comparison import plot_comparison
 from .costs import plot_costs
+from .divergence import plot_divergence
 from .dose import plot_dose_response, plot_dose_responses
 from .gains import plot_gains
 from .norms import plot_norms, plot_relative_norms
@@ -14,6 +15,7 @@ __all__ = [
     "plot_comparison",
     "plot_convergence",
     "plot_costs",
+    "plot_divergence",
     "plot_dose_response",
     "plot_dose_responses",
     "plot_gains",

@@ -1,0 +1,38 @@
+"""How far a steered model is from the plain one, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from .style import TWO_COLUMNS, color_of, styled
+
+DASHES = ["-", "--", ":", "-."]
+
+
+@styled
+def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int = 32) -> Figure:
+    """Mean KL(steered || plain) in nats at each token: `Divergence.to_frame()` by (method, text that is read), a panel a method.
+
+    Bands hold the middle 90% of the texts.
+    """
+    methods = list(dict.fromkeys(method for method, _ in frames))
+    texts = list(dict.fromkeys(text for _, text in frames))
+    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False)
+    for axis, method in zip(axes[0], methods, strict=True):
+        for i, text in enumerate(texts):
+            frame = frames.get((method, text))
+            if frame is None:
+                continue
+            groups = frame[frame.step < steps].groupby("step").kl
+            band = groups.quantile([0.05, 0.95]).unstack()
+            axis.fill_between(band.index + 1, band[0.05], band[0.95], color=color_of(method), alpha=0.12, linewidth=0)
+            axis.plot(band.index + 1, groups.mean(), DASHES[i % len(DASHES)], color=color_of(method), label=text)
+        axis.set(title=method, xlabel="token", yscale="symlog", ylim=(0, None))
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.legend(loc="best")
+    axes[0, 0].set_ylabel("KL to the plain model, nats")
+    return figure
