@@ -18,12 +18,12 @@ def plot_costs(table: pd.DataFrame) -> Figure:
     panels = list(table.groupby("model", sort=False))
     methods = list(dict.fromkeys(table.method))
     batches = sorted(table.batch.unique())
-    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(methods)), layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 0.9 + 0.32 * len(methods)), layout="constrained", sharex=True, sharey=True, squeeze=False)
     for axis, (model, part) in zip(axes[0], panels, strict=True):
         axis.axvline(1, color="black", linewidth=0.6)
         for row in part.itertuples():
             i = batches.index(row.batch)
-            y = len(methods) - 1 - methods.index(row.method) + 0.28 * (0.5 * (len(batches) - 1) - i)
+            y = len(methods) - 1 - methods.index(row.method) + 0.4 * (0.5 * (len(batches) - 1) - i)
             color = color_of("baseline" if row.method.startswith(("plain", "nothing")) else row.method)
             axis.plot([row.low, row.high], [y, y], color=color, linewidth=1)
             axis.plot(row.ratio, y, MARKERS[i], color=color, markerfacecolor=color if i else "white")

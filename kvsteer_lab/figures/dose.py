@@ -37,6 +37,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
         _draw(axis, table, column, color_of(label))
         axis.set(title=label, xlabel="dose (coefficient)")
+        axis.tick_params(axis="x", labelsize=6)
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
@@ -55,5 +56,5 @@ def _draw(axis: Axes, table: pd.DataFrame, column: str, color: str) -> None:
         axis.plot(controls[column].mean(), ":", color=COLORS["random"], label="random vectors, mean")
     axis.set(ylim=(-0.04, 1.04), xscale="log")
     ticks = steered.dose.to_numpy()
-    axis.set_xticks(ticks, [f"{d:.2g}\n({c:.3g})" for d, c in zip(ticks, steered.coefficient, strict=True)])
+    axis.set_xticks(ticks, [f"{d:.2g}\n({c:.2g})" for d, c in zip(ticks, steered.coefficient, strict=True)])
     axis.minorticks_off()

@@ -41,9 +41,10 @@ def color_of(label: str) -> str:
         return COLORS["random"]
     if label in ("baseline", "no offset"):
         return COLORS["baseline"]
-    if label.startswith("activation"):
+    if "activation" in label:
         return COLORS["activation"]
-    return COLORS["prompt"] if label.startswith(("CoT", "forced", "few-shot")) else COLORS["steered"]
+    words = ("CoT", "forced", "few-shot")
+    return COLORS["prompt"] if (label.startswith(words) or "-shot " in label) and "steer" not in label else COLORS["steered"]
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -28,7 +28,8 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(best.dose, best.accuracy, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.9)
         title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
-        axis.set(title=title, xscale="log", ylim=(-0.04, 1.04))
+        axis.set_title(title, fontsize=7)
+        axis.set(xscale="log", ylim=(-0.04, 1.04))
         axis.xaxis.set_major_locator(LogLocator(2))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
