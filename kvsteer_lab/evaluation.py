@@ -67,7 +67,7 @@ def evaluate(
             reply was, or, as in the paper's own evaluation, from an unsteered one.
         out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that was stopped goes on there.
         shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder; `kv.merge` joins several.
-        chunk_size: questions in a chunk; `None`: as many as have about 256 replies.
+        chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
 
     Returns:
         All rows; with `out`, those that are in the folder.

@@ -46,7 +46,8 @@ def ask_in_chunks(
         out: the run's folder, new or begun.
         settings: recorded beside the rows.
         shard: part i of N, from 1.
-        chunk_size: questions in a chunk; `None`: as many as have about `REPLIES` replies. A run that was begun keeps its chunks.
+        chunk_size: questions in a chunk; `None`: as many as have about `REPLIES` replies, fewer if a shard would get none. A run that was begun keeps
+            its chunks.
         progress: whether to show a bar.
 
     Raises:
@@ -56,9 +57,10 @@ def ask_in_chunks(
     by_id = {q.id: q for q in questions}
     if len(by_id) < len(questions):
         raise ValueError(f"Of {len(questions)} questions only {len(by_id)} have an id of their own; a run on disk needs distinct ids.")
-    size = max(1, REPLIES // max(1, len(inquiry.methods) * inquiry.samples)) if chunk_size is None else chunk_size
-    if size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {size}.")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}.")
+    replies = max(1, len(inquiry.methods) * inquiry.samples)
+    size = chunk_size or max(1, min(REPLIES // replies, len(questions) // shard[1]))
     ids = list(by_id)
     parts = [ids[start : start + size] for start in range(0, len(ids), size)]
     for part in parts:
