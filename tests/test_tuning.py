@@ -109,7 +109,8 @@ def test_cells_of_a_real_run_are_those_of_separate_runs(tiny, task):
     found = kv.tune(tiny, task, searches, cells=6, n=N, doses=(0.5, 8.0), extensions=1, objective="reasoned", generation=new, progress=False)
     chats = [task.chat(q) for q in task.questions("dev", N, 0)]
     for search in searches:
-        row = found.cells[(found.cells.method == search.name) & (found.cells.variant == found.cells.variant[found.cells.method == search.name].iloc[-1])].iloc[1]
+        own = found.cells[found.cells.method == search.name]
+        row = own[own.variant == own.variant.iloc[-1]].iloc[1]
         method = search.variants(tiny, chats)[row.variant](row.dose, "alone")
         alone = kv.evaluate(tiny, task, method, n=N, split="dev", generation=new, progress=False).of("alone")
         assert (row.accuracy, row.reasoned, row.tokens) == (alone.correct.mean(), alone.reasoned.mean(), alone.tokens.mean())
