@@ -15,7 +15,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write(name: str, value: object) -> str:
-    if pd.isna(value):  # type: ignore[call-overload]
+    if pd.isna(value):
         return ""
     if not isinstance(value, float):
         return str(value)
