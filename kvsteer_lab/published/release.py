@@ -1,0 +1,159 @@
+"""Reading the release: files into runs, and whatever is wrong with a file into one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..progress import bar
+from .runs import Answer, Run
+from .sources import Problem, Source, count_sources, iterate_sources
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A file of measured times, as the release's performance file: label -> run -> numbers."""
+
+    file: str
+    measured: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What was found: runs, timings, and problems, in the order of the files."""
+
+    root: str
+    runs: tuple[Run, ...] = field(repr=False)
+    timings: tuple[Timing, ...] = field(repr=False)
+    problems: tuple[Problem, ...] = ()
+
+    def __str__(self) -> str:
+        answers = sum(len(run.answers) for run in self.runs)
+        return f"{len(self.runs)} runs with {answers:,} answers, {len(self.timings)} files of times, {len(self.problems)} problems"
+
+
+class UnreadableFile(ValueError):
+    """A file is not what it should be; the message completes the sentence "the file ..."."""
+
+
+def read_release(path: str | Path, progress: bool = False) -> Release:
+    """Everything in a folder or a tar archive that looks like the paper's release.
+
+    Files that are missing a key, cut off, empty, no JSON, links, or hostile in name or path are named in `problems`; the rest is read.
+
+    Raises:
+        ValueError: `path` is neither a folder nor a tar archive.
+    """
+    parts = list(iterate_release(path, progress))
+    return Release(
+        Path(path).name,
+        tuple(part for part in parts if isinstance(part, Run)),
+        tuple(part for part in parts if isinstance(part, Timing)),
+        tuple(part for part in parts if isinstance(part, Problem)),
+    )
+
+
+def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | Timing | Problem]:
+    """The same, one file at a time: memory does not grow with the release.
+
+    Raises:
+        ValueError: `path` is neither a folder nor a tar archive.
+    """
+    total = count_sources(path)
+    with bar(total, "reading", "file", progress) as ticks:
+        for source in iterate_sources(path):
+            if isinstance(source, Problem):
+                yield source
+                continue
+            try:
+                found: Run | Timing | Problem = parse(source)
+            except UnreadableFile as error:
+                found = Problem(source.file, str(error))
+            yield found
+            ticks.update()
+
+
+def parse(source: Source) -> Run | Timing:
+    """A run or a file of times.
+
+    Raises:
+        UnreadableFile: it is neither.
+    """
+    content = _load(source.data)
+    if not isinstance(content, dict):
+        raise UnreadableFile(f"holds a JSON {type(content).__name__}, not a run's object")
+    if not {"arguments", "metrics", "samples"} & content.keys() and _is_timing(content):
+        return Timing(source.file, content)
+    for key, kind, what in (("arguments", dict, "an object"), ("metrics", dict, "an object"), ("samples", list, "a list")):
+        if key not in content:
+            raise UnreadableFile(f"has no key {key!r}")
+        if not isinstance(content[key], kind):
+            raise UnreadableFile(f"has a key {key!r} that is not {what}")
+    arguments, samples = content["arguments"], content["samples"]
+    for key in ("model", "task"):
+        if not isinstance(arguments.get(key), str):
+            raise UnreadableFile(f"does not say in its arguments which {key} was run")
+    if not content["metrics"]:
+        raise UnreadableFile("claims no metrics")
+    if not samples:
+        raise UnreadableFile("holds no samples")
+    seen: Counter[str] = Counter()
+    answers = tuple(answer for number, sample in enumerate(samples) for answer in _answers(sample, number, seen))
+    return Run(source.file, arguments, content["metrics"], answers)
+
+
+def _load(data: bytes) -> Any:
+    if not data.strip():
+        raise UnreadableFile("is empty")
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError as error:
+        raise UnreadableFile("is no text in UTF-8, so no JSON") from error
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+        raise UnreadableFile(f"{'is cut off' if cut else 'is no JSON'} ({error.msg}, line {error.lineno})") from error
+    except (RecursionError, ValueError) as error:
+        raise UnreadableFile("is no JSON that can be read (too deep, or a number too long)") from error
+
+
+def _answers(sample: Any, number: int, seen: Counter[str]) -> Iterator[Answer]:
+    """The replies to one sample: usually one, or a list of several."""
+    if not isinstance(sample, dict):
+        raise UnreadableFile(f"has a sample that is no object (number {number + 1})")
+    for key in ("id", "target", "response"):
+        if key not in sample:
+            raise UnreadableFile(f"has a sample without {key!r} (number {number + 1})")
+    texts = sample["response"] if isinstance(sample["response"], list) else [sample["response"]]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise UnreadableFile(f"has a sample whose response is no text (number {number + 1})")
+    if not isinstance(sample["id"], str | int) or not isinstance(sample["target"], str | int | float):
+        raise UnreadableFile(f"has a sample whose id or target is neither text nor number (number {number + 1})")
+    prompt = sample.get("input")
+    name = str(sample["id"])
+    seen[name] += 1
+    name = name if seen[name] == 1 else f"{name} #{seen[name]}"
+    for turn, text in enumerate(texts):
+        stored = _stored(sample.get("filtered_response"), turn, len(texts))
+        if isinstance(sample.get("LLM_extracted_answer"), str):
+            stored.setdefault("llm_extract", sample["LLM_extracted_answer"].partition("<|")[0].strip())
+        yield Answer(name, str(sample["target"]), text, stored, sys.intern(prompt) if isinstance(prompt, str) else "")
+
+
+def _stored(filtered: Any, turn: int, turns: int) -> dict[str, Any]:
+    """What was read from one of several replies: a list of objects, or an object whose values are lists."""
+    if isinstance(filtered, list):
+        filtered = filtered[turn] if turn < len(filtered) else None
+    if not isinstance(filtered, dict):
+        return {}
+    spread = turns > 1 and all(isinstance(value, list) and len(value) == turns for value in filtered.values())
+    return {name: value[turn] if spread else value for name, value in filtered.items()}
+
+
+def _is_timing(content: dict[str, Any]) -> bool:
+    runs = [run for entry in content.values() if isinstance(entry, dict) for run in entry.values()]
+    return any(isinstance(run, dict) and "time_per_token" in run for run in runs)

@@ -1,0 +1,129 @@
+"""A run of the release: what was asked of which model, what it answered, and what the file itself says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+KINDS = ("baseline", "CoT", "steered", "steered + CoT", "activation", "activation + CoT")
+"""Nothing; the prompt "Let's think step by step"; cache steering; both; activation steering; both."""
+
+GROUPS = ("steering", "ablation", "activation", "style")
+"""What a run belongs to. Each group is a family of comparisons of its own."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply to one question.
+
+    Attributes:
+        id: the question's, in the file; with a number behind it where a file asks a question more than once.
+        target: the gold answer.
+        text: the whole reply: with closing words and end marks.
+        stored: metric -> what the file says was read from the reply.
+        prompt: what was asked, as the model saw it; empty if the file doesn't tell.
+    """
+
+    id: str
+    target: str
+    text: str
+    stored: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    prompt: str = field(repr=False, default="")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file of the release.
+
+    Attributes:
+        file: its path below the release.
+        arguments: the settings that it was run with.
+        metrics: name -> the accuracy that the file claims.
+        answers: in the file's order.
+    """
+
+    file: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    metrics: Mapping[str, Any]
+    answers: tuple[Answer, ...] = field(repr=False)
+
+    @property
+    def model(self) -> str:
+        return str(self.arguments["model"])
+
+    @property
+    def task(self) -> str:
+        return str(self.arguments["task"])
+
+    @property
+    def style(self) -> str | None:
+        """The style that a style-transfer run asks for."""
+        name = self.arguments.get("style_name")
+        return None if name is None else str(name)
+
+    @cached_property
+    def kind(self) -> str:
+        """One of `KINDS`, by the arguments: coefficients or a vector mean steering, a multiplier activation steering."""
+        has = {name for name in ("c_keys", "c_values", "vector_id", "multiplier") if self.arguments.get(name) is not None}
+        prompted = bool(self.arguments.get("append_prefix_to_prompt"))
+        if not has:
+            return "CoT" if prompted else "baseline"
+        return ("activation" if has == {"multiplier"} else "steered") + (" + CoT" if prompted else "")
+
+    @property
+    def group(self) -> str:
+        """One of `GROUPS`; an ablation is known by its name or its folder."""
+        if self.style is not None:
+            return "style"
+        named = f"{self.arguments.get('experiment_name')} {PurePosixPath(self.file).parts[0]}".lower()
+        if "ablation" in named:
+            return "ablation"
+        return "activation" if self.kind.startswith("activation") else "steering"
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        found = self._generation("max_new_tokens")
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    @property
+    def sampled(self) -> bool:
+        return bool(self._generation("do_sample"))
+
+    @property
+    def decoding(self) -> str:
+        """How answers were decoded: "greedy", or the settings of sampling; with the limit of tokens."""
+        settings = [f"{short}={self._generation(name)}" for name, short in (("temperature", "T"), ("top_p", "p"), ("top_k", "k")) if self._generation(name)]
+        limit = "" if self.max_new_tokens is None else f" <={self.max_new_tokens}"
+        return (", ".join(["sampled", *settings]) if self.sampled else "greedy") + limit
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """What two runs must share to be compared: model, task, decoding, and how the prompt is made."""
+        made = [str(self.arguments.get(name)) for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")]
+        return (self.model, self.task, self.decoding, *made)
+
+    @property
+    def setting(self) -> str:
+        """What was varied between steered runs: coefficients or multiplier, and pairs x examples the vector was made of."""
+        if self.kind in ("baseline", "CoT"):
+            return ""
+        a = self.arguments
+        parts = [f"{short}{a[name]:g}" for name, short in (("c_keys", "ck"), ("c_values", "cv"), ("multiplier", "m")) if _is_number(a.get(name)) and a[name]]
+        if a.get("multiplier") is not None:
+            parts.append(f"layer {a.get('layers')}")
+        pairs, shots = a.get("n_contrastive_samples"), a.get("num_fewshot_examples")
+        parts += [f"{pairs}x{shots}"] if pairs is not None and shots is not None else []
+        parts += [f"cluster {a['cluster_id']}"] if a.get("cluster_id") is not None else []
+        return " ".join(parts) or "c0"
+
+    def _generation(self, name: str) -> Any:
+        nested = self.arguments.get("generation_kwargs")
+        found = self.arguments.get(name)
+        return nested.get(name) if found is None and isinstance(nested, Mapping) else found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

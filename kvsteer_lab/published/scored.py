@@ -1,0 +1,95 @@
+"""A run after scoring: numbers and verdicts a reply, its texts let go."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ..effects import is_loop, is_refusal
+from ..stats import repetition, wilson
+from ..styles import REASONING_STYLES, detect_style
+from .rescoring import Check, answer_kind, check_metrics, main_metric, read, read_by_our_rules, reply_of
+from .runs import Answer, Run
+
+CHARACTERS_A_TOKEN = 2.5
+"""Below any usual ratio for English: a reply that is this long for its limit of tokens, and ends in mid-sentence, was probably cut."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the audit keeps of a run.
+
+    Attributes:
+        run: file, arguments and metrics; its answers are dropped.
+        checks: the file's metrics, recomputed.
+        rules: the rules that `answers` has a verdict for, the paper's main one first.
+        answers: one row a reply: `question`, `target`, a column of verdicts for each of `rules`, `style`, `words`, `characters`, `repeated`, `loop`,
+            `refused`, `blank`, `cut`.
+        fingerprint: of questions and replies; two runs that share it hold the same generations.
+    """
+
+    run: Run
+    checks: tuple[Check, ...]
+    rules: tuple[str, ...]
+    answers: pd.DataFrame = field(repr=False)
+    fingerprint: str
+
+    @property
+    def matches(self) -> bool:
+        """Whether every metric that can be recomputed is the file's own, and at least one can."""
+        possible = [check for check in self.checks if check.by != "nothing"]
+        return bool(possible) and all(check.matches for check in possible)
+
+    def summary(self) -> dict[str, Any]:
+        """One row of the table of runs; accuracies with 95% Wilson intervals, by the paper's main rule."""
+        right, n = int(self.answers[self.rules[0]].sum()), len(self.answers) if self.rules else 0
+        low, high = wilson(right, n)
+        run = self.run
+        return {
+            **dict(file=run.file, group=run.group, model=run.model, task=run.task, kind=run.kind, setting=run.setting, decoding=run.decoding),
+            **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right / n, low=low, high=high),
+            **{f"accuracy_{rule}": self.answers[rule].mean() for rule in self.rules},
+            **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut")},
+            "half_repeated": (self.answers.repeated >= 0.5).mean(),
+            "reasoned": self.answers["style"].isin(REASONING_STYLES).mean(),
+            "matches": self.matches,
+        }
+
+
+def score(run: Run) -> Scored:
+    """Recompute a run's metrics, read its replies by our rules, and measure them as texts."""
+    verdicts: dict[str, list[bool]] = {}
+    main = main_metric(run)
+    for metric in [main, *(name for name in run.metrics if name != main)]:
+        found = read(run, metric)
+        if found is not None:
+            verdicts[metric] = [value == answer.target for value, answer in zip(found, run.answers, strict=True)]
+    for rule, values in read_by_our_rules(run).items():
+        verdicts[rule if rule not in verdicts else f"our_{rule}"] = values
+    choice = answer_kind(run) == "choice"
+    texts = pd.DataFrame([_measure(answer, run.max_new_tokens, choice) for answer in run.answers])
+    head = {"question": [answer.id for answer in run.answers], "target": [answer.target for answer in run.answers]}
+    answers = pd.concat([pd.DataFrame({**head, **verdicts}), texts], axis=1)
+    print_of = hashlib.sha256("\0".join(f"{a.id}\0{a.text}" for a in run.answers).encode(errors="surrogatepass")).hexdigest()
+    light = Run(run.file, run.arguments, run.metrics, ())
+    return Scored(light, tuple(check_metrics(run)), tuple(verdicts), answers, print_of)
+
+
+def _measure(answer: Answer, limit: int | None, choice: bool) -> dict[str, Any]:
+    reply = reply_of(answer)
+    words = reply.split()
+    # A reply in one stage that ended by itself ends with an end mark; of two stages the first one's mark is gone.
+    ended = reply[-1:] in ".!?)\"”'*]" or (not choice and answer.text.rstrip().endswith(("|>", "</s>")))
+    return dict(
+        style=detect_style(reply),
+        words=len(words),
+        characters=len(reply),
+        repeated=repetition(words),  # type: ignore[arg-type]  # words serve as well as token ids
+        loop=is_loop(reply),
+        refused=is_refusal(reply),
+        blank=not reply,
+        cut=limit is not None and len(reply) >= CHARACTERS_A_TOKEN * limit and not ended,
+    )
