@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 
 def evaluate(
@@ -15,7 +16,7 @@ def evaluate(
     prefix: str | None = None,
     controls: int = 40,
     n: int | None = 200,
-    split: str = "test",
+    split: Literal["extraction", "dev", "test"] = "test",
     seed: int = 0,
     max_new_tokens: int = 128,
     samples: int = 1,
@@ -40,7 +41,7 @@ def evaluate(
         prefix: words to force as the answer's first, on the unsteered model.
         controls: random vectors of the same size; 39 or more for a p-value below 0.05.
         n: number of questions; "None" for all of the split.
-        split: extraction, dev or test.
+        split: dev to choose, test once everything is chosen.
         seed: which questions, and the noise of sampling.
         max_new_tokens: where replies are cut.
         samples: replies a question; more than one are sampled.
