@@ -20,10 +20,22 @@ STYLE = "stepwise"
 FLAT = "{:.3g}".format
 
 
-def main(n_test: int = 200, n_dev: int = 60, cells: int = 24, controls: int = 40, pairs: int = 100, seed: int = 0, out: Path | None = None) -> Path:
-    """Run both models on both tasks.
+def main(
+    models: tuple[str, ...] = ("tiny", "tiny-control"),
+    tasks: tuple[str, ...] = ("tiny-arithmetic", "tiny-tracking"),
+    n_test: int = 200,
+    n_dev: int = 60,
+    cells: int = 24,
+    controls: int = 40,
+    pairs: int = 100,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Path:
+    """Run every model on every task.
 
     Args:
+        models: bundled ones.
+        tasks: names of tasks.
         n_test: test questions a task.
         n_dev: development questions a task.
         cells: of each method's search in its first round.
@@ -34,9 +46,9 @@ def main(n_test: int = 200, n_dev: int = 60, cells: int = 24, controls: int = 40
     """
     runs: list[kv.Results] = []
     found: list[dict[str, Any]] = []
-    for name in ("tiny", "tiny-control"):
+    for name in models:
         model = kv.load(name)
-        for task in (kv.tasks.get("tiny-arithmetic"), kv.tasks.get("tiny-tracking")):
+        for task in map(kv.tasks.get, tasks):
             print(f"\n== {name}, {task.name}")
             tuning, results = evaluate(model, task, n_test, n_dev, cells, controls, pairs, seed)
             runs.append(results)
@@ -48,7 +60,7 @@ def main(n_test: int = 200, n_dev: int = 60, cells: int = 24, controls: int = 40
     for against, table in families.items():
         print(f"\n== against {against!r}, Holm over {len(table)} comparisons")
         print(table.to_string(float_format=FLAT, index=False))
-    settings = dict(n_test=n_test, n_dev=n_dev, cells=cells, controls=controls, pairs=pairs, seed=seed)
+    settings = dict(models=models, tasks=tasks, n_test=n_test, n_dev=n_dev, cells=cells, controls=controls, pairs=pairs, seed=seed)
     results_of = dict(runs=found, families={against: _records(table) for against, table in families.items()})
     return measure.write("evaluation", measure.environment(measure.Clock("cpu")), settings, results_of, out)
 

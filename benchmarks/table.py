@@ -1,4 +1,4 @@
-"""Write the table in README.md from the JSON files in results/."""
+"""Write the tables in README.md from the JSON files in results/."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+PAIR_BEGIN, PAIR_END = "<!-- pair: begin -->", "<!-- pair: end -->"
 
 
 def main() -> None:
@@ -19,10 +20,45 @@ def main() -> None:
         name = path.stem.replace("_", " ")
         for what, measured, target in ROWS[found["benchmark"].split("-")[0]](found["results"]):
             lines.append(f"| {name} | {what} | {measured} | {target} |")
+    _replace(BEGIN, END, lines)
+    evaluation = HERE / "results" / "evaluation.json"
+    if evaluation.is_file():
+        _replace(PAIR_BEGIN, PAIR_END, list(_pair(json.loads(evaluation.read_text(encoding="utf-8"))["results"])))
+
+
+def _replace(begin: str, end: str, lines: list[str]) -> None:
     readme = HERE / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    readme.write_text(f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{after}", encoding="utf-8")
+
+
+def _pair(found: dict[str, Any]) -> Iterator[str]:
+    """A table for each model and task: every intervention against the baseline, the chain-of-thought prompt and the forced first token."""
+    families = {
+        against: {(row["model"], row["task"], row["intervention"]): row for row in rows} for against, rows in found["families"].items()
+    }
+    for run in found["runs"]:
+        yield f"\n**{run['model']}, {run['task']}**\n"
+        heads = ["intervention", "accuracy", "over the baseline, points", "p", "over the CoT prompt, p", "beyond the forced token, points", "p"]
+        heads += ["reasoned", "tokens", "p of random"]
+        yield f"| {' | '.join(heads)} |"
+        yield "|---" * len(heads) + "|"
+        for row in run["summary"]:
+            label = row["intervention"]
+            cells = {against: rows.get((run["model"], run["task"], label)) for against, rows in families.items()}
+            base, cot, forced = (cells[against] for against in ("baseline", "CoT prompt", "forced, 1 token"))
+            columns = [label, f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", _points(base), _p(base), _p(cot), _points(forced), _p(forced)]
+            columns += [f"{row['reasoned']:.2f}", f"{row['tokens']:.1f}", "" if row.get("p_random") is None else f"{row['p_random']:.3f}"]
+            yield f"| {' | '.join(columns)} |"
+
+
+def _points(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{100 * row['gain']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _p(row: dict[str, Any] | None) -> str:
+    return "" if row is None else "<0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}"
 
 
 def _times(ratio: dict[str, float], digits: int = 3) -> str:
@@ -83,7 +119,23 @@ def _gsm8k(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield f"prompts of {prompts['least']} to {prompts['most']} tokens", f"{seconds}; {r['texts_changed']} texts changed", "runs"
 
 
-ROWS = {"decode": _decode, "questions": _questions, "grid": _grid, "extract": _extract, "import_time": _import_time, "gsm8k_pipeline": _gsm8k}
+def _evaluation(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for run in found["runs"]:
+        keys = {"model": run["model"], "task": run["task"], "intervention": "cache steering"}
+        gains = {a: next(row for row in rows if keys.items() <= row.items()) for a, rows in found["families"].items()}
+        measured = f"{_points(gains['baseline'])} points over the baseline; beyond the forced first token {_points(gains['forced, 1 token'])}"
+        yield f"{run['model']}, {run['task']}, {gains['baseline']['n']} test questions: cache steering", measured, "stated"
+
+
+ROWS = {
+    "decode": _decode,
+    "evaluation": _evaluation,
+    "extract": _extract,
+    "grid": _grid,
+    "gsm8k_pipeline": _gsm8k,
+    "import_time": _import_time,
+    "questions": _questions,
+}
 
 if __name__ == "__main__":
     main()

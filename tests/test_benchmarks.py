@@ -78,10 +78,29 @@ def test_questions(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureF
     assert "4 questions, 6 tokens each" in capsys.readouterr().out
 
 
+def test_evaluation(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, Any] = dict(models=("tiny",), tasks=("tiny-arithmetic",), n_test=4, n_dev=4, cells=12, controls=2, pairs=6)
+    path = benchmark("evaluation").main(**sizes, out=tmp_path / "results")
+    found = read(path)["results"]
+    run = found["runs"][0]
+    labels = [row["intervention"] for row in run["summary"]]
+    assert {"baseline", "CoT prefix", "cache steering", "activation, one-shot", "2 label shuffle vectors for cache steering"} <= set(labels)
+    cells: dict[str, int] = {}
+    for cell in run["cells"]:
+        cells[cell["method"]] = cells.get(cell["method"], 0) + 1
+    assert len(cells) == 4 and len(set(cells.values())) == 1, "every method gets as many cells"
+    table = benchmark("table")
+    (tmp_path / "README.md").write_text(f"{table.BEGIN}\n{table.END}\n{table.PAIR_BEGIN}\nold\n{table.PAIR_END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    table.main()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "**tiny, tiny-arithmetic**" in text and all(f"| {label} |" in text for label in labels) and "\nold\n" not in text
+
+
 def test_the_table_reads_every_kind_of_result(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = benchmark("table")
     (tmp_path / "results").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\n{table.PAIR_BEGIN}\n{table.PAIR_END}\nafter\n", encoding="utf-8")
     benchmark("decode").main(model="smoke", batch=(1,), shots=(0,), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path / "results")
     benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path / "results")
     for path in RESULTS:
