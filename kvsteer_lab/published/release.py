@@ -73,7 +73,7 @@ def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | 
             try:
                 found: Run | Timing | Problem = parse(source)
             except UnreadableFile as error:
-                found = Problem(source.file, str(error))
+                found = Problem(source.file, str(error), opened=True)
             yield found
             ticks.update()
 
@@ -111,7 +111,7 @@ def _load(data: bytes) -> Any:
     if not data.strip():
         raise UnreadableFile("is empty")
     try:
-        return json.loads(data)
+        return json.loads(data, parse_int=_integer)
     except UnicodeDecodeError as error:
         raise UnreadableFile("is no text in UTF-8, so no JSON") from error
     except json.JSONDecodeError as error:
@@ -119,6 +119,11 @@ def _load(data: bytes) -> Any:
         raise UnreadableFile(f"{'is cut off' if cut else 'is no JSON'} ({error.msg}, line {error.lineno})") from error
     except (RecursionError, ValueError) as error:
         raise UnreadableFile("is no JSON that can be read (too deep, or a number too long)") from error
+
+
+def _integer(digits: str) -> int | float:
+    """An integer of a usual size; a longer one as a float, so that no later arithmetic can overflow."""
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _answers(sample: Any, number: int, seen: Counter[str]) -> Iterator[Answer]:

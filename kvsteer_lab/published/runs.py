@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from .sources import shown
+
 KINDS = ("baseline", "CoT", "steered", "steered + CoT", "activation", "activation + CoT")
 """Nothing; the prompt "Let's think step by step"; cache steering; both; activation steering; both."""
 
-GROUPS = ("steering", "ablation", "activation", "style")
+GROUPS = ("steering", "ablation", "activation", "search", "style")
 """What a run belongs to. Each group is a family of comparisons of its own."""
 
 
@@ -59,6 +62,16 @@ class Run:
         return str(self.arguments["task"])
 
     @property
+    def short_model(self) -> str:
+        """The model's name without its owner and without "-Instruct", safe to print."""
+        return shown(self.model.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-instruct"))
+
+    @property
+    def short_task(self) -> str:
+        """The task's name without "-oai", which tells who wrote the demonstrations and not what is asked; safe to print."""
+        return shown(self.task.removesuffix("-oai"))
+
+    @property
     def style(self) -> str | None:
         """The style that a style-transfer run asks for."""
         name = self.arguments.get("style_name")
@@ -75,12 +88,14 @@ class Run:
 
     @property
     def group(self) -> str:
-        """One of `GROUPS`; an ablation is known by its name or its folder."""
+        """One of `GROUPS`; an ablation or a search is known by its name or its folder."""
         if self.style is not None:
             return "style"
-        named = f"{self.arguments.get('experiment_name')} {PurePosixPath(self.file).parts[0]}".lower()
-        if "ablation" in named:
-            return "ablation"
+        named = f"{self.arguments.get('experiment_name')}/{'/'.join(PurePosixPath(self.file).parts[:-2])}".lower()
+        words = re.split(r"[\W_]+", named)
+        for group in ("search", "ablation"):
+            if group in words:
+                return group
         return "activation" if self.kind.startswith("activation") else "steering"
 
     @property
@@ -103,7 +118,7 @@ class Run:
     def cell(self) -> tuple[str, ...]:
         """What two runs must share to be compared: model, task, decoding, and how the prompt is made."""
         made = [str(self.arguments.get(name)) for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")]
-        return (self.model, self.task, self.decoding, *made)
+        return (self.model, self.short_task, self.decoding, *made)
 
     @property
     def setting(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +27,8 @@ class Scored:
         run: file, arguments and metrics; its answers are dropped.
         checks: the file's metrics, recomputed.
         rules: the rules that `answers` has a verdict for, the paper's main one first.
-        answers: one row a reply: `question`, `target`, a column of verdicts for each of `rules`, `style`, `words`, `characters`, `repeated`, `loop`,
-            `refused`, `blank`, `cut`.
+        answers: one row a reply: `question`, `target`, a column of verdicts for each of `rules`, `style`, `reasoned`, `words`, `characters`, `repeated`,
+            `loop`, `refused`, `blank`, `cut`.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
     """
 
@@ -45,16 +46,16 @@ class Scored:
 
     def summary(self) -> dict[str, Any]:
         """One row of the table of runs; accuracies with 95% Wilson intervals, by the paper's main rule."""
-        right, n = int(self.answers[self.rules[0]].sum()), len(self.answers) if self.rules else 0
-        low, high = wilson(right, n)
-        run = self.run
+        n, run = len(self.answers), self.run
+        right = int(self.answers[self.rules[0]].sum()) if self.rules else math.nan
+        low, high = wilson(int(right), n) if self.rules else (math.nan, math.nan)
         return {
             **dict(file=run.file, group=run.group, model=run.model, task=run.task, kind=run.kind, setting=run.setting, decoding=run.decoding),
             **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right / n, low=low, high=high),
             **{f"accuracy_{rule}": self.answers[rule].mean() for rule in self.rules},
             **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut")},
             "half_repeated": (self.answers.repeated >= 0.5).mean(),
-            "reasoned": self.answers["style"].isin(REASONING_STYLES).mean(),
+            "reasoned": self.answers.reasoned.mean(),
             "matches": self.matches,
         }
 
@@ -83,8 +84,10 @@ def _measure(answer: Answer, limit: int | None, choice: bool) -> dict[str, Any]:
     words = reply.split()
     # A reply in one stage that ended by itself ends with an end mark; of two stages the first one's mark is gone.
     ended = reply[-1:] in ".!?)\"”'*]" or (not choice and answer.text.rstrip().endswith(("|>", "</s>")))
+    style = detect_style(reply)
     return dict(
-        style=detect_style(reply),
+        style=style,
+        reasoned=style in REASONING_STYLES,
         words=len(words),
         characters=len(reply),
         repeated=repetition(words),  # type: ignore[arg-type]  # words serve as well as token ids

@@ -29,11 +29,13 @@ class Problem:
         file: its path below the root, control characters spelt out.
         reason: a sentence without its subject, "is empty".
         matters: whether it could have been a result; a README is named, too, but doesn't.
+        opened: whether it is a JSON file that was read and should have been a run.
     """
 
     file: str
     reason: str
     matters: bool = True
+    opened: bool = False
 
     def __str__(self) -> str:
         return f"{self.file} {self.reason}"
