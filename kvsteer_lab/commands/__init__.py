@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from .audit import audit
 from .demo import demo
 from .evaluate import evaluate
 from .extract import extract
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "audit": audit,
     "info": info,
 }
 """By the name that is typed, in the order of `kvsteer --help`."""

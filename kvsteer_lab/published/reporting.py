@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .auditing import Audit
-from .runs import KINDS
+from .runs import KINDS, short_model, short_task
 from .sources import shown
 
 WIDTH = 80
@@ -194,11 +194,11 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _model(name: str) -> str:
-    return _cut(name.rpartition("/")[2].removesuffix("-Instruct"), 14)
+    return _cut(short_model(name), 14)
 
 
 def _task(name: str) -> str:
-    return _cut(name.removesuffix("-oai"), 8)
+    return _cut(short_task(name), 8)
 
 
 def _rule(name: str) -> str:

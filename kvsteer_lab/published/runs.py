@@ -62,16 +62,6 @@ class Run:
         return str(self.arguments["task"])
 
     @property
-    def short_model(self) -> str:
-        """The model's name without its owner and without "-Instruct", safe to print."""
-        return shown(self.model.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-instruct"))
-
-    @property
-    def short_task(self) -> str:
-        """The task's name without "-oai", which tells who wrote the demonstrations and not what is asked; safe to print."""
-        return shown(self.task.removesuffix("-oai"))
-
-    @property
     def style(self) -> str | None:
         """The style that a style-transfer run asks for."""
         name = self.arguments.get("style_name")
@@ -118,7 +108,7 @@ class Run:
     def cell(self) -> tuple[str, ...]:
         """What two runs must share to be compared: model, task, decoding, and how the prompt is made."""
         made = [str(self.arguments.get(name)) for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")]
-        return (self.model, self.short_task, self.decoding, *made)
+        return (self.model, short_task(self.task), self.decoding, *made)
 
     @property
     def setting(self) -> str:
@@ -138,6 +128,16 @@ class Run:
         nested = self.arguments.get("generation_kwargs")
         found = self.arguments.get(name)
         return nested.get(name) if found is None and isinstance(nested, Mapping) else found
+
+
+def short_model(name: str) -> str:
+    """A model's name without its owner and without "-Instruct", safe to print."""
+    return shown(name.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-instruct"))
+
+
+def short_task(name: str) -> str:
+    """A task's name without "-oai", which tells who wrote the demonstrations and not what is asked; safe to print."""
+    return shown(name.removesuffix("-oai"))
 
 
 def _is_number(value: Any) -> bool:
