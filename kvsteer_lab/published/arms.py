@@ -58,7 +58,7 @@ def arms(scored: Sequence[Scored]) -> list[Arm]:
         if one.rules:
             run = one.run
             apart = "sampled" if run.sampled else str(number)
-            together.setdefault((run.cell, run.kind, run.group, run.setting, run.style, apart), []).append(one)
+            together.setdefault((run.cell, run.kind, run.group, run.setting, run.style, one.rules, apart), []).append(one)
     found: list[Arm] = []
     first: dict[tuple[str, str], str] = {}
     taken: dict[tuple[object, ...], int] = {}

@@ -151,4 +151,4 @@ def _check_row(one: Scored, check: Any) -> dict[str, Any]:
 def _unchecked(one: Scored) -> list[Problem]:
     """Metrics that could not be recomputed: by an unknown rule, without stored verdicts."""
     unknown = [check.metric for check in one.checks if check.by == "nothing"]
-    return [Problem(one.run.file, f"claims a metric of an unknown rule ({name!r}) and does not store what it read") for name in unknown]
+    return [Problem(one.run.file, f"claims a metric of an unknown rule ({name}) and does not store what it read") for name in unknown]

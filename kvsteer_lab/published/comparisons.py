@@ -72,7 +72,7 @@ def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
                 continue
             rules = [rule for rule in arm.runs[0].rules if all(rule in one.rules for one in (*arm.runs, *other.runs))]
             for rule in rules:
-                ours, theirs = _paired(arm, other, rule)
+                ours, theirs = _paired(arm, other, f"by_{rule}")
                 tested = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), p=paired_p(ours, theirs))
                 rows.append({**_names(arm), "against": kind, "rule": rule, "n": len(ours), **tested})
     return pd.DataFrame(
@@ -113,7 +113,7 @@ def _row(arm: Arm, kind: str, other: Arm | None) -> dict[str, Any]:
     why = f"there is no {kind} with the same model, task, prompt and decoding" if other is None else _why_not(arm, other)
     if why or other is None:
         return {**row, "note": why}
-    ours, theirs = _paired(arm, other, arm.rule)
+    ours, theirs = _paired(arm, other, f"by_{arm.rule}")
     if len(ours) > 1:
         interval = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES)
         row |= dict(low=interval.low, high=interval.high)

@@ -12,7 +12,7 @@ from ..stats import wilson
 from ..styles import STYLES
 from .arms import Arm
 from .release import Timing
-from .sources import Problem
+from .sources import Problem, shown
 
 _STYLE = ["model", "task", "style", "n", "adopted", "low", "high", "without", "other", "half_repeated", "file"]
 _TIME = ["file", "method", "batch_size", "runs", "ms_per_token", "fastest", "slowest", "ratio", "tokens_per_answer", "ratio_per_answer"]
@@ -68,7 +68,7 @@ def _row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     batch = int(runs[0]["batch_size"])
     tokens = sum(run.get("average_generated_tokens", math.nan) for run in runs) / len(runs) / batch
     continuous = runs[0].get("continuous")
-    method = str(runs[0].get("name", label)).replace("_", " ") + ("" if continuous is None else ", every token" if continuous else ", one-shot")
+    method = shown(str(runs[0].get("name", label))).replace("_", " ") + ("" if continuous is None else ", every token" if continuous else ", one-shot")
     mean = sum(times) / len(times)
     ends = dict(ms_per_token=mean, fastest=min(times), slowest=max(times))
     return dict(method=method, batch_size=batch, runs=len(runs), **ends, tokens_per_answer=tokens, seconds_per_answer=mean * tokens / 1000)

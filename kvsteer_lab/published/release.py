@@ -12,7 +12,7 @@ from typing import Any
 
 from ..progress import bar
 from .runs import Answer, Run
-from .sources import Problem, Source, count_sources, iterate_sources
+from .sources import Problem, Source, count_sources, iterate_sources, shown
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def parse(source: Source) -> Run | Timing:
         raise UnreadableFile("holds no samples")
     seen: Counter[str] = Counter()
     answers = tuple(answer for number, sample in enumerate(samples) for answer in _answers(sample, number, seen))
-    return Run(source.file, arguments, content["metrics"], answers)
+    return Run(source.file, arguments, {shown(name): value for name, value in content["metrics"].items()}, answers)
 
 
 def _load(data: bytes) -> Any:
@@ -156,7 +156,7 @@ def _stored(filtered: Any, turn: int, turns: int) -> dict[str, Any]:
     if not isinstance(filtered, dict):
         return {}
     spread = turns > 1 and all(isinstance(value, list) and len(value) == turns for value in filtered.values())
-    return {name: value[turn] if spread else value for name, value in filtered.items()}
+    return {shown(name): value[turn] if spread else value for name, value in filtered.items()}
 
 
 def _is_timing(content: dict[str, Any]) -> bool:

@@ -143,7 +143,7 @@ def _texts(audit: Audit) -> Iterator[str]:
         for r in table.itertuples():
             ratio = "" if math.isnan(r.ratio) else f"{r.ratio:.1f}"
             shares = {"loop%": _points(r.loop), "half%": _points(r.half_repeated), "cut%": _points(r.cut), "ref%": _points(r.refused)}
-            rows.append({**_label(r), "setting": _cut(r.setting, 12), "words": f"{r.words:.0f}", "ratio": ratio, **shares, "style%": _points(r.reasoned)})
+            rows.append({**_label(r), "setting": _cut(r.setting, 12), "words": f"{r.words:.0f}", "ratio": ratio, **shares, "sty%": _points(r.reasoned)})
         yield from _table(rows)
         yield from _wrap(
             "ratio: length over the baseline's. loop: ends in a block said three times; half: half of its 4-grams are repeats; cut: very long and ends in "

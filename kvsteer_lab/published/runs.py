@@ -55,17 +55,17 @@ class Run:
 
     @property
     def model(self) -> str:
-        return str(self.arguments["model"])
+        return shown(str(self.arguments["model"]))
 
     @property
     def task(self) -> str:
-        return str(self.arguments["task"])
+        return shown(str(self.arguments["task"]))
 
     @property
     def style(self) -> str | None:
         """The style that a style-transfer run asks for."""
         name = self.arguments.get("style_name")
-        return None if name is None else str(name)
+        return None if name is None else shown(str(name))
 
     @cached_property
     def kind(self) -> str:
@@ -102,7 +102,7 @@ class Run:
         """How answers were decoded: "greedy", or the settings of sampling; with the limit of tokens."""
         settings = [f"{short}={self._generation(name)}" for name, short in (("temperature", "T"), ("top_p", "p"), ("top_k", "k")) if self._generation(name)]
         limit = "" if self.max_new_tokens is None else f" <={self.max_new_tokens}"
-        return (", ".join(["sampled", *settings]) if self.sampled else "greedy") + limit
+        return shown((", ".join(["sampled", *settings]) if self.sampled else "greedy") + limit)
 
     @property
     def cell(self) -> tuple[str, ...]:
@@ -122,7 +122,7 @@ class Run:
         pairs, shots = a.get("n_contrastive_samples"), a.get("num_fewshot_examples")
         parts += [f"{pairs}x{shots}"] if pairs is not None and shots is not None else []
         parts += [f"cluster {a['cluster_id']}"] if a.get("cluster_id") is not None else []
-        return " ".join(parts) or "c0"
+        return shown(" ".join(parts) or "c0")
 
     def _generation(self, name: str) -> Any:
         nested = self.arguments.get("generation_kwargs")
@@ -131,13 +131,13 @@ class Run:
 
 
 def short_model(name: str) -> str:
-    """A model's name without its owner and without "-Instruct", safe to print."""
-    return shown(name.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-instruct"))
+    """A model's name without its owner and without "-Instruct"."""
+    return name.rpartition("/")[2].removesuffix("-Instruct").removesuffix("-instruct")
 
 
 def short_task(name: str) -> str:
-    """A task's name without "-oai", which tells who wrote the demonstrations and not what is asked; safe to print."""
-    return shown(name.removesuffix("-oai"))
+    """A task's name without "-oai", which tells who wrote the demonstrations and not what is asked."""
+    return name.removesuffix("-oai")
 
 
 def _is_number(value: Any) -> bool:

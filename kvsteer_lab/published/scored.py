@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..effects import is_loop, is_refusal
-from ..stats import repetition, wilson
+from ..stats import clustered_mean, repetition, wilson
 from ..styles import REASONING_STYLES, detect_style
 from .rescoring import Check, answer_kind, check_metrics, main_metric, read, read_by_our_rules, reply_of
 from .runs import Answer, Run
@@ -27,8 +27,8 @@ class Scored:
         run: file, arguments and metrics; its answers are dropped.
         checks: the file's metrics, recomputed.
         rules: the rules that `answers` has a verdict for, the paper's main one first.
-        answers: one row a reply: `question`, `target`, a column of verdicts for each of `rules`, `style`, `reasoned`, `words`, `characters`, `repeated`,
-            `loop`, `refused`, `blank`, `cut`.
+        answers: one row a reply: `question`, `target`, a column `by_RULE` of verdicts for each of `rules`, `style`, `reasoned`, `words`, `characters`,
+            `repeated`, `loop`, `refused`, `blank`, `cut`.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
     """
 
@@ -45,19 +45,27 @@ class Scored:
         return bool(possible) and all(check.matches for check in possible)
 
     def summary(self) -> dict[str, Any]:
-        """One row of the table of runs; accuracies with 95% Wilson intervals, by the paper's main rule."""
+        """One row of the table of runs; `low`, `high`: 95% interval of the accuracy, Wilson's, or clustered by question where there are several replies."""
         n, run = len(self.answers), self.run
-        right = int(self.answers[self.rules[0]].sum()) if self.rules else math.nan
-        low, high = wilson(int(right), n) if self.rules else (math.nan, math.nan)
+        right, low, high = self._accuracy()
         return {
             **dict(file=run.file, group=run.group, model=run.model, task=run.task, kind=run.kind, setting=run.setting, decoding=run.decoding),
-            **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right / n, low=low, high=high),
-            **{f"accuracy_{rule}": self.answers[rule].mean() for rule in self.rules},
+            **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right, low=low, high=high),
+            **{f"accuracy_{rule}": self.answers[f"by_{rule}"].mean() for rule in self.rules},
             **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut")},
             "half_repeated": (self.answers.repeated >= 0.5).mean(),
             "reasoned": self.answers.reasoned.mean(),
             "matches": self.matches,
         }
+
+    def _accuracy(self) -> tuple[float, float, float]:
+        if not self.rules:
+            return (math.nan,) * 3
+        verdicts, questions = self.answers[f"by_{self.rules[0]}"], self.answers.question
+        if 1 < questions.nunique() < len(questions):
+            found = clustered_mean(verdicts.astype(float).tolist(), questions.tolist())
+            return found.value, max(0.0, found.low), min(1.0, found.high)
+        return float(verdicts.mean()), *wilson(int(verdicts.sum()), len(verdicts))
 
 
 def score(run: Run) -> Scored:
@@ -73,7 +81,8 @@ def score(run: Run) -> Scored:
     choice = answer_kind(run) == "choice"
     texts = pd.DataFrame([_measure(answer, run.max_new_tokens, choice) for answer in run.answers])
     head = {"question": [answer.id for answer in run.answers], "target": [answer.target for answer in run.answers]}
-    answers = pd.concat([pd.DataFrame({**head, **verdicts}), texts], axis=1)
+    columns = {f"by_{rule}": values for rule, values in verdicts.items()}
+    answers = pd.concat([pd.DataFrame({**head, **columns}), texts], axis=1)
     print_of = hashlib.sha256("\0".join(f"{a.id}\0{a.text}" for a in run.answers).encode(errors="surrogatepass")).hexdigest()
     light = Run(run.file, run.arguments, run.metrics, ())
     return Scored(light, tuple(check_metrics(run)), tuple(verdicts), answers, print_of)
