@@ -56,7 +56,7 @@ def plot_published_gains(table: pd.DataFrame) -> Figure:
     _label(axes[0], rows)
     marks = [Line2D([], [], color=_color(kind), marker=_mark(kind), label=kind) for kind in _ORDER if (table.kind == kind).any()]
     marks += [Line2D([], [], color="black", marker="o", linestyle="", markerfacecolor="white", label="p ≥ 0.05 after Holm")]
-    figure.legend(handles=marks, loc="outside upper center", ncols=3)
+    figure.legend(handles=marks, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -129,7 +129,8 @@ def plot_published_latency(table: pd.DataFrame) -> Figure:
             y = methods.index(row.method)
             kind = next((kind for kind in ("baseline", "activation") if row.method.startswith(kind)), "steered")
             axis.barh(y, row.ms_per_token, color=COLORS[kind], height=0.6)
-            axis.annotate("" if pd.isna(row.ratio) else f"×{row.ratio:.3g}", (row.ms_per_token, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+            ratio = "" if pd.isna(row.ratio) else f"×{row.ratio:.3g}"
+            axis.annotate(ratio, (row.ms_per_token, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
         axis.set(xlabel="ms a token", title=f"batch {batch}", yticks=range(len(methods)), yticklabels=methods)
         axis.margins(x=0.2)
     return figure
