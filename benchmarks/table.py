@@ -46,11 +46,13 @@ def _pair(found: dict[str, Any]) -> Iterator[str]:
         yield "|---" * len(heads) + "|"
         for row in run["summary"]:
             label = row["intervention"]
-            cells = {against: rows.get((run["model"], run["task"], label)) for against, rows in families.items()}
-            base, cot, forced = (cells[against] for against in ("baseline", "CoT prompt", "forced, 1 token"))
+            key = (run["model"], run["task"], label)
+            base, cot, forced = (families[against].get(key) for against in ("baseline", "CoT prompt", "forced, 1 token"))
             columns = [label, f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", _points(base), _p(base), _p(cot), _points(forced), _p(forced)]
             columns += [f"{row['reasoned']:.2f}", f"{row['tokens']:.1f}", "" if row.get("p_random") is None else f"{row['p_random']:.3f}"]
             yield f"| {' | '.join(columns)} |"
+        cells = [f"{c['method']}: {c['variant']}, dose {c['dose']:.2g}" for c in run["cells"] if c["chosen"]]
+        yield f"\nChosen on development questions, each among {len(run['cells']) // len(cells)} cells: {'; '.join(cells)}."
 
 
 def _points(row: dict[str, Any] | None) -> str:
