@@ -67,7 +67,7 @@ def _gains(audit: Audit) -> Iterator[str]:
         if len(tested):
             yield _title(f"Gain over {'the baseline' if against == 'baseline' else 'CoT prompting'} in points, same questions")
             rows = [
-                {**_label(r), "setting": _cut(r.setting, 16), "n": r.n, "gain": f"{_signed(r.gain)}{'*' if r.p_holm < 0.05 else ' '}{_best(r)}"}
+                {**_label(r), "setting": _cut(r.setting, 16), "n": f"{r.n:.0f}", "gain": f"{_signed(r.gain)}{'*' if r.p_holm < 0.05 else ' '}{_best(r)}"}
                 | {"95%": _range(r.low, r.high, signed=True), "p": _p(r.p), "Holm": _p(r.p_holm)}
                 for r in tested.itertuples()
             ]
@@ -120,12 +120,12 @@ def _extractors(audit: Audit) -> Iterator[str]:
         yield _title("Gain in points under other rules (+ or -: p < 0.05, uncorrected)")
         for against in ("baseline", "CoT"):
             part = _ordered(table[table.against == against])
-            rows = []
+            tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # runs that are read by the same rules, as choices or numbers are
             for _, run in part.groupby("file", sort=False):
                 first = next(run.itertuples())
                 marks = {_rule(r.rule): f"{_signed(r.gain)}{('+' if r.gain > 0 else '-') if r.p < 0.05 else ' '}" for r in run.itertuples()}
-                rows.append({**_label(first), "setting": _cut(first.setting, 12), **marks})
-            if rows:
+                tables.setdefault(tuple(marks), []).append({**_label(first), "setting": _cut(first.setting, 12), **marks})
+            for rows in tables.values():
                 yield f"over {'the baseline' if against == 'baseline' else 'CoT prompting'}"
                 yield from _table(rows)
         yield from _wrap(
