@@ -27,6 +27,8 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     from ..published import audit as audit_release
     from ..published import report
 
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the tables and figures (--out).")
     found = audit_release(path, progress=True)
     found.save(out)
     for name, figure in plot_audit(found).items():

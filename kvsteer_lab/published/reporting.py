@@ -29,13 +29,13 @@ def _files(audit: Audit) -> Iterator[str]:
     if len(checks):
         by_rule, stored = int((checks.by == "rule").sum()), int((checks.by == "stored").sum())
         metrics = int(checks.matches.sum())
-        yield from _wrap(f"{audit.total} runs with {audit.runs.n.sum():,} replies; {metrics} of {len(checks)} metrics are reproduced to 1e-9.")
+        yield from _wrap(f"{len(audit.runs)} runs with {audit.runs.n.sum():,} replies; {metrics} of {len(checks)} metrics are reproduced to 1e-9.")
         yield from _wrap(
             f"{by_rule} metrics were recomputed from the texts; {stored} from the verdicts stored in the file, because their reader is a language "
             f"model or unknown. Read again, {int(checks.changed.sum())} single verdicts differ from the stored ones."
         )
     for row in checks[~checks.matches & (checks.by != "nothing")].itertuples():
-        yield from _wrap(f"! {row.file}: {row.metric} is {row.claimed:.6f} there, {row.rescored:.6f} when scored again", "  ")
+        yield from _wrap(f"! {row.file}: {row.metric} is {row.claimed:.10g} there, {row.rescored:.10g} when scored again", "  ")
     for matters, title in ((True, "Skipped or unchecked:"), (False, "Not part of the release:")):
         found = audit.problems[audit.problems.matters == matters]
         if len(found):

@@ -18,6 +18,9 @@ from .runs import Answer, Run
 CHARACTERS_A_TOKEN = 2.5
 """Below any usual ratio for English: a reply that is this long for its limit of tokens, and ends in mid-sentence, was probably cut."""
 
+LOOP_TAIL = 3000
+"""Words at a reply's end in which a loop is looked for."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -100,7 +103,7 @@ def _measure(answer: Answer, limit: int | None, choice: bool) -> dict[str, Any]:
         words=len(words),
         characters=len(reply),
         repeated=repetition(words),  # type: ignore[arg-type]  # words serve as well as token ids
-        loop=is_loop(reply),
+        loop=is_loop(" ".join(words[-LOOP_TAIL:])),
         refused=is_refusal(reply),
         blank=not reply,
         cut=limit is not None and len(reply) >= CHARACTERS_A_TOKEN * limit and not ended,
