@@ -68,13 +68,14 @@ _HOME = {
     "ActivationSearch": "tuning",
     "analysis": "",
     "figures": "",
+    "published": "",
     "stats": "",
     "tasks": "",
 }
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from . import analysis, figures, stats, tasks
+    from . import analysis, figures, published, stats, tasks
     from .activations import ActivationVectors, extract_activations
     from .architectures import UnsteerableModelError
     from .cache import CacheDelta, apply
