@@ -98,6 +98,16 @@ def test_accuracy_interval_length_and_rules(tree: Path) -> None:
     assert found.effects[["gain", "best_of"]].to_numpy().tolist() == [[pytest.approx(0.4), 1]]
 
 
+def test_labels_that_the_paper_s_rules_can_t_name_are_counted(tree: Path) -> None:
+    numbered = run_of(10)
+    for sample in numbered["samples"][-5:]:
+        sample |= {"target": "2", "input": "Why?\n1: this\n2: that", "response": f"Hm.{CLOSING} 2."}
+    found = audit(write(tree, {BASELINE: numbered}))
+    run = found.runs.set_index("file").loc[BASELINE]
+    assert (run.accuracy, run.accuracy_two_stage, run.unreachable) == (0.5, 0.75, 0.25)
+    assert "25.0% of the questions of arc can never count as right" in " ".join(report(found).split())
+
+
 def test_the_best_of_several_runs_is_marked_and_all_count_in_holm(tree: Path) -> None:
     write(tree, {"steering_results/weak.json": run_of(14, "Weak.", **{**STEERING, "c_values": 2.0})})
     found = audit(tree)

@@ -57,6 +57,9 @@ def _accuracy(audit: Audit) -> Iterator[str]:
             setting = _cut(r.style if isinstance(r.style, str) else r.setting, 16)
             rows.append({**_label(r), "setting": setting, "n": r.n, "acc": _points(r.accuracy), "95%": _range(r.low, r.high)})
         yield from _table(rows)
+        for task, share in runs[runs.unreachable > 0].groupby("task").unreachable.max().items():
+            lost = f"{100 * share:.1f}% of the questions of {_task(str(task))} can never count as right by it"
+            yield from _wrap(f"{lost}: their labels are none of the letters A to E that the paper's rules know.")
 
 
 def _gains(audit: Audit) -> Iterator[str]:

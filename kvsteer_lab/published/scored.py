@@ -12,6 +12,7 @@ import pandas as pd
 from ..effects import is_loop, is_refusal
 from ..stats import clustered_mean, repetition, wilson
 from ..styles import REASONING_STYLES, detect_style
+from ..tasks.paper import LETTERS
 from .rescoring import Check, answer_kind, check_metrics, main_metric, read, read_by_our_rules, reply_of
 from .runs import Answer, Run
 
@@ -31,7 +32,7 @@ class Scored:
         checks: the file's metrics, recomputed.
         rules: the rules that `answers` has a verdict for, the paper's main one first.
         answers: one row a reply: `question`, `target`, a column `by_RULE` of verdicts for each of `rules`, `style`, `reasoned`, `words`, `characters`,
-            `repeated`, `loop`, `refused`, `blank`, `cut`.
+            `repeated`, `loop`, `refused`, `blank`, `cut`; `unreachable`, whether the gold label is none of the letters that the paper's rules know.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
     """
 
@@ -55,7 +56,7 @@ class Scored:
             **dict(file=run.file, group=run.group, model=run.model, task=run.task, kind=run.kind, setting=run.setting, decoding=run.decoding),
             **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right, low=low, high=high),
             **{f"accuracy_{rule}": self.answers[f"by_{rule}"].mean() for rule in self.rules},
-            **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut")},
+            **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut", "unreachable")},
             "half_repeated": (self.answers.repeated >= 0.5).mean(),
             "reasoned": self.answers.reasoned.mean(),
             "matches": self.matches,
@@ -106,5 +107,6 @@ def _measure(answer: Answer, limit: int | None, choice: bool) -> dict[str, Any]:
         loop=is_loop(" ".join(words[-LOOP_TAIL:])),
         refused=is_refusal(reply),
         blank=not reply,
+        unreachable=choice and answer.target not in tuple(LETTERS),
         cut=limit is not None and len(reply) >= CHARACTERS_A_TOKEN * limit and not ended,
     )
