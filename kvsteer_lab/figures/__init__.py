@@ -5,6 +5,7 @@ from .costs import plot_costs
 from .divergence import plot_divergence
 from .dose import plot_dose_response, plot_dose_responses
 from .gains import plot_gains
+from .layers import plot_layers
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
 from .style import COLORS, save, styled
@@ -19,6 +20,7 @@ __all__ = [
     "plot_dose_response",
     "plot_dose_responses",
     "plot_gains",
+    "plot_layers",
     "plot_lengths",
     "plot_norms",
     "plot_relative_norms",
