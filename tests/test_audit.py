@@ -295,6 +295,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_the_work(tree: Path
     assert code == 1 and "is a file; name a folder" in error and (tmp_path / "out").read_text() == "mine"
 
 
+def test_tables_fit_a_terminal_whatever_the_names(tmp_path: Path) -> None:
+    named = {"model": f"lab/{'Long-' * 40}7B", "task": "commonsense-reasoning-oai"}
+    odd = {"do_sample": True, "temperature": 0.6, "c_values": 1234.5678, "c_keys": 0.000123, "n_contrastive_samples": 10**9, "num_fewshot_examples": 10**9}
+    greedy = {name: run_of(10 + i, f"{'word ' * 60}", **named, **odd | {"do_sample": False}) for i, name in enumerate((STEERED, BOTH))}
+    files = {BASELINE: run_of(10, **named), COT: run_of(11, append_prefix_to_prompt=True, **named), **greedy, "sampled.json": run_of(9, **named, **odd)}
+    lines = report(audit(write(tmp_path / "r", files))).splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) > 30
+
+
 def test_help_tells_the_exit_codes(capsys: Any) -> None:
     code, out, _ = run_command(capsys, "--help")
     assert code == 0 and "Exit code 0" in out

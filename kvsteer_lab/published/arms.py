@@ -17,7 +17,7 @@ class Arm:
     Attributes:
         runs: the files, in the order of their names.
         label: what was varied, with a number where several runs share it.
-        same_as: the file of the same group whose generations these are, letter for letter; `None` if they are its own.
+        same_as: the file of the same cell and group whose generations these are, letter for letter; `None` if they are its own.
     """
 
     runs: tuple[Scored, ...]
@@ -60,13 +60,13 @@ def arms(scored: Sequence[Scored]) -> list[Arm]:
             apart = "sampled" if run.sampled else str(number)
             together.setdefault((run.cell, run.kind, run.group, run.setting, run.style, one.rules, apart), []).append(one)
     found: list[Arm] = []
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     taken: dict[tuple[object, ...], int] = {}
     for key, runs in together.items():
         distinct = list({one.fingerprint: one for one in reversed(runs)}.values())[::-1]
         number = taken[key[:-1]] = taken.get(key[:-1], 0) + 1
         label = runs[0].run.setting + (f" #{number}" if number > 1 else "")
-        earlier = first.setdefault((runs[0].run.group, distinct[0].fingerprint), runs[0].run.file)
+        earlier = first.setdefault((key[0], runs[0].run.group, distinct[0].fingerprint), runs[0].run.file)
         answers = pd.concat([one.answers for one in distinct], ignore_index=True)
         found.append(Arm(tuple(runs), label.strip(), None if earlier == runs[0].run.file else earlier, answers))
     return found

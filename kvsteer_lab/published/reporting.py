@@ -251,6 +251,11 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     frame = pd.DataFrame(rows).fillna("").astype(str)
     widths = {name: max(len(name), *frame[name].map(len)) for name in frame}
     words = ("model", "task", "kind", "setting", "style", "method", "family")
+    for name in ("setting", "model", "style", "method"):  # the widest table gives way in its names, not in its numbers
+        excess = sum(widths.values()) + len(widths) - 1 - WIDTH
+        if name in widths and excess > 0:
+            widths[name] = max(8, widths[name] - excess)
+            frame[name] = [_cut(value, widths[name]) for value in frame[name]]
     lines = [frame.columns.tolist(), *frame.to_numpy().tolist()]
     return [" ".join(c.ljust(widths[n]) if n in words else c.rjust(widths[n]) for n, c in zip(frame, line, strict=True)).rstrip() for line in lines]
 
