@@ -2,10 +2,13 @@
 
 from .controls import control_cosines
 from .costs import decode_costs
+from .geometry import style_cosines, style_pca
 from .layers import ablate_heads, ablate_layers, confirm_best
 from .lengths import prompt_lengths
+from .mixing import style_mixes, style_mixing
 from .openings import forced_openings
 from .reliability import convergence
+from .separability import separability
 
 __all__ = [
     "ablate_heads",
@@ -16,4 +19,9 @@ __all__ = [
     "decode_costs",
     "forced_openings",
     "prompt_lengths",
+    "separability",
+    "style_cosines",
+    "style_mixes",
+    "style_mixing",
+    "style_pca",
 ]

@@ -5,7 +5,9 @@ from .costs import plot_costs
 from .divergence import plot_divergence
 from .dose import plot_dose_response, plot_dose_responses
 from .gains import plot_gains
+from .geometry import plot_separability, plot_style_cosines, plot_style_pca
 from .layers import plot_layers
+from .mixing import plot_style_mixing
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
 from .style import COLORS, save, styled
@@ -24,6 +26,10 @@ __all__ = [
     "plot_lengths",
     "plot_norms",
     "plot_relative_norms",
+    "plot_separability",
+    "plot_style_cosines",
+    "plot_style_mixing",
+    "plot_style_pca",
     "plot_tuning",
     "save",
     "styled",
