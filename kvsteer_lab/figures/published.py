@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..published.runs import short_model
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 if TYPE_CHECKING:
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 _ORDER = ("CoT", "steered", "steered + CoT", "activation", "activation + CoT")
 _COLORS = {"CoT": COLORS["prompt"], "steered": COLORS["steered"], "activation": COLORS["activation"]}
 _RULE_MARKS = "oDs^v<>"
+MOST = 45
+"""Runs that one figure has room for."""
+
 _ROW = 0.17
 """Inches a row."""
 
 
 def plot_audit(audit: Audit) -> dict[str, Figure]:
-    """Every figure that the audit has rows for, by the name of its file."""
+    """Every figure that the audit has rows for, by the name of its file. With more than `MOST` runs, the figures of runs are one a model."""
     tested = audit.comparisons[audit.comparisons.gain.notna() & audit.comparisons.group.isin(("steering", "prompting", "activation"))]
     compared = audit.texts[audit.texts.ratio.notna() & audit.texts.group.isin(("steering", "activation"))]
     tables = {
@@ -34,14 +39,21 @@ def plot_audit(audit: Audit) -> dict[str, Figure]:
         "styles": (plot_published_styles, audit.styles),
         "latency": (plot_published_latency, audit.latency),
     }
-    return {name: draw(table) for name, (draw, table) in tables.items() if len(table)}
+    return {label: draw(part) for name, (draw, table) in tables.items() for label, part in _pages(name, table)}
+
+
+def _pages(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The parts of a table that are drawn as a figure each, and what the figures are called."""
+    if table.empty or "model" not in table or table.file.nunique() <= MOST:
+        return [(name, table)] if len(table) else []
+    return [(f"{name}-{re.sub('[^A-Za-z0-9.]+', '-', short_model(model))[:60]}", part) for model, part in table.groupby("model")]
 
 
 @styled
 def plot_published_gains(table: pd.DataFrame) -> Figure:
     """Gains over the baseline and over CoT prompting with 95% intervals, a row a run: rows of `Audit.comparisons` that were tested.
 
-    A full mark means p < 0.05 after Holm's correction over all runs of its family, an open one that chance explains the gain.
+    A full mark means p < 0.05 after Holm's correction over all runs of its family, an open one that it is not below.
     """
     rows = _rows(table)
     panels = [against for against in ("baseline", "CoT") if (table.against == against).any()]
@@ -69,7 +81,8 @@ def plot_published_rules(table: pd.DataFrame) -> Figure:
     axes[0].axvline(0, color="black", linewidth=0.6)
     for i, rule in enumerate(rules):
         part = table[table.rule == rule]
-        places = [rows[_name(row)] for row in part.itertuples()]
+        shift = 0.25 - 0.5 * i / max(1, len(rules) - 1)  # marks of one row don't hide each other
+        places = [rows[_name(row)] + shift for row in part.itertuples()]
         axes[0].plot(100 * part.gain, places, _RULE_MARKS[i % 7], color=palette[i % 7], label=rule.replace("_", " "))
     axes[0].set_xlabel("points over " + ("the baseline" if (table.against == "baseline").all() else "CoT prompting"))
     _label(axes[0], rows)

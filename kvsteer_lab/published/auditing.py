@@ -114,6 +114,7 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     if not scored and not timings:
         first = f"; for one, {problems[0]}" if problems else ""
         raise ValueError(f"There is no run and no file of times in {root}{first}. Give the folder of the release, or its .tar.xz.")
+    scored.sort(key=lambda one: one.run.file)  # an archive has its own order; the first of several baselines shall be the same one
     among = arms(scored)
     tested = compare(among)
     times, bad_times = latency(timings)
