@@ -31,8 +31,9 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
             band = groups.quantile([0.05, 0.95]).unstack()
             axis.fill_between(band.index + 1, band[0.05], band[0.95], color=color_of(method), alpha=0.12, linewidth=0)
             axis.plot(band.index + 1, groups.mean(), DASHES[i % len(DASHES)], color=color_of(method), label=text)
-        axis.set(title=method, xlabel="token", yscale="symlog", ylim=(0, None))
+        axis.set(title=method, xlabel="token")
         axis.set_yscale("symlog", linthresh=0.1)
         axis.legend(loc="best")
+    axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("KL to the plain model, nats")
     return figure
