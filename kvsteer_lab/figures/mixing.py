@@ -50,7 +50,8 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
 
 def _name_ends(axis: Axes, path: pd.DataFrame) -> None:
     ends = {weight: words(mix) for weight, mix in zip(path.weight, path.mix, strict=True) if weight in (0, 1)}
-    ticks = sorted(path.weight.unique())
+    every = sorted(path.weight.unique())
+    ticks = every if len(every) <= 6 else [t for i, t in enumerate(every) if i % 2 == 0 or t in ends]
     axis.set(xticks=ticks, xticklabels=[f"{t:g}" + (f"\n{ends[t]}" if t in ends else "") for t in ticks])
     axis.set(xlabel="weight of the second style", ylabel=f"share of {int(path.n.iloc[0])} replies", ylim=(-0.04, 1.04))
 
