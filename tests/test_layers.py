@@ -148,8 +148,8 @@ def test_the_best_is_confirmed_on_other_questions(tiny, task, own):
     steering = kv.CacheSteering(own.only([1]), 0, 4, layers=range(4))
     table = ablate(kv.analysis.ablate_layers, tiny, task, steering)
     settings = dict(n=N, controls=3, generation=NEW, progress=False)
-    results = kv.analysis.confirm_best(tiny, task, steering, table, objective="reasoned", **settings)
-    best = "steered stepwise ck=0 cv=4 layers=1 heads=0,1"  # among equals the one that keeps least
+    results = kv.analysis.confirm_best(tiny, task, steering, table.iloc[::-1], objective="reasoned", **settings)
+    best = "steered stepwise ck=0 cv=4 layers=1 heads=0,1"  # among equals the one that keeps least, wherever it stands
     assert results.interventions == ["baseline", "no offset", steering.label, best] and results.settings["split"] == "test"
     assert set(results.rows.control_of.dropna()) == {best} and results.rows.control_of.notna().sum() == 3 * N
     worse = kv.analysis.confirm_best(tiny, task, steering, table[table.way == "leave one out"], objective="reasoned", **settings)
