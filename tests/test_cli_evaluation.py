@@ -56,7 +56,8 @@ def test_settings_that_do_nothing_are_refused(kvsteer):
 
 
 def test_tune_writes_every_cell_and_goes_on(kvsteer):
-    command = ("tune", "--out", "t", "--pairs", "8", "--shots", "2", "--cells", "12", "--n-dev", "4", "--n-test", "6", "--max-new-tokens", "48", "--controls", "2")
+    sizes = ("--pairs", "8", "--shots", "2", "--cells", "12", "--n-dev", "4", "--n-test", "6", "--max-new-tokens", "48", "--controls", "2")
+    command = ("tune", "--out", "t", *sizes)
     printed, code = kvsteer(*command)
     assert code == 0 and "Chosen on 4 development questions" in printed and "On 6 test questions, once" in printed
     cells = pd.read_csv("t/cells.csv")
