@@ -68,6 +68,7 @@ def _read_gguf(path: Path) -> tuple[dict[int, Any], str | None]:
         reader = GGUFReader(path)
         text = {key: field.contents() if (field := reader.get_field(key)) else None for key in ("general.architecture", "controlvector.model_hint")}
         tensors = {tensor.name: dequantize(tensor.data, tensor.tensor_type).copy() for tensor in reader.tensors}
+    # What gguf raises on a damaged file, and on a tensor type that it can't dequantise.
     except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError, NotImplementedError) as error:
         raise ValueError(f"{path} is no complete GGUF file ({error}); export or download it again.") from error
     if text["general.architecture"] != "controlvector":
