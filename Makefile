@@ -57,7 +57,7 @@ figures: $(READY)
 full: $(READY)
 	{ date -u +%F; uname -srm; echo "$$(getconf _NPROCESSORS_ONLN) cores"; $(BIN)/python --version; \
 	  $(MAKE) --no-print-directory test MARK="slow or not slow"; \
-	  for file in decode questions extract grid gsm8k_pipeline import_time table; do echo; echo "== benchmarks/$$file.py"; \
+	  for file in decode questions extract grid ablation gsm8k_pipeline import_time table; do echo; echo "== benchmarks/$$file.py"; \
 	    if [ $$file = gsm8k_pipeline ] && [ -z "$${KVSTEER_DATA_DIR:-}" ]; then echo "left out: KVSTEER_DATA_DIR is not set"; \
 	    else $(BIN)/python benchmarks/$$file.py; fi; done; \
 	} 2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/full.log

@@ -111,6 +111,12 @@ def _extract(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
             yield f"peak memory, {who}, {r['pairs']} pairs", f"{r['peak_mb']:.0f} MB ({r['extraction_mb']:.0f} MB of it for this set)", "no growth with N"
 
 
+def _ablation(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    ratios = ", ".join(f"{name} {_times(ratio, 1)}" for name, ratio in r["over_forked"].items())
+    what = f"{r['masks']} single-layer and leave-one-out masks of {r['questions']} questions, brute force over one forked run"
+    yield what, f"{ratios}; texts: {min(r['same_texts'].values())} of {r['texts']} the same", "stated"
+
+
 def _import_time(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "`import kvsteer_lab`", f"{r['cpu_s']['median'] * 1e3:.0f} ms CPU, {r['wall_s']['median'] * 1e3:.0f} ms wall; no torch", "< 300 ms"
 
@@ -130,6 +136,7 @@ def _evaluation(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 ROWS = {
+    "ablation": _ablation,
     "decode": _decode,
     "evaluation": _evaluation,
     "extract": _extract,

@@ -123,6 +123,15 @@ def test_grid(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "9 settings" in capsys.readouterr().out
 
 
+def test_ablation(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = read(benchmark("ablation").main(questions=3, repeats=2, out=tmp_path))["results"]
+    assert found["masks"] == 7  # layers 1 to 3 together, each alone, each left out
+    assert found["same_texts"] == {"a batch a mask": 21, "one text at a time": 21}
+    assert found["distinct_texts"] > 3
+    assert found["over_forked"]["one text at a time"]["median"] > 1
+    assert "7 masks" in capsys.readouterr().out
+
+
 def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes: dict[str, Any] = dict(model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",))
     times, peak = read(benchmark("extract").main(**sizes, out=tmp_path))["results"]
