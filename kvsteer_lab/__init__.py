@@ -66,6 +66,7 @@ _HOME = {
     "Search": "tuning",
     "CacheSearch": "tuning",
     "ActivationSearch": "tuning",
+    "save_figure": "figures",
     "analysis": "",
     "figures": "",
     "published": "",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from .elicitation import elicit
     from .evaluation import evaluate
     from .extraction import PairDifferences, extract, extract_pairs
+    from .figures import save_figure
     from .generation import generate
     from .interventions import (
         ActivationSteering,

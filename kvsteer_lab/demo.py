@@ -11,7 +11,7 @@ import pandas as pd
 from .contrast import ContrastiveSet
 from .evaluation import evaluate
 from .extraction import extract
-from .figures import plot_comparison, save
+from .figures import plot_comparison, save_figure
 from .interventions import CacheSteering, CoTPrompt, ForcedPrefix, random_controls
 from .models import load
 from .results import Results
@@ -62,8 +62,9 @@ def run_demo(out: str | Path = "kvsteer-demo", *, model: str = "tiny", task: str
     files = (
         vectors.save(out / "vectors.safetensors"),
         results.save(out / "results.parquet"),
-        save(plot_comparison(summary), out / "comparison.png"),
+        out / "comparison.png",
     )
+    save_figure(plot_comparison(summary), out / "comparison", model=loaded, seed=0)
     print("Written:", *files, sep="\n  ")
     return Demo(vectors, results, files)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -39,6 +39,24 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], folder: 
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files of one folder: all of them are complete beside their places before the first is put there.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; old files survive unchanged.
+    """
+    first = next(iter(contents))
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=first.parent, prefix=f".{first.stem}-") as folder:
+            for path, content in contents.items():
+                Path(folder, path.name).write_bytes(content)
+            for path in contents:
+                os.replace(Path(folder, path.name), path)
+    except OSError as error:
+        raise OSError(f"Cannot write {first}: {error.strerror or error}. Free some space, or choose a folder that you can write to.") from error
 
 
 def _umask() -> int:

@@ -164,7 +164,8 @@ def test_prints_tables_that_fit_writes_files_and_ends_with_the_count(tree: Path,
     assert max(map(len, out.splitlines())) <= 80
     assert "+40.0" in out and "0.0078" in out and "0.02" in out
     assert pd.read_csv(tmp_path / "out/checks.csv").matches.all()
-    assert {"gains.png", "texts.png", "comparisons.csv", "effects.csv", "problems.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"comparisons.csv", "effects.csv", "problems.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"gains.png", "texts.pdf", "texts.csv"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
 
 
 @pytest.mark.parametrize("metric", ["augmented_extract", "last_letter"])

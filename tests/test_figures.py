@@ -51,15 +51,3 @@ def test_convergence_and_lengths_and_relative_norms_are_drawn():
     assert kv.figures.plot_lengths(lengths).axes[0].get_xlabel() == "tokens in the prompt"
     relative = pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2], "values": [0.0, 2.0]})
     assert kv.figures.plot_relative_norms(relative).axes[0].lines[1].get_ydata().tolist() == [0.0, 2.0]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
-def test_saving_twice_gives_the_same_bytes(summary, tmp_path, suffix):
-    first = kv.figures.save(kv.figures.plot_comparison(summary), tmp_path / f"a{suffix}").read_bytes()
-    second = kv.figures.save(kv.figures.plot_comparison(summary), tmp_path / f"b{suffix}").read_bytes()
-    assert first == second and len(first) > 1000
-
-
-def test_other_suffixes_are_refused_and_the_old_file_survives(summary, tmp_path):
-    with pytest.raises(ValueError, match=r"\.png, \.pdf or \.svg"):
-        kv.figures.save(kv.figures.plot_comparison(summary), tmp_path / "a.bmp")

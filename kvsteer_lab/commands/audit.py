@@ -18,11 +18,11 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
 
     Args:
         path: folder of the release, or its tar archive.
-        out: folder for tables and figures.
+        out: folder for tables; figures go into `figures/` in it.
     """
     import sys
 
-    from ..figures import save
+    from ..figures import save_figure
     from ..figures.published import plot_audit
     from ..published import audit as audit_release
     from ..published import report
@@ -32,7 +32,7 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     found = audit_release(path, progress=True)
     found.save(out)
     for name, figure in plot_audit(found).items():
-        save(figure, out / f"{name}.png")
+        save_figure(figure, out / "figures" / name)
     print(report(found))
     if not found.complete:
         sys.exit(2)

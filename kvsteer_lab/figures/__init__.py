@@ -10,11 +10,13 @@ from .layers import plot_layers
 from .mixing import plot_style_mixing
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
-from .style import COLORS, save, styled
+from .saving import save_figure
+from .style import COLORS, attach, styled
 from .tuning import plot_tuning
 
 __all__ = [
     "COLORS",
+    "attach",
     "plot_comparison",
     "plot_convergence",
     "plot_costs",
@@ -31,6 +33,6 @@ __all__ = [
     "plot_style_mixing",
     "plot_style_pca",
     "plot_tuning",
-    "save",
+    "save_figure",
     "styled",
 ]

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .style import TWO_COLUMNS, color_of, styled
+from .style import TWO_COLUMNS, attach, color_of, styled
 
 DASHES = ["-", "--", ":", "-."]
 
@@ -36,4 +36,4 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
         axis.legend(loc="best")
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("KL to the plain model, nats")
-    return figure
+    return attach(figure, {key: frame[frame.step < steps] for key, frame in frames.items()}, ("method", "text"))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..stats import wilson
-from .style import COLORS, TWO_COLUMNS, color_of, styled
+from .style import COLORS, TWO_COLUMNS, attach, color_of, styled
 
 
 @styled
@@ -41,7 +41,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
-    return figure
+    return attach(figure, tables, ("method",))
 
 
 def _draw(axis: Axes, table: pd.DataFrame, column: str, color: str) -> None:

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ..vectors import KVVectors
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 
 @styled
@@ -22,7 +22,7 @@ def plot_norms(vectors: KVVectors) -> Figure:
         sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"})
         axis.set(title=f"{name}", xlabel="KV head", ylabel="layer" if axis is axes[0] else "")
         axis.tick_params(axis="y", rotation=0)
-    return figure
+    return attach(figure, table)
 
 
 @styled

@@ -1,0 +1,71 @@
+"""The stamp inside a saved figure: what it shows, of which model, with which seed, by which version of the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+SUFFIXES = (".pdf", ".svg", ".png")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a saved figure says about itself. It names no date, commit, machine or path, so that the same figure gives the same bytes.
+
+    Attributes:
+        figure: its name.
+        models: name and fingerprint of each model that is shown.
+        seed: the seed of what is shown.
+        version: of kvsteer_lab.
+        csv_sha256, csv_rows: the plotted data, as they lie beside the figure.
+    """
+
+    figure: str
+    models: tuple[tuple[str, str], ...]
+    seed: int | None
+    version: str
+    csv_sha256: str
+    csv_rows: int
+
+    def metadata(self, suffix: str) -> dict[str, str | None]:
+        """The stamp as Matplotlib's `savefig(metadata=...)` takes it, with the dates that it would write left out."""
+        text, made_by = json.dumps(asdict(self), sort_keys=True), f"kvsteer_lab {self.version}"
+        if suffix == ".pdf":
+            return {"Title": self.figure, "Subject": text, "Creator": made_by, "CreationDate": None, "ModDate": None}
+        if suffix == ".svg":
+            return {"Title": self.figure, "Description": text, "Creator": made_by, "Date": None}
+        return {"Title": self.figure, "Description": text, "Software": made_by}
+
+    @classmethod
+    def read(cls, text: str) -> Stamp:
+        """The stamp from its text.
+
+        Raises:
+            ValueError: the text is no stamp.
+        """
+        try:
+            found: Mapping[str, Any] = json.loads(text)
+            return cls(**{**found, "models": tuple((name, fingerprint) for name, fingerprint in found["models"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError("That is no stamp of kvsteer_lab.") from error
+
+
+def stamp(figure: str, models: Model | Sequence[Model] | None, seed: int | None, csv_sha256: str, csv_rows: int) -> Stamp:
+    """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept."""
+    shown = [] if models is None else list(models) if isinstance(models, Sequence) else [models]
+    return Stamp(figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows)
+
+
+def _public(name: str) -> str:
+    """A hub id or a bundled model's name as it is; of a path, the last part."""
+    path = Path(name)
+    is_path = path.is_absolute() or len(path.parts) > 2 or name.startswith((".", "~")) or path.is_dir()
+    return path.resolve().name if is_path else name
