@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _BENCHMARKS = {"gsm8k": "GSM8K", "arc_challenge": "ARCChallenge", "commonsense_qa": "CommonsenseQA", "piqa": "PIQA"}
 NAMES = ("tiny-arithmetic", "tiny-tracking", *_BENCHMARKS)
+"""The tasks that `get` knows."""
 
 __all__ = ["NAMES", "Chat", "Extractor", "Message", "Question", "Task", "from_frame", "get"]
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 Message = dict[str, str]
+"""One turn of a conversation: its `"role"` ("system", "user" or "assistant") and its `"content"`."""
 Chat = list[Message]
+"""A conversation, in order."""
 
 SPLITS = ("extraction", "dev", "test")
 
