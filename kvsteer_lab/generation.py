@@ -60,7 +60,7 @@ def generate(
         ValueError: bad prompts, offset, settings, or vectors of another model; before anything is computed.
     """
     given = as_list(prompts)
-    settings, rows, index = _prepare(model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples)
+    settings, rows, index = prepare(model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples)
     warn_of_windows(model, rows, settings.max_new_tokens)
     done: dict[int, Generation] = {}
     complete = True
@@ -69,7 +69,7 @@ def generate(
             for group in group_rows(model, rows, holes=not settings.reads_ids):
                 for batch, tokens in in_batches(group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)):
                     for i, ids in zip(batch, tokens, strict=True):
-                        done[i] = _read(model, rows[i], index[i], ids, settings)
+                        done[i] = read_row(model, rows[i], index[i], ids, settings)
                     shown.update(len(batch))
     except KeyboardInterrupt:
         complete = False
@@ -87,10 +87,10 @@ def check_prompts(
     samples: int,
 ) -> None:
     """Raise what `generate` would raise on these chats, and compute nothing: for long work that is done in parts."""
-    _prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)
+    prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)
 
 
-def _prepare(
+def prepare(
     model: Model,
     prompts: Sequence[Prompt],
     interventions: Intervention | Sequence[Intervention] | None,
@@ -100,7 +100,7 @@ def _prepare(
     generation: Mapping[str, Any] | GenerationConfig | None,
     samples: int,
 ) -> tuple[Settings, list[Row], list[tuple[int, str, int]]]:
-    """Settings, rows and the rows' index columns; whatever is wrong is raised here."""
+    """Settings, rows and the rows' index columns (prompt, label, sample); whatever is wrong is raised here."""
     methods = check_interventions(model, interventions)
     settings = resolve(model, generation, chat=chat)
     if samples < 1 or (samples > 1 and not settings.sample):
@@ -172,7 +172,8 @@ def _decode(model: Model, rows: Sequence[Row], batch: Sequence[int], settings: S
         return decode(model, [rows[i] for i in batch], settings, seed)
 
 
-def _read(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:
+def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:
+    """A row's new tokens as a generation; `index` is its prompt, label and sample."""
     ended = bool(ids) and ids[-1] in settings.eos
     text = model.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     forced = model.tokenizer.decode(row.forced, skip_special_tokens=True)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .models import Model
 
 
-class _Cancelled(StoppingCriteria):
+class StoppedBy(StoppingCriteria):
+    """Ends all rows once an event is set."""
+
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 
@@ -75,7 +77,7 @@ def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
     def work() -> None:
         try:
             with LOCK:
-                decode(model, rows, settings, seed, streamer, StoppingCriteriaList([_Cancelled(cancelled)]))
+                decode(model, rows, settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)]))
         except BaseException as error:  # handed to the caller's thread
             failed.put(error)
             streamer.end()
