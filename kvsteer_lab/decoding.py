@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList
 
+from .attention import HiddenSlot, Hiding, PlacedSlot
 from .cache import CacheDelta, fill, slot_from_end
 from .interventions.base import Intervention
 from .prompts import pad_left, pad_token
@@ -37,6 +39,7 @@ class Row:
         residuals: what is added to the residual stream.
         uses_cache: whether decoding reads the cache.
         forced: the end of the tail that is the beginning of the answer.
+        hidden: slots of the prompt that what is read next doesn't read.
     """
 
     prompt_ids: tuple[int, ...]
@@ -46,6 +49,7 @@ class Row:
     residuals: tuple[ResidualDelta, ...] = ()
     uses_cache: bool = True
     forced: tuple[int, ...] = ()
+    hidden: tuple[HiddenSlot, ...] = ()
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -72,21 +76,25 @@ def make_rows(model: Model, intervention: Intervention, prompts: Sequence[Sequen
     if min(lengths) < 1:
         raise ValueError("A prompt of a single token needs an offset token; pass offset='\\n' or a longer prompt.")
     deltas = intervention.deltas(model, lengths)
-    if not tail and any(deltas):
-        raise ValueError(f"{intervention.label!r} needs an offset token: the last slot is steered, and a token must be left to read it. Pass offset='\\n'.")
-    if not intervention.uses_cache and any(deltas):
-        raise ValueError(f"{intervention.label!r} edits the cache, so decoding must read it; don't turn the cache off.")
+    hidden = intervention.hidden(model, lengths)
+    done = "steered" if any(deltas) else "hidden"
+    if not tail and (any(deltas) or any(hidden)):
+        raise ValueError(f"{intervention.label!r} needs an offset token: the last slot is {done}, and a token must be left to read it. Pass offset='\\n'.")
+    if not intervention.uses_cache and (any(deltas) or any(hidden)):
+        done = "edits the cache" if any(deltas) else "hides a slot of the cache"
+        raise ValueError(f"{intervention.label!r} {done}, so decoding must read it; don't turn the cache off.")
     residuals = intervention.residuals(model, [len(ids) for ids in prompts])
     for delta in {id(d): d for row in residuals for d in row}.values():
         delta.check(model)
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
-        for cache_delta in deltas[row]:
-            slot_from_end(cache_delta.slot, length, row)
+        for slot in [*(d.slot for d in deltas[row]), *(h.slot for h in hidden[row])]:
+            slot_from_end(slot, length, row)
         for delta in residuals[row]:
             slot_from_end(delta.slot, len(ids), row)
     keys = noise_keys or [""] * len(prompts)
     uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
-    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced) for ids, d, key, r in zip(prompts, deltas, keys, residuals, strict=True)]
+    each = zip(prompts, deltas, keys, residuals, hidden, strict=True)
+    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced, h) for ids, d, key, r, h in each]
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
@@ -176,8 +184,8 @@ def fill_rows(model: Model, rows: Sequence[Row]) -> tuple[DynamicCache, Int[Tens
     return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
 
 
-def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> Editing:
-    """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits their residual stream.
+def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> AbstractContextManager[object]:
+    """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits their residual stream and hides slots.
 
     It may span several forward passes, or be entered once for each; the passes must follow one another in the order of the text.
     With `cached=False` the rows are left-padded as a whole, prompt and tail, and each pass reads them from the start.
@@ -194,7 +202,24 @@ def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> Editin
             else:
                 column = end - len(row.tail) - len(row.prompt_ids) + slot
             placed.append(Placed(i, column, delta))
-    return Editing(model.hf, layer_edits(placed), start, cached=cached)
+    edits = Editing(model.hf, layer_edits(placed), start, cached=cached)
+    barred = [PlacedSlot(i, start - slot_from_end(h.slot, len(row.cached), i), end - len(row.read), h) for i, row in enumerate(rows) for h in row.hidden]
+    return _Both(edits, Hiding(model.hf, start, barred)) if barred else edits
+
+
+class _Both:
+    """Two contexts as one that may be entered again and again, as each of them may."""
+
+    def __init__(self, outer: AbstractContextManager[object], inner: AbstractContextManager[object]) -> None:
+        self.outer, self.inner = outer, inner
+
+    def __enter__(self) -> None:
+        self.outer.__enter__()
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        self.outer.__exit__(*error)
 
 
 def _residual_slots(row: Row) -> list[tuple[ResidualDelta, int]]:

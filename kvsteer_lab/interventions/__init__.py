@@ -4,6 +4,7 @@ from .activation import ActivationSteering, random_activation_controls
 from .base import Intervention, NoOffset, Nothing
 from .cache import CacheSteering
 from .controls import Control, label_shuffle_controls, layer_shuffle_controls, other_slot, other_vectors, random_controls, sign_flip
+from .hiding import HideSlot
 from .prompt import CoTPrefix, CoTPrompt, FewShot, ForcedPrefix
 from .together import Together
 
@@ -15,6 +16,7 @@ __all__ = [
     "Control",
     "FewShot",
     "ForcedPrefix",
+    "HideSlot",
     "Intervention",
     "NoOffset",
     "Nothing",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..attention import HiddenSlot
 from ..cache import CacheDelta
 from ..residual import ResidualDelta
 from ..tasks.base import Chat
@@ -68,6 +69,15 @@ class Intervention:
         Args:
             model: the model that runs.
             lengths: per row, how many tokens its prompt has.
+        """
+        return [()] * len(lengths)
+
+    def hidden(self, model: Model, lengths: Sequence[int]) -> list[tuple[HiddenSlot, ...]]:
+        """What the tokens behind the cache don't read of each row.
+
+        Args:
+            model: the model that runs.
+            lengths: per row, how many tokens its cache holds.
         """
         return [()] * len(lengths)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..attention import HiddenSlot
 from ..cache import CacheDelta
 from ..residual import ResidualDelta
 from ..tasks.base import Chat
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class Together(Intervention):
-    """All of `parts` at once: chats are changed in their order, and what they add to the cache and to the residual stream is added up.
+    """All of `parts` at once: chats are changed in their order, and what they add to the cache and to the residual stream is added up;
+    what one hides is hidden.
 
     With a control among the parts, the whole is a control of the same parts with what it controls in its place.
 
@@ -80,6 +82,10 @@ class Together(Intervention):
     def residuals(self, model: Model, lengths: Sequence[int]) -> list[tuple[ResidualDelta, ...]]:
         by_part = [part.residuals(model, lengths) for part in self.parts]
         return [tuple(delta for edits in row for delta in edits) for row in zip(*by_part, strict=True)]
+
+    def hidden(self, model: Model, lengths: Sequence[int]) -> list[tuple[HiddenSlot, ...]]:
+        by_part = [part.hidden(model, lengths) for part in self.parts]
+        return [tuple(slot for slots in row for slot in slots) for row in zip(*by_part, strict=True)]
 
     @property
     def uses_cache(self) -> bool:

@@ -1,0 +1,91 @@
+"""Knock-out of reading: a slot that some heads don't read while the answer is written (Geva et al. 2023 bar attention edges so)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..attention import HiddenSlot, query_heads
+from ..vectors import check_indices
+from .base import Intervention
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+
+@dataclass(frozen=True)
+class HideSlot(Intervention):
+    """Bar query heads from reading one cached slot. The cache itself stays as it is, and so does what the prompt's own tokens read.
+
+    Alone it acts on prompts as they are; `kv.Together(steering, kv.HideSlot(...))` acts on steered ones. Rows that hide different things are decoded together.
+
+    Args:
+        layers: hide it from all heads of exactly these layers; `None`, without `heads`: from everything.
+        heads: hide it from exactly these (layer, query head) pairs instead.
+        first: the step from which on it is hidden; step 0 is the offset token, which makes the first new token.
+        end: the step at which it is shown again; `None`: never.
+        slot: which slot of the prompt; negative counts from its end.
+        name: the label, if the one made from the settings won't do.
+
+    Raises:
+        ValueError: layers as well as heads, an empty list of them, or steps that hold no step. When it is used: a layer or head that the model
+            hasn't got, or a model whose attention can't be looked into.
+    """
+
+    layers: Iterable[int] | None = None
+    heads: Iterable[tuple[int, int]] | None = None
+    first: int = 0
+    end: int | None = None
+    slot: int = -1
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and self.heads is not None:
+            raise ValueError("A slot is hidden from whole layers or from single heads; pass layers or heads, not both.")
+        for what in ("layers", "heads"):
+            chosen = getattr(self, what)
+            if chosen is not None:
+                object.__setattr__(self, what, tuple(sorted({tuple(x) if isinstance(x, (tuple, list)) else x for x in chosen})))
+                if not getattr(self, what):
+                    raise ValueError(f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot from everything.")
+        if self.first < 0 or (self.end is not None and self.end <= self.first):
+            raise ValueError(f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it.")
+        if isinstance(self.slot, bool) or not isinstance(self.slot, int):
+            raise ValueError(f"The slot is {self.slot!r}; it must be a whole number, negative to count from the prompt's end.")
+
+    @property
+    def label(self) -> str:
+        if self.name:
+            return self.name
+        parts = [f"slot {self.slot} hidden" if self.slot != -1 else "slot hidden"]
+        parts += [f"layers={','.join(map(str, self.layers))}"] if self.layers is not None else []
+        parts += [f"heads={','.join(f'{layer}.{head}' for layer, head in self.heads)}"] if self.heads is not None else []
+        parts += [f"from step {self.first}"] if self.first else []
+        parts += [f"to step {self.end - 1}"] if self.end is not None else []
+        return " ".join(parts)
+
+    def check(self, model: Model) -> None:
+        self.barred(model)
+
+    def barred(self, model: Model) -> torch.Tensor:
+        """`[layers, heads]`: which heads don't read the slot."""
+        n = query_heads(model.hf)
+        barred = torch.zeros(model.n_layers, n, dtype=torch.bool)
+        if self.heads is None:
+            barred[check_indices("layer", self.layers, model.n_layers)] = True
+            return barred
+        pairs = list(self.heads)
+        wrong = [pair for pair in pairs if not isinstance(pair, tuple) or len(pair) != 2]
+        if wrong:
+            raise ValueError(f"heads must be (layer, query head) pairs, such as (1, 3), not {wrong[0]!r}.")
+        layers = check_indices("layer", [layer for layer, _ in pairs], model.n_layers)
+        check_indices("query head", [head for _, head in pairs], n)
+        for layer in layers:
+            barred[layer, [head for at, head in pairs if at == layer]] = True
+        return barred
+
+    def hidden(self, model: Model, lengths: Sequence[int]) -> list[tuple[HiddenSlot, ...]]:
+        return [(HiddenSlot(self.barred(model), self.slot, self.first, self.end),)] * len(lengths)
