@@ -7,6 +7,7 @@ from .audit import audit
 from .demo import demo
 from .evaluate import evaluate
 from .extract import extract
+from .figure_info import figure_info
 from .generate import generate
 from .info import info
 from .merge import merge
@@ -23,5 +24,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "merge": merge,
     "audit": audit,
     "info": info,
+    "figure-info": figure_info,
 }
 """By the name that is typed, in the order of `kvsteer --help`."""

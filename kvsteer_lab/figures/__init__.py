@@ -11,11 +11,13 @@ from .mixing import plot_style_mixing
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
 from .saving import save_figure
+from .stamp import Stamp, read_stamp
 from .style import COLORS, attach, styled
 from .tuning import plot_tuning
 
 __all__ = [
     "COLORS",
+    "Stamp",
     "attach",
     "plot_comparison",
     "plot_convergence",
@@ -33,6 +35,7 @@ __all__ = [
     "plot_style_mixing",
     "plot_style_pca",
     "plot_tuning",
+    "read_stamp",
     "save_figure",
     "styled",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from .. import __version__
 
@@ -56,6 +57,58 @@ class Stamp:
             return cls(**{**found, "models": tuple((name, fingerprint) for name, fingerprint in found["models"])})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError("That is no stamp of kvsteer_lab.") from error
+
+
+def read_stamp(path: str | Path) -> Stamp:
+    """The stamp inside a PDF, SVG or PNG that `kv.save_figure` wrote.
+
+    Raises:
+        ValueError: no file, another kind of file, an incomplete one, or one without a stamp.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is no picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that kv.save_figure wrote.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; give a picture that kv.save_figure wrote.")
+    text = {".pdf": _in_pdf, ".svg": _in_svg, ".png": _in_png}[path.suffix.lower()](path)
+    try:
+        return Stamp.read(text)
+    except ValueError as error:
+        raise ValueError(f"{path} carries no stamp of kvsteer_lab: kv.save_figure didn't write it, or another program saved it again.") from error
+
+
+def _in_pdf(path: Path) -> str:
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        return str((PdfReader(path, strict=True).metadata or {}).get("/Subject", ""))
+    except (PyPdfError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pypdf raises all of these on broken files
+        raise _broken(path, "PDF", error) from error
+
+
+def _in_svg(path: Path) -> str:
+    try:
+        found = ElementTree.parse(path).getroot().findtext(".//{http://purl.org/dc/elements/1.1/}description")
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        raise _broken(path, "SVG", error) from error
+    return found or ""
+
+
+def _in_png(path: Path) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()  # to the end: a truncated file has its text, too
+            return str(picture.info.get("Description", ""))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise _broken(path, "PNG", error) from error
+
+
+def _broken(path: Path, kind: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()).replace(str(path), "the file").rstrip(".") or type(error).__name__
+    return ValueError(f"{path} is no complete {kind} file ({reason}); save or copy it again.")
 
 
 def stamp(figure: str, models: Model | Sequence[Model] | None, seed: int | None, csv_sha256: str, csv_rows: int) -> Stamp:
