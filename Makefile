@@ -3,9 +3,10 @@
 #   make test        what CI runs: ruff, mypy, the tests, the notebooks with their outputs compared
 #   make lab         the notebooks in JupyterLab
 #   make notebooks   run the notebooks again, in place
-#   make figures     draw the README's picture again
+#   make figures     draw all figures of the notebooks and of the README again, into figures/
 #   make full        everything slow, too; the log goes to docs/full.log
 #   make evidence    the bundled pair under every intervention: the tables in benchmarks/README.md (15 minutes)
+#   make docs        the notebooks, the reference and the guides as HTML, in docs/_build/html
 PY ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab notebooks figures full evidence clean
+.PHONY: demo test lint lab notebooks figures docs full evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -29,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The bundled models are too small for a second thread to help, and threads that wait for one another on a busy
 # machine make them many times slower. `make demo OMP_NUM_THREADS=8` for a larger model.
-demo notebooks test full evidence: export OMP_NUM_THREADS ?= 1
+demo notebooks figures test full evidence: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)
 	$(BIN)/kvsteer demo
@@ -50,8 +51,13 @@ notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
 
 figures: $(READY)
-	$(BIN)/kvsteer demo --out runs/figures
-	cp runs/figures/comparison.png figures/quickstart.png
+	$(BIN)/python notebooks/draw.py -n $(WORKERS)
+
+# Nothing is fetched, and no notebook is run.
+docs: export HF_HUB_OFFLINE = 1
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo 'Open docs/_build/html/index.html'
 
 # Runs on the machine's own terms: nothing of its paths gets into the log.
 full: $(READY)
