@@ -5,12 +5,15 @@ from .costs import decode_costs
 from .geometry import style_cosines, style_pca
 from .layers import ablate_heads, ablate_layers, confirm_best
 from .lengths import prompt_lengths
+from .lens import Lens, logit_lens
 from .mixing import style_mixes, style_mixing
 from .openings import forced_openings
+from .patching import patch_residuals
 from .reliability import convergence
 from .separability import separability
 
 __all__ = [
+    "Lens",
     "ablate_heads",
     "ablate_layers",
     "confirm_best",
@@ -18,6 +21,8 @@ __all__ = [
     "convergence",
     "decode_costs",
     "forced_openings",
+    "logit_lens",
+    "patch_residuals",
     "prompt_lengths",
     "separability",
     "style_cosines",

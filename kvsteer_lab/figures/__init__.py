@@ -7,9 +7,11 @@ from .dose import plot_dose_response, plot_dose_responses
 from .gains import plot_gains
 from .geometry import plot_separability, plot_style_cosines, plot_style_pca
 from .layers import plot_layers
+from .lens import plot_lens, plot_lens_divergence
 from .mixing import plot_style_mixing
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
+from .patching import plot_patching
 from .saving import save_figure
 from .stamp import Stamp, read_stamp
 from .style import COLORS, attach, styled
@@ -28,7 +30,10 @@ __all__ = [
     "plot_gains",
     "plot_layers",
     "plot_lengths",
+    "plot_lens",
+    "plot_lens_divergence",
     "plot_norms",
+    "plot_patching",
     "plot_relative_norms",
     "plot_separability",
     "plot_style_cosines",
