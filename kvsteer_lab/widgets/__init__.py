@@ -1,0 +1,1 @@
+"""The explorer: steer a model by hand in JupyterLab."""

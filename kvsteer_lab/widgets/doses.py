@@ -1,0 +1,74 @@
+"""The dose of a steering at its own slot: what is added, relative to what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..cache import slot_from_end
+from ..interventions import CacheSteering
+from ..prompts import Prompt
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+Norms = tuple[Tensor, Tensor]  # of a slot's own keys and values, per layer
+
+
+@dataclass(frozen=True)
+class Dose:
+    """|c S| / |own| per steered layer, all KV heads of a layer at once; `None` where a part isn't steered."""
+
+    layers: tuple[int, ...]
+    keys: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @property
+    def mean_keys(self) -> float:
+        """Averaged over the steered layers."""
+        return sum(self.keys) / len(self.keys)
+
+    @property
+    def mean_values(self) -> float:
+        """Averaged over the steered layers."""
+        return sum(self.values) / len(self.values)
+
+
+def find_dose(model: Model, steering: CacheSteering, prompt: Prompt, norms: Callable[[Model, Prompt, int], Norms] | None = None) -> Dose:
+    """The dose of a steering on one prompt, at the slot that it steers.
+
+    At the last slot it is the coefficient times what `KVVectors.relative_to` gives.
+
+    Args:
+        model: the model.
+        steering: what is added.
+        prompt: where.
+        norms: gives the slot's own norms; by default `slot_norms`, each time anew.
+
+    Raises:
+        ValueError: no layers, a slot out of range, or what `model.encode` refuses.
+    """
+    if not steering.scope:
+        raise ValueError("No layers are steered, so there is no dose; name at least one.")
+    own_keys, own_values = (norms or slot_norms)(model, prompt, steering.slot)
+    chosen = steering.vectors.only(steering.scope, steering.heads)
+    layers = list(steering.scope)
+    keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]
+    values = (abs(steering.cv) * chosen.values.flatten(1).norm(dim=-1) / own_values.clamp_min(1e-12))[layers]
+    return Dose(tuple(layers), tuple(keys.tolist()), tuple(values.tolist()))
+
+
+@torch.no_grad()
+def slot_norms(model: Model, prompt: Prompt, slot: int) -> Norms:
+    """Norms of a prompt's own keys and values at one slot, per layer; NaN where a sliding window has dropped it."""
+    cache = model.prefill(prompt)
+    back = slot_from_end(slot, cache.get_seq_length(), 0)
+    found = []
+    for name in ("keys", "values"):
+        parts = [getattr(layer, name)[0] for layer in cache.layers]
+        found.append(torch.tensor([float(part[:, -back].float().norm()) if back <= part.shape[1] else float("nan") for part in parts]))
+    return found[0], found[1]

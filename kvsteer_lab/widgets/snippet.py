@@ -1,0 +1,134 @@
+"""Copy as code: the library calls that give the texts of a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..models import BUNDLED
+from ..tasks import NAMES
+from .bench import Bench
+from .comparing import generation_settings
+from .state import Arm, ExplorerState
+
+_RECIPE = {"task", "style", "against", "shots", "select", "seed", "questions"}
+_DEFAULTS = dict(against="direct", select="random", seed=0)
+
+
+def write_code(bench: Bench, state: ExplorerState) -> str:
+    """Python that gives the texts of the state's comparison, in the order of its arms, as `texts`.
+
+    What the package can make again is made again: bundled models, tasks, vectors extracted from a task's few-shot pairs. Everything else is taken from
+    `explorer`, the value of `kv.explore`.
+
+    Raises:
+        ValueError: an unknown set of vectors.
+    """
+    tasks = _Tasks(bench)
+    prompt = _prompt(tasks, state)
+    made: list[str] = []
+    if {"cache steering", "random control"} & set(state.arms):
+        made += [*_vectors(bench, tasks, state), f"steering = {_steering(state)}"]
+    if "activation steering" in state.arms:
+        made += _activations(bench, tasks, state)
+    listed = [f"    {_METHODS[arm](state)}," for arm in state.arms]
+    call = [f"generation={generation_settings(state)!r}"]
+    call += [f"offset={state.offset!r}"] if state.offset != "\n" else []
+    call += [f"seed={state.seed}"] if state.seed else []
+    last = [f"texts = kv.generate(model, [prompt], interventions, {', '.join(call)})", "texts"]
+    return "\n".join(["import kvsteer_lab as kv", "", _model(bench), *tasks.lines, *made, *prompt, "interventions = [", *listed, "]", *last]) + "\n"
+
+
+class _Tasks:
+    """The tasks that the code needs, each under a name of its own."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.names: dict[str, str] = {}
+        self.lines: list[str] = []
+
+    def name(self, task: str) -> str:
+        if task not in self.names:
+            own = self.bench.tasks.get(task)
+            ours = task in NAMES and (own is None or type(own).__module__.startswith(f"{__package__.partition('.')[0]}.tasks"))
+            self.names[task] = "task" if not self.names else f"task_{len(self.names) + 1}"
+            source = f"kv.tasks.get({task!r})" if ours else f"explorer.tasks[{task!r}]"
+            self.lines.append(f"{self.names[task]} = {source}")
+        return self.names[task]
+
+
+def _model(bench: Bench) -> str:
+    dtype = str(bench.model.dtype).removeprefix("torch.")
+    if bench.model.name in BUNDLED:
+        return f"model = kv.load({bench.model.name!r}{'' if dtype == 'float32' else f', dtype={dtype!r}'})"
+    return f"model = explorer.model  # {bench.model.name}, {dtype}"
+
+
+def _prompt(tasks: _Tasks, state: ExplorerState) -> list[str]:
+    if state.task is None:
+        return [f"prompt = {state.prompt!r}"]
+    name = tasks.name(state.task)
+    return [f"question = {name}.questions({state.split!r}, {state.question + 1})[{state.question}]", f"prompt = {name}.chat(question)"]
+
+
+def _vectors(bench: Bench, tasks: _Tasks, state: ExplorerState) -> list[str]:
+    weights = {name: weight for name, weight in state.mix.items() if weight}
+    made = {name: _made(bench, tasks, name) for name in weights}
+    if len(made) == 1:
+        ((name, weight),) = weights.items()
+        return [f"vectors = {'' if weight == 1 else f'{weight!r} * '}{made[name]}"]
+    lines = [f"    {name!r}: {source}," for name, source in made.items()]
+    terms = [f"sets[{name!r}]" if weight == 1 else f"{weight!r} * sets[{name!r}]" for name, weight in weights.items()]
+    return ["sets = {", *lines, "}", f"vectors = {' + '.join(terms)}"]
+
+
+def _made(bench: Bench, tasks: _Tasks, name: str) -> str:
+    """How a set of vectors can be had again."""
+    if name not in bench.vectors:
+        raise ValueError(f"There are no vectors called {name!r} here, only {', '.join(map(repr, bench.vectors))}; load them first, or choose others.")
+    if name in bench.sources:
+        return f"kv.KVVectors.load({bench.sources[name]!r})"
+    card = bench.vectors[name].card
+    same = card.fingerprint == bench.model.fingerprint and card.dtype == str(bench.model.dtype) and not card.history
+    pairs = _pairs(tasks, card.recipe, card.n_pairs) if same else None
+    if pairs is None:
+        return f"explorer.vectors[{name!r}]"
+    keys = card.keys
+    return f"kv.extract(model, {pairs}{'' if keys == 'post_rope' else f', keys={keys!r}'}, progress=False)"
+
+
+def _pairs(tasks: _Tasks, recipe: Mapping[str, Any], n: int) -> str | None:
+    """How pairs can be made again, if their recipe tells all of it."""
+    if set(recipe) != _RECIPE or recipe["task"] not in NAMES or len(recipe["questions"]) != n:
+        return None
+    made = dict(style=recipe["style"], against=recipe["against"], n=n, shots=recipe["shots"], select=recipe["select"], seed=recipe["seed"])
+    arguments = ", ".join(f"{key}={value!r}" for key, value in made.items() if _DEFAULTS.get(key) != value)
+    return f"kv.ContrastiveSet.few_shot({tasks.name(recipe['task'])}, model.tokenizer, {arguments})"
+
+
+def _steering(state: ExplorerState) -> str:
+    ck, cv = (state.ck if "keys" in state.part else 0.0), (state.cv if "values" in state.part else 0.0)
+    parts = ["vectors", f"ck={ck!r}", f"cv={cv!r}"]
+    parts += [f"layers={list(state.layers)}"] if state.layers is not None else []
+    parts += [f"heads={list(state.heads)}"] if state.heads is not None else []
+    parts += [f"slot={state.slot}"] if state.slot != -1 else []
+    return f"kv.CacheSteering({', '.join(parts)}, name='cache steering')"
+
+
+def _activations(bench: Bench, tasks: _Tasks, state: ExplorerState) -> list[str]:
+    name, weight = next((name, weight) for name, weight in state.mix.items() if weight)
+    ours = name in bench.pairs and (name in bench.extracted or name not in bench.activations)
+    pairs = _pairs(tasks, bench.pairs[name].recipe, len(bench.pairs[name])) if ours else None
+    made = f"kv.extract_activations(model, {pairs}, progress=False)" if pairs else f"explorer.activations[{name!r}]"
+    settings = f"layer={state.activation_layer}, coefficient={weight * state.activation_coefficient!r}, every_token={state.every_token}"
+    return [f"residuals = {made}", f"activation = kv.ActivationSteering(residuals, {settings}, name='activation steering')"]
+
+
+_METHODS: dict[Arm, Callable[[ExplorerState], str]] = {
+    "baseline": lambda state: "kv.Nothing()",
+    "CoT prompt": lambda state: f"kv.CoTPrompt({state.cot!r})",
+    "forced prefix": lambda state: f"kv.ForcedPrefix({state.prefix!r}, name='forced prefix')",
+    "cache steering": lambda state: "steering",
+    "activation steering": lambda state: "activation",
+    "random control": lambda state: f"kv.random_controls(steering, 1, seed={state.control_seed})[0]",
+}
