@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..extraction import PairDifferences
+from .grams import half_cosines, halves, pair_grams
 
 
 def convergence(differences: PairDifferences, sizes: Sequence[int], *, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -47,3 +49,59 @@ def convergence(differences: PairDifferences, sizes: Sequence[int], *, repeats: 
                 cosine = torch.cosine_similarity(all_pairs[chosen].mean(0), reference, dim=0)
                 rows.append((n, repeat, part, float(cosine)))
     return pd.DataFrame(rows, columns=["n", "repeat", "part", "cosine"])
+
+
+def split_half(
+    differences: Mapping[str, PairDifferences], sizes: Sequence[int], layers: Sequence[int] | None = None, *, repeats: int = 100, seed: int = 0
+) -> pd.DataFrame:
+    """Split-half stability against N: the cosine between the means of two random, disjoint groups of n pairs.
+
+    Beside it stands what random signs give, which take away the common direction, and what the smallest size foretells of the larger ones (Spearman 1910,
+    Brown 1910): k times as many pairs turn a cosine of c into k c / (1 + (k - 1) c). The formula holds for cosines as it does for tests where pairs
+    are alike but for independent noise in many directions, since then the cosine is n r / (1 + n r) with r = |mu|^2 / tr(cov). Whether it holds
+    can be read off the column `extrapolated` beside `stability`; only where it does may it be used beyond half of the pairs.
+
+    Args:
+        differences: by name, from `kv.extract_pairs`; of one model or several.
+        sizes: the n to try, at most half of the pairs of each.
+        layers: which layers, taken together so that each counts alike; `None`: all that hold differences.
+        repeats: random halves for each n, each with its own random signs.
+        seed: fixes halves and signs.
+
+    Returns:
+        One row a name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats, and `low`, `high`, the middle 95% of them;
+        `flipped`, `flipped_low`, `flipped_high`, the same with random signs; `extrapolated` from the smallest size.
+
+    Raises:
+        ValueError: nothing to look at, a size beyond half of the pairs, no repeats, or as `analysis.forecast`.
+    """
+    if not differences:
+        raise ValueError("There are no pairs to split; pass {name: kv.extract_pairs(...)}.")
+    if repeats < 1:
+        raise ValueError(f"Stability takes at least one split, not {repeats}.")
+    least = min(map(len, differences.values()))
+    found = {name: pair_grams(own, layers) for name, own in differences.items()}
+    if not sizes or min(sizes) < 1 or max(sizes) > least // 2:
+        raise ValueError(f"Sizes must lie between 1 and {least // 2}, half of the {least} pairs of the smallest set.")
+    rows = []
+    for name, grams in found.items():
+        together = [own for own in grams if own.layer is None]
+        drawn = {n: _drawn(len(differences[name]), n, repeats, seed) for n in sorted(set(sizes))}
+        for own in together:
+            first: tuple[int, float] | None = None
+            for n, (split, signs) in drawn.items():
+                plain, flipped = (half_cosines(own.gram, np.ones((1, len(own.gram))), weights)[0] for weights in (split, split * signs))
+                first = first or (n, float(plain.mean()))
+                columns = [(x.mean(), *np.quantile(x, [0.025, 0.975])) for x in (plain, flipped)]
+                rows.append((name, own.part, n, *columns[0], *columns[1], _spearman_brown(first[1], n / first[0])))
+    names = ["pairs", "part", "n", "stability", "low", "high", "flipped", "flipped_low", "flipped_high", "extrapolated"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _drawn(pairs: int, n: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([seed, n])
+    return halves(pairs, n, repeats, rng), rng.choice((-1.0, 1.0), (repeats, pairs))
+
+
+def _spearman_brown(cosine: float, times: float) -> float:
+    return times * cosine / (1 + (times - 1) * cosine)
