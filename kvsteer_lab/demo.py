@@ -62,9 +62,9 @@ def run_demo(out: str | Path = "kvsteer-demo", *, model: str = "tiny", task: str
     files = (
         vectors.save(out / "vectors.safetensors"),
         results.save(out / "results.parquet"),
-        out / "comparison.png",
+        out / "quickstart.png",
     )
-    save_figure(plot_comparison(summary), out / "comparison", model=loaded, seed=0)
+    save_figure(plot_comparison(summary), out / "quickstart", model=loaded, seed=0)
     print("Written:", *files, sep="\n  ")
     return Demo(vectors, results, files)
 

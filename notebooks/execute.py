@@ -3,9 +3,10 @@
 python notebooks/execute.py                    run all of them, in place
 python notebooks/execute.py 00*.ipynb          run some
 python notebooks/execute.py --to runs/llama    leave them as they are and write the executed ones there
-python notebooks/execute.py --check -n 2       run them with nbval and compare the outputs, two at a time
+python notebooks/execute.py --check -n 2       run them with nbval and compare outputs and figures, two at a time
 
-`KVSTEER_MODEL=<hub id> HF_HUB_OFFLINE=0 python notebooks/execute.py --to runs/<name>` runs them on another model.
+Figures go to the folder KVSTEER_FIGURES, or to figures/ in the folder of the executed notebooks, or to runs/figures/.
+`kvsteer reproduce` runs the notebooks on another model.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import manifest
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
@@ -58,6 +61,7 @@ def execute(path: Path, target: Path) -> None:
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(HERE)}},
     ).execute()
     canonicalise(notebook, path.name)
@@ -85,12 +89,20 @@ def canonicalise(notebook: NotebookNode, name: str) -> None:
 
 
 def check(paths: list[Path], workers: int) -> int:
-    """Run the notebooks under nbval; each output must be the one that is stored. Pictures are not compared."""
+    """Run the notebooks under nbval; each output must be the one that is stored, and each figure the committed one."""
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "300"]
     command += ["-p", "no:cacheprovider", "--durations", "5", *map(str, paths)]
     if workers > 1:
         command += ["-n", str(min(workers, len(paths))), "--dist", "loadfile"]
-    return subprocess.call(command, cwd=HERE.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        status = subprocess.call(command, cwd=HERE.parent, env={**os.environ, "KVSTEER_FIGURES": folder})
+        failures, remarks = manifest.compare(Path(folder), HERE.parent / "figures", {path.name[:3] for path in paths})
+    for line in remarks:
+        print(f"figures: {line}")
+    for line in failures:
+        print(f"figures: {line}. If it is meant, run `make figures`, look at it and commit it.")
+    print(f"figures: {'not ' if failures else ''}those that are committed")
+    return status or int(bool(failures))
 
 
 def main() -> int:
@@ -107,6 +119,8 @@ def main() -> int:
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
     if asked.check:
         return check(paths, asked.n)
+    if asked.to:
+        os.environ.setdefault("KVSTEER_FIGURES", str(asked.to.resolve() / "figures"))
     for path in paths:
         execute(path, asked.to.resolve() / path.name if asked.to else path)
     return 0

@@ -73,7 +73,7 @@ def test_bad_input_is_one_line_and_a_failure(folder, kvsteer, arguments, message
 def test_demo_writes_vectors_results_and_a_figure(tmp_path, capsys):
     demo = run_demo(tmp_path / "out", n=6, controls=3)
     printed = capsys.readouterr().out
-    assert [p.name for p in demo.files] == ["vectors.safetensors", "results.parquet", "comparison.png"] and all(p.is_file() for p in demo.files)
+    assert [p.name for p in demo.files] == ["vectors.safetensors", "results.parquet", "quickstart.png"] and all(p.is_file() for p in demo.files)
     for label in ("baseline", "no offset", "CoT prompt", "forced", "steered stepwise", "3 random vectors"):
         assert label in printed
     assert printed.count("Q  ") == 3 and str(demo.files[0]) in printed

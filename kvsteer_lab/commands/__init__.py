@@ -11,6 +11,7 @@ from .figure_info import figure_info
 from .generate import generate
 from .info import info
 from .merge import merge
+from .reproduce import reproduce
 from .traces import traces
 from .tune import tune
 
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "merge": merge,
     "audit": audit,
+    "reproduce": reproduce,
     "info": info,
     "figure-info": figure_info,
 }

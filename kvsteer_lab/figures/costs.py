@@ -27,7 +27,7 @@ def plot_costs(table: pd.DataFrame) -> Figure:
             color = color_of("baseline" if row.method.startswith(("plain", "nothing")) else row.method)
             axis.plot([row.low, row.high], [y, y], color=color, linewidth=1)
             axis.plot(row.ratio, y, MARKERS[i], color=color, markerfacecolor=color if i else "white")
-            axis.annotate(f"{row.ratio:.2f}", (max(row.high, row.ratio), y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=5.5)
+            axis.annotate(f"{row.ratio:.2f}", (max(row.high, row.ratio), y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
         axis.set(title=f"{model}\n{part.device.iloc[0]}", xscale="log", xlabel="time a token / plain, cached")
         axis.set_yticks(range(len(methods)), methods[::-1])
         axis.margins(x=0.3)

@@ -81,7 +81,7 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
     """
     layers, parts, styles = _some(table.layer.unique()), list(dict.fromkeys(sorted(table.part))), list(dict.fromkeys(table["style"]))
     size = (min(TWO_COLUMNS, 1.6 + 1.5 * len(layers)), 0.9 + 1.3 * len(parts))
-    figure, axes = plt.subplots(len(parts), len(layers), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True)
+    figure, axes = plt.subplots(len(parts), len(layers), figsize=size, layout="compressed", squeeze=False, sharex=True, sharey=True)
     for row, part in zip(axes, parts, strict=True):
         for axis, layer in zip(row, layers, strict=True):
             own = table[(table.layer == layer) & (table.part == part)]
@@ -98,7 +98,7 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
             image = axis.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1)
             for (i, j), cosine in np.ndenumerate(grid):
                 text = f"{cosine:.2f}".replace("0.", ".").replace("1.00", "1")
-                axis.annotate(text, (j, i), ha="center", va="center", fontsize=5, color="white" if abs(cosine) > 0.6 else "black")
+                axis.annotate(text, (j, i), ha="center", va="center", fontsize=6, color="white" if abs(cosine) > 0.6 else "black")
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.6, aspect=25)
     return figure
 

@@ -17,8 +17,10 @@ def plot_lengths(lengths: pd.DataFrame) -> Figure:
     long = lengths.melt(var_name="side", value_name="tokens")
     palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
     sns.histplot(long, x="tokens", hue="side", bins=30, palette=palette, element="step", alpha=0.4, ax=axis)
-    axis.set(xlabel="tokens in the prompt", ylabel="prompts")
     sns.move_legend(axis, "upper center", title=None)
+    for drawn in (*axis.collections[:1], axis.get_legend().get_patches()[-1]):  # the side that is drawn first and named last
+        drawn.set_hatch("////")
+    axis.set(xlabel="tokens in the prompt", ylabel="prompts")
     return figure
 
 

@@ -77,11 +77,11 @@ def plot_published_rules(table: pd.DataFrame) -> Figure:
     """The same replies under other rules: gain by each rule, a row a run. Rows of `Audit.extractors` against one reference."""
     rows, rules = _rows(table), list(dict.fromkeys(table.rule))
     palette = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"]  # Okabe and Ito's
-    figure, axes = _panels(1, len(rows))
+    figure, axes = _panels(1, len(rows), row=max(_ROW, min(0.3, 6 / len(rows))))
     axes[0].axvline(0, color="black", linewidth=0.6)
     for i, rule in enumerate(rules):
         part = table[table.rule == rule]
-        shift = 0.25 - 0.5 * i / max(1, len(rules) - 1)  # marks of one row don't hide each other
+        shift = 0.33 - 0.66 * i / max(1, len(rules) - 1)  # marks of one row don't hide each other
         places = [rows[_name(row)] + shift for row in part.itertuples()]
         axes[0].plot(100 * part.gain, places, _RULE_MARKS[i % 7], color=palette[i % 7], label=rule.replace("_", " "))
     axes[0].set_xlabel("points over " + ("the baseline" if (table.against == "baseline").all() else "CoT prompting"))
@@ -149,8 +149,8 @@ def plot_published_latency(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _panels(n: int, rows: int, sharex: bool = True) -> tuple[Figure, list[Axes]]:
-    size = (TWO_COLUMNS if n > 1 else TWO_COLUMNS * 0.75, 0.9 + _ROW * rows)
+def _panels(n: int, rows: int, sharex: bool = True, row: float = _ROW) -> tuple[Figure, list[Axes]]:
+    size = (TWO_COLUMNS if n > 1 else TWO_COLUMNS * 0.75, 0.9 + row * rows)
     figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", sharey=True, sharex=sharex, squeeze=False)
     return figure, list(axes[0])
 

@@ -59,8 +59,9 @@ def save_figure(figure: Figure, path: str | Path, *, model: Model | Sequence[Mod
 def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
     """The picture in each format, in one layout: a layout engine starts from where the last drawing left it, so it is run until it (nearly) stands still."""
     files = {suffix: io.BytesIO() for suffix in SUFFIXES}
-    engine = figure.get_layout_engine()
+    engine, dpi = figure.get_layout_engine(), figure.dpi
     with plt.style.context(SHEET, after_reset=True):  # whatever the reader's own settings are
+        figure.set_dpi(plt.rcParams["savefig.dpi"])  # on a coarser grid letters are wider, and labels would be given the wrong room
         for _ in range(_LAYOUTS):
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -73,6 +74,7 @@ def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
                 figure.savefig(file, format=suffix[1:], metadata=about.metadata(suffix))
         finally:
             figure.set_layout_engine(engine)
+            figure.set_dpi(dpi)
     return {suffix: file.getvalue() for suffix, file in files.items()}
 
 

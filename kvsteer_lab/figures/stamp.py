@@ -82,7 +82,8 @@ def _in_pdf(path: Path) -> str:
     from pypdf.errors import PyPdfError
 
     try:
-        return str((PdfReader(path, strict=True).metadata or {}).get("/Subject", ""))
+        found = PdfReader(path, strict=True).metadata
+        return str(found.subject or "") if found is not None else ""
     except (PyPdfError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pypdf raises all of these on broken files
         raise _broken(path, "PDF", error) from error
 

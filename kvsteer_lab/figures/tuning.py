@@ -9,31 +9,32 @@ from matplotlib.ticker import LogLocator
 
 from .style import COLORS, TWO_COLUMNS, color_of, styled
 
-MARKERS = "os^Dv<>P"
+MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
     """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen cell, with its 95% Wilson interval."""
     methods = list(dict.fromkeys(cells.method))
-    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 2.6), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 3.0), layout="constrained", sharey=True, squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         own = cells[cells.method == method]
         variants = list(dict.fromkeys(own.variant))
         for i, variant in enumerate(variants):
             line = own[own.variant == variant].sort_values("dose")
-            shade = 1 - 0.7 * i / max(1, len(variants) - 1)
-            axis.plot(line.dose, line.accuracy, marker=MARKERS[i % len(MARKERS)], color=color_of(method), alpha=shade, label=variant)
+            shade = 1 - 0.5 * i / max(1, len(variants) - 1)
+            look = dict(marker=MARKERS[i % len(MARKERS)], linestyle=LINES[i % len(LINES)], alpha=shade)
+            axis.plot(line.dose, line.accuracy, color=color_of(method), label=variant, **look)
         best = own[own.chosen].iloc[0]
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(best.dose, best.accuracy, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.9)
         title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
         axis.set(xscale="log", ylim=(-0.04, 1.04))
-        axis.xaxis.set_major_locator(LogLocator(2))
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_major_locator(LogLocator(2, numticks=6))
+        axis.xaxis.set_major_formatter("{x:.2g}")
         axis.minorticks_off()
-        axis.legend(loc="best")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=6)
     figure.supxlabel("dose: norm of what is added / norm of what it is added to", fontsize=8)
     axes[0, 0].set_ylabel(f"accuracy, {int(cells.n.iloc[0])} development questions")
     return figure

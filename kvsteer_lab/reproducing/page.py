@@ -1,0 +1,35 @@
+"""The page that shows a reproduction: a card for each chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from ..figures.stamp import SUFFIXES
+from ..files import write_atomically
+from .chapters import Chapter
+from .running import Record
+
+
+def write_page(out: Path, about: Mapping[str, str], chapters: Sequence[Chapter], records: Mapping[str, Record]) -> Path:
+    """Write `index.html`: what was run on what, and for each chapter its state, time, links, figures and what stopped it.
+
+    Args:
+        out: folder of the reproduction.
+        about: facts of the model and the versions, in the order they are shown.
+        chapters: all of them; those without a record were not run.
+        records: by the chapter's name.
+    """
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
+    )
+    cards = [(chapter, records.get(chapter.name), _state(records.get(chapter.name))) for chapter in chapters]
+    page = template.render(about=about, cards=cards, suffixes=[*SUFFIXES, ".csv"])
+    return write_atomically(out / "index.html", lambda file: file.write_text(page, encoding="utf-8"))
+
+
+def _state(record: Record | None) -> str:
+    return "not run" if record is None else "failed" if record.error else "done"

@@ -1,0 +1,96 @@
+"""The hashes of the committed figures, and whether figures that are drawn now are the same.
+
+`figures/SHA256SUMS` is what `sha256sum` writes and checks, under a comment that names what the figures were drawn with.
+
+What must hold on every machine: the names, the stamps in the pictures, and the plotted data up to a tolerance. Bytes of a picture must be the same where
+its data are byte for byte the same and it was drawn with the same versions; elsewhere the last digits of a sum or another zlib may change them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import zlib
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from PIL import features
+
+from kvsteer_lab.figures import read_stamp
+from kvsteer_lab.figures.stamp import SUFFIXES
+
+NAME = "SHA256SUMS"
+SUMS_OF = (*SUFFIXES, ".csv")
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+def drawn_with() -> str:
+    """What the bytes of a picture depend on beside its data."""
+    packages = [f"{name} {version(name)}" for name in ("matplotlib", "numpy", "pillow")]
+    compression = f"zlib {zlib.ZLIB_RUNTIME_VERSION} and {features.version('zlib')}"
+    return f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {platform.machine()}"
+
+
+def write(folder: Path) -> None:
+    """Write the hashes of the figures in a folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in SUMS_OF)
+    lines = [drawn_with(), *(f"{_hash(folder / name)}  {name}" for name in names)]
+    (folder / NAME).write_text("\n".join(lines) + "\n")
+
+
+def read(folder: Path) -> dict[str, str]:
+    """The hashes in a folder's manifest, by the names of the files."""
+    lines = [line for line in (folder / NAME).read_text().splitlines() if not line.startswith("#")]
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def compare(fresh: Path, committed: Path, prefixes: set[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with figures drawn now, and what differs for a reason.
+
+    Args:
+        fresh: the folder of those drawn now.
+        committed: the folder of the committed ones with their manifest.
+        prefixes: what the names of the figures begin with that were drawn now.
+
+    Returns:
+        Failures and remarks, a line each.
+    """
+    sums = {name: digest for name, digest in read(committed).items() if name[:3] in prefixes}
+    found = {path.name for path in fresh.iterdir()}
+    failures = [f"{name} is not drawn any more" for name in sorted(sums.keys() - found)]
+    failures += [f"{name} is new" for name in sorted(found - sums.keys())]
+    same_versions = drawn_with() == (committed / NAME).read_text().splitlines()[0]
+    other_data, other_bytes = [], []
+    for table in sorted(name for name in sums.keys() & found if name.endswith(".csv")):
+        stem = table.removesuffix(".csv")
+        pictures = [name for name in (stem + suffix for suffix in SUFFIXES) if name in sums.keys() & found]
+        failures += [f"{name} has another stamp" for name in pictures if _told(fresh / name) != _told(committed / name)]
+        if _hash(fresh / table) != sums[table]:
+            other_data.append(stem)
+            failures += _differences(fresh / table, committed / table)
+            continue
+        changed = [name for name in pictures if _hash(fresh / name) != sums[name]]
+        if same_versions:
+            failures += [f"{name} has other bytes, though its data and what it was drawn with are the same" for name in changed]
+        else:
+            other_bytes += changed
+    remarks = [f"data that differ in the last digits: {', '.join(other_data)}"] * bool(other_data)
+    return failures, remarks + [f"pictures drawn with other versions, with other bytes: {', '.join(other_bytes)}"] * bool(other_bytes)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _told(picture: Path) -> object:
+    return replace(read_stamp(picture), csv_sha256="")
+
+
+def _differences(fresh: Path, committed: Path) -> list[str]:
+    try:
+        pd.testing.assert_frame_equal(pd.read_csv(fresh), pd.read_csv(committed), check_dtype=False, obj=fresh.name, **TOLERANCE)
+    except AssertionError as error:
+        return [f"{fresh.name} holds other data: {' '.join(str(error).split())[:200]}"]
+    return []
