@@ -104,8 +104,8 @@ def _over_all(x: Float[np.ndarray, "sets places"], y: Float[np.ndarray, "sets pl
     (rho,), (points,) = _correlate(x.reshape(1, -1, 1), y.reshape(1, -1, 1), np.zeros(x.size, int))
     if np.isnan(rho):
         return _NOTHING
-    drawn = (side[sets].reshape(resamples, -1, 1) for side in (x, y))
-    low, high = _interval(_correlate(*drawn, np.zeros(x.size, int))[0])
+    mine, theirs = (side[sets].reshape(resamples, -1, 1) for side in (x, y))
+    low, high = _interval(_correlate(mine, theirs, np.zeros(x.size, int))[0])
     return _Judged(int(points), float(rho), low, high, float("nan"))
 
 

@@ -4,6 +4,7 @@ from .comparison import plot_comparison
 from .costs import plot_costs
 from .divergence import plot_divergence
 from .dose import plot_dose_response, plot_dose_responses
+from .forecast import plot_forecasts, plot_split_half
 from .gains import plot_gains
 from .geometry import plot_separability, plot_style_cosines, plot_style_pca
 from .layers import plot_layers
@@ -27,6 +28,7 @@ __all__ = [
     "plot_divergence",
     "plot_dose_response",
     "plot_dose_responses",
+    "plot_forecasts",
     "plot_gains",
     "plot_layers",
     "plot_lengths",
@@ -36,6 +38,7 @@ __all__ = [
     "plot_patching",
     "plot_relative_norms",
     "plot_separability",
+    "plot_split_half",
     "plot_style_cosines",
     "plot_style_mixing",
     "plot_style_pca",
