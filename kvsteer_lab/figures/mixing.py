@@ -28,14 +28,15 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
     for place, style in enumerate(styles):
         shift = place - (len(styles) - 1) / 2
         color, marker = look(style)
+        points = dict(color=color, markersize=5.5, markeredgecolor="white", elinewidth=0.7)
         own = path[path["style"] == style].sort_values("weight")
-        axes[0].errorbar(own.weight, own["share"], _error(own), color=color, marker=marker, markersize=5.5, markeredgecolor="white", elinewidth=0.7, label=words(style))
+        axes[0].errorbar(own.weight, own["share"], _error(own), marker=marker, label=words(style), **points)
         own = others[others["style"] == style]
         rows = len(own) - 1 - np.arange(len(own)) - 0.16 * shift
         if "random" in own:
             ends = (own.random_low, own.random_high)
             axes[1].plot(ends, (rows, rows), "-|", color=COLORS["random"], linewidth=3.5, markersize=8, markeredgewidth=1.5, alpha=0.5)
-        axes[1].errorbar(own["share"], rows, xerr=_error(own), fmt=marker, color=color, markersize=5.5, markeredgecolor="white", elinewidth=0.7)
+        axes[1].errorbar(own["share"], rows, xerr=_error(own), fmt=marker, **points)
     _name_ends(axes[0], path)
     names = others.drop_duplicates("mix")
     labels = [f"{words(mix)}\n(size {size:.2f})" if size else mix for mix, size in zip(names.mix, names["size"], strict=True)]
