@@ -53,6 +53,8 @@ _HOME = {
     "divergence": "kl",
     "elicit": "elicitation",
     "KVSteerer": "steerer",
+    "explore": "widgets.opening",
+    "ExplorerState": "widgets.state",
     "Results": "results",
     "evaluate": "evaluation",
     "Run": "store",
@@ -124,6 +126,8 @@ if TYPE_CHECKING:
     from .tables import readable
     from .tuning import ActivationSearch, CacheSearch, Search, Tuning, tune
     from .vectors import KVVectors
+    from .widgets.opening import explore
+    from .widgets.state import ExplorerState
 
 
 def __getattr__(name: str) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..activations import ActivationVectors, extract_activations
+from ..activations import ActivationVectors
 from ..contrast import ContrastiveSet
-from ..extraction import PairDifferences, extract_pairs
+from ..extraction import PairDifferences
 from ..interventions import ActivationSteering, CacheSteering, CoTPrompt, ForcedPrefix, Intervention, Nothing, random_controls
 from ..prompts import Prompt
 from ..tasks import NAMES, get
@@ -59,8 +59,10 @@ class Bench:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise ValueError("The explorer needs vectors; pass a KVVectors, or {name: KVVectors}.")
-        for own in [*self.vectors.values(), *self.activations.values()]:
-            own.check_fits(self.model)
+        for vectors in self.vectors.values():
+            vectors.check_fits(self.model)
+        for residuals in self.activations.values():
+            residuals.check_fits(self.model)
         for differences in self.differences.values():
             differences.mean().check_fits(self.model)
 
@@ -108,7 +110,7 @@ class Bench:
         Raises:
             ValueError: an unknown set, only zero weights, or sets that can't be combined.
         """
-        weights = self._weights(state, self.vectors, "vectors")
+        weights = self._weights(state)
         first, *others = (self.vectors[name] if weight == 1 else weight * self.vectors[name] for name, weight in weights.items())
         for other in others:
             first = first + other
@@ -144,31 +146,20 @@ class Bench:
         return found
 
     def activation(self, state: ExplorerState) -> tuple[ActivationVectors, float]:
-        """Vectors of the residual stream for the state's set, extracted from its pairs if need be, and their coefficient.
+        """Vectors of the residual stream for the state's set, and their coefficient.
 
         Raises:
-            ValueError: a mix of several sets, or neither vectors nor pairs.
+            ValueError: a mix of several sets, or no such vectors.
         """
-        weights = self._weights(state, self.vectors, "vectors")
+        weights = self._weights(state)
         if len(weights) > 1:
             raise ValueError("Activation steering takes one set of vectors, not a mix; choose one set, or leave activation steering out.")
         ((name, weight),) = weights.items()
         if name not in self.activations:
-            if name not in self.pairs:
-                raise ValueError(f"Activation steering needs vectors of the residual stream for {name!r}; pass kv.explore activations=... or pairs=...")
-            self.activations[name] = extract_activations(self.model, self.pairs[name], progress=False)
-            self.extracted.add(name)
+            raise ValueError(f"Activation steering needs vectors of the residual stream for {name!r}; pass kv.explore activations=... or pairs=...")
         return self.activations[name], weight * state.activation_coefficient
 
-    # --- what is looked at ------------------------------------------------------------------------------------
-
-    def missing_differences(self) -> list[str]:
-        """Names of the sets whose pairs are there, and whose differences aren't yet."""
-        return [name for name in self.pairs if name not in self.differences]
-
-    def extract_differences(self, name: str) -> None:
-        """Extract the differences of one set's pairs; they are kept."""
-        self.differences[name] = extract_pairs(self.model, self.pairs[name], progress=False)
+    # --- what is added later ----------------------------------------------------------------------------------
 
     def load_vectors(self, source: str) -> str:
         """Read vectors from a file, a folder or a hub repository; they get its name, which is returned.
@@ -184,23 +175,22 @@ class Bench:
         self.sources[source.strip()] = source.strip()
         return source.strip()
 
-    @staticmethod
-    def _weights(state: ExplorerState, known: Mapping[str, Any], what: str) -> dict[str, float]:
+    def _weights(self, state: ExplorerState) -> dict[str, float]:
         weights = {name: weight for name, weight in state.mix.items() if weight}
         if not weights:
-            raise ValueError(f"All weights of the mix are zero; give one of the {what} some weight.")
-        if unknown := [name for name in weights if name not in known]:
-            raise ValueError(f"There are no vectors called {unknown[0]!r} here, only {', '.join(map(repr, known))}; load them first, or choose others.")
+            raise ValueError("All weights of the mix are zero; give one of the sets of vectors some weight.")
+        if unknown := [name for name in weights if name not in self.vectors]:
+            raise ValueError(f"There are no vectors called {unknown[0]!r} here, only {', '.join(map(repr, self.vectors))}; load them first, or choose others.")
         return weights
 
 
-def by_name(given: Any, kind: type, name: str) -> dict[str, Any]:
-    """One object, or several by name, as a dict of its own.
+def by_name(given: Any, kind: type, name: str, single: str) -> dict[str, Any]:
+    """One object, called `single`, or several by name, as a dict of its own.
 
     Raises:
         ValueError: something else.
     """
-    found = {} if given is None else dict(given) if isinstance(given, Mapping) else {name: given}
+    found = {} if given is None else dict(given) if isinstance(given, Mapping) else {single: given}
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, kind):
             raise ValueError(f"{name} must be a kv.{kind.__name__}, or {{name: kv.{kind.__name__}}}, not {value!r:.80}.")

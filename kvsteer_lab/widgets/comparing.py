@@ -20,6 +20,7 @@ from ..settings import Settings
 from ..stats import repetition
 from ..styles import detect_style, is_reasoned
 from .bench import Asked, Bench
+from .extracting import extract_missing_residuals
 from .measuring import Measured, measure_rows
 from .running import run_rows
 from .state import Arm, ExplorerState
@@ -60,12 +61,23 @@ class Comparison:
         return next(own for own in self.arms if own.arm == arm)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an arm: `arm`, `text` (forced words included), the verdict, and the nats of KL over the first tokens (`kl_1`, `kl_8`) and all (`kl_total`)."""
+        """One row an arm: `arm`, `text` (forced words included), the verdict, and the nats of KL over the first tokens (`kl_1`, `kl_8`) and all."""
         rows = []
         for own in self.arms:
             nats = {name: own.measured.nats(first) for name, first in (("kl_1", 1), ("kl_8", 8), ("kl_total", None))} if own.measured and not own.reader else {}
             rows.append({"arm": own.arm, "text": own.generation.answer, **own.verdict, **nats})
         return pd.DataFrame(rows)
+
+    def tokens(self) -> pd.DataFrame:
+        """One row an arm and token: `arm`, `step` (from 1), `token`, `logprob`, `change`, `kl`. The baseline has none: nothing is changed there."""
+        columns = ["arm", "step", "token", "logprob", "change", "kl"]
+        rows = [
+            (own.arm, step, *token)
+            for own in self.arms
+            if own.measured is not None and own.arm != "baseline"
+            for step, token in enumerate(zip(own.measured.pieces, own.measured.logprobs, own.measured.change, own.measured.kl, strict=True), 1)
+        ]
+        return pd.DataFrame(rows, columns=columns)
 
 
 def generation_settings(state: ExplorerState) -> dict[str, Any]:
@@ -96,7 +108,11 @@ def compare_arms(
         ValueError: whatever the state asks for that can't be done; before anything is computed.
         CancelledError: `cancelled` was set.
     """
-    asked, methods = bench.asked(state), bench.interventions(state)
+    asked = bench.asked(state)
+    if "activation steering" in state.arms:
+        for _ in extract_missing_residuals(bench, state, cancelled):
+            yield
+    methods = bench.interventions(state)
     rows, settings, warned = _prepare(bench, state, asked, methods)
     arms = list(methods)
     decode = bench.model.tokenizer.decode

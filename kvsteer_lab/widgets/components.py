@@ -22,12 +22,16 @@ class Components:
     """Points of one layer's keys or values.
 
     Attributes:
-        points: one row a pair: `set`, `pair`, `x`, `y`, `text` (its question).
+        points: one row a pair: `set`, `style`, `pair`, `x`, `y`, `text` (its question).
         explained: the two components' shares of the variance.
     """
 
     points: pd.DataFrame
     explained: tuple[float, float]
+
+    def table(self) -> pd.DataFrame:
+        """The points without their texts, with `explained_x` and `explained_y`."""
+        return self.points.drop(columns="text").assign(explained_x=self.explained[0], explained_y=self.explained[1])
 
 
 def find_components(differences: Mapping[str, PairDifferences], layer: int, part: str, texts: Mapping[str, list[str]]) -> Components:
@@ -57,6 +61,7 @@ def find_components(differences: Mapping[str, PairDifferences], layer: int, part
     places = pca.fit_transform(every)
     index = [(name, pair) for name, own in differences.items() for pair in range(len(own))]
     points = pd.DataFrame(index, columns=["set", "pair"]).assign(x=places[:, 0], y=places[:, 1])
+    points.insert(1, "style", [str(differences[name].card.recipe.get("style", name)) for name, _ in index])
     points["text"] = [texts[name][pair] if pair < len(texts.get(name, [])) else "" for name, pair in index]
     first, second = pca.explained_variance_ratio_
     return Components(points, (float(first), float(second)))

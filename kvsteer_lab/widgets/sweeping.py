@@ -88,13 +88,15 @@ class Sweep:
     def to_frame(self) -> pd.DataFrame:
         """One row a finished cell: `row`, `column`, `ck`, `cv`, `layers`, `heads`, `n` (texts), and every measure; behind a row for the baseline."""
         measures: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "changed")
-        table = [dict(row="baseline", column="", n=len(self.baseline), **{m: self.value(self.baseline, m) for m in measures})] if self.baseline else []
+        table: list[dict[str, Any]] = []
+        if self.baseline:
+            table.append(dict(row="baseline", column="", n=len(self.baseline)) | {m: self.value(self.baseline, m) for m in measures})
         for (i, j), texts in self.done.items():
             cell = self.cell(i, j)
             assert cell is not None
             own = cell.steering
             setting = dict(ck=own.ck, cv=own.cv, layers=own.scope, heads=own.heads, n=len(texts))
-            table.append(dict(row=self.grid.rows[i], column=self.grid.columns[j], **setting, **{m: self.value(texts, m) for m in measures}))
+            table.append(dict(row=self.grid.rows[i], column=self.grid.columns[j], **setting) | {m: self.value(texts, m) for m in measures})
         columns = ["row", "column", "ck", "cv", "layers", "heads", "n", *measures]
         return pd.DataFrame(table).reindex(columns=columns)
 

@@ -85,9 +85,9 @@ class Worker:
 
     @property
     def kinds(self) -> list[str]:
-        """What waits or runs and isn't cancelled."""
+        """What waits or runs and isn't cancelled; a job that ends is not among them."""
         with self._changed:
-            return [job.kind for job in self._jobs if not job.cancelled.is_set()]
+            return [job.kind for job in self._jobs if job.outcome is None and not job.cancelled.is_set()]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing waits or runs; `False` if that takes longer than `timeout` seconds."""
@@ -124,6 +124,9 @@ class Worker:
             except StopIteration:
                 self._end(job, "cancelled" if job.cancelled.is_set() else "done")
             except Exception as error:
+                if job.cancelled.is_set():
+                    self._end(job, "cancelled")
+                    continue
                 self.error = error
                 self._end(job, "failed", one_line(error))
 

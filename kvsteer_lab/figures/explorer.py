@@ -1,0 +1,99 @@
+"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal components."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .geometry import look, words
+from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
+
+_MARKERS = {"baseline": "P", "CoT prompt": "s", "forced prefix": "^", "cache steering": "o", "activation steering": "D", "random control": "x"}
+
+
+@styled
+def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", row_title: str = "", column_title: str = "") -> Figure:
+    """A sweep of the explorer, a cell for each setting: what `Sweep.to_frame` gives.
+
+    Args:
+        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the title.
+        measure: the column that is drawn.
+        title, row_title, column_title: what is swept.
+
+    Raises:
+        ValueError: no finished cell, or a measure that isn't defined for these cells.
+    """
+    cells = table[table.row != "baseline"]
+    if cells.empty or cells[measure].isna().all():
+        raise ValueError(f"There is nothing to draw: no finished cell of the sweep has the measure {measure!r}.")
+    rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
+    columns.sort(key=float)
+    grid = cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
+    figure, axes = plt.subplots(figsize=(max(ONE_COLUMN, 1.6 + 0.42 * len(columns)), 0.9 + 0.3 * len(rows)), layout="constrained")
+    image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
+    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=column_title, ylabel=row_title)
+    axes.set_xticklabels(columns)
+    axes.set_yticklabels(rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (i, j), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            shade = value / image.get_clim()[1]
+            axes.annotate(
+                f"{value:.0f}" if measure == "tokens" else f"{value:.2f}",
+                (j, i),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if shade < 0.6 else "black",
+            )
+    plain = table[table.row == "baseline"][measure]
+    axes.set_title(f"{title}{': ' if title else ''}{measure}, {int(cells.n.iloc[0])} texts a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else ""))
+    figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
+    return figure
+
+
+@styled
+def plot_tokens(table: pd.DataFrame) -> Figure:
+    """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
+
+    Args:
+        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what `Comparison.tokens` gives.
+
+    Raises:
+        ValueError: an empty table.
+    """
+    if table.empty:
+        raise ValueError("There are no texts to draw; compare something with the baseline first.")
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", sharex=True)
+    for arm, own in table.groupby("arm", sort=False):
+        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=str(arm))
+        axes[0].plot(own.step, own.change, linewidth=0.6, **look)
+        axes[1].plot(own.step, own.kl.cumsum(), **look)
+    axes[0].axhline(0, color="black", linewidth=0.5)
+    axes[0].set(xlabel="token", ylabel="change of log-probability (nats)", title="each token")
+    axes[1].set(xlabel="token", ylabel="KL (nats)", title="KL against the baseline, summed up")
+    axes[1].set_ylim(bottom=0)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure
+
+
+@styled
+def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
+    """Single pairs by their first two principal components.
+
+    Args:
+        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x` and `explained_y`.
+        layer, part: what they are of.
+    """
+    figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.9), layout="constrained")
+    for name, own in table.groupby("set", sort=False):
+        color, marker = look(str(own["style"].iloc[0]))
+        axes.scatter(own.x, own.y, s=9, color=color, marker=marker, linewidths=0.4, alpha=0.7, label=words(str(name)))
+    axes.set(xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})", ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})", title=f"layer {layer}, {part}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, handletextpad=0.2)
+    return figure

@@ -1,0 +1,126 @@
+"""The tab "Ablation": a sweep that fills a heatmap; each cell shows its texts and can be taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets as w
+
+from .canvases import Heatmap
+from .knobs import Set, choice, css, number, numbers
+from .markup import cell_html, note, status
+from .state import MEASURES, SWEEPS, ExplorerState
+from .sweeping import Sweep
+from .worker import Outcome
+
+_MEANING = note(
+    "Each cell is the cache steering of the left column with one thing changed, on the first questions of the split (or on your own text), all forked from "
+    "one prefill. "
+    "What is found here by looking is a guess: test it with kv.analysis.ablate_layers or kv.tune on dev, and confirm it once on test."
+)
+
+
+class Ablation:
+    """Controls, progress and heatmap of a sweep.
+
+    Args:
+        change: is told of a knob's new value.
+        start, cancel: what the buttons do.
+        take: is called with the changes of a cell's setting.
+
+    Attributes:
+        box: what is displayed.
+        sweep: the one that is shown.
+    """
+
+    def __init__(self, change: Set, start: Callable[[], None], cancel: Callable[[], None], take: Callable[[dict[str, object]], None]) -> None:
+        self.knobs = [
+            choice("sweep", "sweep over", SWEEPS),
+            number("sweep_questions", "questions", "how many of the split's questions each cell answers"),
+            numbers("sweep_ck", "c_k values", "0, 1, 2"),
+            numbers("sweep_cv", "c_v values", "0, 1, 2, 4"),
+            choice("measure", "show", MEASURES),
+        ]
+        for knob in self.knobs:
+            knob.bind(change)
+        self.run = w.Button(description="Run sweep", button_style="primary", tooltip="sweep with the settings of the left column")
+        self.stop = w.Button(description="Cancel", disabled=True, tooltip="stop at the next token; finished cells stay")
+        self.bar = w.FloatProgress(min=0.0, max=1.0, description="progress", style={"description_width": "92px"})
+        self.said = w.HTML(status("No sweep yet."))
+        self.heatmap = Heatmap()
+        self.texts = w.HTML(note("Click a cell, or walk to it with the arrow keys and press Enter, to read its texts."))
+        self.use = w.Button(description="Use this setting", disabled=True, tooltip="set the knobs of the left column to this cell's setting")
+        for widget, name in (
+            (self.run, "sweep-run"),
+            (self.stop, "sweep-cancel"),
+            (self.bar, "sweep-bar"),
+            (self.said, "sweep-status"),
+            (self.texts, "cell-texts"),
+            (self.use, "cell-use"),
+        ):
+            css(widget, name)
+        self.run.on_click(lambda _: start())
+        self.stop.on_click(lambda _: cancel())
+        self.use.on_click(lambda _: self._take())
+        self._take_over = take
+        self.heatmap.observe(lambda _: self._pick(), "picked")
+        self.box = w.VBox(
+            [w.HTML(_MEANING), *(k.widget for k in self.knobs), w.HBox([self.run, self.stop]), self.bar, self.said, self.heatmap, self.use, self.texts]
+        )
+        self.sweep: Sweep | None = None
+
+    def show(self, state: ExplorerState) -> None:
+        """Show a state, and the sweep by the state's measure."""
+        for knob in self.knobs:
+            knob.show(state)
+            if knob.field in ("sweep_ck", "sweep_cv"):
+                knob.widget.layout.display = None if state.sweep == "ck x cv" else "none"
+        if self.sweep is not None:
+            self.heatmap.show(self.sweep, state.measure)
+
+    def begin(self) -> None:
+        """A sweep is about to run."""
+        self.run.disabled, self.stop.disabled = True, False
+        self.bar.value = 0.0
+        self.said.value = status("Waiting for its turn.")
+
+    def progress(self, sweep: Sweep, state: ExplorerState) -> None:
+        """A sweep as far as it is done."""
+        fresh = sweep is not self.sweep
+        self.sweep = sweep
+        if fresh:
+            self.heatmap.picked = [-1, -1, self.heatmap.picked[2]]
+            self.use.disabled = True
+        total, done = len(sweep.grid.cells), len(sweep.done)
+        left = "" if sweep.remaining is None else f", about {sweep.remaining:.0f} s to go"
+        self.bar.value = done / total
+        self.said.value = status(f"{done} of {total} cells{left if done < total else ''}.")
+        self.heatmap.show(sweep, state.measure)
+
+    def end(self, outcome: Outcome, message: str) -> None:
+        """A sweep has ended, in one way or another; what is done stays."""
+        self.run.disabled, self.stop.disabled = False, True
+        done, total = (len(self.sweep.done), len(self.sweep.grid.cells)) if self.sweep else (0, 0)
+        if outcome == "failed":
+            self.said.value = status(message, error=True)
+        elif outcome == "cancelled":
+            self.said.value = status(f"Cancelled: {done} of {total} cells are done and kept.")
+        elif self.sweep is not None:
+            self.said.value = status(f"Done: {total} cells in {self.sweep.seconds:.1f} s.")
+
+    # --- cells ------------------------------------------------------------------------------------------------
+
+    def _pick(self) -> None:
+        row, column = self.heatmap.picked[:2]
+        cell = self.sweep.cell(row, column) if self.sweep is not None else None
+        self.use.disabled = cell is None
+        if self.sweep is None or cell is None:
+            self.texts.value = note("There is no setting at this place.") if row >= 0 else ""
+            return
+        self.texts.value = cell_html(self.sweep, cell, self.sweep.done.get((row, column), ()))
+
+    def _take(self) -> None:
+        row, column = self.heatmap.picked[:2]
+        cell = self.sweep.cell(row, column) if self.sweep is not None else None
+        if cell is not None:
+            self._take_over(dict(cell.changes))

@@ -1,0 +1,291 @@
+"""The explorer: controls, tabs and one worker around one state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from ..activations import ActivationVectors
+from ..figures import save_figure
+from ..tasks.base import Task
+from ..vectors import KVVectors
+from .ablation import Ablation
+from .bench import Bench
+from .canvases import STYLE
+from .comparing import Comparison, compare_arms
+from .controls import Controls
+from .doses import find_dose, slot_norms
+from .keeping import Keep, draw_figure, existing_figure
+from .knobs import css
+from .markup import dose_html, note, status
+from .pairs import Geometry
+from .side_by_side import SideBySide
+from .snippet import write_code
+from .state import ExplorerState, refuse_existing
+from .sweeping import Sweep, run_sweep
+from .worker import Outcome, Worker
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+TABS = ("Side by side", "Ablation", "Geometry", "Keep")
+_SWEEP_ONLY = {"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"}
+_GEOMETRY_ONLY = {"geometry_layer", "geometry_part"}
+
+
+class Explorer:
+    """Steer a model by hand. Display it in a notebook; drive it by code with `set`, `wait`, `sweep` and what it has found.
+
+    Nothing here blocks: work is done by one thread, behind the library's lock. Close it with `close`.
+
+    Attributes:
+        bench: the model and what the states name.
+        state: how the knobs are set.
+        comparison: the last comparison whose texts are whole.
+        ui: the widget.
+    """
+
+    def __init__(self, bench: Bench, state: ExplorerState, folder: str | Path) -> None:
+        self.bench, self.state = bench, state
+        self.comparison: Comparison | None = None
+        self.worker = Worker()
+        self._norms: dict[Any, Any] = {}
+        self._looked_at: set[str] = set()
+        self._controls = Controls(bench, lambda field, value: self._move({field: value}), self.load_vectors)
+        self._side = SideBySide()
+        self._ablation = Ablation(lambda field, value: self._move({field: value}), self.sweep, lambda: self.cancel("sweep"), self._move)
+        self._geometry = Geometry(bench, lambda field, value: self._move({field: value}))
+        self._keep = Keep(folder, self.save_figure, self.save_vectors, self.save_state, self.load_state)
+        self._said = w.HTML(status(""))
+        self._run = w.Button(description="Run", button_style="primary", tooltip="compare once more")
+        self._stop = w.Button(description="Stop", tooltip="stop all work at the next token")
+        for widget, name in ((self._said, "status"), (self._run, "run"), (self._stop, "stop")):
+            css(widget, name)
+        self._run.on_click(lambda _: self.compare())
+        self._stop.on_click(lambda _: self.cancel())
+        self.tabs = w.Tab([self._side.box, self._ablation.box, self._geometry.box, self._keep.box], selected_index=0, layout={"flex": "1 1 480px"})
+        for i, title in enumerate(TABS):
+            self.tabs.set_title(i, title)
+        self.tabs.add_class("kv-tabs")
+        self.tabs.observe(lambda change: self._look() if change["new"] == TABS.index("Geometry") else None, "selected_index")
+        top = w.HBox([self._run, self._stop, self._said])
+        body = w.HBox([self._controls.box, self.tabs], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body])
+        self.ui.add_class("kv-explorer")
+        self._show()
+        self.compare()
+
+    def __repr__(self) -> str:
+        return f"Explorer({self.bench.model.name}, vectors: {', '.join(self.bench.vectors)})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        found = self.ui._repr_mimebundle_(include=include, exclude=exclude)
+        return {**found, "text/plain": repr(self)} if isinstance(found, dict) else ({**found[0], "text/plain": repr(self)}, *found[1:])
+
+    # --- what it works on -------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.bench.model
+
+    @property
+    def vectors(self) -> Mapping[str, KVVectors]:
+        """Sets of vectors by name."""
+        return self.bench.vectors
+
+    @property
+    def activations(self) -> Mapping[str, ActivationVectors]:
+        """Vectors of the residual stream by name, those among them that were extracted from pairs."""
+        return self.bench.activations
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """Tasks by name, as far as they were asked for."""
+        return self.bench.tasks
+
+    @property
+    def swept(self) -> Sweep | None:
+        """The last sweep, as far as it is done."""
+        return self._ablation.sweep
+
+    @property
+    def code(self) -> str:
+        """The library calls that give the texts of the first tab."""
+        return write_code(self.bench, self.state)
+
+    # --- what it does -----------------------------------------------------------------------------------------
+
+    def set(self, **knobs: Any) -> None:
+        """Set knobs by their names in `ExplorerState`, as by hand; the comparison is run again if it depends on one of them.
+
+        Raises:
+            ValueError: one sentence for each bad value; nothing is changed.
+        """
+        self._become(self.state.changed(knobs))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all work is done; `False` if that takes longer than `timeout` seconds."""
+        return self.worker.wait(timeout)
+
+    def cancel(self, kind: str | None = None) -> None:
+        """Cancel all work, or work of one kind (`"compare"`, `"sweep"`, `"look"`), at the next token."""
+        self.worker.cancel(kind)
+
+    def close(self) -> None:
+        """Cancel all work, end the thread and take the widget off the page."""
+        self.worker.close()
+        self.ui.close()
+
+    def compare(self) -> None:
+        """Run the state's comparison; one that runs or waits is cancelled."""
+        state = self.state
+        self._said.value = status("Working.")
+
+        def steps(cancelled: threading.Event) -> Iterator[None]:
+            self._side.begin(state)
+            yield from compare_arms(self.bench, state, cancelled, self._have_texts, self._have_measured, self._side.text)
+            assert self.comparison is not None
+            yield from self._side.look(self.bench, self.comparison, cancelled)
+
+        self.worker.submit("compare", steps, self._compared)
+        self.worker.submit("dose", lambda cancelled: self._measure_dose(state), self._have_dose, rank=1)
+
+    def sweep(self) -> None:
+        """Run the state's sweep; one that runs is cancelled."""
+        state = self.state
+        self._ablation.begin()
+
+        def steps(cancelled: threading.Event) -> Iterator[None]:
+            return run_sweep(self.bench, state, cancelled, lambda sweep: self._ablation.progress(sweep, self.state))
+
+        self.worker.submit("sweep", steps, self._ablation.end, rank=2)
+
+    def load_vectors(self, source: str) -> None:
+        """Read vectors from a file, a folder or a hub repository, and choose them."""
+
+        def steps(cancelled: threading.Event) -> Iterator[None]:
+            name = self.bench.load_vectors(source)
+            yield
+            self._become(self.state.changed({"mix": {name: 1.0}}))
+
+        self.worker.submit("load", steps, self._fail_only(self._say), rank=1)
+
+    def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
+        """Write one of the explorer's figures with `kv.save_figure`."""
+
+        def write() -> str:
+            if not path.strip():
+                raise ValueError("The name of the figure is empty; give a path without a suffix.")
+            if (there := existing_figure(path)) and not overwrite:
+                raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
+            figure = draw_figure(which, self.state, self.comparison, self.swept, self._geometry.found)
+            save_figure(figure, path, model=self.model, seed=self.state.seed)
+            return f"Written: {path}.pdf, .svg, .png and .csv."
+
+        self._write("figure", write)
+
+    def save_vectors(self, path: str, overwrite: bool = False) -> None:
+        """Write the chosen vectors, mixed as they are, as safetensors with their card."""
+
+        def write() -> str:
+            refuse_existing(path, overwrite)
+            return f"Written: {self.bench.mix(self.state).save(path)}."
+
+        self._write("vectors", write)
+
+    def save_state(self, path: str, overwrite: bool = False) -> None:
+        """Write the state as JSON."""
+        self._write("state", lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
+
+    def load_state(self, path: str) -> None:
+        """Set every knob as a file of `save_state` says."""
+
+        def read() -> str:
+            state = ExplorerState.load(path)
+            self.bench.mix(state)
+            self._become(state)
+            return f"Restored: {path}."
+
+        self._write("state", read)
+
+    # --- in between -------------------------------------------------------------------------------------------
+
+    def _move(self, changes: Mapping[str, Any]) -> None:
+        """A control was moved."""
+        try:
+            self._become(self.state.changed(changes))
+        except ValueError as error:
+            self._say(str(error))
+
+    def _become(self, state: ExplorerState) -> None:
+        moved = state.difference(self.state)
+        self.state = state
+        self._show()
+        if moved & _GEOMETRY_ONLY:
+            self._look()
+        if moved - _SWEEP_ONLY - _GEOMETRY_ONLY:
+            self.compare()
+
+    def _show(self) -> None:
+        for view in (self._controls, self._ablation, self._geometry):
+            view.show(self.state)
+        try:
+            self._keep.code.code = self.code
+        except ValueError as error:
+            self._keep.code.code = f"# {error}"
+
+    def _look(self) -> None:
+        state = self.state
+        self.worker.submit("look", lambda cancelled: self._geometry.draw(self.bench, state, cancelled), self._fail_only(self._geometry.fail), rank=1)
+
+    def _measure_dose(self, state: ExplorerState) -> Iterator[None]:
+        def norms(model: Model, prompt: Any, slot: int) -> Any:
+            if (key := (repr(prompt), slot)) not in self._norms:
+                self._norms[key] = slot_norms(model, prompt, slot)
+            return self._norms[key]
+
+        dose = find_dose(self.model, self.bench.steering(state), self.bench.asked(state).prompt, norms)
+        self._controls.dose.value = dose_html(dose, state.slot)
+        yield
+
+    def _have_dose(self, outcome: Outcome, message: str) -> None:
+        if outcome == "failed":
+            self._controls.dose.value = note(f"Dose: unknown. {message}")
+
+    def _have_texts(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        question = comparison.asked.question
+        if question is not None and comparison.state.split == "test":
+            self._looked_at.add(question.id)
+        if question is not None:
+            self._controls.say_asked(question.text, len(self._looked_at))
+        self._side.texts(comparison)
+
+    def _have_measured(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self._side.measured(comparison)
+
+    def _compared(self, outcome: Outcome, message: str) -> None:
+        if outcome == "failed":
+            self._say(message)
+        elif "compare" not in self.worker.kinds:  # a newer one says "Working"
+            warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
+            self._said.value = status("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
+
+    def _say(self, message: str) -> None:
+        self._said.value = status(message, error=True)
+
+    def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
+        return lambda outcome, message: say(message) if outcome == "failed" else None
+
+    def _write(self, kind: str, write: Callable[[], str]) -> None:
+        def steps(cancelled: threading.Event) -> Iterator[None]:
+            self._keep.say(write())
+            yield
+
+        self.worker.submit(kind, steps, self._fail_only(lambda message: self._keep.say(message, error=True)), rank=1)
