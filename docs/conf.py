@@ -56,6 +56,7 @@ toc_object_entries_show_parents = "hide"
 # --- how it looks ---------------------------------------------------------------------------------------------
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "kvsteer_lab"
 html_static_path = ["_static"]
 html_css_files = ["kvsteer.css"]

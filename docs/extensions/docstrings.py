@@ -27,8 +27,10 @@ class Code(SphinxRole):
         if not _NAME.fullmatch(self.text):
             return [literal], []
         target = self.text.removesuffix("()")
-        target = target.replace("kv.", "kvsteer_lab.", 1) if target.startswith("kv.") else target
-        if target.split(".")[0] in kvsteer_lab.__all__:
+        first, _, rest = target.partition(".")
+        if first == "kv":
+            target = f"kvsteer_lab.{rest}"
+        elif first in kvsteer_lab.__all__ and (rest or first[0].isupper()):  # a small word by itself may be a column
             target = f"kvsteer_lab.{target}"
         link = addnodes.pending_xref(
             self.rawtext,
