@@ -46,26 +46,30 @@ def dose_response(
 
     Returns:
         One row a coefficient and vector, with the columns `coefficient`, `dose` (see `unit_dose`), `vector` (`"steering"` or `"random 3"`), `accuracy`,
-        `reasoned`, `tokens`, `n`.
+        `reasoned`, `tokens`, `n`. `attrs["questions"]` holds the questions' ids.
 
     Raises:
-        ValueError: no coefficients, a steering that can't be scaled, or what `kv.evaluate` refuses.
+        ValueError: no coefficients, a steering that can't be scaled or adds nothing, or what `kv.evaluate` refuses; before anything is generated.
     """
-    if not coefficients:
+    if len(coefficients) == 0:
         raise ValueError("There are no coefficients to try; pass at least one.")
     steered = [scaled(steering, float(c), f"coefficient {c:g}") for c in dict.fromkeys(coefficients)]
-    drawn = [_controls(s, controls, seed) for s in steered]
+    drawn = [controls_of(s, controls, seed) for s in steered]
+    unit = unit_dose(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
+    if unit == 0:
+        raise ValueError(f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers and heads.")
     settings = {"max_new_tokens": max_new_tokens}
     results = evaluate(model, task, [*steered, *chain(*drawn)], n=n, split=split, seed=seed, generation=settings, batch_size=batch_size, progress=progress)
-    unit = unit_dose(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
     by_label = results.rows.groupby("intervention")
     measured = by_label.agg(accuracy=("correct", "mean"), reasoned=("reasoned", "mean"), tokens=("tokens", "mean"), n=("question", "size"))
     table = [
-        dict(coefficient=_coefficient(own), dose=abs(_coefficient(own)) * unit, vector=vector, **measured.loc[label])
+        dict(coefficient=coefficient_of(own), dose=abs(coefficient_of(own)) * unit, vector=vector, **measured.loc[label])
         for own, others in zip(steered, drawn, strict=True)
         for vector, label in [("steering", own.label), *((f"random {seed + i}", c.label) for i, c in enumerate(others))]
     ]
-    return pd.DataFrame(table)
+    found = pd.DataFrame(table)
+    found.attrs["questions"] = results.of("baseline").question.tolist()
+    return found
 
 
 def unit_dose(model: Model, steering: CacheSteering | ActivationSteering, prompts: Prompt | Sequence[Prompt]) -> float:
@@ -94,11 +98,13 @@ def scaled(steering: CacheSteering | ActivationSteering, coefficient: float, nam
     return replace(steering, ck=steering.ck * coefficient / steering.cv if steering.ck else 0.0, cv=coefficient, name=name)
 
 
-def _coefficient(steering: CacheSteering | ActivationSteering) -> float:
+def coefficient_of(steering: CacheSteering | ActivationSteering) -> float:
+    """The coefficient that `scaled` sets: of cache steering, that of the values."""
     return steering.coefficient if isinstance(steering, ActivationSteering) else steering.cv
 
 
-def _controls(steering: CacheSteering | ActivationSteering, n: int, seed: int) -> Sequence[Intervention]:
+def controls_of(steering: CacheSteering | ActivationSteering, n: int, seed: int) -> Sequence[Intervention]:
+    """`n` random controls of either kind of steering; 0: none."""
     if not n:
         return []
     return random_activation_controls(steering, n, seed) if isinstance(steering, ActivationSteering) else random_controls(steering, n, seed)

@@ -5,15 +5,22 @@ from .costs import decode_costs
 from .forecast import forecast
 from .foresight import forecast_correlations
 from .geometry import style_cosines, style_pca
+from .grid import coefficient_grid
 from .layers import ablate_heads, ablate_layers, confirm_best
 from .lengths import prompt_lengths
 from .lens import Lens, logit_lens
 from .mixing import style_mixes, style_mixing
+from .nats import divergence_response
 from .openings import forced_openings
 from .patching import patch_residuals
 from .realised import PairSet, Place, realised_effects
 from .reliability import convergence, split_half
+from .reseeding import vary_extraction
+from .robustness import robustness, robustness_curve
 from .separability import separability
+from .slots import offset_response, slot_response
+from .temperature import temperature_response
+from .tuned import best_coefficient, robustness_outcomes
 
 __all__ = [
     "Lens",
@@ -21,21 +28,31 @@ __all__ = [
     "Place",
     "ablate_heads",
     "ablate_layers",
+    "best_coefficient",
+    "coefficient_grid",
     "confirm_best",
     "control_cosines",
     "convergence",
     "decode_costs",
+    "divergence_response",
     "forced_openings",
     "forecast",
     "forecast_correlations",
     "logit_lens",
+    "offset_response",
     "patch_residuals",
     "prompt_lengths",
     "realised_effects",
+    "robustness",
+    "robustness_curve",
+    "robustness_outcomes",
     "separability",
+    "slot_response",
     "split_half",
     "style_cosines",
     "style_mixes",
     "style_mixing",
     "style_pca",
+    "temperature_response",
+    "vary_extraction",
 ]
