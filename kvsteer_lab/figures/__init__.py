@@ -5,6 +5,7 @@ from .costs import plot_costs
 from .divergence import plot_divergence
 from .dose import plot_dose_response, plot_dose_responses
 from .forecast import plot_forecasts, plot_split_half
+from .explorer import plot_components, plot_sweep, plot_tokens
 from .gains import plot_gains
 from .geometry import plot_separability, plot_style_cosines, plot_style_pca
 from .layers import plot_layers
@@ -17,12 +18,14 @@ from .saving import save_figure
 from .stamp import Stamp, read_stamp
 from .style import COLORS, attach, styled
 from .tuning import plot_tuning
+from .turns import plot_turns
 
 __all__ = [
     "COLORS",
     "Stamp",
     "attach",
     "plot_comparison",
+    "plot_components",
     "plot_convergence",
     "plot_costs",
     "plot_divergence",
@@ -42,7 +45,10 @@ __all__ = [
     "plot_style_cosines",
     "plot_style_mixing",
     "plot_style_pca",
+    "plot_sweep",
+    "plot_tokens",
     "plot_tuning",
+    "plot_turns",
     "read_stamp",
     "save_figure",
     "styled",
