@@ -72,8 +72,7 @@ class Scatter(anywidget.AnyWidget):
     def show(self, found: Components, layer: int, part: str) -> None:
         """Draw one layer's keys or values; a set's style has a colour and a marker."""
         points: Sequence[dict[str, Any]] = [
-            dict(set=str(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=str(p.text))
-            for p in found.points.itertuples()
+            dict(set=str(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=str(p.text)) for p in found.points.itertuples()
         ]
         titles = [f"PC {i} ({share:.0%} of the variance)" for i, share in enumerate(found.explained, 1)]
         with self.hold_sync():

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
 from ..activations import ActivationVectors
-from ..figures import save_figure
 from ..tasks.base import Task
 from ..vectors import KVVectors
 from .ablation import Ablation
 from .bench import Bench
 from .canvases import STYLE
 from .comparing import Comparison, compare_arms
+from .components import Components
 from .controls import Controls
 from .doses import find_dose, slot_norms
-from .keeping import Keep, draw_figure, existing_figure
+from .keeping import Keep, write_figure, write_vectors
 from .knobs import css
 from .markup import dose_html, note, status
 from .pairs import Geometry
 from .side_by_side import SideBySide
 from .snippet import write_code
-from .state import ExplorerState, refuse_existing
+from .state import ExplorerState
 from .sweeping import Sweep, run_sweep
 from .worker import Outcome, Worker
 
@@ -55,6 +56,7 @@ class Explorer:
         self.worker = Worker()
         self._norms: dict[Any, Any] = {}
         self._looked_at: set[str] = set()
+        self._numbers = count()  # no file takes the place of another
         self._controls = Controls(bench, lambda field, value: self._move({field: value}), self.load_vectors)
         self._side = SideBySide()
         self._ablation = Ablation(lambda field, value: self._move({field: value}), self.sweep, lambda: self.cancel("sweep"), self._move)
@@ -112,6 +114,11 @@ class Explorer:
     def swept(self) -> Sweep | None:
         """The last sweep, as far as it is done."""
         return self._ablation.sweep
+
+    @property
+    def components(self) -> Components | None:
+        """What the geometry tab shows."""
+        return self._geometry.found
 
     @property
     def code(self) -> str:
@@ -175,32 +182,24 @@ class Explorer:
 
         self.worker.submit("load", steps, self._fail_only(self._say), rank=1)
 
+    def look(self, layer: int | None = None, part: str | None = None) -> None:
+        """Draw the pairs of a layer's `"keys"` or `"values"`, by default the state's; what is missing is extracted."""
+        wanted = {"geometry_layer": layer, "geometry_part": part}
+        self.state = self.state.changed({name: value for name, value in wanted.items() if value is not None})
+        self._show()
+        self._look()
+
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
         """Write one of the explorer's figures with `kv.save_figure`."""
-
-        def write() -> str:
-            if not path.strip():
-                raise ValueError("The name of the figure is empty; give a path without a suffix.")
-            if (there := existing_figure(path)) and not overwrite:
-                raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
-            figure = draw_figure(which, self.state, self.comparison, self.swept, self._geometry.found)
-            save_figure(figure, path, model=self.model, seed=self.state.seed)
-            return f"Written: {path}.pdf, .svg, .png and .csv."
-
-        self._write("figure", write)
+        self._write(lambda: write_figure(which, path, overwrite, self.model, self.state, self.comparison, self.swept, self.components))
 
     def save_vectors(self, path: str, overwrite: bool = False) -> None:
         """Write the chosen vectors, mixed as they are, as safetensors with their card."""
-
-        def write() -> str:
-            refuse_existing(path, overwrite)
-            return f"Written: {self.bench.mix(self.state).save(path)}."
-
-        self._write("vectors", write)
+        self._write(lambda: write_vectors(path, overwrite, self.bench, self.state))
 
     def save_state(self, path: str, overwrite: bool = False) -> None:
         """Write the state as JSON."""
-        self._write("state", lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
+        self._write(lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
 
     def load_state(self, path: str) -> None:
         """Set every knob as a file of `save_state` says."""
@@ -211,7 +210,7 @@ class Explorer:
             self._become(state)
             return f"Restored: {path}."
 
-        self._write("state", read)
+        self._write(read)
 
     # --- in between -------------------------------------------------------------------------------------------
 
@@ -283,9 +282,9 @@ class Explorer:
     def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
         return lambda outcome, message: say(message) if outcome == "failed" else None
 
-    def _write(self, kind: str, write: Callable[[], str]) -> None:
+    def _write(self, write: Callable[[], str]) -> None:
         def steps(cancelled: threading.Event) -> Iterator[None]:
             self._keep.say(write())
             yield
 
-        self.worker.submit(kind, steps, self._fail_only(lambda message: self._keep.say(message, error=True)), rank=1)
+        self.worker.submit(f"write {next(self._numbers)}", steps, self._fail_only(lambda message: self._keep.say(message, error=True)), rank=1)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ipywidgets as w
 from matplotlib.figure import Figure
 
+from ..figures import save_figure
 from ..figures.explorer import plot_components, plot_sweep, plot_tokens
+from .bench import Bench
 from .canvases import Code
 from .comparing import Comparison
 from .components import Components
 from .knobs import css
 from .markup import note, status
-from .state import ExplorerState
+from .state import ExplorerState, refuse_existing
 from .sweeping import Sweep
+
+if TYPE_CHECKING:
+    from ..models import Model
 
 FIGURES = ("the texts, token by token", "the sweep", "the pairs")
 _STYLE = {"description_width": "110px"}
@@ -111,9 +117,40 @@ def draw_figure(which: str, state: ExplorerState, comparison: Comparison | None,
     return plot_components(found.table(), state.geometry_layer, state.geometry_part)
 
 
-def existing_figure(path: str) -> list[str]:
-    """The files that `save_figure` would overwrite."""
-    return [str(found) for suffix in (".pdf", ".svg", ".png", ".csv") if (found := Path(path + suffix)).exists()]
+def write_figure(
+    which: str,
+    path: str,
+    overwrite: bool,
+    model: Model,
+    state: ExplorerState,
+    comparison: Comparison | None,
+    sweep: Sweep | None,
+    found: Components | None,
+) -> str:
+    """Write one of the explorer's figures; says what was written.
+
+    Raises:
+        ValueError: nothing to draw yet, no name, or an existing file without `overwrite`.
+        OSError: the folder can't be written.
+    """
+    if not path.strip():
+        raise ValueError("The name of the figure is empty; give a path without a suffix.")
+    there = [path + suffix for suffix in (".pdf", ".svg", ".png", ".csv") if Path(path + suffix).exists()]
+    if there and not overwrite:
+        raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
+    save_figure(draw_figure(which, state, comparison, sweep, found), path, model=model, seed=state.seed)
+    return f"Written: {path}.pdf, .svg, .png and .csv."
+
+
+def write_vectors(path: str, overwrite: bool, bench: Bench, state: ExplorerState) -> str:
+    """Write the state's vectors with their card; says what was written.
+
+    Raises:
+        ValueError: an unknown set, no name, or an existing file without `overwrite`.
+        OSError: the folder can't be written.
+    """
+    refuse_existing(path, overwrite)
+    return f"Written: {bench.mix(state).save(path)}."
 
 
 def _path(label: str, value: Path, hint: str) -> w.Text:
