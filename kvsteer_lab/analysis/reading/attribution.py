@@ -1,0 +1,173 @@
+"""What comes of a steering in each head: its output's change, split exactly into what it reads, how it weighs, and what came through other tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...attention import Attention, Watching, query_heads
+from ...batching import in_batches
+from ...cache import slot_from_end
+from ...decoding import group_rows
+from ...heads import head_writes, output_projections
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...prompts import Prompt, as_list
+from ...scoring import logits_along
+from ..lens import check_steering
+from .logits import LastResiduals, logit_directions
+from .texts import Continuations, Followed, follow
+
+if TYPE_CHECKING:
+    from ...models import Model
+
+PARTS = ("value", "reweighting", "indirect")
+
+
+def attribute_heads(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    steering: CacheSteering,
+    continuations: Continuations = None,
+    *,
+    steps: int = 1,
+    controls: int = 0,
+    seed: int = 0,
+    chat: bool = True,
+    offset: str | int = "\n",
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """Split the change of every head's output, steered minus plain, into three parts that add up to it.
+
+    With a_j and a'_j the weights of a head with its plain query and keys, and with its plain query and the edited slot's key k_s + c_k S^K:
+
+        value        a'_s c_v S^V W_O                  what the head reads at the slot that wasn't there before
+        reweighting  sum over j of (a'_j - a_j) v_j W_O   what it reads more or less of, because the slot's key has changed
+        indirect     the rest: its query and the answer's own slots have changed, because lower layers or earlier tokens had read the edit
+
+    Both runs read the same text. Steer one single layer, and there is nothing indirect in it. The parts are vectors in the residual stream; the table holds two
+    views of each that add up: along the whole change, in units of the stream; and along the gradient, in the steered run, of the logit (less the
+    mean logit) of the token that is said next with respect to what leaves the last layer: its direct effect on that logit, to first order. Direct
+    means straight to the unembedding: what later layers make of it isn't counted, and neither are norms or factors behind the attention.
+
+    Args:
+        model: from `kv.load`.
+        prompts: as in `kv.generate`.
+        steering: what is added to the cache.
+        continuations: texts or token ids, one a prompt; `None`: what the steered model says, greedily.
+        steps: how many; step 0 is the offset token.
+        controls: random vectors of the same norms, each reading the same text as the steering; 0: none.
+        seed: of the random vectors.
+        chat, offset: as in `kv.generate`.
+        batch_size: rows read together; halved where memory runs out.
+
+    Returns:
+        A row an intervention (the steering, its controls), prompt, step, layer and query head: `control_of`, `kv_head`, `plain` and `steered` (attention to the
+        slot), `change` (the length of what the head writes differently) and its parts `value`, `reweighting`, `indirect`; `logit` and its parts
+        `logit_value`, `logit_reweighting`, `logit_indirect`.
+
+    Raises:
+        ValueError: a single prompt, no steps, a steering that adds nothing, or what `kv.generate` refuses; before anything is computed.
+        UnsteerableModelError: attention in code of its own, or heads that no plain projection takes.
+    """
+    given = as_list(prompts)
+    check_steering(model, steering, given)
+    output_projections(model.hf)
+    settings = dict(chat=chat, offset=offset, batch_size=batch_size)
+    own = follow(model, given, steering, continuations, steps, **settings)  # type: ignore[arg-type]
+    texts = [each.target for each in own]
+    tables = [_attribute(model, own, steering, batch_size)]
+    for control in random_controls(steering, controls, seed) if controls else []:
+        tables.append(_attribute(model, follow(model, given, control, texts, steps, **settings), control, batch_size))  # type: ignore[arg-type]
+    table = pd.concat([t.assign(control_of=None if i == 0 else steering.label) for i, t in enumerate(tables)], ignore_index=True)
+    first = ["intervention", "control_of", "prompt", "step", "layer", "head", "kv_head"]
+    return table[[*first, *(c for c in table.columns if c not in first)]]
+
+
+def _attribute(model: Model, rows: Sequence[Followed], steering: CacheSteering, batch_size: int) -> pd.DataFrame:
+    found: list[pd.DataFrame] = []
+    for group in group_rows(model, [each.row for each in rows]):
+        for _, part in in_batches(group, max(1, batch_size // 2), lambda batch: _compare(model, [rows[i] for i in batch], steering.slot)):
+            found.append(part)
+    table = pd.concat(found)
+    return table.sort_values(["prompt", "step", "layer", "head"], kind="stable")
+
+
+@dataclass
+class _Change:
+    """Of one layer in one forward pass: `[3 parts, prompts, heads, queries, head_dim]`, and the attention to the slot, plain and steered."""
+
+    layer: int
+    column: int
+    parts: Float[Tensor, "parts prompts heads queries head_dim"] = field(repr=False)
+    looks: Float[Tensor, "2 prompts heads queries"] = field(repr=False)
+
+
+@torch.no_grad()
+def _compare(model: Model, rows: Sequence[Followed], slot: int) -> pd.DataFrame:
+    from ...models import LOCK
+
+    width = max(len(each.row.cached) for each in rows)
+    tail = max(len(each.row.read) for each in rows)
+    slots = torch.tensor([width - slot_from_end(slot, len(each.row.cached), i) for i, each in enumerate(rows)])
+    pairs = [row for each in rows for row in (replace(each.row, deltas=()), each.row)]
+    targets = [each.target for each in rows for _ in range(2)]
+    changes: list[_Change] = []
+    with LOCK:
+        residuals = LastResiduals(model.hf)
+        with residuals, Watching(model.hf, width, lambda attention: changes.append(_split(attention, width, slots))):
+            for _ in logits_along(model, pairs, targets):
+                pass
+        table = []
+        for i, each in enumerate(rows):
+            origin = width + tail - len(each.row.read)
+            n = len(each.read)
+            hidden = residuals.stream[2 * i + 1, origin - width : origin - width + n]
+            said = [*each.read[1:], each.target[-1]]
+            directions = logit_directions(model.hf, hidden, said).cpu()
+            table += [_rows(model, each, i, change, origin, n, directions) for change in changes]
+    return pd.concat(table)
+
+
+def _split(attention: Attention, width: int, slots: Tensor) -> _Change:
+    """The parts of the change between rows in pairs, the plain one first."""
+    edge = max(0, attention.slot_of(width))
+    query, outputs = attention.query.clone(), attention.outputs
+    query[1::2] = query[0::2]
+    keys, values = attention.keys.clone(), attention.values.clone()
+    keys[0::2, :, :edge] = keys[1::2, :, :edge]  # the cached prompt differs by the edit alone
+    keys[1::2, :, edge:] = keys[0::2, :, edge:]
+    values[1::2, :, edge:] = values[0::2, :, edge:]
+    edited, _ = attention.attend(query, keys, values)  # plain rows: keys edited; steered rows: keys and values edited, all else plain
+    parts = torch.stack([edited[1::2] - edited[0::2], edited[0::2] - outputs[0::2], outputs[1::2] - edited[1::2]])
+    at = slots.to(attention.weights.device) + attention.slot_of(0)
+    index = at.clamp(min=0)[:, None, None, None].expand(-1, *attention.weights.shape[1:3], 1)
+    looks = torch.stack([attention.weights[side::2].gather(-1, index)[..., 0] * (at >= 0)[:, None, None] for side in (0, 1)])
+    return _Change(attention.layer, attention.column, parts.float().cpu(), looks.float().cpu())
+
+
+def _rows(model: Model, each: Followed, i: int, change: _Change, origin: int, n: int, directions: Float[Tensor, "steps hidden"]) -> pd.DataFrame:
+    """One row a head and query of this pass that belongs to the text."""
+    heads = query_heads(model.hf)
+    group = heads // model.n_kv_heads
+    at = [(q, change.column + q - origin) for q in range(change.parts.shape[3]) if 0 <= change.column + q - origin < n]
+    table = []
+    for head in range(heads if at else 0):
+        written = head_writes(model.hf, change.layer, head, change.parts[:, i, head, [q for q, _ in at]]).double()  # parts, queries, hidden
+        for number, (q, step) in enumerate(at):
+            own = written[:, number]
+            total = own.sum(0)
+            length = total.norm()
+            along = own @ (total / length) if length > 0 else own.new_zeros(3)
+            logit = own @ directions[step].double()
+            looks = (float(change.looks[0, i, head, q]), float(change.looks[1, i, head, q]))
+            where = (each.intervention, each.prompt, step, change.layer, head, head // group)
+            table.append((*where, *looks, float(length), *along.tolist(), float(logit.sum()), *logit.tolist()))
+    names = ["intervention", "prompt", "step", "layer", "head", "kv_head", "plain", "steered"]
+    return pd.DataFrame(table, columns=[*names, "change", *PARTS, "logit", *(f"logit_{part}" for part in PARTS)])

@@ -1,0 +1,82 @@
+"""What a steering's value vectors say: S^V W_O of each head, unembedded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...attention import query_heads
+from ...heads import head_writes
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...unembedding import check_unembedding, unembed
+
+if TYPE_CHECKING:
+    from ...models import Model
+
+
+def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, controls: int = 40, seed: int = 0) -> pd.DataFrame:
+    """The tokens that each head would say if c_v S^V W_O, what it reads at the slot per unit of attention, were all of the residual stream.
+
+    The model's own final norm takes the direction by itself: so its length doesn't matter, logits are in the units of a stream of normal size, and only
+    their order and their distance to random vectors' mean something. Layers in between are left out: it is what a head would say alone, not what comes of it.
+
+    Args:
+        model: from `kv.load`.
+        steering: its values, layers, heads and the sign of `cv` count.
+        top: tokens a head.
+        controls: random vectors of the same norm; 0: none.
+        seed: of the random vectors.
+
+    Returns:
+        A row a steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit` (less the mean over the vocabulary), and
+        `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of them (plus one) that reach the logit.
+
+    Raises:
+        ValueError: a steering without values in its layers and heads, or fewer than one token.
+        UnsteerableModelError: heads that no plain projection takes, or logits that aren't a function of the last layer's output.
+    """
+    if not isinstance(steering, CacheSteering):
+        raise ValueError(f"{type(steering).__name__} has no values to unembed; pass a kv.CacheSteering.")
+    steering.check(model)
+    if top < 1:
+        raise ValueError(f"top must be at least 1, not {top}.")
+    own = _values(steering)
+    if not own.any():
+        raise ValueError(f"{steering.label!r} adds nothing to values, so there is nothing to unembed; give it a cv and layers whose values differ.")
+    check_unembedding(model)
+    drawn = [_values(control) for control in random_controls(steering, controls, seed)] if controls else []
+    group = query_heads(model.hf) // model.n_kv_heads
+    rows = []
+    for layer in steering.scope:
+        for head in range(query_heads(model.hf)):
+            kv_head = head // group
+            if not own[layer, kv_head].any():
+                continue
+            written = head_writes(model.hf, layer, head, torch.stack([v[layer, kv_head] for v in (own, *drawn)]))
+            logits = _logits(model, written)
+            highest = logits[1:].amax(1).numpy()
+            for rank, token in enumerate(logits[0].topk(min(top, logits.shape[1])).indices.tolist()):
+                row = dict(layer=layer, head=head, kv_head=kv_head, norm=float(written[0].norm()), rank=rank, token=model.tokenizer.decode([token]))
+                row["logit"] = float(logits[0, token])
+                if len(highest):
+                    row |= dict(random_high=float(np.quantile(highest, 0.975)), p_random=float((1 + (highest >= row["logit"]).sum()) / (1 + len(highest))))
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _values(steering: CacheSteering) -> Float[Tensor, "layers kv_heads head_dim"]:
+    return steering.cv * steering.vectors.only(steering.scope, steering.heads).values
+
+
+def _logits(model: Model, written: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
+    from ...models import LOCK
+
+    with LOCK:
+        logits = unembed(model, written.to(model.device)[:, None])[:, 0].float().cpu()
+    return logits - logits.mean(1, keepdim=True)
