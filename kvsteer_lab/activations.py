@@ -51,10 +51,12 @@ class ActivationVectors:
 
     @property
     def n_layers(self) -> int:
+        """Decoder layers."""
         return self.residuals.shape[0]
 
     @property
     def hidden_size(self) -> int:
+        """Width of the residual stream."""
         return self.residuals.shape[1]
 
     # --- sizes ------------------------------------------------------------------------------------------------

@@ -150,6 +150,11 @@ class ContrastiveSet:
     def from_chats(cls, positive: Sequence[Chat], negative: Sequence[Chat], tokenizer: Any, *, recipe: Mapping[str, Any] | None = None) -> ContrastiveSet:
         """Pairs of chats, rendered with the tokenizer's template and the generation prompt.
 
+        Args:
+            positive, negative: the two sides, pair by pair; both end with the user's message.
+            tokenizer: the model's, with its chat template.
+            recipe: how they were made, for the vectors' card.
+
         Raises:
             ValueError: no chat template, a role it doesn't know, unequal or empty sides.
         """
@@ -159,7 +164,11 @@ class ContrastiveSet:
 
     @classmethod
     def from_texts(cls, positive: Sequence[str], negative: Sequence[str]) -> ContrastiveSet:
-        """Pairs of rendered texts, taken verbatim: write special tokens as your template would."""
+        """Pairs of rendered texts, taken verbatim: write special tokens as your template would.
+
+        Raises:
+            ValueError: two strings, unequal or empty sides, an empty text.
+        """
         if isinstance(positive, str) or isinstance(negative, str):
             raise ValueError("Pass two lists of texts, not two strings.")
         return cls(tuple(positive), tuple(negative), {"made": "from_texts"})
@@ -195,7 +204,11 @@ class ContrastiveSet:
     # --- looking ----------------------------------------------------------------------------------------------
 
     def show(self, index: int = 0) -> Html:
-        """One pair side by side: what differs is marked, and so is the token that is extracted."""
+        """One pair side by side: what differs is marked, and so is the token that is extracted.
+
+        Raises:
+            ValueError: no such pair.
+        """
         from .outputs import Html, pair_html
 
         if not 0 <= index < len(self):

@@ -57,6 +57,7 @@ class Model:
 
     @property
     def n_layers(self) -> int:
+        """Decoder layers."""
         return self.shape.n_layers
 
     @property
@@ -66,6 +67,7 @@ class Model:
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.shape.head_dim
 
     @property

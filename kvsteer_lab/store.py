@@ -61,6 +61,10 @@ class Run:
 
         A run that is there keeps its own chunks.
 
+        Args:
+            path: the folder.
+            identity, chunks, settings, provenance: as the attributes.
+
         Raises:
             ValueError: the folder holds another run, something else, or a damaged file of this run.
             OSError: the folder can't be written.

@@ -52,7 +52,13 @@ def stream(
 ) -> Iterator[str]:
     """Yield pieces of one text; joined they are the text that `kv.generate` gives. Leaving the loop stops the model.
 
-    Args and errors are those of `kv.generate`; errors are raised before the first piece.
+    Args:
+        model, chat, offset, generation, seed: as in `kv.generate`.
+        prompt: one prompt.
+        intervention: one of them; `None`: the baseline.
+
+    Raises:
+        ValueError: several prompts, or what `kv.generate` refuses; before the first piece.
     """
     given = as_list(prompt)
     if len(given) != 1:

@@ -51,14 +51,17 @@ class KVVectors:
 
     @property
     def n_layers(self) -> int:
+        """Layers, steered or not."""
         return self.keys.shape[0]
 
     @property
     def n_kv_heads(self) -> int:
+        """Heads as stored in the cache."""
         return self.keys.shape[1]
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.keys.shape[2]
 
     # --- arithmetic -------------------------------------------------------------------------------------------

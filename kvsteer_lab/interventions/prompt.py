@@ -17,7 +17,12 @@ STEP_BY_STEP = "Let's think step by step."
 
 @dataclass(frozen=True)
 class CoTPrompt(Intervention):
-    """Chain-of-thought prompting: an instruction after the user's last message (Kojima et al. 2022)."""
+    """Chain-of-thought prompting: an instruction after the user's last message (Kojima et al. 2022).
+
+    Args:
+        text: the instruction.
+        name: the label, if "CoT prompt" won't do.
+    """
 
     text: str = STEP_BY_STEP
     name: str | None = None
@@ -37,6 +42,13 @@ class ForcedPrefix(Intervention):
 
     The control to beat: if forcing a style's first token does all that steering does, steering may do no more than
     choose that token. The words follow the offset token; they count as part of the answer, not as generated.
+
+    Args:
+        text: the words.
+        name: the label, if the words themselves won't do.
+
+    Raises:
+        ValueError: no text; when it is used.
     """
 
     text: str
@@ -49,6 +61,12 @@ class ForcedPrefix(Intervention):
     @classmethod
     def of_style(cls, task: Task, tokenizer: Any, style: str, tokens: int = 1) -> ForcedPrefix:
         """The words that most of a task's replies in `style` begin with, cut after `tokens` tokens.
+
+        Args:
+            task: whose replies are looked at: up to 200 of its extraction split.
+            tokenizer: the model's.
+            style: the style.
+            tokens: how many tokens are forced.
 
         Raises:
             ValueError: fewer than one token, or no replies in that style.
@@ -67,7 +85,12 @@ class ForcedPrefix(Intervention):
 
 @dataclass(frozen=True)
 class CoTPrefix(Intervention):
-    """Chain-of-thought prompting as the paper does it: the assistant's first words, not the user's last (Belitsky et al. 2025)."""
+    """Chain-of-thought prompting as the paper does it: the assistant's first words, not the user's last (Belitsky et al. 2025).
+
+    Args:
+        text: the words; they count as part of the answer.
+        name: the label, if "CoT prefix" won't do.
+    """
 
     text: str = STEP_BY_STEP
     name: str | None = None

@@ -17,7 +17,12 @@ from .sources import Problem, Source, count_sources, iterate_sources, shown
 
 @dataclass(frozen=True)
 class Timing:
-    """A file of measured times, as the release's performance file: label -> run -> numbers."""
+    """A file of measured times, as the release's performance file.
+
+    Attributes:
+        file: its path below the root.
+        measured: label -> run -> numbers.
+    """
 
     file: str
     measured: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(repr=False)
@@ -25,7 +30,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Release:
-    """What was found: runs, timings, and problems, in the order of the files."""
+    """What was found: runs, timings, and problems, in the order of the files.
+
+    Attributes:
+        root: the name of the folder or archive.
+        runs: files with generations.
+        timings: files with measured times.
+        problems: what was skipped, or could not be read.
+    """
 
     root: str
     runs: tuple[Run, ...] = field(repr=False)

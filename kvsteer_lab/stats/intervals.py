@@ -24,7 +24,12 @@ class Estimate(NamedTuple):
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion.
+    """Wilson's score interval of a proportion, (low, high).
+
+    Args:
+        successes: how many.
+        n: of how many trials.
+        confidence: share of such intervals that hold the true proportion.
 
     Raises:
         ValueError: no trials, or more successes than trials.
@@ -107,6 +112,11 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any], confidence:
 
     error^2 = G / (G - 1) * sum over questions of (sum of the question's residuals)^2 / N^2, with G questions and N
     samples; the interval is Student's with G - 1 degrees of freedom. With one sample a question it is the ordinary one.
+
+    Args:
+        values: a number a sample.
+        clusters: the question of each sample.
+        confidence: share of such intervals that hold the true mean.
 
     Raises:
         ValueError: sequences of different length, empty ones, NaN, or a single question.
