@@ -23,13 +23,15 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
 
     Returns:
         `n`; the shares `accuracy`, `reasoned` (a reasoning style), `adopted` (the intended style; NaN without one), and their 95% Wilson intervals:
-        `low` and `high` of accuracy, `reasoned_low` and so on of the others; `tokens`, the mean length; `truncated` and `loops`, shares of replies.
+        `low` and `high` of accuracy, `reasoned_low` and so on of the others; `tokens`, the mean length; `truncated` and `loops`
+        (`kv.side_effects`), shares of replies; `repetition`, the mean share of repeated 4-grams, which sees loops without spaces, too.
     """
     whole = replies.forced + replies.text
     adopted = None if style is None else replies["style"] == style
     row: dict[str, Any] = dict(n=len(replies))
     row |= _share(replies.correct, "accuracy", "") | _share(replies.reasoned, "reasoned", "reasoned_") | _share(adopted, "adopted", "adopted_")
-    return row | dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean(), loops=whole.map(is_loop).mean())
+    row |= dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
+    return row | dict(loops=whole.map(is_loop).mean(), repetition=replies.repetition.mean())
 
 
 def style_of(steering: Steering) -> str | None:

@@ -99,8 +99,8 @@ def vary_extraction(
         band = _band(results, bands.get(dose, []), recipe["style"])
         for s in dict.fromkeys(shots):
             for p in dict.fromkeys(pairs):
-                own = [steered for (v, d), steered in methods.items() if (v.shots, v.pairs, d) == (s, p, dose)]
-                rows.append(dict(dose=dose, shots=s, pairs=p, vectors=len(own)) | _measure(results, own, recipe["style"]) | _cosines(own) | band)
+                same = [steered for (v, d), steered in methods.items() if (v.shots, v.pairs, d) == (s, p, dose)]
+                rows.append(dict(dose=dose, shots=s, pairs=p, vectors=len(same)) | _measure(results, same, recipe["style"]) | _cosines(same) | band)
     return pd.DataFrame(rows)
 
 

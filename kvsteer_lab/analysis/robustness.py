@@ -34,7 +34,7 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
     """
     tables = []
     for run in _runs(outcomes, objective, keep):
-        gains = [paired_bootstrap(row, np.zeros(run.n)) for row in run.steered]
+        gains = [paired_bootstrap(row, [0.0] * run.n) for row in run.steered]
         needed = keep * gains[run.star].value
         table = pd.DataFrame(dict(method=run.method, ratio=run.ratios, coefficient=run.coefficients, dose=run.doses, n=run.n))
         table["gain"], table["low"], table["high"] = ([getattr(g, name) for g in gains] for name in ("value", "low", "high"))
@@ -74,7 +74,7 @@ def robustness(outcomes: pd.DataFrame, objective: Objective = "correct", keep: f
     """
     rows = []
     for run in _runs(outcomes, objective, keep):
-        gain = paired_bootstrap(run.steered[run.star], np.zeros(run.n))
+        gain = paired_bootstrap(run.steered[run.star], [0.0] * run.n)
         row: dict[str, Any] = dict(method=run.method, coefficient=run.coefficients[run.star], dose=run.doses[run.star], n=run.n, points=len(run.ratios))
         row |= dict(gain=gain.value, gain_low=gain.low, gain_high=gain.high)
         if gain.low > 0:

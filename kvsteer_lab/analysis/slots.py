@@ -114,8 +114,8 @@ def offset_response(
     check_adds(steering)
     chosen = list(dict.fromkeys(offsets))
     real = [o for o in chosen if o is not None]
-    for o in real:
-        offset_token(model.tokenizer, o)
+    for known in real:
+        offset_token(model.tokenizer, known)
     pairs: dict[str | int, tuple[Intervention, Intervention]] = {o: (OtherOffset(o), Together(steering, OtherOffset(o))) for o in real}
     settings = dict(n=n, split=split, seed=seed, generation=generation, batch_size=batch_size, progress=progress)
     results = _finished(evaluate(model, task, [m for pair in pairs.values() for m in pair], **settings))  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def offset_response(
         plain, steered = (method.label for method in pairs[o])
         rows.append(dict(offset=repr(o), vector="baseline", **measure(results.of(plain), style), note=""))
         rows.append(dict(offset=repr(o), vector="steering", **measure(results.of(steered), style), **_tested(results, steered, plain), note=""))
-    table = _corrected(pd.DataFrame(rows))
+    table = _corrected(pd.DataFrame(rows)).astype({"n": "Int64"})
     return table[[c for c in table.columns if c != "note"] + ["note"]]
 
 
@@ -151,7 +151,7 @@ def _tested(results: Results, label: str, against: str) -> dict[str, float]:
 def _corrected(table: pd.DataFrame) -> pd.DataFrame:
     """With Holm's correction for all tests of the table."""
     table = table if "p" in table else table.assign(p=float("nan"))
-    place = table.columns.get_loc("p") + 1  # type: ignore[operator]
+    place = table.columns.get_loc("p") + 1
     table.insert(place, "p_holm", pd.Series(holm(table.p.dropna().tolist()), index=table.p.dropna().index, dtype=float))
     return table
 

@@ -46,9 +46,10 @@ def temperature_response(
 
     Returns:
         One row a temperature and vector: `temperature`, `vector` (`"baseline"`, `"steering"`, `"random"`), `n` (questions), `samples`; the shares `accuracy`,
-        `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`, `reasoned_low` and so on: clustered
-        by question and cut at 0 and 1, or, where all replies agree, Wilson's with each question counted once. Random vectors are one row: their mean and
-        the middle 95% of them. `tokens` is the mean length, `truncated` the share of replies cut at `max_new_tokens`.
+        `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`, `reasoned_low` and so on;
+        `tokens`, the mean length; `truncated`, the share of replies cut at `max_new_tokens`. Intervals are clustered by question and cut at 0 and 1; for one
+        reply a question, and where all replies agree, they are Wilson's, each question counted once. Random vectors are one row: their mean and
+        the middle 95% of them.
 
     Raises:
         ValueError: no temperatures, one that is negative, NaN or infinite, fewer than one sample, vectors that are zero, or what `kv.evaluate`
@@ -106,11 +107,13 @@ def _pool(replies: pd.DataFrame) -> dict[str, Any]:
 
 
 def _interval(hits: pd.Series, questions: pd.Series) -> tuple[float, float]:
-    """Clustered by question. Replies that all agree have no spread to estimate: then each question counts as one reply."""
+    """Clustered by question. Replies that all agree have no spread to estimate: then each question counts as one reply, as it does where there is one."""
     if hits.isna().any():
         return math.nan, math.nan
+    distinct = questions.nunique()
+    if distinct == len(hits):
+        return wilson(int(hits.sum()), distinct)
     if hits.nunique() == 1:
-        distinct = questions.nunique()
         return wilson(distinct if bool(hits.iloc[0]) else 0, distinct)
     found = clustered_mean(hits.astype(float).tolist(), questions.tolist())
     return max(0.0, found.low), min(1.0, found.high)
