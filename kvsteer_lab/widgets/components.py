@@ -13,8 +13,9 @@ from sklearn.decomposition import PCA
 from ..analysis.geometry import PARTS
 from ..contrast import ContrastiveSet
 from ..extraction import PairDifferences
+from ..tasks.base import Task
 
-_MOST_WORDS = 240
+_MOST = 240  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,22 @@ def find_components(differences: Mapping[str, PairDifferences], layer: int, part
     return Components(points, (float(first), float(second)))
 
 
-def pair_texts(own: PairDifferences, pairs: ContrastiveSet | None) -> list[str]:
-    """What each pair asks: the end of its prompt, or else the question's id, which for some tasks is its text."""
+def pair_texts(own: PairDifferences, pairs: ContrastiveSet | None, task: Task | None) -> list[str]:
+    """What each pair asks: the question's text where its task is at hand, or its id if that says something, or else the end that both prompts share."""
+    ids: Any = own.card.recipe.get("questions") or []
+    if len(ids) == len(own):
+        known = {q.id: q.text for q in task.questions("extraction")} if task is not None and not all(" " in str(i) for i in ids) else {}
+        texts = [known.get(i, str(i)) for i in ids]
+        if all(" " in text for text in texts):
+            return [text[:_MOST] for text in texts]
     if pairs is not None and len(pairs) == len(own):
         return [_ending(p, n) for p, n in zip(pairs.positive, pairs.negative, strict=True)]
-    ids: Any = own.card.recipe.get("questions") or []
-    return [str(i)[:_MOST_WORDS] for i in ids] if len(ids) == len(own) else [""] * len(own)
+    return [""] * len(own)
 
 
 def _ending(positive: str, negative: str) -> str:
     """The longest end that both prompts share, where the question is, its last part."""
     n = 0
-    while n < min(len(positive), len(negative), 4 * _MOST_WORDS) and positive[-1 - n] == negative[-1 - n]:
+    while n < min(len(positive), len(negative), 4 * _MOST) and positive[-1 - n] == negative[-1 - n]:
         n += 1
-    return positive[len(positive) - n :][-_MOST_WORDS:].strip()
+    return positive[len(positive) - n :][-_MOST:].strip()

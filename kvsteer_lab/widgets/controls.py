@@ -30,7 +30,7 @@ class Controls:
         model = bench.model
         splits = [(f"{split}{' (each look counts)' if split == 'test' else ''}", split) for split in ("dev", "extraction", "test")]
         layers, heads = range(model.n_layers), range(model.n_kv_heads)
-        arms = toggles("arms", ARMS, "Compare", (), "compare with", optional=False)
+        arms = toggles("arms", ARMS, "side by side", (), "compare with", optional=False)
         self.asking = [
             choice("task", "ask", [("my own text", None), *((f"a question of {name}", name) for name in bench.task_names)]),
             choice("split", "split", splits),
@@ -47,7 +47,7 @@ class Controls:
         self.where = [
             choice("part", "steer", PARTS),
             layer_range(model.n_layers),
-            toggles("layers", list(layers), "Layers", tuple(layers)[1:], "layer", optional=True),
+            toggles("layers", list(layers), "single layers", tuple(layers)[1:], "layer", optional=True),
             toggles("heads", list(heads), "KV heads", tuple(heads), "KV head", optional=True),
             number("slot", "slot", "which slot of the prompt; negative counts from its end"),
             words("offset", "offset token", "the token that is read from the steered cache", escaped=True),
@@ -68,7 +68,7 @@ class Controls:
             number("max_new_tokens", "new tokens", "at most so many"),
         ]
         self.arms = arms
-        self.path = w.Text(description="load", placeholder="file, folder or hub repository", style={"description_width": "92px"}, layout={"width": "100%"})
+        self.path = w.Text(description="load", placeholder="file, folder or hub repository", style={"description_width": "92px"}, layout={"width": "auto"})
         self.loading = w.Button(description="Load vectors", tooltip="add a set of vectors from a file, a folder or the hub")
         css(self.path, "load-path")
         css(self.loading, "load")
@@ -112,7 +112,7 @@ class Controls:
     def say_asked(self, text: str, looks: int) -> None:
         """Show the question that is asked, and how many test questions were looked at."""
         warned = note(f"{_TEST} Looked at so far: {looks}.") if looks else ""
-        self.asked.value = f'<p class="kv-note kv-question">{escape(text)}</p>{warned}'
+        self.asked.value = f'<p class="kv-note kv-asked">{escape(text)}</p>{warned}'
 
 
 class _Mixing:
@@ -120,7 +120,7 @@ class _Mixing:
 
     def __init__(self, bench: Bench, change: Set) -> None:
         self.bench, self._change = bench, change
-        self.choice = w.Dropdown(description="vectors", style={"description_width": "92px"}, layout={"width": "100%"})
+        self.choice = w.Dropdown(description="vectors", style={"description_width": "92px"}, layout={"width": "auto"})
         css(self.choice, "vectors")
         self.weights = w.VBox()
         self.weights.add_class("kv-mix")
@@ -137,7 +137,7 @@ class _Mixing:
             if set(names) != set(self._fields):
                 for name in names:
                     if name not in self._fields:
-                        field = w.FloatText(description=name, step=0.1, style={"description_width": "180px"}, layout={"width": "100%"})
+                        field = w.FloatText(description=name, step=0.1, style={"description_width": "180px"}, layout={"width": "auto"})
                         field.add_class("kv-weight")
                         field.observe(self._weighed, "value")
                         self._fields[name] = field

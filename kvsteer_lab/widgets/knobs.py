@@ -13,7 +13,7 @@ Set = Callable[[str, Any], None]
 """Is told the name of a field and the value that a control gives it."""
 
 _LABEL = {"description_width": "92px"}
-_WIDE = {"width": "100%"}
+_WIDE = {"width": "auto", "max_width": "480px"}
 
 
 class Knob:
@@ -158,7 +158,7 @@ def toggles(field: str, names: Sequence[Any], label: str, default: Sequence[Any]
 
 def layer_range(n_layers: int) -> Knob:
     """A slider with two handles over the layers."""
-    widget = w.IntRangeSlider(min=0, max=n_layers - 1, description="layers from, to", style=_LABEL, layout=_WIDE, tooltip="steer these layers and all between")
+    widget = w.IntRangeSlider(min=0, max=n_layers - 1, description="layers", style=_LABEL, layout=_WIDE, tooltip="steer these layers and all between")
     css(widget, "layer-range")
     default = tuple(range(1, n_layers))
 

@@ -50,11 +50,12 @@ def tokens_html(own: Compared) -> str:
     """A text with each token coloured by the change of its log-probability."""
     assert own.measured is not None
     forced = f'<span class="kv-forced" title="forced">{escape(own.generation.forced)}</span>' if own.generation.forced else ""
-    spans = []
+    spans: list[str] = []
     for piece, logprob, change in zip(own.measured.pieces, own.measured.logprobs, own.measured.change, strict=True):
         kind = "" if abs(change) < _NOTHING else " kv-up" if change > 0 else " kv-down"
         strength = round(70 * min(1.0, abs(change) / FULL))
-        said = escape(piece) if piece else '<span class="kv-end">⏹</span>'
+        end = own.generation.finish_reason == "eos" and len(spans) == len(own.measured.pieces) - 1
+        said = escape(piece) if not end else '<span class="kv-end">[end]</span>'
         title = f"{change:+.2f} nats; log p = {logprob:.2f}, unsteered {logprob - change:.2f}"
         spans.append(f'<span class="kv-token{kind}" style="--kv-strength:{strength}%" title="{title}">{said}</span>')
     return forced + "".join(spans)
@@ -135,7 +136,7 @@ def cell_html(sweep: Sweep, cell: Cell, texts: Sequence[Text]) -> str:
         rows += f"<tr><td>{escape(asked)}</td><td>{said[0]}</td><td>{said[1]}</td></tr>"
     table = f'<table class="kv-table"><tr><th>prompt</th><th>steered</th><th>baseline</th></tr>{rows}</table>'
     waiting = "" if texts else note("This cell isn't done yet.")
-    return f'<div class="kv-cell-texts"><p><b>{escape(setting)}</b></p>{waiting}{table if texts else ""}</div>'
+    return f'<div class="kv-cell-body"><p><b>{escape(setting)}</b></p>{waiting}{table if texts else ""}</div>'
 
 
 def _numbers(numbers: Iterable[int]) -> str:

@@ -31,7 +31,14 @@ class Geometry:
     """
 
     def __init__(self, bench: Bench, change: Set) -> None:
-        slider = w.IntSlider(min=0, max=bench.model.n_layers - 1, description="layer", style=_STYLE, layout={"width": "100%"}, tooltip="which layer's pairs")
+        slider = w.IntSlider(
+            min=0,
+            max=bench.model.n_layers - 1,
+            description="layer",
+            style=_STYLE,
+            layout={"width": "auto", "max_width": "480px"},
+            tooltip="which layer's pairs",
+        )
         self.knobs = [simple("geometry_layer", slider), choice("geometry_part", "part", ("values", "keys"))]
         for knob in self.knobs:
             knob.bind(change)
@@ -60,7 +67,8 @@ class Geometry:
                 self.said.value = status(f"Reading the pairs of {name!r}: {done} of {len(bench.pairs[name])}.")
                 yield
         for name, own in bench.differences.items():
-            self._texts.setdefault(name, pair_texts(own, bench.pairs.get(name)))
+            if name not in self._texts:
+                self._texts[name] = pair_texts(own, bench.pairs.get(name), bench.tasks.get(own.card.recipe.get("task", "")))
         self.scatter.clear()
         self.found = find_components(bench.differences, state.geometry_layer, state.geometry_part, self._texts)
         self.scatter.show(self.found, state.geometry_layer, state.geometry_part)

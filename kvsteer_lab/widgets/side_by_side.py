@@ -36,7 +36,7 @@ class SideBySide:
             view.add_class(f"kv-arm-{arm.replace(' ', '-')}")
             self._views[arm] = view
         arms = w.Box(list(self._views.values()))
-        arms.add_class("kv-arms")
+        arms.add_class("kv-arm-grid")
         self.next_tokens, self.attention = w.HTML(), w.HTML()
         css(self.next_tokens, "next-tokens")
         css(self.attention, "attention")

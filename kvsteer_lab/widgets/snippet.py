@@ -24,37 +24,49 @@ def write_code(bench: Bench, state: ExplorerState) -> str:
     Raises:
         ValueError: an unknown set of vectors.
     """
-    tasks = _Tasks(bench)
-    prompt = _prompt(tasks, state)
+    code = _Code(bench)
+    prompt = _prompt(code, state)
     made: list[str] = []
     if {"cache steering", "random control"} & set(state.arms):
-        made += [*_vectors(bench, tasks, state), f"steering = {_steering(state)}"]
+        made += [*_vectors(code, state), f"steering = {_steering(state)}"]
     if "activation steering" in state.arms:
-        made += _activations(bench, tasks, state)
+        made += _activations(code, state)
     listed = [f"    {_METHODS[arm](state)}," for arm in state.arms]
     call = [f"generation={generation_settings(state)!r}"]
     call += [f"offset={state.offset!r}"] if state.offset != "\n" else []
     call += [f"seed={state.seed}"] if state.seed else []
     last = [f"texts = kv.generate(model, [prompt], interventions, {', '.join(call)})", "texts"]
-    return "\n".join(["import kvsteer_lab as kv", "", _model(bench), *tasks.lines, *made, *prompt, "interventions = [", *listed, "]", *last]) + "\n"
+    return "\n".join(["import kvsteer_lab as kv", "", _model(bench), *code.lines, *made, *prompt, "interventions = [", *listed, "]", *last]) + "\n"
 
 
-class _Tasks:
-    """The tasks that the code needs, each under a name of its own."""
+class _Code:
+    """Lines that make what later lines need, each thing once under a name of its own."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.names: dict[str, str] = {}
         self.lines: list[str] = []
 
-    def name(self, task: str) -> str:
-        if task not in self.names:
-            own = self.bench.tasks.get(task)
-            ours = task in NAMES and (own is None or type(own).__module__.startswith(f"{__package__.partition('.')[0]}.tasks"))
-            self.names[task] = "task" if not self.names else f"task_{len(self.names) + 1}"
-            source = f"kv.tasks.get({task!r})" if ours else f"explorer.tasks[{task!r}]"
-            self.lines.append(f"{self.names[task]} = {source}")
-        return self.names[task]
+    def name(self, kind: str, source: str) -> str:
+        """The name of what `source` makes: `pairs`, then `pairs_2` and so on."""
+        if source not in self.names:
+            others = sum(name.partition("_")[0] == kind for name in self.names.values())
+            self.names[source] = kind if not others else f"{kind}_{others + 1}"
+            self.lines.append(f"{self.names[source]} = {source}")
+        return self.names[source]
+
+    def task(self, task: str) -> str:
+        own = self.bench.tasks.get(task)
+        ours = task in NAMES and (own is None or type(own).__module__.startswith(f"{__package__.partition('.')[0]}.tasks"))
+        return self.name("task", f"kv.tasks.get({task!r})" if ours else f"explorer.tasks[{task!r}]")
+
+    def pairs(self, recipe: Mapping[str, Any], n: int) -> str | None:
+        """Pairs that can be made again, if their recipe tells all of it."""
+        if set(recipe) != _RECIPE or recipe["task"] not in NAMES or len(recipe["questions"]) != n:
+            return None
+        made = dict(style=recipe["style"], against=recipe["against"], n=n, shots=recipe["shots"], select=recipe["select"], seed=recipe["seed"])
+        arguments = ", ".join(f"{key}={value!r}" for key, value in made.items() if _DEFAULTS.get(key) != value)
+        return self.name("pairs", f"kv.ContrastiveSet.few_shot({self.task(recipe['task'])}, model.tokenizer, {arguments})")
 
 
 def _model(bench: Bench) -> str:
@@ -64,16 +76,16 @@ def _model(bench: Bench) -> str:
     return f"model = explorer.model  # {bench.model.name}, {dtype}"
 
 
-def _prompt(tasks: _Tasks, state: ExplorerState) -> list[str]:
+def _prompt(code: _Code, state: ExplorerState) -> list[str]:
     if state.task is None:
         return [f"prompt = {state.prompt!r}"]
-    name = tasks.name(state.task)
+    name = code.task(state.task)
     return [f"question = {name}.questions({state.split!r}, {state.question + 1})[{state.question}]", f"prompt = {name}.chat(question)"]
 
 
-def _vectors(bench: Bench, tasks: _Tasks, state: ExplorerState) -> list[str]:
+def _vectors(code: _Code, state: ExplorerState) -> list[str]:
     weights = {name: weight for name, weight in state.mix.items() if weight}
-    made = {name: _made(bench, tasks, name) for name in weights}
+    made = {name: _made(code, name) for name in weights}
     if len(made) == 1:
         ((name, weight),) = weights.items()
         return [f"vectors = {'' if weight == 1 else f'{weight!r} * '}{made[name]}"]
@@ -82,28 +94,19 @@ def _vectors(bench: Bench, tasks: _Tasks, state: ExplorerState) -> list[str]:
     return ["sets = {", *lines, "}", f"vectors = {' + '.join(terms)}"]
 
 
-def _made(bench: Bench, tasks: _Tasks, name: str) -> str:
+def _made(code: _Code, name: str) -> str:
     """How a set of vectors can be had again."""
+    bench = code.bench
     if name not in bench.vectors:
         raise ValueError(f"There are no vectors called {name!r} here, only {', '.join(map(repr, bench.vectors))}; load them first, or choose others.")
     if name in bench.sources:
         return f"kv.KVVectors.load({bench.sources[name]!r})"
     card = bench.vectors[name].card
     same = card.fingerprint == bench.model.fingerprint and card.dtype == str(bench.model.dtype) and not card.history
-    pairs = _pairs(tasks, card.recipe, card.n_pairs) if same else None
+    pairs = code.pairs(card.recipe, card.n_pairs) if same else None
     if pairs is None:
         return f"explorer.vectors[{name!r}]"
-    keys = card.keys
-    return f"kv.extract(model, {pairs}{'' if keys == 'post_rope' else f', keys={keys!r}'}, progress=False)"
-
-
-def _pairs(tasks: _Tasks, recipe: Mapping[str, Any], n: int) -> str | None:
-    """How pairs can be made again, if their recipe tells all of it."""
-    if set(recipe) != _RECIPE or recipe["task"] not in NAMES or len(recipe["questions"]) != n:
-        return None
-    made = dict(style=recipe["style"], against=recipe["against"], n=n, shots=recipe["shots"], select=recipe["select"], seed=recipe["seed"])
-    arguments = ", ".join(f"{key}={value!r}" for key, value in made.items() if _DEFAULTS.get(key) != value)
-    return f"kv.ContrastiveSet.few_shot({tasks.name(recipe['task'])}, model.tokenizer, {arguments})"
+    return f"kv.extract(model, {pairs}{'' if card.keys == 'post_rope' else f', keys={card.keys!r}'}, progress=False)"
 
 
 def _steering(state: ExplorerState) -> str:
@@ -115,10 +118,11 @@ def _steering(state: ExplorerState) -> str:
     return f"kv.CacheSteering({', '.join(parts)}, name='cache steering')"
 
 
-def _activations(bench: Bench, tasks: _Tasks, state: ExplorerState) -> list[str]:
+def _activations(code: _Code, state: ExplorerState) -> list[str]:
+    bench = code.bench
     name, weight = next((name, weight) for name, weight in state.mix.items() if weight)
     ours = name in bench.pairs and (name in bench.extracted or name not in bench.activations)
-    pairs = _pairs(tasks, bench.pairs[name].recipe, len(bench.pairs[name])) if ours else None
+    pairs = code.pairs(bench.pairs[name].recipe, len(bench.pairs[name])) if ours else None
     made = f"kv.extract_activations(model, {pairs}, progress=False)" if pairs else f"explorer.activations[{name!r}]"
     settings = f"layer={state.activation_layer}, coefficient={weight * state.activation_coefficient!r}, every_token={state.every_token}"
     return [f"residuals = {made}", f"activation = kv.ActivationSteering(residuals, {settings}, name='activation steering')"]
