@@ -39,6 +39,7 @@ class Attention:
         keys, values: `[rows, kv_heads, slots, head_dim]`, as they are in the cache; a sliding-window layer holds its last slots only.
         weights: `[rows, heads, time, slots]`; they sum to 1, or to less where the model has attention sinks.
         outputs: `[rows, heads, time, head_dim]`, what each head hands to the output projection.
+        readable: `[rows, heads or 1, time, slots]`, which slots a query may read: none of its future, of padding, outside of its window, or hidden.
         column: the batch's column (padding counted) that the first query is in.
     """
 
@@ -48,6 +49,7 @@ class Attention:
     values: Float[Tensor, "rows kv_heads slots head_dim"]
     weights: Float[Tensor, "rows heads time slots"]
     outputs: Float[Tensor, "rows heads time head_dim"]
+    readable: Bool[Tensor, "rows some time slots"]
     column: int
     _again: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -253,8 +255,9 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attent
         return outputs.transpose(1, 2), weights
 
     outputs, weights = again(query, key, value)
+    readable = attention_mask > torch.finfo(attention_mask.dtype).min / 2
     for (handle, layer), column in zip(active, columns, strict=True):
-        handle.see(Attention(layer, query, key, value, weights, outputs, column, again))
+        handle.see(Attention(layer, query, key, value, weights, outputs, readable, column, again))
     return outputs.transpose(1, 2).contiguous(), weights
 
 

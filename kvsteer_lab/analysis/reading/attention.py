@@ -52,7 +52,7 @@ def attention_to_slot(
 
     Returns:
         A row an intervention, prompt, step, layer and query head: `control_of` (for a control, what it controls), `kv_head`, `token` (what is read at
-        that step), `attention`, `other` (the mean weight on the prompt's other slots, as far as the layer holds them) and `share`, the share of the
+        that step), `attention`, `other` (the mean weight on the prompt's other slots, as far as the token can read them) and `share`, the share of the
         prompt's slots that get as much as this one or more: 1 / slots where none gets more. Texts that end earlier have fewer steps.
 
     Raises:
@@ -60,9 +60,7 @@ def attention_to_slot(
         UnsteerableModelError: a model that computes attention in code of its own.
     """
     query_heads(model.hf)
-    rows = follow(model, prompts, interventions, continuations, steps, chat=chat, offset=offset, batch_size=batch_size)
-    for number, each in enumerate(rows):
-        slot_from_end(slot, len(each.row.cached), number)
+    rows = follow(model, prompts, interventions, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
     tables: list[pd.DataFrame] = []
     for group in group_rows(model, [each.row for each in rows]):
         for _, found in in_batches(group, batch_size, lambda batch: _look(model, [rows[i] for i in batch], steps, slot)):
@@ -89,8 +87,11 @@ def _look(model: Model, rows: Sequence[Followed], steps: int, slot: int) -> list
             first = width - len(each.row.cached)
             at = first + len(each.row.cached) - slot_from_end(slot, len(each.row.cached), i) + begin
             queries = [q for q in range(attention.query.shape[2]) if 0 <= attention.column + q - origin[i] < min(steps, len(each.read))]
-            held = attention.weights[i, :, queries, max(0, first + begin) : width + begin].float().cpu().numpy()  # heads, queries, slots
-            found[i] += [(attention.layer, attention.column + q - origin[i], _measure(held[:, n], at - max(0, first + begin))) for n, q in enumerate(queries)]
+            of_prompt = slice(max(0, first + begin), max(0, width + begin))
+            for q in queries:
+                weights = attention.weights[i, :, q, of_prompt].float().cpu().numpy()
+                readable = attention.readable[i, :, q, of_prompt].any(0).cpu().numpy()
+                found[i].append((attention.layer, attention.column + q - origin[i], _measure(weights, readable, at - of_prompt.start)))
 
     with LOCK, Watching(model.hf, width, look):
         for _ in logits_along(model, [each.row for each in rows], [each.target for each in rows]):
@@ -98,14 +99,15 @@ def _look(model: Model, rows: Sequence[Followed], steps: int, slot: int) -> list
     return [_table(model, each, found[i]) for i, each in enumerate(rows)]
 
 
-def _measure(weights: np.ndarray, at: int) -> np.ndarray:
+def _measure(weights: np.ndarray, readable: np.ndarray, at: int) -> np.ndarray:
     """Of each head, `[heads, 3]`: the weight on the slot, the mean on the prompt's others, the share of slots that get as much or more."""
-    if at < 0 or not weights.shape[1]:
-        return np.stack([np.zeros(len(weights)), np.full(len(weights), np.nan), np.full(len(weights), np.nan)], -1)
+    missing = np.full(len(weights), np.nan)
+    if at < 0 or not readable.any():  # the window has moved past it
+        return np.stack([np.zeros(len(weights)), missing, missing], -1)
     own = weights[:, at]
-    rest = np.delete(weights, at, 1)
-    other = rest.mean(1) if rest.shape[1] else np.full(len(own), np.nan)
-    return np.stack([own, other, (weights >= own[:, None]).mean(1)], -1)
+    rest = weights[:, readable & (np.arange(len(readable)) != at)]
+    other = rest.mean(1) if rest.shape[1] else missing
+    return np.stack([own, other, (weights[:, readable] >= own[:, None]).mean(1)], -1)
 
 
 def _table(model: Model, each: Followed, found: Sequence[tuple[int, int, np.ndarray]]) -> pd.DataFrame:

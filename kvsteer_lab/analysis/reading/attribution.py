@@ -80,11 +80,11 @@ def attribute_heads(
     check_steering(model, steering, given)
     output_projections(model.hf)
     settings = dict(chat=chat, offset=offset, batch_size=batch_size)
-    own = follow(model, given, steering, continuations, steps, **settings)  # type: ignore[arg-type]
+    own = follow(model, given, steering, continuations, steps, steering.slot, **settings)  # type: ignore[arg-type]
     texts = [each.target for each in own]
     tables = [_attribute(model, own, steering, batch_size)]
     for control in random_controls(steering, controls, seed) if controls else []:
-        tables.append(_attribute(model, follow(model, given, control, texts, steps, **settings), control, batch_size))  # type: ignore[arg-type]
+        tables.append(_attribute(model, follow(model, given, control, texts, steps, steering.slot, **settings), control, batch_size))  # type: ignore[arg-type]
     table = pd.concat([t.assign(control_of=None if i == 0 else steering.label) for i, t in enumerate(tables)], ignore_index=True)
     first = ["intervention", "control_of", "prompt", "step", "layer", "head", "kv_head"]
     return table[[*first, *(c for c in table.columns if c not in first)]]

@@ -48,7 +48,7 @@ def half_life(
     continuations: Continuations = None,
     *,
     steps: int = 12,
-    others: int = 20,
+    others: int | None = None,
     slot: int = -1,
     seed: int = 0,
     chat: bool = True,
@@ -71,7 +71,7 @@ def half_life(
     """
     curves, totals = [], []
     for method in check_interventions(model, interventions):
-        whole = follow(model, prompts, method, continuations, steps, chat=chat, offset=offset, batch_size=batch_size)
+        whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
         if len(whole) < 2:
             raise ValueError("An interval needs at least two prompts, not one; pass more of them.")
         shortest = min(len(each.row.cached) for each in whole)

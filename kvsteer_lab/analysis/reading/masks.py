@@ -28,7 +28,7 @@ class KnockOut:
     step: int | None = None
 
 
-def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int, shortest: int, seed: int) -> list[KnockOut]:
+def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int | None, shortest: int, seed: int) -> list[KnockOut]:
     """Every way's knock-outs. Of one-layer models "all but one layer" hides nothing, and there is none.
 
     Args:
@@ -36,7 +36,7 @@ def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], sl
         ways: of `WAYS`.
         steps: for `"from step"` and `"only at step"`.
         slot: what is hidden; negative counts from the prompt's end.
-        others: how many other slots for `"other slot"`, each hidden from everything.
+        others: how many other slots for `"other slot"`, each hidden from everything; `None`: 20, or as many as there are.
         shortest: length of the shortest prompt, in which all of these must be.
         seed: of the choice of other slots.
 
@@ -50,6 +50,7 @@ def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], sl
         raise ValueError(f"{f'There is no way {unknown[0]!r} of hiding a slot' if unknown else 'ways is empty'}; choose from {', '.join(WAYS)}.")
     if any(way.endswith("step") for way in chosen) and (not steps or min(steps) < 0):
         raise ValueError(f"steps must be one or more steps, 0 or above, not {tuple(steps)}; step 0 is the offset token.")
+    others = min(20, shortest - 1) if others is None else others
     if "other slot" in chosen and not 1 <= others < shortest:
         raise ValueError(f"The shortest prompt has {shortest - 1} slots beside the hidden one, so {others} others can't be drawn; choose 1 to {shortest - 1}.")
     heads = query_heads(model.hf)

@@ -35,7 +35,7 @@ def nats_of_reading(
     *,
     steps: int = 16,
     from_steps: Sequence[int] = DEFAULT_STEPS,
-    others: int = 20,
+    others: int | None = None,
     slot: int = -1,
     seed: int = 0,
     chat: bool = True,
@@ -56,7 +56,7 @@ def nats_of_reading(
         continuations: texts or token ids, one a prompt; `None`: what the model says under `intervention` with the slot read, greedily.
         steps: how many distributions along the text are compared, beginning with that of the first new token.
         from_steps: the steps of `"from step"` and `"only at step"`.
-        others: how many slots `"other slot"` draws.
+        others: how many slots `"other slot"` draws; `None`: 20, or all where the shortest prompt has fewer.
         slot: which slot is hidden; negative counts from the prompt's end.
         seed: of the draw.
         chat, offset: as in `kv.generate`.
@@ -71,7 +71,7 @@ def nats_of_reading(
         UnsteerableModelError: a model that computes attention in code of its own.
     """
     method = check_intervention(model, intervention)
-    whole = follow(model, prompts, method, continuations, steps, chat=chat, offset=offset, batch_size=batch_size)
+    whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
     outs = knock_outs(model, ways, from_steps, slot, others, min(len(each.row.cached) for each in whole), seed)
     moved = divergences(model, whole, outs, batch_size)
     rows = [

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ...cache import slot_from_end
 from ...decoding import Row, check_context
 from ...generation import check_interventions, generate
 from ...interventions.base import Intervention
@@ -46,6 +47,7 @@ def follow(
     interventions: Intervention | Sequence[Intervention] | None,
     continuations: Continuations,
     steps: int,
+    slot: int,
     *,
     chat: bool,
     offset: str | int,
@@ -54,19 +56,21 @@ def follow(
     """Each prompt under each intervention, with `steps` tokens of the given continuation, or of what the intervention itself says there (greedily).
 
     Raises:
-        ValueError: no prompts or steps, an empty continuation, or what `kv.generate` refuses.
+        ValueError: no prompts or steps, an empty continuation, a slot that a prompt hasn't got, or what `kv.generate` refuses.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}: step 0 is the offset token, the first that reads the slot.")
     given = as_list(prompts)
     methods = check_interventions(model, interventions)
     rows = {method.label: rows_under(model, method, given, chat=chat, offset=offset) for method in methods}
+    for each in rows.values():
+        check_context(model, each, steps)
+        for number, row in enumerate(each):
+            slot_from_end(slot, len(row.cached), number)
     if continuations is not None:
         targets = match_continuations(model, given, continuations)[1]
         texts = {label: [target[:steps] for target in targets] for label in rows}
     else:
         said = generate(model, given, methods, chat=chat, offset=offset, generation={"max_new_tokens": steps}, batch_size=batch_size)
         texts = {label: [row.token_ids for row in said.of(label)] for label in rows}
-    for each in rows.values():
-        check_context(model, each, steps)
     return [Followed(prompt, label, rows[label][prompt], texts[label][prompt]) for label in rows for prompt in range(len(given))]
