@@ -15,6 +15,7 @@ import kvsteer_lab  # noqa: E402
 project, release, version = "kvsteer_lab", kvsteer_lab.__version__, kvsteer_lab.__version__
 project_copyright = "the authors of kvsteer_lab"
 root_doc = "docs/index"
+smartquotes = False  # "direct" is a value as often as a word
 
 # --- what is read ---------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ def elicit(
     Args:
         model, prompts, interventions, chat, offset: as they were given to `kv.generate`.
         texts: what it returned.
-        closing: the closing words, "\\nSo the correct choice is" say.
+        closing: the closing words, `"\\nSo the correct choice is"` say.
         letters: per prompt, the letters of its choices.
         steered: `False` reads prompt, reply and closing words without any edit, as the paper's own code does; the same tokens, offset included.
         max_new_tokens: how far the closing words are continued.

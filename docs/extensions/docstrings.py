@@ -16,17 +16,18 @@ from sphinx.util.inspect import stringify_signature
 import kvsteer_lab
 
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
-_CLASS = re.compile(r"(?<![\w.])[A-Z]\w*")
+CLASS = re.compile(r"(?<![\w.])[A-Z]\w*")
 
 
 class Code(SphinxRole):
     """What stands in single backticks is code, and a link if it names something of the library."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        literal = nodes.literal(self.rawtext, self.text, classes=["py", "py-obj"])
-        if not _NAME.fullmatch(self.text):
+        text = self.rawtext[self.rawtext.index("`") + 1 : -1]  # with its backslashes
+        literal = nodes.literal(self.rawtext, text, classes=["py", "py-obj"])
+        if not _NAME.fullmatch(text):
             return [literal], []
-        target = self.text.removesuffix("()")
+        target = text.removesuffix("()")
         first, _, rest = target.partition(".")
         if first == "kv":
             target = f"kvsteer_lab.{rest}"
@@ -67,7 +68,7 @@ def _linked(annotation: Any, thing: Any) -> Any:
             return match[0]
         return f"~{named.__module__}.{named.__qualname__}"
 
-    return _CLASS.sub(full, annotation) if isinstance(annotation, str) else annotation
+    return CLASS.sub(full, annotation) if isinstance(annotation, str) else annotation
 
 
 class _Written(str):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -24,7 +25,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import kvsteer_lab
 
-from .docstrings import plain
+from .docstrings import CLASS, plain
 
 PAGES = Path(__file__).resolve().parent.parent / "reference"
 _LISTED = re.compile(r"^\.\. public(?:-module)?::((?:\n? +\w+)+)", re.MULTILINE)
@@ -53,7 +54,34 @@ def described(module: str, names: list[str]) -> str:
     table = [".. list-table::", "   :class: names", "   :widths: auto", ""]
     for name, text in texts.items():
         table += [f"   * - :py:obj:`~{module}.{name}`", f"     - {plain(first_sentence(text))}"]
-    return "\n\n".join(["\n".join(table), *(_described(f"{module}.{name}", getattr(home, name), text) for name, text in texts.items())])
+    own = [_described(f"{module}.{name}", getattr(home, name), text) for name, text in texts.items()]
+    theirs = [f".. autoclass:: {c.__module__}.{c.__qualname__}" for name in names for c in returned().get(f"{module}.{name}", [])]
+    return "\n\n".join(["\n".join(table), *own, *([".. rubric:: What they return", *theirs] if theirs else [])])
+
+
+@functools.cache
+def returned() -> dict[str, list[type]]:
+    """Classes that public functions and methods return and that have no public name: by the name that is the first to return them."""
+    modules = [kvsteer_lab, *(home for name in kvsteer_lab.__all__ if inspect.ismodule(home := getattr(kvsteer_lab, name)))]
+    public = {f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__}
+    known = {thing for thing in public.values() if inspect.isclass(thing)}
+    found: dict[str, list[type]] = {}
+    for name, thing in public.items():
+        for function in _functions(thing):
+            for word in CLASS.findall(str(function.__annotations__.get("return", ""))):
+                named = vars(sys.modules[function.__module__]).get(word)
+                if inspect.isclass(named) and named.__module__.startswith("kvsteer_lab") and named not in known:
+                    known.add(named)
+                    found.setdefault(name, []).append(named)
+    return found
+
+
+def _functions(thing: Any) -> list[Any]:
+    if not inspect.isclass(thing):
+        return [thing] if inspect.isfunction(thing) else []
+    inner = [value for name, value in vars(thing).items() if not name.startswith("_")]
+    inner = [getattr(value, "fget", None) or getattr(value, "__func__", value) for value in inner]  # properties, class methods
+    return [value for value in inner if inspect.isfunction(value)]
 
 
 def first_sentence(text: str) -> str:

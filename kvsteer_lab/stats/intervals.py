@@ -18,9 +18,13 @@ class Estimate(NamedTuple):
     """A number, its confidence interval and its standard error."""
 
     value: float
+    """The number."""
     low: float
+    """The lower end."""
     high: float
+    """The upper end."""
     error: float
+    """The standard error."""
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
