@@ -81,7 +81,11 @@ def robustness_outcomes(
     star = coefficient_of(steering)
     if star == 0:
         raise ValueError(f"The coefficient of {steering.label!r} is 0, so there is nothing to scale; choose one with kv.tune or best_coefficient first.")
-    check_disjoint(tuned_on, [q.id for q in task.questions(split, n, seed)])
+    asked = task.questions(split, n, seed)
+    check_disjoint(tuned_on, [q.id for q in asked])
+    unit = unit_dose(model, steering, [task.chat(q) for q in asked])
+    if unit == 0:
+        raise ValueError(f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers and heads.")
     ratios = np.geomspace(1 / span, span, points)
     ratios[points // 2] = 1.0
     steered = [scaled(steering, star * float(r), f"{r:.4g} c*") for r in ratios]
@@ -90,7 +94,6 @@ def robustness_outcomes(
     results = evaluate(model, task, [*steered, *chain(*drawn)], **settings)  # type: ignore[arg-type]
     if not results.complete:
         raise KeyboardInterrupt("the run was interrupted")
-    unit = unit_dose(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
     cells = {"baseline": (math.nan, math.nan, "baseline")}
     for ratio, own, others in zip(ratios, steered, drawn, strict=True):
         cells |= {own.label: (float(ratio), coefficient_of(own), "steering")}

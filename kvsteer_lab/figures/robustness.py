@@ -74,7 +74,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 
 
 def _draw_gains(axis: Axes, own: pd.DataFrame, color: str) -> None:
-    if "random" in own:
+    if "random" in own and own["random"].notna().all():
         axis.fill_between(own.ratio, own.random_low, own.random_high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
         axis.plot(own.ratio, own.random, ":", color=COLORS["random"], label="random vectors, mean")
     if own.kept.notna().all():
@@ -90,13 +90,14 @@ def _draw_gains(axis: Axes, own: pd.DataFrame, color: str) -> None:
     ticks = [r for r in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if own.ratio.min() * 0.99 <= r <= own.ratio.max() * 1.01]
     axis.set_xticks(ticks, [f"{t:g}" if t >= 1 else f"1/{1 / t:g}" for t in ticks])
     axis.minorticks_off()
-    axis.set_ylim(min(-0.08, own.low.min() - 0.05, *(own.random_low - 0.05 if "random" in own else [0])), max(1.04, own.high.max() + 0.04))
+    lowest = own[["low", "random_low"]].min().min() if "random_low" in own else own.low.min()
+    axis.set_ylim(min(-0.08, lowest - 0.05), max(1.04, own.high.max() + 0.04))
 
 
 def _verdict(own: pd.DataFrame) -> str:
     if own.kept.isna().any():
         return "undefined: no gain at $c^*$"
-    random = f", random {own.random_kept.mean():.2f}" if "random_kept" in own else ""
+    random = f", random {own.random_kept.mean():.2f}" if "random_kept" in own and own.random_kept.notna().all() else ""
     return f"robustness {own.kept.mean():.2f}{random}"
 
 
