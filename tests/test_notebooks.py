@@ -14,6 +14,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_FUNCTION = 8
+SAVED = re.compile(r'f"\{FIGURES\}/([^"]+)"')
 PRIVATE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|tmp|Users|private|work|opt)/\w")
 
 
@@ -59,6 +60,22 @@ def test_shows_no_error_no_stderr_and_no_private_path(notebook: Any) -> None:
 def test_shows_a_picture_or_a_table(notebook: Any) -> None:
     kinds = {kind for cell in code(notebook) for output in cell.outputs for kind in output.get("data", {})}
     assert kinds & {"image/png", "image/svg+xml", "text/html"}
+
+
+def test_every_figure_is_saved_under_a_name_of_its_own_that_begins_with_the_notebook_s_number() -> None:
+    names = []
+    for path in NOTEBOOKS:
+        cells = code(nbformat.read(path, 4))
+        source = "\n".join(cell.source for cell in cells)
+        own = SAVED.findall(source)
+        names += own
+        assert all(name.startswith(path.name[:3]) for name in own), f"{path.name} saves {own}"
+        assert len(own) == source.count("save_figure("), f"{path.name}: a figure's path is FIGURES and a name"
+        for cell in cells:
+            drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
+            assert not drawn or "save_figure(" in source, f"{path.name}: {cell.id} shows a figure that isn't saved"
+            assert "kv.figures.plot_" not in cell.source or "save_figure(" in cell.source, f"{path.name}: {cell.id} draws a figure that isn't saved"
+    assert len(names) == len(set(names))
 
 
 def test_functions_are_short(notebook: Any) -> None:

@@ -56,6 +56,13 @@ class Chapter:
         return hash_of([[cell.cell_type, cell.source] for cell in self.notebook.cells])
 
 
+def folder() -> Path:
+    """Where the notebooks lie."""
+    package = Path(str(files("kvsteer_lab")))
+    inside = package / "chapters" / "notebooks"
+    return inside if inside.is_dir() else package.parent / "notebooks"
+
+
 def find_chapters(numbers: Sequence[str] = ()) -> list[Chapter]:
     """The chapters in their order, or those of them that are asked for by number or name.
 
@@ -63,10 +70,7 @@ def find_chapters(numbers: Sequence[str] = ()) -> list[Chapter]:
         ValueError: no such chapter.
         FileNotFoundError: the package was installed without them.
     """
-    package = Path(str(files("kvsteer_lab")))
-    inside, beside = package / "chapters" / "notebooks", package.parent / "notebooks"
-    folder = inside if inside.is_dir() else beside
-    every = [Chapter(path) for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))]
+    every = [Chapter(path) for path in sorted(folder().glob("[0-9][0-9]_*.ipynb"))]
     if not every:
         raise FileNotFoundError("The notebooks were not installed with the package; install it from its wheel, or run this in a checkout.")
     for asked in numbers:

@@ -111,6 +111,7 @@ def _execute(chapter: Chapter, parameters: Mapping[str, str], figures: Path, pro
                 str(target),
                 dict(parameters),
                 kernel_name="python3",
+                language="python",
                 cwd=str(chapter.path.parent),
                 progress_bar=progress,
                 extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter
