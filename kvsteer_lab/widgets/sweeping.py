@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..generation import prepare, read_row
+from ..generation import check_prompts, prepare, read_row
 from ..interventions import Intervention, Nothing
 from ..outputs import Generation
 from .bench import Asked, Bench
@@ -135,8 +135,8 @@ def run_sweep(bench: Bench, state: ExplorerState, cancelled: threading.Event, on
     by_setting: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in grid.cells:
         by_setting.setdefault((cell.steering.ck, cell.steering.cv, cell.steering.scope, cell.steering.heads), []).append(cell)
-    for cells in by_setting.values():
-        cells[0].steering.check(bench.model)
+    prompts, settings = [each.prompt for each in asked], generation_settings(state)
+    check_prompts(bench.model, prompts, [grid.cells[0].steering], offset=state.offset, generation=settings, samples=1)
     on_chunk(sweep)
     yield
     start = time.perf_counter()
