@@ -21,4 +21,5 @@ def _write(name: str, value: object) -> str:
         return str(value)
     if name == "p" or name.startswith("p_"):
         return "<0.001" if value < 0.001 else f"{value:.3f}"
+    value += 0.0  # no minus zero
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

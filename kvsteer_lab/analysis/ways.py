@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -82,10 +82,14 @@ class Dialogues:
             return _by_row([self._answer(state), *self._later(state, batch, None)])
 
     def edited(self, units: Sequence[tuple[CacheSteering, int]], plain: Mapping[int, Sequence[Reply]], ways: Sequence[str]) -> dict[str, list[list[Reply]]]:
-        """By way, all replies of conversations whose first turn is edited: (steering, conversation) pairs, and the plain replies by conversation."""
+        """By way, all replies of conversations whose first turn is edited: (steering, conversation) pairs, and the plain replies by conversation.
+
+        What is the same in several ways (an edit that didn't change the first reply, say) is computed once.
+        """
         from ..models import LOCK
 
         batch = [c for _, c in units]
+        known: dict[tuple[Any, ...], Sequence[Reply]] = {(row, tuple(plain[c][0].ids), False, False, False): plain[c][1:] for row, c in enumerate(batch)}
         found = {}
         with LOCK:
             first = Conversation(self.model, [self.prompts[c][0] for c in batch])
@@ -95,10 +99,17 @@ class Dialogues:
             for name in ways:
                 way = WAYS[name]
                 opening = steered if way.text else [plain[c][0] for c in batch]
-                state = first.fork() if way.text and way.traces else self._read(batch, opening, deltas if way.traces else None)
-                if way.slot != way.traces:
-                    state.add(deltas if way.slot else [minus(row) for row in deltas])
-                found[name] = _by_row([opening, *self._later(state, batch, units if way.again else None)])
+                keys = [(row, tuple(reply.ids), way.traces, way.slot, way.again) for row, reply in enumerate(opening)]
+                fresh = [row for row, key in enumerate(keys) if key not in known]
+                if fresh:
+                    own, added = [batch[row] for row in fresh], [deltas[row] for row in fresh]
+                    goes_on = way.text and way.traces
+                    state = first.fork(fresh) if goes_on else self._read(own, [opening[row] for row in fresh], added if way.traces else None)
+                    if way.slot != way.traces:
+                        state.add(added if way.slot else [minus(row) for row in added])
+                    later = _by_row(self._later(state, own, [units[row] for row in fresh] if way.again else None))
+                    known |= {keys[row]: replies for row, replies in zip(fresh, later, strict=True)}
+                found[name] = [[reply, *known[key]] for reply, key in zip(opening, keys, strict=True)]
         return found
 
     def _read(self, batch: Sequence[int], replies: Sequence[Reply], deltas: Sequence[tuple[CacheDelta, ...]] | None) -> Conversation:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
 from .style import COLORS, TWO_COLUMNS, styled
 
@@ -13,7 +14,7 @@ _LABELS = {
     "accuracy": "accuracy",
     "reasoned": "share that reasons",
     "adopted": "share in the style",
-    "change": "log-odds of the\nfirst token, nats",
+    "change": "change of the first\ntoken's log-odds, nats",
 }
 _COLUMNS = 4
 
@@ -23,7 +24,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """A share, or the change of the watched token's log-odds (`"change"`), in each turn: a table of `kv.analysis.summarise_turns`, a panel a way.
 
     Lines on the points are 95% intervals (Wilson's; of the change, bootstrap). Bands hold the middle 95% of random vectors. The change is counted from the
-    plain conversations, so these lie at 0; it is drawn on a scale that is linear up to 1 nat and logarithmic beyond.
+    plain conversations, so these lie at 0; beyond 2 nats it is drawn on a scale that is linear up to 1 nat.
 
     Raises:
         ValueError: an unknown column, or a table without edited conversations.
@@ -46,19 +47,19 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         level = plain[column] if column != "change" else 0 * plain.turn
         axis.plot(plain.turn, level, "o--", color=COLORS["baseline"], markerfacecolor="none", markersize=5, linewidth=0.8, label="plain conversation")
         error = np.abs(np.stack([rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]))
-        axis.errorbar(rows.turn, rows[column], error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="edited in turn 1", clip_on=False)
+        axis.errorbar(rows.turn, rows[column], error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered", clip_on=False)
         axis.set(title=way, xticks=sorted(set(table.turn)))
-        if column == "change":
-            axis.set_yscale("symlog", linthresh=1.0, linscale=1.0)
-        else:
+        axis.xaxis.set_tick_params(labelbottom=True)
+        if column != "change":
             axis.set(ylim=(-0.05, 1.05), yticks=[0, 0.5, 1])
+        elif table.change.abs().max() > 2:
+            axis.set_yscale("symlog", linthresh=1.0)
+            axis.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0))
+            axis.yaxis.set_major_formatter(ScalarFormatter())
     for axis in list(axes.flat)[len(ways) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel(_LABELS[column])
-    for place, axis in enumerate(list(axes.flat)[: len(ways)]):
-        if place + axes.shape[1] >= len(ways):
-            axis.set_xlabel("turn")
-            axis.xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("turn", fontsize=8)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
