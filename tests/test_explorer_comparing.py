@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_tokens_come_one_by_one_and_all_of_them(made: Made) -> None:
     for own in found[0].arms:
         steps = said[own.arm]
         assert len(steps) == len(own.generation.token_ids) and steps[-1] == own.generation.answer
-        assert all(later.startswith(earlier) for earlier, later in zip(steps, steps[1:], strict=False))
+        assert all(later.startswith(earlier) for earlier, later in pairwise(steps))
 
 
 def test_numbers_are_those_of_score_and_divergence(made: Made) -> None:
@@ -230,7 +231,7 @@ def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> Non
 def test_other_models_vectors_are_refused(made: Made, vectors: kv.KVVectors, tmp_path: Any) -> None:
     path = str(vectors.save(tmp_path / "other.safetensors"))
     bench = made.bench()
-    with pytest.raises(ValueError, match="These vectors are of a llama with .*; extract vectors from this model"):
+    with pytest.raises(ValueError, match=r"These vectors are of a llama with .*; extract vectors from this model"):
         bench.load_vectors(path)
     assert path not in bench.vectors
     with pytest.raises(ValueError, match="extract vectors from this model"):

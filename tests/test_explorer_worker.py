@@ -165,7 +165,7 @@ def test_close_ends_the_thread_and_what_runs() -> None:
     assert before
     worker.close()
     assert not any(t.is_alive() for t in before) and log.events[-1] == ("sweep", "cancelled", "")
-    with pytest.raises(RuntimeError, match="The explorer is closed; call kv.explore again"):
+    with pytest.raises(RuntimeError, match=r"The explorer is closed; call kv\.explore again"):
         worker.submit("sweep", log.steps("again"), log.ended("again"))
     worker.close()
 

@@ -8,23 +8,16 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ipywidgets as w
-
 from ..activations import ActivationVectors
 from ..tasks.base import Task
 from ..vectors import KVVectors
-from .ablation import Ablation
 from .bench import Bench
-from .canvases import STYLE
 from .comparing import Comparison, compare_arms
 from .components import Components
-from .controls import Controls
 from .doses import find_dose, slot_norms
-from .keeping import Keep, write_figure, write_vectors
-from .knobs import css
-from .markup import dose_html, note, status
-from .pairs import Geometry
-from .side_by_side import SideBySide
+from .keeping import write_figure, write_vectors
+from .markup import dose_html, note
+from .page import Page
 from .snippet import write_code
 from .state import ExplorerState
 from .sweeping import Sweep, run_sweep
@@ -33,9 +26,9 @@ from .worker import Outcome, Worker
 if TYPE_CHECKING:
     from ..models import Model
 
-TABS = ("Side by side", "Ablation", "Geometry", "Keep")
 _SWEEP_ONLY = {"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"}
 _GEOMETRY_ONLY = {"geometry_layer", "geometry_part"}
+_REMEMBERED = 63  # slots whose norms are kept
 
 
 class Explorer:
@@ -47,7 +40,7 @@ class Explorer:
         bench: the model and what the states name.
         state: how the knobs are set.
         comparison: the last comparison whose texts are whole.
-        ui: the widget.
+        page: the views; `page.ui` is the whole widget.
     """
 
     def __init__(self, bench: Bench, state: ExplorerState, folder: str | Path) -> None:
@@ -57,27 +50,8 @@ class Explorer:
         self._norms: dict[Any, Any] = {}
         self._looked_at: set[str] = set()
         self._numbers = count()  # no file takes the place of another
-        self._controls = Controls(bench, lambda field, value: self._move({field: value}), self.load_vectors)
-        self._side = SideBySide()
-        self._ablation = Ablation(lambda field, value: self._move({field: value}), self.sweep, lambda: self.cancel("sweep"), self._move)
-        self._geometry = Geometry(bench, lambda field, value: self._move({field: value}))
-        self._keep = Keep(folder, self.save_figure, self.save_vectors, self.save_state, self.load_state)
-        self._said = w.HTML(status(""))
-        self._run = w.Button(description="Run", button_style="primary", tooltip="compare once more")
-        self._stop = w.Button(description="Stop", tooltip="stop all work at the next token")
-        for widget, name in ((self._said, "status"), (self._run, "run"), (self._stop, "stop")):
-            css(widget, name)
-        self._run.on_click(lambda _: self.compare())
-        self._stop.on_click(lambda _: self.cancel())
-        self.tabs = w.Tab([self._side.box, self._ablation.box, self._geometry.box, self._keep.box], selected_index=0, layout={"flex": "1 1 480px"})
-        for i, title in enumerate(TABS):
-            self.tabs.set_title(i, title)
-        self.tabs.add_class("kv-tabs")
-        self.tabs.observe(lambda change: self._look() if change["new"] == TABS.index("Geometry") else None, "selected_index")
-        top = w.HBox([self._run, self._stop, self._said])
-        body = w.HBox([self._controls.box, self.tabs], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body])
-        self.ui.add_class("kv-explorer")
+        self._turning = threading.RLock()
+        self.page = Page(bench, folder, self)
         self._show()
         self.compare()
 
@@ -85,7 +59,7 @@ class Explorer:
         return f"Explorer({self.bench.model.name}, vectors: {', '.join(self.bench.vectors)})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        found = self.ui._repr_mimebundle_(include=include, exclude=exclude)
+        found = self.page.ui._repr_mimebundle_(include=include, exclude=exclude)
         return {**found, "text/plain": repr(self)} if isinstance(found, dict) else ({**found[0], "text/plain": repr(self)}, *found[1:])
 
     # --- what it works on -------------------------------------------------------------------------------------
@@ -113,12 +87,12 @@ class Explorer:
     @property
     def swept(self) -> Sweep | None:
         """The last sweep, as far as it is done."""
-        return self._ablation.sweep
+        return self.page.ablation.sweep
 
     @property
     def components(self) -> Components | None:
         """What the geometry tab shows."""
-        return self._geometry.found
+        return self.page.geometry.found
 
     @property
     def code(self) -> str:
@@ -135,6 +109,13 @@ class Explorer:
         """
         self._become(self.state.changed(knobs))
 
+    def move(self, changes: Mapping[str, Any]) -> None:
+        """As `set`, but a bad value is said in the explorer's line: what the controls do."""
+        try:
+            self._become(self.state.changed(changes))
+        except ValueError as error:
+            self.page.say(str(error), error=True)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all work is done; `False` if that takes longer than `timeout` seconds."""
         return self.worker.wait(timeout)
@@ -146,18 +127,18 @@ class Explorer:
     def close(self) -> None:
         """Cancel all work, end the thread and take the widget off the page."""
         self.worker.close()
-        self.ui.close()
+        self.page.ui.close()
 
     def compare(self) -> None:
         """Run the state's comparison; one that runs or waits is cancelled."""
         state = self.state
-        self._said.value = status("Working.")
+        self.page.say("Working.")
 
         def steps(cancelled: threading.Event) -> Iterator[None]:
-            self._side.begin(state)
-            yield from compare_arms(self.bench, state, cancelled, self._have_texts, self._have_measured, self._side.text)
+            self.page.side.begin(state)
+            yield from compare_arms(self.bench, state, cancelled, self._have_texts, self._have_measured, self.page.side.text)
             assert self.comparison is not None
-            yield from self._side.look(self.bench, self.comparison, cancelled)
+            yield from self.page.side.look(self.bench, self.comparison, cancelled)
 
         self.worker.submit("compare", steps, self._compared)
         self.worker.submit("dose", lambda cancelled: self._measure_dose(state), self._have_dose, rank=1)
@@ -165,12 +146,12 @@ class Explorer:
     def sweep(self) -> None:
         """Run the state's sweep; one that runs is cancelled."""
         state = self.state
-        self._ablation.begin()
+        self.page.ablation.begin()
 
         def steps(cancelled: threading.Event) -> Iterator[None]:
-            return run_sweep(self.bench, state, cancelled, lambda sweep: self._ablation.progress(sweep, self.state))
+            return run_sweep(self.bench, state, cancelled, lambda sweep: self.page.ablation.progress(sweep, self.state))
 
-        self.worker.submit("sweep", steps, self._ablation.end, rank=2)
+        self.worker.submit("sweep", steps, self.page.ablation.end, rank=2)
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
@@ -180,14 +161,14 @@ class Explorer:
             yield
             self._become(self.state.changed({"mix": {name: 1.0}}))
 
-        self.worker.submit("load", steps, self._fail_only(self._say), rank=1)
+        self.worker.submit("load", steps, self._fail_only(lambda message: self.page.say(message, error=True)), rank=1)
 
     def look(self, layer: int | None = None, part: str | None = None) -> None:
         """Draw the pairs of a layer's `"keys"` or `"values"`, by default the state's; what is missing is extracted."""
         wanted = {"geometry_layer": layer, "geometry_part": part}
-        self.state = self.state.changed({name: value for name, value in wanted.items() if value is not None})
+        state = self.state = self.state.changed({name: value for name, value in wanted.items() if value is not None})
         self._show()
-        self._look()
+        self.worker.submit("look", lambda cancelled: self.page.geometry.draw(self.bench, state, cancelled), self._fail_only(self.page.geometry.fail), rank=1)
 
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
         """Write one of the explorer's figures with `kv.save_figure`."""
@@ -206,7 +187,7 @@ class Explorer:
 
         def read() -> str:
             state = ExplorerState.load(path)
-            self.bench.mix(state)
+            self.bench.steering(state)  # refuses what isn't here before anything is changed
             self._become(state)
             return f"Restored: {path}."
 
@@ -214,47 +195,38 @@ class Explorer:
 
     # --- in between -------------------------------------------------------------------------------------------
 
-    def _move(self, changes: Mapping[str, Any]) -> None:
-        """A control was moved."""
-        try:
-            self._become(self.state.changed(changes))
-        except ValueError as error:
-            self._say(str(error))
-
     def _become(self, state: ExplorerState) -> None:
-        moved = state.difference(self.state)
-        self.state = state
-        self._show()
+        with self._turning:
+            moved = state.difference(self.state)
+            self.state = state
+            self._show()
         if moved & _GEOMETRY_ONLY:
-            self._look()
+            self.look()
         if moved - _SWEEP_ONLY - _GEOMETRY_ONLY:
             self.compare()
 
     def _show(self) -> None:
-        for view in (self._controls, self._ablation, self._geometry):
+        for view in (self.page.controls, self.page.ablation, self.page.geometry):
             view.show(self.state)
         try:
-            self._keep.code.code = self.code
+            self.page.keep.code.code = self.code
         except ValueError as error:
-            self._keep.code.code = f"# {error}"
-
-    def _look(self) -> None:
-        state = self.state
-        self.worker.submit("look", lambda cancelled: self._geometry.draw(self.bench, state, cancelled), self._fail_only(self._geometry.fail), rank=1)
+            self.page.keep.code.code = f"# {error}"
 
     def _measure_dose(self, state: ExplorerState) -> Iterator[None]:
         def norms(model: Model, prompt: Any, slot: int) -> Any:
             if (key := (repr(prompt), slot)) not in self._norms:
+                self._norms = dict(list(self._norms.items())[-_REMEMBERED:])
                 self._norms[key] = slot_norms(model, prompt, slot)
             return self._norms[key]
 
         dose = find_dose(self.model, self.bench.steering(state), self.bench.asked(state).prompt, norms)
-        self._controls.dose.value = dose_html(dose, state.slot)
+        self.page.controls.dose.value = dose_html(dose, state.slot)
         yield
 
     def _have_dose(self, outcome: Outcome, message: str) -> None:
         if outcome == "failed":
-            self._controls.dose.value = note(f"Dose: unknown. {message}")
+            self.page.controls.dose.value = note(f"Dose: unknown. {message}")
 
     def _have_texts(self, comparison: Comparison) -> None:
         self.comparison = comparison
@@ -262,29 +234,27 @@ class Explorer:
         if question is not None and comparison.state.split == "test":
             self._looked_at.add(question.id)
         if question is not None:
-            self._controls.say_asked(question.text, len(self._looked_at))
-        self._side.texts(comparison)
+            self.page.controls.say_asked(question.text, len(self._looked_at))
+        self.page.side.texts(comparison)
 
     def _have_measured(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self._side.measured(comparison)
+        self.page.side.measured(comparison)
 
     def _compared(self, outcome: Outcome, message: str) -> None:
         if outcome == "failed":
-            self._say(message)
+            self.page.side.clear()
+            self.page.say(message, error=True)
         elif "compare" not in self.worker.kinds:  # a newer one says "Working"
             warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
-            self._said.value = status("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
-
-    def _say(self, message: str) -> None:
-        self._said.value = status(message, error=True)
+            self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
 
     def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
         return lambda outcome, message: say(message) if outcome == "failed" else None
 
     def _write(self, write: Callable[[], str]) -> None:
         def steps(cancelled: threading.Event) -> Iterator[None]:
-            self._keep.say(write())
+            self.page.keep.say(write())
             yield
 
-        self.worker.submit(f"write {next(self._numbers)}", steps, self._fail_only(lambda message: self._keep.say(message, error=True)), rank=1)
+        self.worker.submit(f"write {next(self._numbers)}", steps, self._fail_only(lambda message: self.page.keep.say(message, error=True)), rank=1)

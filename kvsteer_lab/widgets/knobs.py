@@ -169,8 +169,8 @@ def layer_range(n_layers: int) -> Knob:
 
     def show(state: ExplorerState) -> None:
         chosen = default if state.layers is None else state.layers
-        if chosen:
-            widget.value = (min(chosen), min(max(chosen), n_layers - 1))
+        if there := [layer for layer in chosen if layer < n_layers]:
+            widget.value = (min(there), max(there))
 
     return Knob("layers", widget, show, read=read)
 

@@ -64,6 +64,12 @@ class SideBySide:
             self._views[name].value = arm_html(name, own)
         self._shown = time.perf_counter()
 
+    def clear(self) -> None:
+        """No texts: those of an earlier state would mislead."""
+        for arm, view in self._views.items():
+            view.value = arm_html(arm, "")
+        self.next_tokens.value = self.attention.value = ""
+
     def texts(self, comparison: Comparison) -> None:
         """All texts, whole."""
         for own in comparison.arms:

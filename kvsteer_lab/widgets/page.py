@@ -1,0 +1,64 @@
+"""What is displayed: a line that says what goes on, the column of controls, and four tabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from .ablation import Ablation
+from .bench import Bench
+from .canvases import STYLE
+from .controls import Controls
+from .keeping import Keep
+from .knobs import css
+from .markup import status
+from .pairs import Geometry
+from .side_by_side import SideBySide
+
+if TYPE_CHECKING:
+    from .explorer import Explorer
+
+TABS = ("Side by side", "Ablation", "Geometry", "Keep")
+
+
+class Page:
+    """All views of an explorer, with what their buttons and knobs do.
+
+    Attributes:
+        controls: the left column.
+        side, ablation, geometry, keep: the tabs' views.
+        ui: the whole.
+    """
+
+    def __init__(self, bench: Bench, folder: str | Path, explorer: Explorer) -> None:
+        def change(field: str, value: Any) -> None:
+            explorer.move({field: value})
+
+        self.controls = Controls(bench, change, explorer.load_vectors)
+        self.side = SideBySide()
+        self.ablation = Ablation(change, explorer.sweep, lambda: explorer.cancel("sweep"), explorer.move)
+        self.geometry = Geometry(bench, change)
+        self.keep = Keep(folder, explorer.save_figure, explorer.save_vectors, explorer.save_state, explorer.load_state)
+        self.said = w.HTML(status(""))
+        self.run = w.Button(description="Run", button_style="primary", tooltip="compare once more")
+        self.stop = w.Button(description="Stop", tooltip="stop all work at the next token")
+        for widget, name in ((self.said, "status"), (self.run, "run"), (self.stop, "stop")):
+            css(widget, name)
+        self.run.on_click(lambda _: explorer.compare())
+        self.stop.on_click(lambda _: explorer.cancel())
+        boxes = [self.side.box, self.ablation.box, self.geometry.box, self.keep.box]
+        self.tabs = w.Tab(boxes, selected_index=0, layout={"flex": "1 1 480px", "min_width": "0"})
+        for i, title in enumerate(TABS):
+            self.tabs.set_title(i, title)
+        self.tabs.add_class("kv-tabs")
+        self.tabs.observe(lambda moved: explorer.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index")
+        top = w.HBox([self.run, self.stop, self.said])
+        body = w.HBox([self.controls.box, self.tabs], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body])
+        self.ui.add_class("kv-explorer")
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Say what goes on, or what went wrong."""
+        self.said.value = status(text, error=error)
