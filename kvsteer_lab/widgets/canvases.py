@@ -1,4 +1,4 @@
-"""The explorer's own widgets: a heatmap whose cells are chosen, a scatter whose points tell their text, code to be copied."""
+"""The explorer's own widgets: a heatmap whose cells are chosen, a scatter whose points tell their text, code to be copied, and names for what has none."""
 
 from __future__ import annotations
 
@@ -91,6 +91,12 @@ class Code(anywidget.AnyWidget):
 
     _esm = (_STATIC / "code.js").read_text(encoding="utf-8")
     code = traitlets.Unicode("").tag(sync=True)
+
+
+class Reach(anywidget.AnyWidget):
+    """Nothing to see: gives the other controls names, states and keys for a reader without a mouse or without eyes."""
+
+    _esm = (_STATIC / "reach.js").read_text(encoding="utf-8")
 
 
 def _write(value: float | None, measure: Measure) -> str:
