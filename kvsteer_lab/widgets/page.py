@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from .ablation import Ablation
 from .bench import Bench
-from .canvases import STYLE
+from .canvases import STYLE, Reach
 from .controls import Controls
 from .keeping import Keep
 from .knobs import css
@@ -56,7 +56,7 @@ class Page:
         self.tabs.observe(lambda moved: explorer.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index")
         top = w.HBox([self.run, self.stop, self.said])
         body = w.HBox([self.controls.box, self.tabs], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body])
+        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach()])
         self.ui.add_class("kv-explorer")
 
     def say(self, text: str, *, error: bool = False) -> None:
