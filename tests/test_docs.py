@@ -113,6 +113,12 @@ def test_bars_and_colons_of_docstrings_are_text():
     assert lines == [r"\|S\| of `a|b`", "", "Returns:", "    : A row a way: all of them."]
 
 
+def test_what_is_set_in_stays_as_it_is():
+    lines = ["It splits:", "", "    value  |S|   read", "    rest   other", "", "The end.", "", "Args:", "    n: how many.", "", "    m: more |S|."]
+    docstrings.prepare(None, "function", "", None, None, lines)
+    assert lines[2:7] == [".. code-block:: text", "", "    value  |S|   read", "    rest   other", ""] and lines[-1] == r"    m: more \|S\|."
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_line_is_described_by_its_parser(name):
     text = commands.help_of(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from itertools import takewhile
 from typing import Any
 
 from docutils import nodes
@@ -16,6 +17,7 @@ from sphinx.util.inspect import stringify_signature
 import kvsteer_lab
 
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
+_SECTION = re.compile(r"[A-Z]\w+:")
 CLASS = re.compile(r"(?<![\w.])[A-Z]\w*")
 
 
@@ -90,13 +92,19 @@ def plain(text: str) -> str:
 
 
 def prepare(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Escape bars, and keep napoleon from taking words before a colon for a type, in an attribute's first line and in that of "Returns:"."""
+    """Escape bars, keep napoleon from taking words before a colon for a type, and show what is set in from the text (a formula, say) as it is."""
+    text = list(takewhile(lambda line: not _SECTION.fullmatch(line), lines))
+    prepared: list[str] = []
     for i, line in enumerate(lines):
-        lines[i] = plain(line)
-        begins = lines[i - 1].strip() == "Returns:" if i else what in ("attribute", "property")
-        if begins and ":" in line:
+        before = lines[i - 1] if i else ""
+        if i < len(text) and line.startswith("    "):
+            prepared += [line] if before.startswith("    ") else [".. code-block:: text", "", line]
+        elif ":" in line and (before.strip() == "Returns:" if i else what in ("attribute", "property")):
             indent = len(line) - len(line.lstrip())
-            lines[i] = f"{line[:indent]}: {lines[i].lstrip()}"
+            prepared.append(f"{line[:indent]}: {plain(line[indent:])}")  # nothing before the colon: no type
+        else:
+            prepared.append(plain(line))
+    lines[:] = prepared
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
