@@ -1,0 +1,506 @@
+"""The explorer's widgets without a browser: every control, errors in one line, cancelling, cells, files, and no thread left behind."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+import pytest
+import torch
+from explorer_bench import Made, make
+
+import kvsteer_lab as kv
+from kvsteer_lab.widgets import running
+from kvsteer_lab.widgets.explorer import Explorer
+from kvsteer_lab.widgets.keeping import FIGURES
+from kvsteer_lab.widgets.page import TABS
+from kvsteer_lab.widgets.state import ExplorerState
+
+PATIENCE = 60
+
+
+@pytest.fixture(scope="module")
+def made(tiny: kv.Model) -> Made:
+    return make(tiny)
+
+
+@pytest.fixture
+def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
+    state = made.state(arms=("baseline", "cache steering"))
+    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
+    assert explorer.wait(PATIENCE)
+    yield explorer
+    explorer.close()
+
+
+def find(explorer: Explorer, css: str) -> w.Widget:
+    """The one widget with a class."""
+    found = [widget for widget in walk(explorer.page.ui) if css in getattr(widget, "_dom_classes", ())]
+    assert len(found) == 1, f"{len(found)} widgets have the class {css}"
+    return found[0]
+
+
+def walk(widget: w.Widget) -> Iterator[w.Widget]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)
+
+
+def text_of(explorer: Explorer, arm: str) -> str:
+    """The text that is shown for an arm."""
+    body = find(explorer, f"kv-arm-{arm.replace(' ', '-')}").value.split('<div class="kv-text">')[1].split("</div>")[0]
+    return re.sub("<[^>]*>", "", body).removesuffix("[end]")
+
+
+def said(explorer: Explorer, where: str = "kv-status") -> str:
+    assert explorer.wait(PATIENCE)
+    return re.sub("<[^>]*>", "", find(explorer, where).value)
+
+
+# --- controls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("css", "value", "field", "expected"),
+    [
+        ("kv-task", None, "task", None),
+        ("kv-split", "extraction", "split", "extraction"),
+        ("kv-question", 2, "question", 2),
+        ("kv-prompt", "Hello", "prompt", "Hello"),
+        ("kv-vectors", "analogical", "mix", {"analogical": 1.0}),
+        ("kv-vectors", "a mix", "mix", {"stepwise": 1.0, "analogical": 0.0}),
+        ("kv-ck", 0.5, "ck", 0.5),
+        ("kv-cv", 3.5, "cv", 3.5),
+        ("kv-part", "values", "part", "values"),
+        ("kv-layer-range", (2, 3), "layers", (2, 3)),
+        ("kv-layers-2", False, "layers", (1, 3)),
+        ("kv-layers-0", True, "layers", (0, 1, 2, 3)),
+        ("kv-heads-0", False, "heads", (1,)),
+        ("kv-slot", -2, "slot", -2),
+        ("kv-offset", " ", "offset", " "),
+        ("kv-arms-CoT-prompt", True, "arms", ("baseline", "CoT prompt", "cache steering")),
+        ("kv-arms-baseline", False, "arms", ("cache steering",)),
+        ("kv-cot", "Think.", "cot", "Think."),
+        ("kv-prefix", "Just", "prefix", "Just"),
+        ("kv-activation-layer", 2, "activation_layer", 2),
+        ("kv-activation-coefficient", 0.5, "activation_coefficient", 0.5),
+        ("kv-every-token", True, "every_token", True),
+        ("kv-control-seed", 3, "control_seed", 3),
+        ("kv-sample", True, "sample", True),
+        ("kv-temperature", 0.5, "temperature", 0.5),
+        ("kv-top-p", 0.5, "top_p", 0.5),
+        ("kv-seed", 9, "seed", 9),
+        ("kv-max-new-tokens", 5, "max_new_tokens", 5),
+        ("kv-sweep", "heads", "sweep", "heads"),
+        ("kv-sweep-questions", 3, "sweep_questions", 3),
+        ("kv-sweep-ck", "0, .5", "sweep_ck", (0.0, 0.5)),
+        ("kv-sweep-cv", "1,2", "sweep_cv", (1.0, 2.0)),
+        ("kv-measure", "tokens", "measure", "tokens"),
+        ("kv-geometry-layer", 2, "geometry_layer", 2),
+        ("kv-geometry-part", "keys", "geometry_part", "keys"),
+    ],
+)
+def test_each_control_sets_its_field_and_shows_it(explorer: Explorer, css: str, value: Any, field: str, expected: Any) -> None:
+    before = explorer.state
+    control = find(explorer, css)
+    old = control.value
+    control.value = value
+    assert getattr(explorer.state, field) == expected
+    assert before.difference(explorer.state) == {field}
+    assert "Done" in said(explorer) or ("The prompt is empty" in said(explorer) and field == "task"), said(explorer)
+    explorer.set(**{field: getattr(before, field)})
+    assert control.value == old and explorer.state == before
+
+
+def test_controls_that_change_texts_run_the_comparison_and_others_do_not(explorer: Explorer) -> None:
+    steered, first = text_of(explorer, "cache steering"), explorer.comparison
+    find(explorer, "kv-measure").value = "tokens"
+    assert explorer.wait(PATIENCE) and explorer.comparison is first
+    find(explorer, "kv-cv").value = 0.0
+    assert explorer.wait(PATIENCE) and explorer.comparison is not first
+    assert text_of(explorer, "cache steering") == text_of(explorer, "baseline") != steered
+
+
+def test_every_field_has_a_control(explorer: Explorer) -> None:
+    classes = {css for widget in walk(explorer.page.ui) for css in getattr(widget, "_dom_classes", ())}
+    missing = {f.name for f in fields(ExplorerState)} - {css.removeprefix("kv-").replace("-", "_") for css in classes}
+    assert not missing
+
+
+def test_every_control_is_labelled(explorer: Explorer) -> None:
+    for widget in walk(explorer.page.ui):
+        if isinstance(widget, (w.Text, w.Textarea, w.IntText, w.FloatText, w.Dropdown, w.Checkbox, w.Button, w.ToggleButton, w.FloatSlider, w.IntRangeSlider)):
+            assert widget.description.strip(), widget
+
+
+def test_weights_of_a_mix(explorer: Explorer) -> None:
+    find(explorer, "kv-vectors").value = "a mix"
+    stepwise, analogical = (widget for widget in walk(explorer.page.ui) if "kv-weight" in getattr(widget, "_dom_classes", ()))
+    assert find(explorer, "kv-mix").layout.display != "none"
+    analogical.value = 1.5
+    stepwise.value = 0.0
+    assert explorer.state.mix == {"stepwise": 0.0, "analogical": 1.5}
+    assert text_of(explorer, "cache steering") and "Done" in said(explorer)
+    stepwise.value, analogical.value = 0.0, 0.0
+    assert "All weights of the mix are zero" in said(explorer)
+    find(explorer, "kv-vectors").value = "stepwise"
+    assert explorer.state.mix == {"stepwise": 1.0} and "Done" in said(explorer)
+
+
+def test_a_state_beyond_the_sliders_is_shown(explorer: Explorer) -> None:
+    explorer.set(cv=40.0, ck=-7.0)
+    assert find(explorer, "kv-cv").value == 40.0 and find(explorer, "kv-ck").value == -7.0
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def test_all_arms_are_shown_with_their_facts(explorer: Explorer, made: Made) -> None:
+    explorer.set(arms=made.state().arms)
+    assert "Done" in said(explorer)
+    for own in explorer.comparison.arms:  # type: ignore[union-attr]
+        html = find(explorer, f"kv-arm-{own.arm.replace(' ', '-')}").value
+        assert text_of(explorer, own.arm) == own.generation.answer.replace("'", "&#x27;")
+        assert f"style <b>{own.verdict['style'].replace('_', ' ')}</b>" in html and ("✓ right" in html) == own.verdict["correct"]
+        assert f"<b>{len(own.generation.token_ids)}</b> tokens" in html
+    assert "kv-up" in find(explorer, "kv-arm-cache-steering").value and "kv-forced" in find(explorer, "kv-arm-forced-prefix").value
+    assert find(explorer, "kv-next-tokens").value.count("<table") == 15
+    assert find(explorer, "kv-attention").value.count("<table") == 6
+    explorer.set(arms=("baseline",))
+    assert "Done" in said(explorer) and find(explorer, "kv-arm-random-control").layout.display == "none"
+
+
+def test_what_was_written_is_escaped(explorer: Explorer, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    explorer.set(prefix="<img src=x onerror=alert(1)>&", arms=("forced prefix",))
+    assert "Done" in said(explorer)
+    assert "<img" not in find(explorer, "kv-arm-forced-prefix").value and "&lt;img" in find(explorer, "kv-arm-forced-prefix").value
+    explorer.set(task="<script>no</script>")
+    assert "&lt;script&gt;" in find(explorer, "kv-status").value or said(explorer)
+    assert "<script>" not in find(explorer, "kv-status").value
+
+
+def test_the_dose_stands_beside_the_coefficients(explorer: Explorer) -> None:
+    assert explorer.wait(PATIENCE)
+    table = explorer.vectors["stepwise"].relative_to(explorer.model, [explorer.comparison.asked.prompt])  # type: ignore[union-attr]
+    mean = 2 * table["values"][1:].mean()
+    assert f"values <b>×{mean:.2g}</b>" in explorer.page.controls.dose.value
+    explorer.set(layers=())
+    assert "unknown" in (said(explorer) and explorer.page.controls.dose.value)
+
+
+def test_a_model_whose_attention_is_closed_says_so(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvsteer_lab.widgets import side_by_side
+
+    def refuse(*given: Any, **settings: Any) -> None:
+        raise kv.UnsteerableModelError("The attention of this model can't be looked into: it is code of its own.")
+
+    monkeypatch.setattr(side_by_side, "attention_to_slot", refuse)
+    explorer.compare()
+    assert "Done" in said(explorer)
+    assert "can&#x27;t be looked into" in find(explorer, "kv-attention").value
+    assert "kv-token" in find(explorer, "kv-arm-cache-steering").value
+
+
+def test_looks_at_test_questions_are_counted(explorer: Explorer) -> None:
+    explorer.set(split="test")
+    assert "Done" in said(explorer) and "each look counts" in explorer.page.controls.asked.value and "Looked at so far: 1" in explorer.page.controls.asked.value
+    explorer.set(question=1)
+    assert "Done" in said(explorer) and "Looked at so far: 2" in explorer.page.controls.asked.value
+    explorer.set(question=0)
+    assert "Done" in said(explorer) and "Looked at so far: 2" in explorer.page.controls.asked.value
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": None, "prompt": "  "}, "The prompt is empty"),
+        ({"task": None, "prompt": "word " * 3000}, "but the context of tiny is 2048; shorten it"),
+        ({"cv": float("nan")}, "The state's cv is nan"),
+        ({"layers": ()}, "No layers are chosen"),
+        ({"arms": ()}, "The state's arms is ()"),
+        ({"task": "gsm9k"}, "There is no task 'gsm9k'"),
+        ({"question": 10**6}, "gives at most 5000 questions"),
+        ({"offset": "ab cd"}, "not one"),
+        ({"mix": {"lost": 1.0}}, "There are no vectors called 'lost' here"),
+    ],
+)
+def test_bad_input_is_one_line_and_the_explorer_lives_on(explorer: Explorer, changes: dict[str, Any], message: str) -> None:
+    good = explorer.state
+    explorer.move(changes)
+    line = said(explorer).replace("&#x27;", "'")
+    assert message in line and "\n" not in line and "kv-error" in find(explorer, "kv-status").value
+    explorer.set(**{name: getattr(good, name) for name in changes}, seed=1)
+    assert "Done" in said(explorer) and text_of(explorer, "cache steering")
+
+
+def test_set_by_code_raises_and_changes_nothing(explorer: Explorer) -> None:
+    before = explorer.state
+    with pytest.raises(ValueError, match="The state's cv is nan"):
+        explorer.set(cv=float("nan"), ck=1.0)
+    with pytest.raises(ValueError, match="mood"):
+        explorer.set(mood=1)
+    assert explorer.state == before
+
+
+def test_out_of_memory_is_one_line(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    plenty = running.decode
+
+    def scarce(*given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(running, "decode", scarce)
+    explorer.set(sweep_questions=1)
+    with pytest.warns(UserWarning, match="Out of memory"):
+        explorer.compare()
+        line = said(explorer)
+    assert line.startswith("Out of memory; ask for fewer new tokens") and text_of(explorer, "cache steering") == ""
+    explorer.sweep()
+    assert said(explorer, "kv-sweep-status").startswith("Out of memory") and not find(explorer, "kv-sweep-run").disabled
+    monkeypatch.setattr(running, "decode", plenty)
+    find(explorer, "kv-run").click()
+    assert "Done" in said(explorer) and text_of(explorer, "cache steering")
+
+
+def test_vectors_of_another_model_are_refused_in_one_line(explorer: Explorer, vectors: kv.KVVectors, tmp_path: Path) -> None:
+    other = vectors.save(tmp_path / "other.safetensors")
+    find(explorer, "kv-load-path").value = str(other)
+    find(explorer, "kv-load").click()
+    assert "These vectors are of a llama" in said(explorer) and str(other) not in explorer.vectors
+    find(explorer, "kv-load-path").value = str(tmp_path / "nothing.safetensors")
+    find(explorer, "kv-load").click()
+    assert "There are no vectors at" in said(explorer)
+
+
+def test_loaded_vectors_are_chosen(explorer: Explorer, made: Made, tmp_path: Path) -> None:
+    path = str(made.vectors["analogical"].save(tmp_path / "mine.safetensors"))
+    explorer.load_vectors(path)
+    assert "Done" in said(explorer) and explorer.state.mix == {path: 1.0} and find(explorer, "kv-vectors").value == path
+    assert path in explorer.code
+    explorer.set(mix={"analogical": 1.0})
+    same = text_of(explorer, "cache steering")
+    explorer.set(mix={path: 1.0})
+    assert explorer.wait(PATIENCE) and text_of(explorer, "cache steering") == same
+
+
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_return_at_once_and_a_fast_drag_runs_the_last_value(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished: list[float] = []
+    whole = explorer._have_measured
+    monkeypatch.setattr(explorer, "_have_measured", lambda comparison: (finished.append(comparison.state.cv), whole(comparison))[1])
+    gate, plenty = threading.Event(), running.decode
+
+    def slow(*given: Any) -> Any:
+        gate.wait(10)
+        return plenty(*given)
+
+    monkeypatch.setattr(running, "decode", slow)
+    slider = find(explorer, "kv-cv")
+    start = time.perf_counter()
+    for value in range(30):
+        slider.value = value / 10
+    took = time.perf_counter() - start
+    gate.set()
+    assert explorer.wait(PATIENCE)
+    assert took < 3, "thirty callbacks waited for the model"
+    assert finished == [2.9] and explorer.comparison.state.cv == 2.9  # type: ignore[union-attr]
+
+
+def test_cancel_of_a_sweep_takes_less_than_a_second_and_keeps_cells(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
+    assert explorer.wait(PATIENCE)
+    find(explorer, "kv-sweep-run").click()
+    assert find(explorer, "kv-sweep-run").disabled and not find(explorer, "kv-sweep-cancel").disabled
+    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
+    start = time.perf_counter()
+    find(explorer, "kv-sweep-cancel").click()
+    assert explorer.wait(PATIENCE) and time.perf_counter() - start < 1
+    done = len(explorer.swept.done)  # type: ignore[union-attr]
+    assert said(explorer, "kv-sweep-status") == f"Cancelled: {done} of 144 cells are done and kept." and 3 <= done < 144
+    shown = [value for row in explorer.page.ablation.heatmap.values for value in row if value is not None]
+    assert len(shown) == done and not find(explorer, "kv-sweep-run").disabled and find(explorer, "kv-sweep-cancel").disabled
+    explorer.set(sweep_ck=(0.0,), sweep_cv=(2.0,))
+    find(explorer, "kv-sweep-run").click()
+    assert said(explorer, "kv-sweep-status").startswith("Done: 1 cells") and find(explorer, "kv-sweep-bar").value == 1
+
+
+def test_a_comparison_goes_between_the_chunks_of_a_sweep(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
+    assert explorer.wait(PATIENCE)
+    explorer.sweep()
+    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
+    explorer.set(cv=0.0)
+    until(lambda: explorer.comparison.state.cv == 0.0)  # type: ignore[union-attr]
+    assert not explorer.swept.complete  # type: ignore[union-attr]
+    find(explorer, "kv-stop").click()
+    assert explorer.wait(PATIENCE)
+
+
+def test_close_leaves_no_thread(made: Made) -> None:
+    before = {thread.ident for thread in threading.enumerate()}
+    explorer = kv.explore(made.model, made.vectors["stepwise"])
+    thread = next(thread for thread in threading.enumerate() if thread.name == "kvsteer-explorer" and thread.ident not in before)
+    explorer.sweep()
+    start = time.perf_counter()
+    explorer.close()
+    assert not thread.is_alive() and time.perf_counter() - start < 1
+    with pytest.raises(RuntimeError, match="closed"):
+        explorer.compare()
+
+
+# --- cells and pairs ----------------------------------------------------------------------------------------------
+
+
+def test_a_cell_shows_its_texts_and_gives_its_setting(explorer: Explorer) -> None:
+    explorer.set(sweep="layers", sweep_questions=3)
+    find(explorer, "kv-sweep-run").click()
+    assert said(explorer, "kv-sweep-status").startswith("Done: 7 cells")
+    heatmap = explorer.page.ablation.heatmap
+    assert find(explorer, "kv-cell-use").disabled
+    heatmap.picked = [0, 1, 1]
+    html = find(explorer, "kv-cell-texts").value
+    for text in explorer.swept.done[0, 1]:  # type: ignore[union-attr]
+        assert text.generation.answer in html and text.asked.question.text in html  # type: ignore[union-attr]
+    assert "layers 1" in html
+    find(explorer, "kv-cell-use").click()
+    assert explorer.state.layers == (1,) and "Done" in said(explorer)
+    first = explorer.swept.done[0, 1][0].generation  # type: ignore[union-attr]
+    assert first.text == explorer.comparison["cache steering"].generation.text  # type: ignore[index]
+    heatmap.picked = [1, 0, 2]
+    assert "no setting at this place" in find(explorer, "kv-cell-texts").value and find(explorer, "kv-cell-use").disabled
+    explorer.set(measure="tokens")
+    assert heatmap.legend.startswith("mean tokens over 3 prompts; baseline ") and heatmap.high > 1
+
+
+def test_test_questions_are_not_swept(explorer: Explorer) -> None:
+    explorer.set(split="test")
+    explorer.sweep()
+    assert "never chosen on test questions" in said(explorer, "kv-sweep-status")
+
+
+def test_the_geometry_tab_draws_when_it_is_opened(explorer: Explorer) -> None:
+    scatter = explorer.page.geometry.scatter
+    assert not scatter.points
+    explorer.page.tabs.selected_index = TABS.index("Geometry")
+    assert said(explorer, "kv-geometry-status") == "stepwise, analogical: 24 pairs." and len(scatter.points) == 24
+    assert {p["text"] for p in scatter.points} == set(explorer.bench.pairs["stepwise"].recipe["questions"])
+    assert set(scatter.looks) == {"stepwise", "analogical"} and len({shape for _, shape in scatter.looks.values()}) == 2
+    find(explorer, "kv-geometry-layer").value = 0
+    assert "there is nothing to see" in said(explorer, "kv-geometry-status") and not scatter.points
+    find(explorer, "kv-geometry-part").value = "keys"
+    assert len(scatter.points) == 24 if said(explorer, "kv-geometry-status") == "stepwise, analogical: 24 pairs." else not scatter.points
+
+
+def test_without_pairs_the_geometry_tab_says_what_to_pass(made: Made) -> None:
+    explorer = kv.explore(made.model, made.vectors["stepwise"])
+    explorer.look()
+    assert "pass kv.explore pairs=... or differences=..." in said(explorer, "kv-geometry-status")
+    explorer.close()
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_saved_once_and_not_overwritten(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(sweep_questions=2)
+    explorer.sweep()
+    explorer.look()
+    assert explorer.wait(PATIENCE)
+    for which in FIGURES:
+        find(explorer, "kv-figure").value = which
+        find(explorer, "kv-figure-path").value = str(tmp_path / which.split()[1])
+        find(explorer, "kv-save-figure").click()
+        assert said(explorer, "kv-keep-status").startswith("Written: "), which
+    assert sorted(path.name for path in tmp_path.glob("pairs.*")) == ["pairs.csv", "pairs.pdf", "pairs.png", "pairs.svg"]
+    assert len(list(tmp_path.iterdir())) == 12
+    (tmp_path / "pairs.csv").write_text("old")
+    find(explorer, "kv-save-figure").click()
+    assert "exists; choose another name" in said(explorer, "kv-keep-status") and (tmp_path / "pairs.csv").read_text() == "old"
+    find(explorer, "kv-overwrite").value = True
+    find(explorer, "kv-save-figure").click()
+    assert said(explorer, "kv-keep-status").startswith("Written") and (tmp_path / "pairs.csv").read_text() != "old"
+
+
+def test_figures_of_what_is_not_there_are_refused(made: Made, tmp_path: Path) -> None:
+    explorer = kv.explore(made.model, made.vectors["stepwise"], state=made.state(task=None, prompt=" ", arms=("baseline",)))
+    for which in FIGURES:
+        explorer.save_figure(which, str(tmp_path / "fig"))
+        assert "There " in said(explorer, "kv-keep-status") and not list(tmp_path.iterdir())
+    explorer.save_figure(FIGURES[0], " ")
+    assert "name of the figure is empty" in said(explorer, "kv-keep-status")
+    explorer.close()
+
+
+def test_vectors_are_saved_as_they_are_mixed(explorer: Explorer, made: Made, tmp_path: Path) -> None:
+    explorer.set(mix={"stepwise": 0.5, "analogical": 1.0})
+    find(explorer, "kv-vectors-path").value = str(tmp_path / "mixed.safetensors")
+    find(explorer, "kv-save-vectors").click()
+    assert said(explorer, "kv-keep-status").startswith("Written")
+    saved = kv.KVVectors.load(tmp_path / "mixed.safetensors")
+    torch.testing.assert_close(saved.values, 0.5 * made.vectors["stepwise"].values + made.vectors["analogical"].values)
+    assert "* 0.5" in saved.card.history
+    find(explorer, "kv-save-vectors").click()
+    assert "exists" in said(explorer, "kv-keep-status")
+
+
+def test_the_state_goes_through_a_file_and_back(explorer: Explorer, made: Made, tmp_path: Path) -> None:
+    kept = made.state(arms=("baseline", "cache steering"), cv=3.3, layers=(1, 3), heads=(0,), question=4, mix={"analogical": 0.5}, sweep="heads", seed=4)
+    explorer.set(**{f.name: getattr(kept, f.name) for f in fields(kept)})
+    assert explorer.wait(PATIENCE)
+    text = text_of(explorer, "cache steering")
+    find(explorer, "kv-state-path").value = str(tmp_path / "state.json")
+    find(explorer, "kv-save-state").click()
+    assert said(explorer, "kv-keep-status").startswith("Written")
+    explorer.set(cv=0.0, layers=None, heads=None, question=0, mix={"stepwise": 1.0}, sweep="layers", seed=0)
+    find(explorer, "kv-load-state").click()
+    assert said(explorer, "kv-keep-status").startswith("Restored") and explorer.state == kept
+    assert text_of(explorer, "cache steering") == text and find(explorer, "kv-cv").value == 3.3 and not find(explorer, "kv-layers-2").value
+    (tmp_path / "state.json").write_text(kept.changed({"mix": {"lost": 1.0}}).to_json())
+    find(explorer, "kv-load-state").click()
+    assert "There are no vectors called" in said(explorer, "kv-keep-status") and explorer.state == kept
+    (tmp_path / "state.json").write_text(kept.changed({"layers": (17,)}).to_json())
+    find(explorer, "kv-load-state").click()
+    assert "There is no layer 17" in said(explorer, "kv-keep-status") and explorer.state == kept
+
+
+def test_the_code_follows_the_state(explorer: Explorer) -> None:
+    explorer.set(cv=3.25)
+    assert "cv=3.25" in explorer.page.keep.code.code == explorer.code
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_fit_the_model_and_the_task(made: Made) -> None:
+    explorer = kv.explore(made.model, made.vectors, task=made.task)
+    assert (explorer.state.task, explorer.state.split, explorer.state.question) == (made.task.name, "dev", 0)
+    assert explorer.state.prefix == kv.ForcedPrefix.of_style(made.task, made.model.tokenizer, "stepwise").text
+    assert repr(explorer) == "Explorer(tiny, vectors: stepwise, analogical)"
+    assert explorer._repr_mimebundle_()["text/plain"] == repr(explorer)
+    explorer.close()
+
+
+def test_what_is_no_vectors_is_refused(made: Made, model: kv.Model, vectors: kv.KVVectors) -> None:
+    for given, message in [({}, "The explorer needs vectors"), ({"a": 3}, "vectors must be a kv.KVVectors"), (vectors, "extract vectors from this model")]:
+        with pytest.raises(ValueError, match=message):
+            kv.explore(made.model, given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pairs must be a"):
+        kv.explore(made.model, made.vectors, pairs=3)  # type: ignore[arg-type]
+    assert not [thread for thread in threading.enumerate() if thread.name == "kvsteer-explorer"]
+
+
+def until(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.002)
