@@ -25,7 +25,11 @@ _WRAPPED: weakref.WeakKeyDictionary[PreTrainedModel, tuple[Any, Model]] = weakre
 
 @dataclass(frozen=True)
 class KVSteerer:
-    """Steering vectors ready to be used on a model that was loaded with `AutoModelForCausalLM`."""
+    """Steering vectors ready to be used on a model that was loaded with `AutoModelForCausalLM`.
+
+    Attributes:
+        vectors: what is added at coefficient 1.
+    """
 
     vectors: KVVectors
 

@@ -131,6 +131,12 @@ class FewShot(Intervention):
     def of_style(cls, task: Task, style: str, shots: int = 5, seed: int = 0) -> FewShot:
         """`shots` examples from a task's extraction split, answered in `style`.
 
+        Args:
+            task: whose replies are shown.
+            style: the style.
+            shots: how many.
+            seed: which.
+
         Raises:
             ValueError: fewer than one example, or fewer replies in that style than asked for.
         """

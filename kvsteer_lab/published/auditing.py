@@ -27,6 +27,7 @@ class Audit:
     """Tables of an audit; each is a pandas table and is written as a CSV file of its name.
 
     Attributes:
+        root: the name of the folder or archive.
         checks: one row a file and metric: the file's own number, the recomputed one, and how it was recomputed.
         runs: one row a run: settings, accuracy by every rule, with Wilson's interval for the paper's main one, and measures of its texts.
         effects: the best steered run of each model and task against its baseline, as `comparisons.effect_table` gives it.
