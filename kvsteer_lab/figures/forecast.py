@@ -43,7 +43,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         rows, columns, figsize=(TWO_COLUMNS * (0.4 + 0.2 * columns), 0.5 + 2.2 * rows), layout="constrained", sharey=True, squeeze=False
     )
     for axis, name in zip(axes.flat, names, strict=False):
-        for place, color, marker in zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True):
+        for place, color, marker in reversed([*zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)]):  # the first on top
             for model in models:
                 own = table[(table.place == place) & (table.model == model)]
                 axis.vlines(own[name], own[low], own[high], color=COLORS["baseline"], alpha=0.15, linewidth=0.5, zorder=1)
@@ -81,7 +81,7 @@ def _scale(axis: Axes, name: str, table: pd.DataFrame) -> None:
     """Cosines by Fisher's z, which gives those near 1 their room; ratios and counts by their logarithms."""
     if name in ("agreement", "stability"):
         axis.set_xscale("function", functions=(lambda x: np.arctanh(np.clip(x, -_ALMOST, _ALMOST)), np.tanh))
-        shown = [x for x in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if table[name].min() - 0.2 < x < 1]
+        shown = [x for x in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if table[name].min() - 0.2 < x < table[name].max()]
         axis.set_xticks(shown, [f"{x:g}".replace("0.", ".") for x in shown])
     elif name == "signal_to_noise":
         axis.set_xscale("symlog", linthresh=1)
@@ -111,7 +111,8 @@ def _written(rows: pd.DataFrame) -> str:
     lines = []
     for row in rows.iloc[sorted({0, len(rows) - 1})].to_dict("records"):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        lines.append(f"{row['scope']}: " + ("nothing varies" if pd.isna(row["rho"]) else f"{row['rho']:.2f}{interval}"))
+        end = "\n" if len(row["scope"]) > 30 else " "  # a panel's width
+        lines.append(f"{row['scope']}:{end}" + ("nothing varies" if pd.isna(row["rho"]) else f"{row['rho']:.2f}{interval}"))
     return "\n".join(lines)
 
 
