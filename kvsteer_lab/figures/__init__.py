@@ -9,12 +9,14 @@ from .forecast import plot_forecasts, plot_split_half
 from .gains import plot_gains
 from .geometry import plot_separability, plot_style_cosines, plot_style_pca
 from .grid import plot_coefficient_grid
+from .heads import plot_attribution, plot_judged
 from .layers import plot_layers
 from .lens import plot_lens, plot_lens_divergence
 from .mixing import plot_style_mixing
 from .norms import plot_norms, plot_relative_norms
 from .pairs import plot_convergence, plot_lengths
 from .patching import plot_patching
+from .reading import plot_attention, plot_half_life, plot_knock_out
 from .robustness import plot_matched, plot_robustness
 from .saving import save_figure
 from .stamp import Stamp, read_stamp
@@ -27,6 +29,8 @@ __all__ = [
     "COLORS",
     "Stamp",
     "attach",
+    "plot_attention",
+    "plot_attribution",
     "plot_coefficient_grid",
     "plot_comparison",
     "plot_components",
@@ -38,6 +42,9 @@ __all__ = [
     "plot_extraction",
     "plot_forecasts",
     "plot_gains",
+    "plot_half_life",
+    "plot_judged",
+    "plot_knock_out",
     "plot_layers",
     "plot_lengths",
     "plot_lens",

@@ -124,15 +124,13 @@ def _compare(model: Model, rows: Sequence[Followed], slot: int) -> pd.DataFrame:
         with residuals, Watching(model.hf, width, lambda attention: changes.append(_split(attention, width, slots))):
             for _ in logits_along(model, pairs, targets):
                 pass
-        table = []
-        for i, each in enumerate(rows):
-            origin = width + tail - len(each.row.read)
-            n = len(each.read)
-            hidden = residuals.stream[2 * i + 1, origin - width : origin - width + n]
-            said = [*each.read[1:], each.target[-1]]
-            directions = logit_directions(model.hf, hidden, said).cpu()
-            table += [_rows(model, each, i, change, origin, n, directions) for change in changes]
-    return pd.concat(table)
+        ends = [width + tail - len(each.row.read) + len(each.read) for each in rows]
+        said = [[*each.read[1:], each.target[-1]] for each in rows]
+        hidden = [residuals.stream[2 * i + 1, end - width - len(s) : end - width] for i, (end, s) in enumerate(zip(ends, said, strict=True))]
+        directions = logit_directions(model.hf, torch.cat(hidden), [token for s in said for token in s]).cpu().split([len(s) for s in said])
+        steps = torch.stack([torch.nn.functional.pad(d, (0, 0, end - width - len(d), max(ends) - end)) for d, end in zip(directions, ends, strict=True)])
+        found = [_rows(model, rows, change, width, ends, steps) for change in changes]
+    return pd.concat(found)
 
 
 def _split(attention: Attention, width: int, slots: Tensor) -> _Change:
@@ -152,22 +150,28 @@ def _split(attention: Attention, width: int, slots: Tensor) -> _Change:
     return _Change(attention.layer, attention.column, parts.float().cpu(), looks.float().cpu())
 
 
-def _rows(model: Model, each: Followed, i: int, change: _Change, origin: int, n: int, directions: Float[Tensor, "steps hidden"]) -> pd.DataFrame:
-    """One row a head and query of this pass that belongs to the text."""
+def _rows(
+    model: Model, rows: Sequence[Followed], change: _Change, width: int, ends: Sequence[int], directions: Float[Tensor, "prompts columns hidden"]
+) -> pd.DataFrame:
+    """One row a prompt, head and query of this pass that belongs to the text; `directions` are those of the columns behind the cache."""
     heads = query_heads(model.hf)
-    group = heads // model.n_kv_heads
-    at = [(q, change.column + q - origin) for q in range(change.parts.shape[3]) if 0 <= change.column + q - origin < n]
+    n = change.parts.shape[3]
+    begin = change.column - width
+    at = torch.nn.functional.pad(directions, (0, 0, 0, max(0, begin + n - directions.shape[1])))[:, begin : begin + n].double()
     table = []
-    for head in range(heads if at else 0):
-        written = head_writes(model.hf, change.layer, head, change.parts[:, i, head, [q for q, _ in at]]).double()  # parts, queries, hidden
-        for number, (q, step) in enumerate(at):
-            own = written[:, number]
-            total = own.sum(0)
-            length = total.norm()
-            along = own @ (total / length) if length > 0 else own.new_zeros(3)
-            logit = own @ directions[step].double()
-            looks = (float(change.looks[0, i, head, q]), float(change.looks[1, i, head, q]))
-            where = (each.intervention, each.prompt, step, change.layer, head, head // group)
-            table.append((*where, *looks, float(length), *along.tolist(), float(logit.sum()), *logit.tolist()))
+    for head in range(heads):
+        written = head_writes(model.hf, change.layer, head, change.parts[:, :, head]).double()  # parts, prompts, queries, hidden
+        total = written.sum(0)
+        length = total.norm(dim=-1)
+        along = (written * (total / length.clamp(min=1e-30)[..., None])).sum(-1)
+        logit = (written * at).sum(-1)
+        for i, each in enumerate(rows):
+            where = (change.layer, head, head // (heads // model.n_kv_heads))
+            for q in range(n):
+                step = change.column + q - (ends[i] - len(each.read))
+                if 0 <= step < len(each.read):
+                    looks = (float(change.looks[0, i, head, q]), float(change.looks[1, i, head, q]))
+                    parts = (float(length[i, q]), *along[:, i, q].tolist(), float(logit[:, i, q].sum()), *logit[:, i, q].tolist())
+                    table.append((each.intervention, each.prompt, step, *where, *looks, *parts))
     names = ["intervention", "prompt", "step", "layer", "head", "kv_head", "plain", "steered"]
     return pd.DataFrame(table, columns=[*names, "change", *PARTS, "logit", *(f"logit_{part}" for part in PARTS)])

@@ -34,8 +34,10 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
     own, others = table[control.isna()], table[control.notna()]
     keys = [key for key in KEYS if key in table.columns]
     rest = [key for key in keys if key != "intervention"]
-    means = others.groupby(["control_of", "intervention", *rest], sort=False, dropna=False)[column].mean()
-    bands = {key: part.to_numpy() for key, part in means.groupby(["control_of", *rest], sort=False, dropna=False)} if len(means) else {}
+    bands: dict[tuple, np.ndarray] = {}
+    if len(others):
+        means = others.groupby(["control_of", "intervention", *rest], sort=False, dropna=False)[column].mean()
+        bands = {key: part.to_numpy() for key, part in means.groupby(["control_of", *rest], sort=False, dropna=False)}
     rows = []
     for key, part in own.groupby(keys, sort=False, dropna=False):
         values = part[column].dropna().to_numpy(float)

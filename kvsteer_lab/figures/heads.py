@@ -1,0 +1,99 @@
+"""What comes of an edit in single heads: the parts of their change, and whether an analysis names those that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from ..analysis.reading import over_prompts
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
+
+_PARTS = {"value": (COLORS["steered"], ""), "reweighting": (COLORS["prompt"], "////"), "indirect": ("#bbbbbb", "....")}
+_FLOOR = 1e-4  # nats; below, the axis is linear
+
+
+@styled
+def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figure:
+    """The parts of each head's change, along the change itself and on the logit: a table of `kv.analysis.attribute_heads`.
+
+    Bars are means over prompts, black lines the whole with its 95% bootstrap interval, pale blue marks the middle 95% of random vectors' wholes.
+
+    Args:
+        table: with controls or without.
+        step: which decode step.
+        most: heads drawn, those that change most.
+
+    Raises:
+        ValueError: a step that the table hasn't got.
+    """
+    at = table[table.step == step]
+    if at.empty:
+        raise ValueError(f"The table has no step {step}; it has {', '.join(map(str, sorted(set(table.step))))}.")
+    wholes = {whole: over_prompts(at, whole).set_index(["layer", "head"]) for whole in ("change", "logit")}
+    heads = sorted(wholes["change"].change.sort_values(ascending=False, kind="stable").index[:most])
+    means = at[at.control_of.isna()].groupby(["layer", "head"]).mean(numeric_only=True).loc[heads]
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.8 + 0.14 * len(heads)), layout="constrained", sharey=True)
+    place = np.arange(len(heads))
+    for axis, (whole, prefix) in zip(axes, {"change": "", "logit": "logit_"}.items(), strict=True):
+        ahead, behind = np.zeros(len(heads)), np.zeros(len(heads))
+        for part, (color, hatch) in _PARTS.items():
+            values = means[f"{prefix}{part}"].to_numpy()
+            start = np.where(values >= 0, ahead, behind)
+            axis.barh(place, values, left=start, color=color, hatch=hatch, edgecolor="white", linewidth=0, height=0.7, label=part)
+            ahead, behind = ahead + np.clip(values, 0, None), behind + np.clip(values, None, 0)
+        own = wholes[whole].loc[heads]
+        error = np.abs(np.stack([own[whole] - own.low, own.high - own[whole]]))
+        axis.errorbar(own[whole], place, xerr=error, fmt="|", color="black", elinewidth=0.8, markersize=5, label="whole")
+        if "random_low" in own:
+            axis.hlines(place + 0.42, own.random_low, own.random_high, color=COLORS["random"], linewidth=2, label="whole, random vectors")
+        axis.axvline(0, color="black", linewidth=0.5)
+    axes[0].set(xlabel="change of what the head writes", yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
+    axes[0].invert_yaxis()
+    for axis in axes:
+        axis.margins(x=0.04)
+    axes[1].set_xlabel("direct effect on the next token's logit")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    return figure
+
+
+@styled
+def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3) -> Figure:
+    """What each analysis says of each head against what hiding the slot from that head costs: the tables that `kv.analysis.judge_heads` takes.
+
+    Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis names instead. The dotted rule is the
+    most that another slot is worth, hidden from all heads.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not named:
+        raise ValueError("There is no analysis to draw; pass at least one table by its name.")
+    single = knocked_out[knocked_out.way == "one head"].astype({"layer": int, "head": int})
+    cost = single.groupby(["layer", "head"])[column].mean()
+    other = knocked_out[knocked_out.way == "other slot"].groupby("slot")[column].mean().max()
+    width = ONE_COLUMN if len(named) < 3 else TWO_COLUMNS
+    figure, axes = plt.subplots(1, len(named), figsize=(width, 2.2), layout="constrained", sharey=True, squeeze=False)
+    drawn = {}
+    true = set(cost.sort_values(ascending=False, kind="stable").index[:k])
+    for axis, (name, table) in zip(axes[0], named.items(), strict=True):
+        value = table.groupby(["layer", "head"])[table.columns[-1]].mean().abs().reindex(cost.index)
+        best = set(value.sort_values(ascending=False, kind="stable").index[:k])
+        for heads, fill in ((true, COLORS["steered"]), (set(cost.index) - true, "white")):
+            chosen = [head for head in cost.index if head in heads]
+            axis.plot(value[chosen], cost[chosen], "o", color=COLORS["steered"], markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False)
+        for head in true | best:
+            far = value[head] > 0.6 * value.max()
+            text = f"{head[0]}.{head[1]}"
+            axis.annotate(text, (value[head], cost[head]), xytext=(-4 if far else 4, 3), textcoords="offset points", ha="right" if far else "left", fontsize=6)
+        axis.axhline(other, color=COLORS["random"], linestyle=":", linewidth=1)
+        axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.4)
+        axis.set(xlabel=name, ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
+        axis.margins(x=0.06)
+        drawn[name] = pd.DataFrame({"value": value, "nats": cost}).reset_index()
+    axes[0, 0].set_ylabel("nats lost without the head")
+    return attach(figure, drawn, ["analysis"])
