@@ -42,21 +42,21 @@ def main() -> int:
     notebooks = sorted((path.name for path in HERE.glob("*.ipynb")), reverse=True)  # the later ones take longer
     runs = HERE.parent / "runs"
     runs.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=runs) as name:
-        fresh = Path(name)
+    with tempfile.TemporaryDirectory(dir=runs) as folder:
+        fresh = Path(folder)
         with ThreadPoolExecutor(workers) as pool:
             failures = [told for told in pool.map(lambda job: draw(job, fresh), [*notebooks, "README"]) if told]
         if failures:
             print(*failures, "Nothing was changed in figures/.", sep="\n", file=sys.stderr)
             return 1
         manifest.write(fresh)
-        size = sum(path.stat().st_size for path in fresh.iterdir())
-        count = len(manifest.read(fresh)) // len(manifest.SUMS_OF)
-        for old in manifest.read(FIGURES) if (FIGURES / manifest.NAME).is_file() else ():
+        drawn = manifest.figures_in(fresh)
+        for old in set(manifest.read(FIGURES) if (FIGURES / manifest.NAME).is_file() else ()) - set(drawn):
             (FIGURES / old).unlink(missing_ok=True)
-        for path in sorted(fresh.iterdir()):
-            os.replace(path, FIGURES / path.name)
-    print(f"{count} figures in figures/, {size / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")
+        for name in [*drawn, manifest.NAME]:
+            os.replace(fresh / name, FIGURES / name)
+    size = sum((FIGURES / name).stat().st_size for name in drawn)
+    print(f"{len(drawn) // len(manifest.SUMS_OF)} figures in figures/, {size / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")
     return 0
 
 

@@ -34,10 +34,14 @@ def drawn_with() -> str:
     return f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {platform.machine()}"
 
 
+def figures_in(folder: Path) -> list[str]:
+    """The files of figures in a folder, whatever else a notebook has left there."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix in SUMS_OF)
+
+
 def write(folder: Path) -> None:
     """Write the hashes of the figures in a folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in SUMS_OF)
-    lines = [drawn_with(), *(f"{digest(folder / name)}  {name}" for name in names)]
+    lines = [drawn_with(), *(f"{digest(folder / name)}  {name}" for name in figures_in(folder))]
     (folder / NAME).write_text("\n".join(lines) + "\n")
 
 
@@ -59,7 +63,7 @@ def compare(fresh: Path, committed: Path, prefixes: set[str]) -> tuple[list[str]
         Failures and remarks, a line each.
     """
     sums = {name: digest for name, digest in read(committed).items() if name[:3] in prefixes}
-    found = {path.name for path in fresh.iterdir()}
+    found = set(figures_in(fresh))
     failures = [f"{name} is not drawn any more" for name in sorted(sums.keys() - found)]
     failures += [f"{name} is new" for name in sorted(found - sums.keys())]
     same_versions = drawn_with() == (committed / NAME).read_text().splitlines()[0]

@@ -14,7 +14,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_FUNCTION = 8
-SAVED = re.compile(r'f"\{FIGURES\}/([^"]+)"')
+SAVED = re.compile(r'save_figure\(.*f"\{FIGURES\}/([^"]+)"')
 PRIVATE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|tmp|Users|private|work|opt)/\w")
 
 
