@@ -5,6 +5,7 @@ from .base import Intervention, NoOffset, Nothing
 from .cache import CacheSteering
 from .controls import Control, label_shuffle_controls, layer_shuffle_controls, other_slot, other_vectors, random_controls, sign_flip
 from .hiding import HideSlot
+from .offset import OtherOffset
 from .prompt import CoTPrefix, CoTPrompt, FewShot, ForcedPrefix
 from .together import Together
 
@@ -20,6 +21,7 @@ __all__ = [
     "Intervention",
     "NoOffset",
     "Nothing",
+    "OtherOffset",
     "Together",
     "label_shuffle_controls",
     "layer_shuffle_controls",
