@@ -117,6 +117,13 @@ def _ablation(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield what, f"{ratios}; texts: {min(r['same_texts'].values())} of {r['texts']} the same", "stated"
 
 
+def _explorer(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    goals = {"slider to first steered token": "< 300 ms", "slider to whole texts": "< 1.5 s", "cancel of a sweep": "< 1 s"}
+    for what, seconds in r.items():
+        median, low, high = (f"{seconds[name] * 1e3:.0f}" for name in ("median", "q1", "q3"))
+        yield what, f"{median} ms, quartiles {low} and {high}, of {seconds['n']} (wall)", goals.get(what, "stated")
+
+
 def _import_time(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "`import kvsteer_lab`", f"{r['cpu_s']['median'] * 1e3:.0f} ms CPU, {r['wall_s']['median'] * 1e3:.0f} ms wall; no torch", "< 300 ms"
 
@@ -139,6 +146,7 @@ ROWS = {
     "ablation": _ablation,
     "decode": _decode,
     "evaluation": _evaluation,
+    "explorer": _explorer,
     "extract": _extract,
     "grid": _grid,
     "gsm8k_pipeline": _gsm8k,

@@ -132,6 +132,13 @@ def test_ablation(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFi
     assert "7 masks" in capsys.readouterr().out
 
 
+def test_explorer(benchmark: Benchmark, tmp_path: Path) -> None:
+    found = read(benchmark("explorer").main(model="smoke", tokens=16, repeats=2, drag=3, out=tmp_path))
+    names = {"slider to first steered token", "slider to whole texts", "slider to coloured texts", "cancel of a sweep"}
+    assert names < found["results"].keys()
+    assert all(spread.keys() == SPREAD and spread["median"] > 0 for spread in found["results"].values())
+
+
 def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes: dict[str, Any] = dict(model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",))
     times, peak = read(benchmark("extract").main(**sizes, out=tmp_path))["results"]
