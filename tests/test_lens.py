@@ -70,6 +70,12 @@ def test_the_table_holds_what_score_and_divergence_say(load_random: Load) -> Non
     kl = torch.stack(kv.divergence(model, PROMPTS, CONTINUATIONS, steering).kl).mean(0)
     found = lens.divergence[(lens.divergence.layer == 3) & (lens.divergence.step < 3)].kl
     torch.testing.assert_close(torch.tensor(found.tolist()), kl, rtol=1e-3, atol=1e-5)
+    lines = kv.figures.plot_lens(lens.tokens, step=3).axes[0].get_lines()
+    steered = lens.tokens[(lens.tokens.step == 3) & (lens.tokens.token == lens.tokens.token.iloc[0])].steered.tolist()
+    assert any(list(line.get_ydata()) == steered for line in lines)
+    assert len(kv.figures.plot_lens_divergence(lens.divergence).axes) == 3, "two panels and a colour bar"
+    with pytest.raises(ValueError, match="The table holds no step 9; choose one of: 0, 1, 2, 3"):
+        kv.figures.plot_lens(lens.tokens, step=9)
     below = lens.divergence[lens.divergence.layer == 0]
     assert (below.kl == 0).all() and (lens.tokens[lens.tokens.layer == 0].change == 0).all()
     assert (lens.divergence[lens.divergence.layer > 0].kl > 0).all()

@@ -111,6 +111,11 @@ def test_flips_are_counted_and_controls_stand_beside(tiny: kv.Model) -> None:
     pd.testing.assert_frame_equal(table, kv.analysis.patch_residuals(tiny, chats, steering, controls=3), atol=1e-4)
     assert (table.random_low <= table.random_high).all()
     assert table[table.p_effect > 0.05].share.isna().all(), "three controls can't show an effect"
+    nothing, shares = kv.figures.plot_patching(table), kv.figures.plot_patching(kv.analysis.patch_residuals(tiny, chats, steering, controls=0))
+    panels = [[axis for axis in figure.axes if axis.get_images() and axis.get_xlabel()] for figure in (nothing, shares)]
+    assert [len(p) for p in panels] == [4, 4]
+    assert [sum(len(axis.patches) for axis in p) for p in panels] == [64, 0], "what has no share is hatched"
+    assert [sum(len(axis.texts) for axis in p) for p in panels] == [0, 64]
 
 
 def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:

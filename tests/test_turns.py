@@ -171,6 +171,11 @@ def test_controls_are_followed_in_the_same_run(tiny: kv.Model) -> None:
     assert len(rows) == 6 + 2 * 3 * 6 and rows[rows.control_of == steering.label].vector.nunique() == 2
     table = kv.analysis.summarise_turns(rows)
     assert list(zip(table.way, table.turn, strict=True)) == [(w, t) for w in ("plain", "kept", "slot alone") for t in (1, 2)]
+    for column in ("accuracy", "change"):
+        kept, alone_in_slot = kv.figures.plot_turns(table, column).axes
+        assert [kept.get_title(), alone_in_slot.get_title()] == ["kept", "slot alone"]
+        drawn = [list(line.get_ydata()) for line in kept.get_lines()]
+        assert table[table.way == "kept"][column].tolist() in drawn
     assert table[table.way != "plain"].p_random_change.between(1 / 3, 1).all() and table[table.way == "plain"].random_reasoned.isna().all()
 
 

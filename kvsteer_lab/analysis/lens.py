@@ -153,7 +153,7 @@ def _look(model: Model, rows: Sequence[Sequence[Row]], targets: Sequence[Sequenc
                 against = logits[:, :1].expand_as(logits)
                 apart.append(kl(logits.flatten(0, 1), against.flatten(0, 1)).unflatten(0, logits.shape[:2]).cpu())
                 if step == 0:
-                    mass.append(log_p[:, :2].exp().double().sum(0).cpu())
+                    mass.append(log_p[:, :2].exp().cpu().double().sum(0))
             logp.append(torch.stack(one, 2))
             divergence.append(torch.stack(apart, 2))
     return _Part(torch.stack(logp, 2), torch.stack(divergence, 2), torch.stack(mass, 1))

@@ -53,7 +53,8 @@ def patch_residuals(
     model: that is an oracle and no finding. Findings are the updates behind layer i (what later layers make of it), and the edit of all layers, where
     streams tell a first reading from later ones. Shares need not add up to 1: layers can do each other's work, or undo it.
 
-    Every patched run, both runs they are made of, and all random vectors are rows of the same forward passes.
+    Every patched run, both runs they are made of, and all random vectors are rows of the same forward passes, which read one token: for each prompt, edited
+    layer (and all of them), and vector, 2 + 4 layers of them.
 
     Args:
         model: from `kv.load`.
@@ -148,7 +149,7 @@ def _sweep(model: Model, pairs: Sequence[tuple[Row, Row]], token: int) -> list[_
 
     rows = [row for plain, steered in pairs for row in (plain, steered, *([*[plain] * n, *[steered] * n] * 2))]
     with LOCK:
-        logits = read_residuals(model, rows, patch=patch)[1][:, -1].double()
+        logits = read_residuals(model, rows, patch=patch)[1][:, -1].float()
     others = logits.clone()
     others[:, token] = -torch.inf
     odds = (logits[:, token] - others.logsumexp(-1)).unflatten(0, (len(pairs), height)).cpu().numpy()

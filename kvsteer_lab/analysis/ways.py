@@ -132,7 +132,7 @@ class Dialogues:
 
     def _answer(self, state: Conversation) -> list[Reply]:
         replies, logits = state.answer(self.tail, self.settings)
-        others = logits.double()
+        others = logits.float().clone()
         chosen = others[:, self.token].clone()
         others[:, self.token] = -torch.inf
         return [Reply(ids, odds) for ids, odds in zip(replies, (chosen - others.logsumexp(-1)).tolist(), strict=True)]
