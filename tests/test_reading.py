@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,9 @@ def test_attention_follows_each_ones_own_text_and_another_slot(model: kv.Model, 
 
 def test_batches_change_nothing(model: kv.Model, vectors: kv.KVVectors) -> None:
     steering = kv.CacheSteering(vectors, CK, CV)
-    for measure in (kv.analysis.attention_to_slot, kv.analysis.attribute_heads):
-        one, many = (measure(model, PROMPTS, steering, TEXTS, steps=3, batch_size=size) for size in (1, 64))
+    nats = partial(kv.analysis.nats_of_reading, ways=("one layer", "all but one head"))
+    for measure in (kv.analysis.attention_to_slot, kv.analysis.attribute_heads, nats):
+        one, many = (measure(model, PROMPTS, steering, continuations=TEXTS, steps=3, batch_size=size) for size in (1, 64))
         pd.testing.assert_frame_equal(one, many, atol=1e-4, check_exact=False)
 
 

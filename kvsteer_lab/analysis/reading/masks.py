@@ -70,7 +70,9 @@ def _of_way(
     elif way == "one head":
         yield from (KnockOut(way, HideSlot(heads=[pair], slot=slot), *pair) for pair in pairs)
     elif way == "all but one head" and len(pairs) > 1:
-        yield from (KnockOut(way, HideSlot(heads=[x for x in pairs if x != pair], slot=slot), *pair) for pair in pairs)
+        for pair in pairs:  # the label that a list of all other heads makes would be long
+            name = f"slot {slot} hidden from all heads but {pair[0]}.{pair[1]}"
+            yield KnockOut(way, HideSlot(heads=[x for x in pairs if x != pair], slot=slot, name=name), *pair)
     elif way == "from step":
         yield from (KnockOut(way, HideSlot(first=step, slot=slot), step=step) for step in steps)
     elif way == "only at step":

@@ -45,7 +45,8 @@ def nats_of_reading(
     """KL(slot read || slot hidden) of the next-token distributions along a text, for exhaustive knock-outs of reading.
 
     Both sides have the same prompt, edits and text; they differ in which heads read the slot at which steps. What is hidden is hidden from every later
-    token that is computed, so a knock-out from step t on changes what later tokens hand on, too. All knock-outs of a prompt are rows of one forked batch.
+    token that is computed, so a knock-out from step t on changes what later tokens hand on, too. All knock-outs of a prompt are rows of one forked batch,
+    as far as `batch_size` allows.
 
     Args:
         model: from `kv.load`.
@@ -86,17 +87,20 @@ def nats_of_reading(
 def divergences(model: Model, whole: Sequence[Followed], outs: Sequence[KnockOut], batch_size: int) -> list[list[Float[Tensor, " steps"]]]:
     """For each knock-out and prompt, KL(read || hidden) at each step of the prompt's text, float32 on the CPU."""
     hidden = [out.hide.hidden(model, [0])[0] for out in outs]
-    found: dict[int, Tensor] = {}
-    size = max(1, batch_size // (len(outs) + 1))
+    found: dict[int, list[Tensor]] = {i: [] for i in range(len(whole))}
+    width = min(len(hidden), max(1, batch_size - 1))  # knock-outs of one prompt that fit a batch, beside the run that reads
     for group in group_rows(model, [each.row for each in whole]):
-        for batch, part in in_batches(group, size, lambda batch: _divergences(model, [whole[i] for i in batch], hidden)):
-            found.update(zip(batch, part, strict=True))
-    return [[found[i][o, : len(each.target)] for i, each in enumerate(whole)] for o in range(len(outs))]
+        for start in range(0, len(hidden), width):
+            some = hidden[start : start + width]
+            for batch, part in in_batches(group, max(1, batch_size // (width + 1)), lambda b, some=some: _divergences(model, [whole[i] for i in b], some)):  # type: ignore[misc]
+                for i, steps in zip(batch, part, strict=True):
+                    found[i].append(steps)
+    joined = [torch.cat(found[i])[:, : len(each.target)] for i, each in enumerate(whole)]
+    return [[steps[o] for steps in joined] for o in range(len(outs))]
 
 
 @torch.no_grad()
 def _divergences(model: Model, whole: Sequence[Followed], hidden: Sequence[tuple[HiddenSlot, ...]]) -> list[Float[Tensor, "outs steps"]]:
-
     from ...models import LOCK
 
     rows: list[Row] = [row for each in whole for row in (each.row, *(replace(each.row, hidden=(*each.row.hidden, *h)) for h in hidden))]
