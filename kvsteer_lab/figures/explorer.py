@@ -34,7 +34,7 @@ def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", 
     grid = cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
     figure, axes = plt.subplots(figsize=(max(ONE_COLUMN, 1.6 + 0.42 * len(columns)), 0.9 + 0.3 * len(rows)), layout="constrained")
     image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
-    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=column_title, ylabel=row_title)
+    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title))
     axes.set_xticklabels(columns)
     axes.set_yticklabels(rows)
     axes.tick_params(length=0)
@@ -97,3 +97,7 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     axes.set(xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})", ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})", title=f"layer {layer}, {part}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, handletextpad=0.2)
     return figure
+
+
+def _symbol(title: str) -> str:
+    return f"${title}$" if title in ("c_k", "c_v") else title
