@@ -64,7 +64,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
             if len(others):
                 axis.plot([], [], "x+1"[i % 3], color=color_of(str(method)), alpha=0.8, markersize=4, markeredgewidth=0.8, label=f"random for {method}")
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
-    axes[1].ticklabel_format(axis="x", scilimits=(-2, 3))
+    axes[1].locator_params(axis="x", nbins=4)
     axes[0].set_xscale("log")
     axes[0].set_xticks(ticks := sorted(table.dose.round(6).unique())[:: 2 if table.dose.nunique() > 6 else 1], [f"{t:.2g}" for t in ticks])
     axes[0].minorticks_off()
