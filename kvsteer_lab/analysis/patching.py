@@ -182,7 +182,9 @@ def _share(part: np.ndarray, whole: np.ndarray, p: float | None, seed: int) -> t
     if not whole.any() or (p is not None and p > _FALSE_ALARM):
         return float("nan"), float("nan"), float("nan")
     share = float(part.mean() / whole.mean())
-    if np.ptp(part / np.where(whole == 0, 1, whole)) < 1e-12:  # all prompts agree
+    if not whole.all():  # a resample of prompts that the edit doesn't move has no share
+        return share, float("nan"), float("nan")
+    if np.ptp(part / whole) < 1e-12:  # all prompts agree
         return share, share, share
     found = bootstrap((part, whole), _ratio, paired=True, n_resamples=1000, method="percentile", rng=seed).confidence_interval
     return share, float(found.low), float(found.high)
