@@ -58,7 +58,9 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
     axes[1].set_xlabel("direct effect on the next token's logit")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5)
-    return figure
+    parts = means[[f"{prefix}{part}" for prefix in ("", "logit_") for part in _PARTS]]
+    named = [own.loc[heads].rename(columns=lambda name, whole=whole: name if name == whole else f"{whole}_{name}") for whole, own in wholes.items()]
+    return attach(figure, parts.join(named))
 
 
 @styled
@@ -66,7 +68,7 @@ def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
     """What each analysis says of each head against what hiding the slot from that head costs: the tables that `kv.analysis.judge_heads` takes.
 
     Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis names instead. The dotted rule is the
-    most that another slot is worth, hidden from all heads.
+    most that another slot is worth, hidden from all heads; where the slot itself is worth no more, no head is named.
 
     Raises:
         ValueError: nothing to draw.
@@ -79,10 +81,11 @@ def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
     width = ONE_COLUMN if len(named) < 3 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(named), figsize=(width, 2.2), layout="constrained", sharey=True, squeeze=False)
     drawn = {}
-    true = set(cost.sort_values(ascending=False, kind="stable").index[:k])
+    found = knocked_out[knocked_out.way == "everything"][column].mean() > other
+    true = set(cost.sort_values(ascending=False, kind="stable").index[: k if found else 0])
     for axis, (name, table) in zip(axes[0], named.items(), strict=True):
         value = table.groupby(["layer", "head"])[table.columns[-1]].mean().abs().reindex(cost.index)
-        best = set(value.sort_values(ascending=False, kind="stable").index[:k])
+        best = set(value.sort_values(ascending=False, kind="stable").index[: k if found else 0])
         for heads, fill in ((true, COLORS["steered"]), (set(cost.index) - true, "white")):
             chosen = [head for head in cost.index if head in heads]
             axis.plot(value[chosen], cost[chosen], "o", color=COLORS["steered"], markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False)

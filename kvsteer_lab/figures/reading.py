@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, styled
 
 _LOOKS = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]
 _GROUPS = {
@@ -51,7 +51,7 @@ def plot_attention(table: pd.DataFrame) -> Figure:
     names = [f"{layer}.{head}" for layer, head in order]
     axes[0, 0].set(yticks=range(0, len(heads), every), yticklabels=names[::every], ylabel="layer.query head")
     figure.colorbar(image, ax=axes, label="attention to the slot", pad=0.02)
-    return figure
+    return attach(figure, own.groupby(["intervention", "layer", "head", "step"], sort=False).attention.mean().reset_index())
 
 
 @styled
