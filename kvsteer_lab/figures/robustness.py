@@ -57,7 +57,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     for axis, (unit, label) in zip(axes, units.items(), strict=True):
         for i, (method, own) in enumerate(table.groupby("method", sort=False)):
             others = own[own.vector != "steering"]
-            axis.plot(others[unit], others[column], "x+1"[i % 3], color=color_of(str(method)), alpha=0.7, markersize=4, markeredgewidth=0.8)
+            axis.plot(others[unit], others[column], "x+1"[i % 3], color=color_of(str(method)), alpha=0.8, markersize=4, markeredgewidth=0.9, zorder=4)
             line = own[own.vector == "steering"].sort_values("dose")
             look = dict(color=color_of(str(method)), marker=MARKERS[i % len(MARKERS)], linestyle=("-", "--", ":")[i % 3], elinewidth=0.7)
             axis.errorbar(line[unit], line[column], _error(line, column), label=str(method), **look)
