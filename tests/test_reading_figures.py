@@ -70,10 +70,14 @@ def test_half_lives_are_lines_of_what_is_left(model: kv.Model, steering: kv.Cach
 def test_the_judged_are_drawn_against_the_cost_of_each_head(model: kv.Model, steering: kv.CacheSteering) -> None:
     nats = kv.analysis.nats_of_reading(model, PROMPTS, steering, steps=2, others=3)
     table = kv.analysis.attribute_heads(model, PROMPTS, steering)[[*KEYS, "change"]]
-    figure = kv.figures.plot_judged({"change": table}, nats, k=2)
+    worth = nats.assign(first=nats["first"].where(nats.way != "everything", 100.0))
+    figure = kv.figures.plot_judged({"change": table}, worth, k=2)
     data = data_of(figure)
     assert data is not None and len(data) == 16 and list(data.columns) == ["analysis", "layer", "head", "value", "nats"]
     filled = [line for line in figure.axes[0].lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
     assert sorted(filled[0].get_ydata()) == pytest.approx(sorted(data.nats.nlargest(2)))
+    nothing = nats.assign(first=nats["first"].where(nats.way != "everything", 0.0))
+    empty = kv.figures.plot_judged({"change": table}, nothing, k=2)
+    assert not empty.axes[0].texts, "in a null no head is named"
     with pytest.raises(ValueError, match="There is no analysis to draw"):
         kv.figures.plot_judged({}, nats)
