@@ -182,6 +182,10 @@ def test_the_judge_tells_right_from_wrong_and_finds_nothing_where_nothing_is() -
     assert table["rank"].tolist() == [1.0, -1.0] and table.hits.tolist() == [2, 0]
     assert table.loc["right", "named"] == table.loc["right", "true"] == "1.3, 1.2"
     assert table.loc["right", "p_hits"] == pytest.approx(1 / 28) and table.chance.tolist() == [0.5, 0.5]
+    few = {head: value if value > 10 else 1e-9 * value for head, value in heads.items()}
+    shuffled = {head: value if value > 10 else 5 - value for head, value in heads.items()}
+    ranks = [kv.analysis.judge_heads({"a": named(said)}, knocked(few, 20.0, 1.0), k=2)["rank"].item() for said in (heads, shuffled)]
+    assert ranks[0] == pytest.approx(ranks[1]) and 0.8 < ranks[0] < 1, "the order of heads that cost nothing says nothing"
     null = kv.analysis.judge_heads(tables, knocked(heads, 0.9, 1.0), k=2)
     assert not null.found.any() and null["rank"].isna().all() and null.hits.isna().all()
 

@@ -10,13 +10,15 @@ import pandas as pd
 from scipy.stats import hypergeom, spearmanr
 
 _RESAMPLES = 1000
+_NOTHING = 1e-5  # nats; costs below are mostly rounding, and their order says nothing
 
 
 def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3, *, seed: int = 0) -> pd.DataFrame:
     """Rank heads by each analysis and by what hiding the slot from that head alone costs, and compare the ranks.
 
     A head whose loss others make up for looks unimportant to single knock-outs: they are the measure here, not the truth. Where hiding the slot from
-    everything costs no more than hiding another slot, there is nothing to be found, and no agreement is reported.
+    everything costs no more than hiding another slot, there is nothing to be found, and no agreement is reported. Heads that cost less than 0.00001 nats
+    cost nothing, and are tied.
 
     Args:
         named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size counts.
@@ -80,7 +82,8 @@ def _by_prompt(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return wide.sort_index(axis=0).sort_index(axis=1).astype(float)
 
 
-def _rank(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _rank(ours: np.ndarray, cost: np.ndarray) -> float:
+    theirs = np.where(cost < _NOTHING, 0.0, cost)
     if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return float("nan")
     return float(spearmanr(ours, theirs).statistic)
