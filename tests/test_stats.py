@@ -36,6 +36,7 @@ def test_wilson_matches_published_values():
     low, high = wilson(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
     assert wilson(0, 20)[0] == 0.0 and round(wilson(0, 20)[1], 4) == 0.1611
+    assert all(wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0 for n in range(1, 60))  # and no 1e-17 beside it
 
 
 @pytest.mark.parametrize(("k", "n"), [(1, 0), (3, 2), (-1, 5)])

@@ -41,7 +41,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes in {n} trials make no proportion.")
     low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return float(low), float(high)
+    return float(low) if successes else 0.0, float(high) if successes < n else 1.0  # exact at the ends, where rounding leaves 1e-17
 
 
 def paired_bootstrap(
