@@ -2,6 +2,7 @@
 #   make demo        the method end to end on the bundled model, a few minutes
 #   make test        what CI runs: ruff, mypy, the tests, the notebooks with their outputs compared
 #   make lab         the notebooks in JupyterLab
+#   make app         the explorer in the browser, without JupyterLab; only this machine can see it
 #   make notebooks   run the notebooks again, in place
 #   make figures     draw all figures of the notebooks and of the README again, into figures/
 #   make full        everything slow, too; the log goes to docs/full.log
@@ -19,7 +20,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab notebooks figures docs full evidence clean
+.PHONY: demo test lint lab app notebooks figures docs full evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -30,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The bundled models are too small for a second thread to help, and threads that wait for one another on a busy
 # machine make them many times slower. `make demo OMP_NUM_THREADS=8` for a larger model.
-demo notebooks figures test full evidence: export OMP_NUM_THREADS ?= 1
+demo app notebooks figures test full evidence: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)
 	$(BIN)/kvsteer demo
@@ -46,6 +47,9 @@ test: lint
 
 lab: $(READY)
 	$(BIN)/jupyter-lab --ServerApp.root_dir=notebooks
+
+app: $(READY)
+	$(BIN)/python notebooks/serve.py
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/execute.py
