@@ -86,7 +86,7 @@ def knock_out_reading(
 def _measure(part: pd.DataFrame, read: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = dict(n=len(part))
     for column, name, low, high in (("correct", "accuracy", "low", "high"), ("reasoned", "reasoned", "reasoned_low", "reasoned_high")):
-        bounds = (round(bound, 12) for bound in wilson(int(part[column].sum()), len(part)))
+        bounds = wilson(int(part[column].sum()), len(part))
         found |= {name: part[column].mean(), **dict(zip((low, high), bounds, strict=True))}
     same = (part["style"].to_numpy() == read["style"].to_numpy()).mean()
     return found | dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=float(same))
