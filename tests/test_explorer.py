@@ -12,6 +12,7 @@ from typing import Any
 
 import ipywidgets as w
 import pytest
+import random_models
 import torch
 from explorer_bench import Made, make
 
@@ -476,6 +477,35 @@ def test_the_state_goes_through_a_file_and_back(explorer: Explorer, made: Made, 
 def test_the_code_follows_the_state(explorer: Explorer) -> None:
     explorer.set(cv=3.25)
     assert "cv=3.25" in explorer.page.keep.code.code == explorer.code
+
+
+# --- other architectures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "attention"),
+    [
+        ("gpt2", "Done.", "Mean attention weight"),
+        ("gemma3", "Done. The steered slot leaves the sliding window", "Mean attention weight"),
+        ("falcon", "Done.", "The attention of falcon can&#x27;t be looked into"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The steered slot leaves")
+def test_other_architectures_are_explored(load_random: Callable[[str], kv.Model], name: str, line: str, attention: str) -> None:
+    model = load_random(name)
+    explorer = kv.explore(model, {"vectors": random_models.vectors_for(model)}, state=ExplorerState(prompt="hello there what", ck=3, cv=20, max_new_tokens=24))
+    try:
+        assert said(explorer).startswith(line) and attention in find(explorer, "kv-attention").value
+        comparison = explorer.comparison
+        assert comparison is not None
+        same = kv.generate(model, ["hello there what"], list(explorer.bench.interventions(explorer.state).values()), generation={"max_new_tokens": 24})
+        assert [own.generation.token_ids for own in comparison.arms] == [row.token_ids for row in same]
+        assert len({row.text for row in same}) == 2, "steering changed nothing"
+        explorer.set(sweep="heads", max_new_tokens=4)
+        explorer.sweep()
+        assert said(explorer, "kv-sweep-status").startswith("Done")
+    finally:
+        explorer.close()
 
 
 # --- opening ------------------------------------------------------------------------------------------------------
