@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -79,5 +81,8 @@ def test_the_judged_are_drawn_against_the_cost_of_each_head(model: kv.Model, ste
     nothing = nats.assign(first=nats["first"].where(nats.way != "everything", 0.0))
     empty = kv.figures.plot_judged({"change": table}, nothing, k=2)
     assert not empty.axes[0].texts, "in a null no head is named"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        empty.draw_without_rendering()
     with pytest.raises(ValueError, match="There is no analysis to draw"):
         kv.figures.plot_judged({}, nats)
