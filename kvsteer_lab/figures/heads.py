@@ -83,11 +83,11 @@ def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
     drawn = {}
     found = knocked_out[knocked_out.way == "everything"][column].mean() > other
     true = set(cost.sort_values(ascending=False, kind="stable").index[: k if found else 0])
-    dear = cost.index.isin(list(true))
+    costly = cost.index.isin(list(true))
     for axis, (name, table) in zip(axes[0], named.items(), strict=True):
         value = table.groupby(["layer", "head"])[table.columns[-1]].mean().abs().reindex(cost.index)
         best = set(value.sort_values(ascending=False, kind="stable").index[: k if found else 0])
-        for chosen, fill in ((dear, COLORS["steered"]), (~dear, "white")):
+        for chosen, fill in ((costly, COLORS["steered"]), (~costly, "white")):
             if not chosen.any():  # an empty line would have no place in the layout
                 continue
             axis.plot(value[chosen], cost[chosen], "o", color=COLORS["steered"], markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False)
