@@ -1,14 +1,20 @@
-"""A bench and a state on the bundled model, for the explorer's tests."""
+"""A bench and a state on the bundled model, and how a reader finds their way in the widgets: for the explorer's tests."""
 
 from __future__ import annotations
 
+import re
 import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import ipywidgets as w
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets.bench import Bench
 from kvsteer_lab.widgets.comparing import Comparison, compare_arms
+from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.state import ARMS, ExplorerState
 from kvsteer_lab.widgets.sweeping import Sweep, run_sweep
 
@@ -53,3 +59,42 @@ def swept(bench: Bench, state: ExplorerState) -> Sweep:
     for _ in run_sweep(bench, state, threading.Event(), found.append):
         pass
     return found[-1]
+
+
+# --- widgets ------------------------------------------------------------------------------------------------------
+
+PATIENCE = 60
+
+
+def find(explorer: Explorer, css: str) -> w.Widget:
+    """The one widget with a class."""
+    found = [widget for widget in walk(explorer.page.ui) if css in getattr(widget, "_dom_classes", ())]
+    assert len(found) == 1, f"{len(found)} widgets have the class {css}"
+    return found[0]
+
+
+def walk(widget: w.Widget) -> Iterator[w.Widget]:
+    """A widget and all within."""
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)
+
+
+def text_of(explorer: Explorer, arm: str) -> str:
+    """The text that is shown for an arm."""
+    body = find(explorer, f"kv-arm-{arm.replace(' ', '-')}").value.split('<div class="kv-text">')[1].split("</div>")[0]
+    return re.sub("<[^>]*>", "", body).removesuffix("[end]")
+
+
+def said(explorer: Explorer, where: str = "kv-status") -> str:
+    """What a line says when all work is done."""
+    assert explorer.wait(PATIENCE)
+    return re.sub("<[^>]*>", "", find(explorer, where).value)
+
+
+def until(ready: Callable[[], bool]) -> None:
+    """Wait for something that the worker does."""
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.002)
