@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="write the executed notebooks there")
     parser.add_argument("-n", type=int, default=1, metavar="N", help="with --check: how many run at a time")
     asked = parser.parse_args()
-    paths = [p if p.is_file() else HERE / p for p in asked.notebooks] or sorted(HERE.glob("*.ipynb"))
+    paths = [p.resolve() if p.is_file() else HERE / p for p in asked.notebooks] or sorted(HERE.glob("*.ipynb"))
     missing = [str(p) for p in paths if not p.is_file()]
     if missing or not paths:
         parser.error(f"no such notebook: {', '.join(missing)}" if missing else "there are no notebooks here")
