@@ -18,7 +18,9 @@ def plot_lengths(lengths: pd.DataFrame) -> Figure:
     palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
     sns.histplot(long, x="tokens", hue="side", bins=30, palette=palette, element="step", alpha=0.4, ax=axis)
     sns.move_legend(axis, "upper center", title=None)
-    for drawn in (*axis.collections[:1], axis.get_legend().get_patches()[-1]):  # the side that is drawn first and named last
+    legend = axis.get_legend()
+    assert legend is not None  # seaborn has drawn one
+    for drawn in (*axis.collections[:1], legend.get_patches()[-1]):  # the side that is drawn first and named last
         drawn.set_hatch("////")
     axis.set(xlabel="tokens in the prompt", ylabel="prompts")
     return figure
