@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -28,14 +29,17 @@ CHROMIUM = os.environ.get("KVSTEER_CHROMIUM") or shutil.which("chromium") or shu
 
 
 def left_out() -> str:
-    """Why tests in a browser can't run here; empty if they can."""
-    if not CHROMIUM:
-        return "there is no Chromium: install Debian's package `chromium`, or name one with KVSTEER_CHROMIUM"
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        return "there is no Playwright: pip install playwright (not its browsers)"
-    return ""
+    """Why tests in a browser can't run here; empty if they can.
+
+    Raises:
+        RuntimeError: they can't, but KVSTEER_BROWSER=required.
+    """
+    reason = "" if CHROMIUM else "there is no Chromium: install Debian's package `chromium`, or name one with KVSTEER_CHROMIUM"
+    if not reason and importlib.util.find_spec("playwright") is None:
+        reason = "there is no Playwright: pip install playwright (not its browsers)"
+    if reason and os.environ.get("KVSTEER_BROWSER") == "required":
+        raise RuntimeError(f"The tests in a browser are required here, but {reason}.")
+    return reason
 
 
 @dataclass(frozen=True)

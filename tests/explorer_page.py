@@ -2,120 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import nbformat
+from browsing import jupyter_lab, open_page, run_all
+from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST
 
 TABS = ("Side by side", "Ablation", "Geometry", "Keep")
 UNNAMED = re.compile(r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$", re.MULTILINE)
 """A control without a name, in Playwright's description of what a screen reader is told."""
-
-CONTRAST = """
-root => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgba = color => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
-    canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
-  const behind = node => {
-    const layers = [];
-    for (let at = node; at; at = at.parentElement) {
-      const color = rgba(getComputedStyle(at).backgroundColor);
-      if (color[3] > 0) layers.push(color);
-      if (color[3] === 1) break;
-    }
-    return layers.reverse().reduce((under, top) => over(top, under), [255, 255, 255, 1]);
-  };
-  const opacity = node => node ? Number(getComputedStyle(node).opacity) * opacity(node.parentElement) : 1;
-  const light = color => {
-    const [r, g, b] = color.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const said = node => {
-    if (/^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName)) return node.type === "checkbox" ? "" : node.value;
-    return [...node.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent.trim()).join(" ").trim();
-  };
-  const found = [];
-  for (const node of root.querySelectorAll("*")) {
-    const text = said(node), box = node.getBoundingClientRect();
-    if (!text || !box.width || !box.height || /^(STYLE|OPTION|SCRIPT|TITLE|title)$/.test(node.tagName) || node.closest(":disabled")) continue;
-    const style = getComputedStyle(node);
-    if (style.visibility !== "visible") continue;
-    const under = behind(node), ink = rgba(node instanceof SVGElement ? style.fill : style.color);
-    ink[3] *= opacity(node);
-    const [a, b] = [light(over(ink, under)), light(under)].sort((x, y) => y - x);
-    const kind = `${node.tagName.toLowerCase()}.${(node.getAttribute("class") || "").replaceAll(" ", ".")}`;
-    found.push({ text: text.slice(0, 40), kind, ratio: (a + 0.05) / (b + 0.05) });
-  }
-  return found;
-}
-"""
-"""Every visible text that isn't disabled, with the contrast ratio (WCAG 2) of its ink against what lies behind it."""
-
-FOCUS = """
-() => {
-  const at = document.activeElement, style = getComputedStyle(at);
-  if (!at.closest(".kv-explorer")) return null;
-  const words = at.getAttribute("aria-label") || at.labels?.[0]?.textContent || at.textContent;
-  const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0;
-  return { name: words.trim().slice(0, 60), seen, number: [...document.querySelectorAll("*")].indexOf(at) };
-}
-"""
-"""Where the keyboard is: its name, whether a reader can see that it is there, and which element it is; `null` outside the explorer."""
-
-REACHABLE = """
-root => [...root.querySelectorAll("button:enabled, input:enabled, select:enabled, textarea:enabled, [tabindex='0'], [contenteditable='true']")]
-  .filter(node => node.checkVisibility({ visibilityProperty: true }) && node.getBoundingClientRect().width)
-  .map(node => [...document.querySelectorAll("*")].indexOf(node))
-"""
-"""Every control that the keyboard should come to."""
-
-CLOCK = """
-([view, events]) => {
-  const arm = document.querySelector(view), times = window.kvTimes = {}, seen = {};
-  let start;
-  const begin = () => { if (!("first" in seen)) start = performance.now(); };
-  for (const event of events) document.addEventListener(event, begin, true);
-  const shown = (name) => {
-    if (start === undefined || name in seen) return;
-    seen[name] = requestAnimationFrame(() => { times[name] = performance.now() - start; });
-  };
-  const watch = new MutationObserver(() => {
-    const whole = arm.querySelector(".kv-facts");
-    if (start === undefined || !arm.textContent.trim() || (whole && !arm.querySelector(".kv-text").textContent)) return;
-    shown("first"); // where texts are short, all of it comes at once
-    if (whole) shown("full");
-    if (!whole || !arm.querySelector(".kv-token")) return;
-    shown("coloured");
-    watch.disconnect();
-    for (const event of events) document.removeEventListener(event, begin, true);
-  });
-  watch.observe(arm, { subtree: true, childList: true, characterData: true });
-}
-"""
-"""Milliseconds from the last of some events to the frame in which an arm's first token, its whole text, and its coloured tokens are there."""
-
-CANCEL_CLOCK = """
-() => {
-  const times = window.kvTimes = {};
-  const button = document.querySelector("button.kv-sweep-cancel"), line = document.querySelector(".kv-sweep-status");
-  button.addEventListener("click", () => { times.start = performance.now(); }, { capture: true, once: true });
-  const watch = new MutationObserver(() => requestAnimationFrame(() => {
-    if (times.start !== undefined && line.textContent.includes("Cancelled")) {
-      times.cancelled ??= performance.now() - times.start;
-      watch.disconnect();
-    }
-  }));
-  watch.observe(line, { subtree: true, childList: true, characterData: true });
-}
-"""
-"""Milliseconds from the click on Cancel to the frame in which the explorer says that it is cancelled."""
-
 
 class ExplorerPage:
     """The explorer on an open page.
@@ -165,6 +67,21 @@ class ExplorerPage:
         """A cell of the heatmap."""
         return self.root.locator(f".kv-heatmap td[data-row='{row}'][data-column='{column}']")
 
+    def sweep(self, until: str, by: Callable[[Any], None] = lambda button: button.click()) -> None:
+        """Run a sweep, and wait until its line says something that it didn't say before."""
+        self.at("sweep-status").locator(".kv-line").evaluate("line => line.dataset.old = true")
+        by(self.at("sweep-run"))
+        self.at("sweep-status").locator(".kv-line:not([data-old])", has_text=until).wait_for()
+
+    def points(self) -> Any:
+        """The geometry tab's points, drawn anew."""
+        points = self.root.locator(".kv-scatter > svg .kv-point")
+        points.evaluate_all("points => points.forEach(point => point.dataset.old = true)")
+        self.tab("Geometry")
+        drawn = self.root.locator(".kv-scatter > svg .kv-point:not([data-old])")
+        drawn.first.wait_for(state="attached")
+        return drawn
+
     def save_state(self) -> dict[str, Any]:
         """How the knobs are set, as the explorer's own file says."""
         self._states += 1
@@ -209,6 +126,15 @@ class ExplorerPage:
         self.page.wait_for_function("window.kvTimes.cancelled !== undefined")
         return self.page.evaluate("window.kvTimes.cancelled")
 
+    def set_theme(self, name: str) -> None:
+        """Choose one of JupyterLab's themes in its menu."""
+        if self.page.locator(f"body[data-jp-theme-name='JupyterLab {name}']").count():
+            return
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        for item in ("Theme", f"JupyterLab {name}"):
+            self.page.locator(".lm-Menu-item", has=self.page.get_by_text(item, exact=True)).click()
+        self.page.locator(f"body[data-jp-theme-name='JupyterLab {name}']").wait_for(state="attached")
+
     def poor_contrast(self, least: float = 4.5) -> tuple[float, list[str]]:
         """The lowest contrast of the texts that are shown, and those below `least`."""
         found = self.root.evaluate(CONTRAST)
@@ -219,3 +145,32 @@ class ExplorerPage:
         """The widget as it looks, as PNG."""
         self.page.mouse.move(0, 0)
         self.root.screenshot(path=str(path), animations="disabled")
+
+
+@contextlib.contextmanager
+def chapter_in_lab(browser: Any, chapter: Path, folder: Path) -> Iterator[tuple[ExplorerPage, list[str]]]:
+    """A copy of chapter 11, all its cells run in JupyterLab: its explorer, and the list of its page's errors."""
+    (folder / "notebooks").mkdir()
+    notebook, done = nbformat.read(chapter, 4), folder / "done"
+    notebook.cells = [cell for cell in notebook.cells if cell.source != "explorer.close()"]  # it would take the explorer off the page
+    notebook.cells.append(nbformat.v4.new_code_cell(f"from pathlib import Path\nPath({str(done)!r}).touch()"))
+    nbformat.write(notebook, folder / "notebooks" / "explorer.ipynb")
+    before = os.environ.get("KVSTEER_FIGURES")
+    os.environ["KVSTEER_FIGURES"] = str(folder / "figures")
+    try:
+        with jupyter_lab(folder / "notebooks", folder / "own") as (server, token):
+            page, errors = open_page(browser)
+            run_all(page, server, token, "explorer.ipynb")
+            end = time.monotonic() + 240
+            while not done.exists():
+                if time.monotonic() > end:
+                    raise RuntimeError(f"The chapter isn't through:\n{page.locator('.jp-OutputArea-output').all_inner_texts()}")
+                page.wait_for_timeout(200)
+            explorer = ExplorerPage(page, folder)
+            explorer.root.scroll_into_view_if_needed()
+            yield explorer, errors
+            page.close()
+    finally:
+        os.environ.pop("KVSTEER_FIGURES")
+        if before is not None:
+            os.environ["KVSTEER_FIGURES"] = before
