@@ -20,8 +20,8 @@ def plot_lengths(lengths: pd.DataFrame) -> Figure:
     sns.move_legend(axis, "upper center", title=None)
     legend = axis.get_legend()
     assert legend is not None  # seaborn has drawn one
-    for drawn in (*axis.collections[:1], legend.get_patches()[-1]):  # the side that is drawn first and named last
-        drawn.set_hatch("////")
+    axis.collections[0].set_hatch("////")  # the side that is drawn first and named last
+    legend.get_patches()[-1].set_hatch("////")
     axis.set(xlabel="tokens in the prompt", ylabel="prompts")
     return figure
 
