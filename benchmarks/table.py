@@ -142,7 +142,20 @@ def _evaluation(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield f"{run['model']}, {run['task']}, {gains['baseline']['n']} test questions: cache steering", measured, "stated"
 
 
+def _browser(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    named = {
+        "first": ("letting go of a slider to the first steered token on the page", "< 300 ms"),
+        "full": (f"to the whole text of {r['tokens']} tokens", "< 1.5 s"),
+        "coloured": ("to its coloured tokens", "stated"),
+        "cancel": ("cancel of a sweep, click to the line that says so", "< 1 s"),
+    }
+    for name, (what, target) in named.items():
+        ms = r[f"{name}_ms"]
+        yield what, f"{ms['median']:.0f} ms, quartiles {ms['q1']:.0f} and {ms['q3']:.0f}, of {ms['n']} (wall)", target
+
+
 ROWS = {
+    "browser": _browser,
     "ablation": _ablation,
     "decode": _decode,
     "evaluation": _evaluation,

@@ -40,6 +40,7 @@ def main(port: int = 8866, theme: Literal["light", "dark"] = "light", browser: b
     from voila.app import Voila
 
     os.environ.setdefault("KVSTEER_FIGURES", str(HERE.parent / "runs" / "figures"))
+    os.environ.setdefault("TQDM_DISABLE", "1")  # no bars above it
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "explorer.ipynb"
         nbformat.write(explorer_alone(), path)
