@@ -56,7 +56,7 @@ class Controls:
             words("cot", "CoT prompt", "the instruction of the CoT prompt"),
             words("prefix", "forced words", "the answer's first words"),
             number("activation_layer", "act. layer", "behind which layer activation steering adds its vector"),
-            number("activation_coefficient", "act. coefficient", "of activation steering", whole=False),
+            number("activation_coefficient", "act. coeff.", "coefficient of activation steering", whole=False),
             tick("every_token", "activation steering at every token", "or at the slot alone"),
             number("control_seed", "control's seed", "which random vectors"),
         ]
