@@ -152,7 +152,6 @@ def chapter_in_lab(browser: Any, chapter: Path, folder: Path) -> Iterator[tuple[
     """A copy of chapter 11, all its cells run in JupyterLab: its explorer, and the list of its page's errors."""
     (folder / "notebooks").mkdir()
     notebook, done = nbformat.read(chapter, 4), folder / "done"
-    notebook.cells = [cell for cell in notebook.cells if cell.source != "explorer.close()"]  # it would take the explorer off the page
     notebook.cells.append(nbformat.v4.new_code_cell(f"from pathlib import Path\nPath({str(done)!r}).touch()"))
     nbformat.write(notebook, folder / "notebooks" / "explorer.ipynb")
     before = os.environ.get("KVSTEER_FIGURES")
