@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_FUNCTION = 8
 SAVED = re.compile(r'save_figure\(.*f"\{FIGURES\}/([^"]+)"')
+STYLER_ID = re.compile(r'id="T_[0-9a-f]{5}')  # drawn anew in every run
 PRIVATE_PATH = re.compile(r"(?<![\w./:])/(?:home|root|tmp|Users|private|work|opt)/\w")
 
 
@@ -48,13 +49,14 @@ def test_was_run_from_the_top(notebook: Any) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
 
 
-def test_shows_no_error_no_stderr_and_no_private_path(notebook: Any) -> None:
+def test_shows_no_error_no_stderr_no_private_path_and_no_random_id(notebook: Any) -> None:
     for cell in code(notebook):
         for output in cell.outputs:
             assert output.output_type != "error", f"{cell.id}: {output.get('evalue')}"
             assert output.get("name") != "stderr", f"{cell.id}: {output.text[:200]}"
             shown = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
             assert not any(PRIVATE_PATH.search(text) for text in shown), f"{cell.id} shows a path of the machine it ran on"
+            assert not any(STYLER_ID.search(text) for text in shown), f"{cell.id} shows pandas' random ids; show a plain table, or set its uuid"
 
 
 def test_shows_a_picture_or_a_table(notebook: Any) -> None:
