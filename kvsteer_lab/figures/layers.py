@@ -19,7 +19,7 @@ _AXES = {
     "windows": "window's first {}",
     "single by layer": "{} kept",
 }
-_TITLES = {"single": "one alone", "leave one out": "all but one", "single by layer": "one of one layer alone"}
+_TITLES = {"single": "one alone", "leave one out": "all but one", "single by layer": "one head of one layer alone"}
 _MOST_TICKS = 8
 
 
