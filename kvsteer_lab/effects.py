@@ -13,8 +13,8 @@ from statsmodels.stats.contingency_tables import SquareTable
 from .results import Results
 from .stats import paired_bootstrap
 
-LOOP_TURNS, LOOP_WORDS = 3, 12
-"""A text loops if it ends in this many turns of one block that are this many words together."""
+LOOP_TURNS, LOOP_WORDS, LOOP_CHARACTERS = 3, 12, 48
+"""A text loops if it ends in this many turns of one block that are this many words together; so does a last word of this many characters."""
 
 _REFUSAL = re.compile(
     r"\s*((I'?m|I am) (sorry|unable)|sorry\b|I (can't|cannot|can not|won't) (help|answer|assist|provide|do)|as an AI\b)",
@@ -23,12 +23,18 @@ _REFUSAL = re.compile(
 
 
 def is_loop(text: str) -> bool:
-    """Whether a text ends in a block of words said three times or more in a row (twelve words at least in all)."""
+    """Whether a text ends in a block of words said three times or more in a row (twelve words at least in all).
+
+    The same holds within a last word of 48 characters or more: models that break down often leave out the spaces.
+    """
     words = text.split()
-    for period in range(1, len(words) // LOOP_TURNS + 1):
-        end = max(LOOP_TURNS * period, LOOP_WORDS)
-        tail = words[-end:]
-        if len(tail) >= LOOP_WORDS and tail[period:] == tail[:-period]:
+    return _recurs(words, LOOP_WORDS) or (bool(words) and _recurs(words[-1], LOOP_CHARACTERS))
+
+
+def _recurs(parts: Sequence[str], least: int) -> bool:
+    for period in range(1, len(parts) // LOOP_TURNS + 1):
+        tail = parts[-max(LOOP_TURNS * period, least) :]
+        if len(tail) >= least and tail[period:] == tail[:-period]:
             return True
     return False
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import __version__
 from .batching import in_batches
-from .cache import last_slots
+from .cache import last_slots, slot_from_end
 from .cards import Card, KeyMode
 from .progress import bar
 from .prompts import Prompt, as_list, encode, offset_token, pad_left, pad_token, template_hash
@@ -88,8 +88,18 @@ def extract_pairs(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, 
     return PairDifferences(differences[0], differences[1], make_card(model, pairs, keys))
 
 
-def slot_norms(model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True, batch_size: int = 16) -> dict[str, Float[Tensor, "prompts layers"]]:
-    """Norms of the prompts' last cached slot: `{"keys": [prompts, layers], "values": [prompts, layers]}`."""
+def slot_norms(
+    model: Model, prompts: Prompt | Sequence[Prompt], *, slot: int = -1, chat: bool = True, batch_size: int = 16
+) -> dict[str, Float[Tensor, "prompts layers"]]:
+    """Norms of one cached slot of each prompt: `{"keys": [prompts, layers], "values": [prompts, layers]}`.
+
+    NaN where a layer's sliding window has dropped the slot.
+
+    Raises:
+        ValueError: a prompt without such a slot.
+    """
+    if slot != -1:
+        return _norms_at(model, as_list(prompts), slot, chat)
     from .models import LOCK
 
     rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
@@ -101,6 +111,17 @@ def slot_norms(model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool =
         for name, part in zip(found, slots, strict=True):
             found[name].append(part.flatten(2).norm(dim=-1))
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _norms_at(model: Model, prompts: Sequence[Prompt], slot: int, chat: bool) -> dict[str, Float[Tensor, "prompts layers"]]:
+    found: dict[str, list[Tensor]] = {"keys": [], "values": []}
+    for row, prompt in enumerate(prompts):
+        cache = model.prefill(prompt, chat=chat)
+        back = slot_from_end(slot, cache.get_seq_length(), row)
+        for name, rows in found.items():
+            parts = [getattr(layer, name)[0] for layer in cache.layers]
+            rows.append(torch.tensor([float(part[:, -back].float().norm()) if back <= part.shape[1] else float("nan") for part in parts]))
+    return {name: torch.stack(rows) for name, rows in found.items()}
 
 
 def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode | None) -> Card:

@@ -106,23 +106,27 @@ class KVVectors:
         table = pd.DataFrame({n: getattr(self, n).norm(dim=-1).flatten().double().numpy() for n in ("keys", "values")}, index=index)
         return table.reset_index()
 
-    def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
+    def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, slot: int = -1, chat: bool = True) -> pd.DataFrame:
         """The dose at coefficient 1: |S| over the norm of the steered slot's own keys or values, per layer.
 
         Multiply by a coefficient to get that coefficient's dose. Layers are compared whole (all KV heads at once).
 
         Args:
             model: the model to be steered.
-            prompts: prompts whose last cached slot is measured; ratios are averaged over them.
+            prompts: prompts whose cached slot is measured; ratios are averaged over them.
+            slot: the one that is to be steered, as in `CacheSteering`.
             chat: as in `kv.generate`.
 
         Returns:
-            A table with columns `layer`, `keys`, `values`.
+            A table with columns `layer`, `keys`, `values`; NaN where a layer's sliding window has dropped the slot.
+
+        Raises:
+            ValueError: vectors of another model, or a prompt without such a slot.
         """
         from .extraction import slot_norms
 
         self.check_fits(model)
-        own = slot_norms(model, prompts, chat=chat)
+        own = slot_norms(model, prompts, slot=slot, chat=chat)
         size = {n: getattr(self, n).flatten(1).norm(dim=-1) for n in ("keys", "values")}
         ratios = {n: (size[n] / own[n].clamp_min(1e-12)).mean(0).double().numpy() for n in size}
         return pd.DataFrame({"layer": range(self.n_layers), **ratios})

@@ -33,6 +33,10 @@ def made_up(correct, task="t", letters=None, texts=None):
         ("Step 1: 3 + 4 = 7. Step 2: 7 - 2 = 5. The answer is 5.", False),
         ("a b c d e f a b c d e f", False),  # twice is no loop
         ("and then we add two more " * 4 + "so the answer is 12, because that is what remains of it now.", False),  # it got out
+        ("Step" * 60, True),  # one word that breaks down
+        ("The answer is " + "23" * 24, True),
+        ("The answer is " + "23" * 23, False),  # too short to tell
+        ("https://example.org/a/rather/long/path/that/never/repeats/itself.html", False),
         ("", False),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import kvsteer_lab as kv
+from kvsteer_lab.extraction import PairDifferences
 from kvsteer_lab.results import COLUMNS
 from kvsteer_lab.tasks.tiny import TinyTracking
 
@@ -164,6 +165,10 @@ def test_convergence_grows_with_the_number_of_pairs(differences):
         kv.analysis.convergence(differences, [13])
     with pytest.raises(ValueError, match="at least two pairs"):
         kv.analysis.convergence(differences.take([0]), [1])
+    with pytest.raises(ValueError, match="at least one random subset, not 0"):
+        kv.analysis.convergence(differences, [1], repeats=0)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        kv.analysis.convergence(PairDifferences(differences.keys * float("nan"), differences.values, differences.card), [1])
 
 
 def test_prompt_lengths_count_tokens(tiny, task):

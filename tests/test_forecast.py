@@ -124,6 +124,9 @@ def test_stability_grows_as_spearman_and_brown_say() -> None:
     own = table.loc["planted"]
     assert own.stability.tolist() == pytest.approx([n * RATIO / (1 + n * RATIO) for n in own.index], abs=0.04)
     assert own.extrapolated.tolist() == pytest.approx(own.stability.tolist(), abs=0.04)
+    points = planted(80, RATIO, 0).flatten(1).double()
+    points /= points.norm(dim=1, keepdim=True)
+    assert own.stability[1] == pytest.approx(float((points.sum(0).square().sum() - 80) / (80 * 79)), abs=1e-6), "all pairs of pairs, not a draw of them"
     assert own.extrapolated[5] == pytest.approx(5 * own.stability[1] / (1 + 4 * own.stability[1]))
     assert table.loc["noise"].stability.abs().max() < 0.05 and own.flipped.abs().max() < 0.15
     assert ((table.low <= table.stability) & (table.stability <= table.high)).all()
@@ -308,6 +311,11 @@ def test_pairs_that_foretell_nothing_are_refused() -> None:
         forecast(of(two), None, ["queries"])
     with pytest.raises(ValueError, match="at least one split and one choice of signs, not 0 and 199"):
         forecast(of(two), splits=0)
+    with pytest.raises(ValueError, match="All pairs have the same difference in some layer, so there is no noise"):
+        forecast(of(two[:1].repeat(4, 1, 1, 1)))
+    for wrong in (of(two).mean(), [two]):
+        with pytest.raises(ValueError, match=r"pass what kv.extract_pairs returned, not \w+"):
+            forecast(wrong)  # type: ignore[arg-type]
 
 
 def test_halves_that_aren_t_there_are_refused() -> None:
@@ -317,6 +325,9 @@ def test_halves_that_aren_t_there_are_refused() -> None:
         split_half({"a": of(planted(9, 1.0, 0)), "b": of(planted(4, 1.0, 0))}, [1, 4])
     with pytest.raises(ValueError, match="at least one split, not 0"):
         split_half({"a": of(planted(4, 1.0, 0))}, [1], repeats=0)
+    for size in (1.5, float("nan"), 0):
+        with pytest.raises(ValueError, match="Sizes must be whole numbers between 1 and 2"):
+            split_half({"a": of(planted(4, 1.0, 0))}, [size])  # type: ignore[list-item]
 
 
 def test_points_that_make_no_sense_are_refused(tiny: kv.Model) -> None:
@@ -359,3 +370,5 @@ def test_tables_without_a_correlation_are_refused() -> None:
         forecast_correlations(good.head(2), TRIED)
     with pytest.raises(ValueError, match="Every set must be there once at every place of every model"):
         forecast_correlations(good.drop(index=4), TRIED)
+    with pytest.raises(ValueError, match="need resamples, not 0"):
+        forecast_correlations(good, TRIED, resamples=0)

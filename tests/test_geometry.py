@@ -92,6 +92,19 @@ def test_cosines_of_a_style_with_itself_its_negative_and_another() -> None:
     assert np.allclose(exact.loc[(0, "keys", "x", "y"), ["cosine", "low", "high"]].astype(float), np.sqrt(0.5))  # pairs don't scatter
 
 
+def test_a_shared_negative_alone_makes_vectors_alike() -> None:
+    """Unrelated styles minus one negative have cosines around 0.5; with a third style as the negative they are as large, unless styles share more."""
+    wide = [torch.randn(1, 1, 1, 4096, generator=torch.Generator().manual_seed(seed)).expand(2, 1, 1, 4096) for seed in range(6)]
+    negative, shared = wide[4], 2 * wide[5]
+    for common, more in ((0, 0.0), (shared, 0.3)):
+        made = {style: of(point + common - negative, point + common - negative) for style, point in zip("abcd", wide, strict=False)}
+        table = kv.analysis.style_cosines(made)
+        others = table[table["style"] != table.other]
+        assert np.allclose(others.third, 0.5, atol=0.05) and (others.cosine - others.third > more - 0.05).all()
+        assert np.allclose(table[table["style"] == table.other].third, 1) and abs(others.cosine.mean() - (0.5 if not more else 5 / 6)) < 0.05
+    assert kv.analysis.style_cosines({s: made[s] for s in "ab"}).query("style != other").third.isna().all()
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_interval_of_a_cosine_covers_the_truth_as_often_as_it_says(shared: bool) -> None:
     truth, covered = np.sqrt(0.5), []
@@ -264,6 +277,7 @@ def test_degenerate_differences_are_refused(analyse: Any, planted: dict[str, Pai
         "have post_rope keys, those of 'b' position_free; extract both the same way": {"a": a, "b": replace(b, card=replace(CARD, keys="position_free"))},
         "the differences' values hold NaN": {"a": a, "b": of(b.keys, b.values * float("nan"))},
     }
+    cases |= {"Single pairs of each style are compared; pass": {"a": a.mean(), "b": b.mean()}, "not vectors or a list": [a, b]}  # type: ignore[dict-item]
     for message, wrong in cases.items():
         with pytest.raises(ValueError, match=f"(?i){message}"):
             analyse(wrong)
@@ -280,6 +294,8 @@ def test_degenerate_differences_are_refused(analyse: Any, planted: dict[str, Pai
 def test_what_one_analysis_can_t_do_is_refused(planted: dict[str, PairDifferences]) -> None:
     with pytest.raises(ValueError, match="There are 1 to 8 components in 36 differences of width 8, not 9"):
         kv.analysis.style_pca(planted, components=9)
+    with pytest.raises(ValueError, match=r"There are 1 to 8 components .*, not 2\.5"):
+        kv.analysis.style_pca(planted, components=2.5)  # type: ignore[arg-type]
     ones = of(torch.ones(3, 1, 1, 2), torch.ones(3, 1, 1, 2))
     with pytest.raises(ValueError, match="same difference in layer 0's keys, so there are no components"):
         kv.analysis.style_pca({"a": ones, "b": ones})
@@ -303,6 +319,8 @@ def test_styles_that_can_t_be_mixed_are_refused(two: tuple[kv.CacheSteering, kv.
         "add the same, so there is nothing between them; pass two styles": (a, a),
         "Both vectors are of style 'stepwise'; give the steerings names": (a, replace(a, vectors=a.vectors * 0.5)),
     }
+    with pytest.raises(ValueError, match=r"Vectors of cache steering are mixed, kv\.CacheSteering, not CoTPrompt"):
+        kv.analysis.style_mixes(a, kv.CoTPrompt())  # type: ignore[arg-type]
     for message, (first, second) in cases.items():
         with pytest.raises(ValueError, match=message):
             kv.analysis.style_mixes(first, second)

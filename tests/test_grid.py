@@ -73,8 +73,32 @@ def test_loops_and_a_missing_style_are_told():
     assert measure(rows, "direct")["adopted"] == 0.5 and measure(rows, "direct")["adopted_low"] == pytest.approx(kv.stats.wilson(1, 2)[0])
 
 
+def test_doses_are_those_of_the_slot_that_is_steered(tiny, task, own):
+    """At another slot other keys and values lie, so the same coefficient is another dose."""
+    last, before = (grid(tiny, task, kv.CacheSteering(own, 0, 1, slot=slot), [1], [1], n=2).iloc[1] for slot in (-1, -2))
+    chats = [task.chat(q) for q in task.questions("dev", 2, 0)]
+    for row, slot in ((last, -1), (before, -2)):
+        table = own.relative_to(tiny, chats, slot=slot).loc[1:].mean()
+        assert (row.dose_keys, row.dose_values) == pytest.approx((table["keys"], table["values"]))
+        assert kv.unit_dose(tiny, kv.CacheSteering(own, 0, 1, slot=slot), chats) == pytest.approx(row.dose_values)
+    assert before.dose_values > 1.5 * last.dose_values
+
+
 def test_a_grid_that_can_tell_nothing_is_refused(tiny, task, own):
     steering = kv.CacheSteering(own, 0, 2)
+    activation = kv.ActivationSteering(kv.extract_activations(tiny, kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=2, shots=1)), 1, 1.0)
+    for wrong, message in (
+        (kv.CacheSteering(own, 0, 2, layers=()), "edits no layers, so no coefficient does anything; name at least one"),
+        (kv.CacheSteering(own, 0, 2, heads=()), "edits no KV heads, so no coefficient does anything; name at least one"),
+        (activation, "Cache steering is asked for, a kv.CacheSteering, not ActivationSteering"),
+        (None, "Cache steering is asked for, a kv.CacheSteering, not NoneType"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            grid(tiny, task, wrong, [0], [1])
+    with pytest.raises(ValueError, match=r"A steering is asked for, a kv\.CacheSteering or kv\.ActivationSteering, not CoTPrompt"):
+        kv.dose_response(tiny, task, kv.CoTPrompt(), [1.0])
+    with pytest.raises(ValueError, match="edits no layers"):
+        kv.dose_response(tiny, task, kv.CacheSteering(own, 0, 2, layers=()), [1.0])
     for given, message in (
         (([], [1]), "cks is empty, so there are no coefficients to try"),
         (([0], []), "cvs is empty"),

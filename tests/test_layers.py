@@ -142,6 +142,12 @@ def test_controls_are_random_vectors_at_the_same_masks(tiny, task, own, seen):
         for control in controls[4:6]:
             assert part.text[part.intervention == control.label].tolist() == alone.text[alone.intervention == control.label].tolist()
     assert rows(table, "single").random_reasoned_high.max() > 0, "some control acts, so the comparison can fail"
+    by_mask = [kv.CacheSteering(own, 0, 4.0, layers=row.layers, heads=(0, 1)).label for row in table[table.way != "none"].itertuples()]
+    grouped = [seen[0].rows[seen[0].rows.control_of == label].groupby("intervention", sort=False).correct.mean().tolist() for label in by_mask]
+    best = [max(same) for same in zip(*grouped, strict=True)]  # of one random direction, over the masks
+    found = table[table.way != "none"]
+    assert found.p_random_family.tolist() == [kv.stats.control_p(a, best) for a in found.accuracy]
+    assert (found.p_random_family >= found.p_random).all() and (found.p_random_family > found.p_random).any()
 
 
 def test_the_best_is_confirmed_on_other_questions(tiny, task, own):
@@ -156,6 +162,12 @@ def test_the_best_is_confirmed_on_other_questions(tiny, task, own):
     assert worse.interventions[-1].endswith("layers=1,2,3 heads=0,1")
     with pytest.raises(ValueError, match=f"{N} questions were used in tuning and are among the test questions"):
         kv.analysis.confirm_best(tiny, task, steering, table, split="dev", n=N)
+    heads = ablate(kv.analysis.ablate_heads, tiny, task, steering)
+    of_heads = kv.analysis.confirm_best(tiny, task, steering, heads[heads.way == "single"], objective="reasoned", **settings)
+    assert of_heads.interventions[-1] == "steered stepwise ck=0 cv=4 layers=0,1,2,3 heads=0"
+    for other in (kv.CacheSteering(own.only([1]), 0, 5, layers=range(4)), kv.CacheSteering(own, 0, 4, layers=range(4))):
+        with pytest.raises(ValueError, match="The table is of another steering than 'steered stepwise"):
+            kv.analysis.confirm_best(tiny, task, other, table)
     bare = pd.DataFrame(table.to_dict("records"))
     for wrong, message in (
         (dict(table=bare), "The table doesn't say which questions it was made from"),
@@ -192,6 +204,7 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
         (lambda: layers(steering, ()), "ways is empty; choose from single"),
         (lambda: layers(steering, "windows", width=4), "A window of 4 layers doesn't fit the 3 steered ones; choose a width of 1 to 3"),
         (lambda: layers(steering, "windows", width=0), "A window of 0 layers"),
+        (lambda: layers(steering, "windows", width=1.5), "A window of 1.5 layers"),
         (lambda: layers(steering, split="test"), "never chosen on test questions; ablate on split='dev' and call confirm_best"),
         (lambda: layers(steering, controls=-1), "The number of controls must be at least 1, not -1"),
         (lambda: layers(kv.CoTPrompt()), "left out of cache steering, not of CoTPrompt; pass a kv.CacheSteering"),

@@ -82,11 +82,19 @@ def test_without_a_gain_at_c_star_the_number_is_undefined_and_says_so(gain):
     outcomes = planted(gain, [lambda r: 0.5], base=8)
     found = robustness(outcomes).iloc[0]
     assert found[["robustness", "low", "high", "random", "random_low", "random_high", "random_most", "p_random"]].isna().all()
-    assert found.reason.startswith("The gain at c* is ") and found.reason.endswith("not above zero, so there is nothing to keep a share of.")
+    assert found.reason.startswith("The gain at c* is ") and found.reason.endswith("not told from zero, so there is nothing to keep a share of.")
     curve = robustness_curve(outcomes)
     assert curve.kept.isna().all() and curve.random_kept.isna().all()
     figure = kv.figures.plot_robustness(curve)
     assert "undefined: no gain" in figure.axes[0].get_title()
+
+
+def test_a_handful_of_questions_is_no_gain():
+    """Five of five gained give a bootstrap without width, and p = 0.06; six give 0.03."""
+    for questions, told in ((5, False), (6, True)):
+        outcomes = planted(lambda r: 1.0)
+        few = outcomes[outcomes.question.isin([f"q{i}" for i in range(questions)])]
+        assert robustness(few).robustness.notna()[0] == told and robustness_curve(few).kept.notna().all() == told
 
 
 def test_methods_are_kept_apart():
@@ -115,6 +123,7 @@ def test_what_has_no_number_is_refused():
         (dict(keep=0), "must lie between 0 and 1, not be 0"),
         (dict(keep=1.2), "not be 1.2"),
         (dict(objective="style"), "choose 'correct' or 'reasoned'"),
+        (dict(resamples=0), "An interval needs resamples, not 0"),
     ):
         with pytest.raises(ValueError, match=message):
             robustness(good, **settings)
@@ -177,12 +186,18 @@ def test_c_star_is_chosen_on_other_questions(tiny, task, own):
         kv.analysis.best_coefficient(table[table.vector != "steering"])
     with pytest.raises(ValueError, match="choose 'correct' or 'reasoned'"):
         kv.analysis.best_coefficient(table, "style")
+    with pytest.raises(ValueError, match="no coefficients and doses of a steering"):
+        kv.analysis.best_coefficient(pd.DataFrame())
+    table.attrs["split"] = "test"
+    with pytest.raises(ValueError, match="A coefficient is never chosen on test questions"):
+        kv.analysis.best_coefficient(table)
 
 
 def test_a_run_that_can_give_no_number_is_refused(tiny, task, own):
     steering = kv.CacheSteering(own, 0, 2)
     for wrong, settings, message in (
         (steering, dict(points=4), "points=4 leaves c\\* off the grid"),
+        (steering, dict(points=3.5), "points=3.5 leaves"),
         (steering, dict(points=1), "choose an odd number of at least 3"),
         (steering, dict(span=1.0), "The span must be a number above 1, not 1.0"),
         (steering, dict(span=float("nan")), "not nan"),
@@ -195,13 +210,13 @@ def test_a_run_that_can_give_no_number_is_refused(tiny, task, own):
             run(tiny, task, wrong, **settings)
     for steering, message in (
         (kv.CacheSteering(own, 0, 2, layers=[0]), "adds is zero at every coefficient"),
-        (kv.CacheSteering(own * 0.0, 0, 2), "is zero at"),
+        (kv.CacheSteering(own * 0.0, 0, 2), "are zero in all of its layers and heads, so no coefficient does anything"),
     ):
         with pytest.raises(ValueError, match=message):
             kv.dose_response(tiny, task, steering, [1.0], n=2)
     with pytest.raises(ValueError, match="no coefficients to try"):
         kv.dose_response(tiny, task, kv.CacheSteering(own, 0, 2), [])
-    with pytest.raises(ValueError, match="cv is nan; it must be a finite number"):
+    with pytest.raises(ValueError, match="There is a coefficient nan in coefficients; coefficients must be finite numbers"):
         kv.dose_response(tiny, task, kv.CacheSteering(own, 0, 2), [float("nan")])
 
 
@@ -210,4 +225,4 @@ def test_a_control_model_s_number_is_undefined(task):
     control = kv.load("tiny-control")
     vectors = kv.extract(control, kv.ContrastiveSet.few_shot(task, control.tokenizer, style="stepwise", n=16, shots=2), progress=False)
     found = robustness(run(control, task, kv.CacheSteering(vectors, 0, 1.0), points=3))
-    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not above zero" in found.reason[0]
+    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not told from zero" in found.reason[0]

@@ -16,6 +16,7 @@ from kvsteer_lab.stats import (
     mcnemar_power,
     minimum_detectable_effect,
     paired_bootstrap,
+    paired_difference,
     repetition,
     vector_bootstrap,
     wilson,
@@ -43,6 +44,34 @@ def test_wilson_matches_published_values():
 def test_wilson_refuses_what_is_no_proportion(k, n):
     with pytest.raises(ValueError, match="make no proportion"):
         wilson(k, n)
+
+
+@pytest.mark.parametrize(("both", "gained", "lost"), [(0.1, 0.8, 0.0), (0.5, 0.2, 0.1), (0.3, 0.02, 0.02), (0.0, 0.9, 0.0)])
+def test_the_interval_of_paired_shares_covers_the_truth(both, gained, lost):
+    """Newcombe's method 10 at 24 questions, where the bootstrap has none at the ends."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        kind = rng.choice(4, size=24, p=[both, gained, lost, 1 - both - gained - lost])
+        found = paired_difference(((kind == 0) | (kind == 1)).tolist(), ((kind == 0) | (kind == 2)).tolist())
+        assert found.low <= found.value <= found.high and found.high > found.low
+        covered.append(found.low <= gained - lost <= found.high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_paired_shares_at_the_ends_and_by_hand():
+    alike = paired_difference([True] * 12, [True] * 12)
+    assert alike.value == 0 and alike.low < 0 < alike.high
+    whole = paired_difference([True] * 12, [False] * 12)
+    edge = 1 - wilson(12, 12)[0]
+    assert whole.value == 1 and whole.high == 1 and whole.low == pytest.approx(1 - (edge**2 + edge**2) ** 0.5)  # no correlation can be told
+    ours, theirs = [True] * 48 + [False] * 2, [True] * 36 + [False] * 12 + [True] * 2  # 36 both, 12 gained, 2 lost, 0 neither
+    phi = (36 * 0 - 12 * 2) / np.sqrt(48 * 2 * 38 * 12)
+    l1, u2 = wilson(48, 50)[0], wilson(38, 50)[1]
+    low = 0.2 - np.sqrt((0.96 - l1) ** 2 - 2 * phi * (0.96 - l1) * (u2 - 0.76) + (u2 - 0.76) ** 2)
+    assert paired_difference(ours, theirs).low == pytest.approx(low)
+    with pytest.raises(ValueError, match="true or false"):
+        paired_difference([0.5], [1.0])
 
 
 def test_paired_bootstrap_has_the_binomial_s_quantiles():

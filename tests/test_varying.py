@@ -59,6 +59,13 @@ def test_vectors_extracted_anew_are_compared_at_equal_dose(tiny, task, steering)
         a, b = (torch.cat([(m.ck * m.vectors.keys[1:]).flatten(), (m.cv * m.vectors.values[1:]).flatten()]) for m in (made[3, p], made[8, p]))
         assert row.cosine == pytest.approx(float(torch.cosine_similarity(a, b, dim=0)), abs=1e-5) and row.cosine_min == row.cosine
     assert table.adopted.nunique() > 1 and table.groupby("dose").random_low.nunique().tolist() == [1, 1]
+    first = replace(made[3, 4], name="first")
+    drawn = separate(tiny, task, kv.random_controls(first, 2, 0)).rows.query("control_of == 'first'").groupby("intervention", sort=False)
+    each = drawn.correct.mean().tolist()
+    rows = table[table.dose == 1.4]
+    assert (rows.random_low - np.quantile(each, 0.025)).abs().max() < 1e-9 and rows.p_random.tolist() == [kv.stats.control_p(a, each) for a in rows.accuracy]
+    whole = table[table.adopted == 1]
+    assert len(whole) and (whole.adopted_low == kv.stats.wilson(N, N)[0]).all(), "where all agree, an interval over questions is left"
     figure = kv.figures.plot_extraction({"pairs": table})
     assert figure.axes[0].get_xlabel() == "pairs" and [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "4"]
 
@@ -73,12 +80,21 @@ def test_temperature_zero_is_greedy_and_samples_are_clustered_by_question(tiny, 
     row = table.iloc[1]
     assert (row.accuracy, row.tokens, row.n) == (greedy.correct.mean(), greedy.tokens.mean(), N)
     assert (row.low, row.high) == pytest.approx(kv.stats.wilson(int(greedy.correct.sum()), N))
-    sampled = separate(tiny, task, steering, generation=dict(do_sample=True, temperature=1.5, top_k=0, top_p=1.0, max_new_tokens=48), samples=3)
+    hot = dict(do_sample=True, temperature=1.5, top_k=0, top_p=1.0, max_new_tokens=48)
+    sampled = separate(tiny, task, steering, generation=hot, samples=3)
     part, row = sampled.of("baseline"), table.iloc[3]
     assert part.reasoned.nunique() == 2, "some samples reason and some don't"
     found = kv.stats.clustered_mean(part.reasoned.astype(float).tolist(), part.question.tolist())
     assert (row.reasoned, row.reasoned_low, row.reasoned_high) == pytest.approx((found.value, max(0, found.low), min(1, found.high)))
     assert len(kv.figures.plot_temperature(table).axes) == 2
+    ours, row = sampled.of(steering.label), table.iloc[4]
+    gain = kv.stats.paired_bootstrap(ours.correct.tolist(), part.correct.tolist(), clusters=ours.question.tolist())
+    assert part[["question", "sample"]].to_numpy().tolist() == ours[["question", "sample"]].to_numpy().tolist()
+    assert (row.gain, row.gain_low, row.gain_high) == pytest.approx((gain.value, gain.low, gain.high)) and gain.low < gain.value
+    controls = separate(tiny, task, kv.random_controls(steering, 2, 0), generation=hot, samples=3)
+    each = controls.rows[controls.rows.control_of == steering.label].groupby("intervention", sort=False).correct.mean()
+    assert table.accuracy[5] == pytest.approx(each.mean()) and (table.low[5], table.high[5]) == pytest.approx(tuple(each.quantile([0.025, 0.975])))
+    assert row.p_random == kv.stats.control_p(row.accuracy, each.tolist()) and table.gain[[0, 2, 3, 5]].isna().all()
 
 
 def test_where_all_samples_agree_each_question_counts_once():
@@ -91,12 +107,25 @@ def test_where_all_samples_agree_each_question_counts_once():
 
 
 def test_each_slot_is_its_separate_run(tiny, task, steering):
-    table = analysis.slot_response(tiny, task, steering, [-1, -3], controls=2, generation=NEW, **QUICK)
+    table = analysis.slot_response(tiny, task, steering, [-1, -3], controls=4, generation=NEW, **QUICK)
     assert table.slot.tolist() == [pd.NA, -1, -3] and table.token.tolist() == ["", "\n", "<|im_start|>"]
     results = separate(tiny, task, [replace(steering, slot=s, name=f"at {s}") for s in (-1, -3)])
     chats = [task.chat(q) for q in task.questions("dev", N, 0)]
-    assert table.dose[1] == pytest.approx(2 * kv.unit_dose(tiny, steering, chats), rel=1e-5) and table.dose[2] != pytest.approx(table.dose[1])
     for i, s in ((1, -1), (2, -3)):
+        own = []
+        for chat in chats:
+            cache = tiny.prefill(chat)
+            for name, size in (("keys", 0.5), ("values", 2.0)):
+                added = size * getattr(steering.vectors, name).flatten(1).norm(dim=1)
+                own.append((name, np.mean([float(added[layer] / getattr(cache.layers[layer], name)[0, :, s].norm()) for layer in (1, 2, 3)])))
+        for name in ("keys", "values"):
+            assert table[f"dose_{name}"][i] == pytest.approx(np.mean([dose for kind, dose in own if kind == name]), rel=1e-5)
+        at = replace(steering, slot=s, name="at")
+        assert 2 * kv.unit_dose(tiny, at, chats) == pytest.approx(table.dose_values[i], rel=1e-5)
+        drawn = separate(tiny, task, kv.random_controls(at, 4, 0))
+        each = drawn.rows[drawn.rows.control_of == "at"].groupby("intervention", sort=False).correct.mean().tolist()
+        assert (table.random_low[i], table.random_high[i]) == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
+        assert table.p_random[i] == kv.stats.control_p(table.accuracy[i], each)
         part = results.of(f"at {s}")
         assert (table.accuracy[i], table.tokens[i]) == (part.correct.mean(), part.tokens.mean())
         assert table.p[i] == kv.stats.mcnemar(part.correct.tolist(), results.of("baseline").correct.tolist())
@@ -104,12 +133,16 @@ def test_each_slot_is_its_separate_run(tiny, task, steering):
 
 
 def test_each_offset_is_its_separate_run(tiny, task, steering):
-    table = analysis.offset_response(tiny, task, steering, ["\n", ".", None], generation=NEW, **QUICK)
+    table = analysis.offset_response(tiny, task, steering, ["\n", ".", None], controls=3, generation=NEW, **QUICK)
     assert table.offset.tolist() == ["'\\n'"] * 2 + ["'.'"] * 2 + ["none"] * 2
     for i, offset in ((0, "\n"), (2, ".")):
         results = separate(tiny, task, steering, offset=offset)
         for at, label in ((i, "baseline"), (i + 1, steering.label)):
             assert (table.accuracy[at], table.tokens[at]) == (results.of(label).correct.mean(), results.of(label).tokens.mean())
+        drawn = separate(tiny, task, kv.random_controls(steering, 3, 0), offset=offset).rows
+        each = drawn[drawn.control_of == steering.label].groupby("intervention", sort=False).correct.mean().tolist()
+        assert (table.random_low[i + 1], table.random_high[i + 1]) == pytest.approx(tuple(np.quantile(each, [0.025, 0.975])))
+        assert table.p_random[i + 1] == kv.stats.control_p(table.accuracy[i + 1], each) and math.isnan(table.p_random[i])
     assert table.tokens[4] == separate(tiny, task, steering).of("no offset").tokens.mean() and math.isnan(table.accuracy[5])
     assert table.note[5] == "no token is left to read the last slot" and set(table.note[:5]) == {""}
     assert table.tokens[0] != table.tokens[2], "the offset token matters"
@@ -137,6 +170,10 @@ def test_nats_are_those_of_divergence_and_merge_with_doses(tiny, task, own):
 
 
 def test_what_leaves_nothing_to_vary_is_refused(tiny, task, own, steering):
+    with pytest.raises(ValueError, match="needs at least two of them, not 1; ask for more"):
+        analysis.vary_extraction(tiny, task, steering, [1.0], pairs=[1], seeds=[0, 1], n=1)
+    with pytest.raises(ValueError, match="edits slot -2, but it's the last slot, -1, that the offset token reads first"):
+        analysis.offset_response(tiny, task, replace(steering, slot=-2))
     zero = kv.CacheSteering(own * 0.0, 0, 2)
     nameless = kv.CacheSteering(replace(own, card=replace(own.card, recipe={})), 0, 2)
     a = analysis

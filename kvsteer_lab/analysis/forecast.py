@@ -50,7 +50,8 @@ def forecast(
         it; `p`, the share of them (plus one) that do at least as well; `p_family`, the share whose best layer and part does.
 
     Raises:
-        ValueError: fewer than two pairs, no layers, a layer that isn't there or holds no differences, NaN, an unknown part, no splits or flips.
+        ValueError: fewer than two pairs, or pairs that are all the same, no layers, a layer that isn't there or holds no differences, NaN, an unknown part, no
+            splits or flips.
     """
     if splits < 1 or flips < 1:
         raise ValueError(f"A forecast needs at least one split and one choice of signs, not {splits} and {flips}; take 50 and 199.")
@@ -63,6 +64,8 @@ def forecast(
         "stability": [half_cosines(own.gram, signs, split).mean(1) for own in grams],
         "signal to noise": [signal_to_noise(own.gram, signs) for own in grams],
     }
+    if any(np.isinf(scores[0]) for scores in of["signal to noise"]):
+        raise ValueError("All pairs have the same difference in some layer, so there is no noise to hold the signal against; extract from other questions.")
     rows = []
     for measure in MEASURES:
         best = np.max([scores[1:] for scores in of[measure]], axis=0)

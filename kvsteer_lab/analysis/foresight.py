@@ -54,12 +54,14 @@ def forecast_correlations(
         permutation `p`, and `p_holm`, corrected for all tests of this table. Empty where nothing varies.
 
     Raises:
-        ValueError: a table without these columns, fewer than three points, sets and places that aren't fully crossed, NaN, or an effect that is the same
-            at all points.
+        ValueError: a table without these columns, fewer than three points, no resamples, sets and places that aren't fully crossed, NaN, or an effect that
+            is the same at all points.
     """
     missing = [c for c in ("model", "set", "place", *strata, *forecasts, effect) if c not in table.columns]
     if missing or not forecasts:
         raise ValueError(f"The table has no column {missing[0]!r}; pass the one that realised_effects returned." if missing else "Name at least one forecast.")
+    if resamples < 1:
+        raise ValueError(f"Intervals and p-values need resamples, not {resamples}; take 1000.")
     if len(table) < 3:
         raise ValueError(f"A correlation takes at least three points, not {len(table)}.")
     crossed = {name: table.pivot_table(index="set", columns=["model", "place"], values=name, sort=False, dropna=False) for name in (*forecasts, effect)}

@@ -46,7 +46,7 @@ def style_pca(differences: Mapping[str, PairDifferences], layers: Sequence[int] 
     """
     found = panels(differences, layers)
     most = min(found[0].points.shape)
-    if not 1 <= components <= most:
+    if not 1 <= components <= most or components != int(components):
         raise ValueError(f"There are 1 to {most} components in {len(found[0].points)} differences of width {found[0].points.shape[1]}, not {components}.")
     index = pd.DataFrame([(style, pair) for style, own in differences.items() for pair in range(len(own))], columns=["style", "pair"])
     tables = []
@@ -62,12 +62,16 @@ def style_pca(differences: Mapping[str, PairDifferences], layers: Sequence[int] 
 def style_cosines(differences: Mapping[str, PairDifferences], layers: Sequence[int] | None = None) -> pd.DataFrame:
     """Cosines between the styles' mean differences, which are their steering vectors, for each layer's keys and values.
 
+    All styles are subtracted from one negative, and that alone makes their vectors alike: the differences of unrelated points and a common one have cosines
+    around 0.5. So beside each cosine stands what it is when another style takes the negative's place: the mean over third styles t of
+    cos(a - t, b - t). Only a cosine above that one says that styles share more than what they were subtracted from.
+
     Args:
         differences, layers: as in `style_pca`.
 
     Returns:
         One row a layer, part and ordered pair of styles: `layer`, `part`, `style`, `other`, `cosine`, and `low`, `high`, its 95% interval by the jackknife over
-        pairs (over questions, where the styles share them).
+        pairs (over questions, where the styles share them); `third`, the cosine with third styles as negatives (NaN for fewer than three styles).
 
     Raises:
         ValueError: as `style_pca`, or a style whose mean is zero somewhere.
@@ -84,8 +88,10 @@ def style_cosines(differences: Mapping[str, PairDifferences], layers: Sequence[i
             for other, b in groups.items():
                 cosine = float(_cosine(a.mean(0), b.mean(0)))
                 half = 1.96 * _standard_error(a, b, joint or style == other)
-                rows.append((layer, part, style, other, cosine, max(-1.0, cosine - half), min(1.0, cosine + half)))
-    return pd.DataFrame(rows, columns=["layer", "part", "style", "other", "cosine", "low", "high"])
+                thirds = [_cosine(a.mean(0) - t.mean(0), b.mean(0) - t.mean(0)) for third, t in groups.items() if third not in (style, other)]
+                third = float(np.mean(thirds)) if thirds else np.nan
+                rows.append((layer, part, style, other, cosine, max(-1.0, cosine - half), min(1.0, cosine + half), third))
+    return pd.DataFrame(rows, columns=["layer", "part", "style", "other", "cosine", "low", "high", "third"])
 
 
 def share_questions(differences: Mapping[str, PairDifferences]) -> bool:
@@ -120,6 +126,8 @@ def panels(differences: Mapping[str, PairDifferences], layers: Sequence[int] | N
 
 
 def _check(differences: Mapping[str, PairDifferences]) -> None:
+    if not isinstance(differences, Mapping) or not all(isinstance(own, PairDifferences) for own in differences.values()):
+        raise ValueError("Single pairs of each style are compared; pass {style: kv.extract_pairs(...)}, not vectors or a list.")
     if len(differences) < 2:
         raise ValueError(f"The geometry of styles compares at least two styles, not {len(differences)}; pass {{style: kv.extract_pairs(...)}} for each.")
     (name, first), *others = differences.items()
@@ -135,7 +143,9 @@ def _check(differences: Mapping[str, PairDifferences]) -> None:
 
 
 def _cosine(a: Float[np.ndarray, "... width"], b: Float[np.ndarray, "... width"]) -> np.ndarray:
-    return np.clip((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)), -1.0, 1.0)
+    """0 where one of the two is zero."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.clip(np.divide((a * b).sum(-1), lengths, out=np.zeros_like(lengths), where=lengths > 0), -1.0, 1.0)
 
 
 def _standard_error(a: Float[np.ndarray, "m width"], b: Float[np.ndarray, "n width"], joint: bool) -> float:

@@ -37,6 +37,8 @@ def pair_grams(differences: PairDifferences, layers: Sequence[int] | None = None
     Raises:
         ValueError: fewer than two pairs, no layers, a layer that isn't there or holds no differences, NaN, an unknown part.
     """
+    if not isinstance(differences, PairDifferences):
+        raise ValueError(f"Single pairs are looked at; pass what kv.extract_pairs returned, not {type(differences).__name__}.")
     if len(differences) < 2:
         raise ValueError(f"How far pairs agree can't be seen in {len(differences)} pair{'s' * (len(differences) != 1)}; take at least two.")
     if not parts or set(parts) - set(PARTS):

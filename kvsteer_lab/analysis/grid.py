@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ import pandas as pd
 
 from ..evaluation import evaluate
 from ..interventions.cache import CacheSteering
+from ..sweep import check_cache_steering, check_coefficients, unit_doses
 from ..tasks.base import Task
-from .replies import check_adds, measure, style_of
+from .replies import measure, style_of
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -56,14 +56,13 @@ def coefficient_grid(
     if split == "test":
         raise ValueError("A grid is never run on test questions; choose a cell on split='dev' and evaluate that one cell on the test.")
     keys, values = (check_coefficients(name, given) for name, given in (("cks", cks), ("cvs", cvs)))
-    check_adds(steering)
+    check_cache_steering(steering)
     cells = {(ck, cv): replace(steering, ck=ck, cv=cv, name=f"ck={ck:g} cv={cv:g}") for ck in keys for cv in values}
     settings = dict(n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, out=out, progress=progress)
     results = evaluate(model, task, list(cells.values()), **settings)  # type: ignore[arg-type]
     if not results.complete:
         raise KeyboardInterrupt("the grid was interrupted")
-    unit = steering.vectors.only(None, steering.heads).relative_to(model, [task.chat(q) for q in task.questions(split, n, seed)]).set_index("layer")
-    unit = unit.loc[list(steering.scope)].mean()
+    unit = unit_doses(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
     replies = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
     rows = [dict(cell="baseline", ck=0.0, cv=0.0, **measure(replies["baseline"], style_of(steering)))]
     rows += [dict(cell="cell", ck=ck, cv=cv, **measure(replies[own.label], style_of(steering))) for (ck, cv), own in cells.items()]
@@ -73,16 +72,3 @@ def coefficient_grid(
     table.insert(0, "task", task.name)
     table.attrs["questions"] = replies["baseline"].question.tolist()
     return table
-
-
-def check_coefficients(name: str, given: Sequence[float]) -> list[float]:
-    """Distinct coefficients in their order.
-
-    Raises:
-        ValueError: none, or one that is NaN or infinite.
-    """
-    if len(given) == 0:
-        raise ValueError(f"{name} is empty, so there are no coefficients to try; pass at least one.")
-    if wrong := [c for c in given if not math.isfinite(c)]:
-        raise ValueError(f"There is a coefficient {wrong[0]} in {name}; coefficients must be finite numbers.")
-    return list(dict.fromkeys(float(c) for c in given))

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import evaluate
+from ..identity import describe, hash_of
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import Control, random_controls
 from ..results import Results
 from ..stats import control_p, holm, mcnemar, wilson
 from ..tasks.base import Task
 from ..tuning.search import check_disjoint
+from .bands import band
 from .masks import Kept, Mask, head_masks, layer_masks
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def ablate_layers(
         about), `layers` and `heads` (tuples: what is kept), `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned`, `tokens`; exact McNemar
         tests `p` against the baseline and `p_all` against all layers of the same part, and `p_holm`, `p_all_holm`, corrected for the distinct masks
         of the table; `random_low`, `random_high` and `random_reasoned_low`, `random_reasoned_high`, the middle 95% of the random
-        vectors, `p_random` and `p_random_reasoned`, the share of them (plus one) that do at least as well. `attrs["questions"]` holds the ids.
+        vectors, `p_random` and `p_random_reasoned`, the share of them (plus one) that do at least as well; `p_random_family`, the share of random directions
+        whose most accurate mask does, which corrects for having looked at all masks. `attrs` holds the ids of the `questions` and what was ablated.
 
     Raises:
         ValueError: the test split, an unknown way or part, a steering that adds nothing or to no layer, windows that don't fit, or what `kv.evaluate`
@@ -134,12 +137,14 @@ def confirm_best(
         controls: random controls of the best row; 0: none.
 
     Raises:
-        ValueError: questions that the table was made from, a table that doesn't name them or has no masks, an unknown objective.
+        ValueError: questions that the table was made from, a table that doesn't name them, is of another steering or has no masks, an unknown objective.
     """
     if objective not in ("correct", "reasoned"):
         raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
     if "questions" not in table.attrs:
         raise ValueError("The table doesn't say which questions it was made from; pass the one that ablate_layers or ablate_heads returned.")
+    if table.attrs["steering"] != hash_of(describe(steering)):
+        raise ValueError(f"The table is of another steering than {steering.label!r}, in vectors, coefficients, layers, heads or slot; pass the ablated one.")
     masks = table[~table.way.isin(("none", "all"))]
     if masks.empty:
         raise ValueError("The table holds no mask to choose, only the baseline or the whole; pass rows of 'single' or another way.")
@@ -169,6 +174,10 @@ def _ablate(model: Model, task: Task, steering: CacheSteering, masks: Sequence[M
         part = by_label[own.label]
         tests = dict(p=mcnemar(part.correct.tolist(), plain.correct.tolist()), p_all=mcnemar(part.correct.tolist(), whole[key.part]))
         measured[key] = _measure(part) | tests | _against(part, [by_label[c.label] for c in drawn[key]])
+    if by_mask := [[float(by_label[c.label].correct.mean()) for c in own] for own in drawn.values() if own]:
+        best = np.max(by_mask, axis=0).tolist()
+        for key in kept:
+            measured[key]["p_random_family"] = control_p(measured[key]["accuracy"], best)
     everything = {mask.kept for mask in masks if mask.way == "all"}
     for test, family in zip(_TESTS, (list(kept), [key for key in kept if key not in everything]), strict=True):
         for key, p in zip(family, holm([measured[key][test] for key in family]), strict=True):
@@ -180,10 +189,10 @@ def _ablate(model: Model, task: Task, steering: CacheSteering, masks: Sequence[M
         rows.append(dict(way=mask.way, part=mask.kept.part, layer=mask.layer, head=mask.head, layers=mask.kept.layers, heads=mask.kept.heads))
         rows[-1] |= measured[mask.kept]
     tests_of = [column for test in _TESTS for column in (test, f"{test}_holm")]
-    last = ["random_low", "random_high", "p_random", "random_reasoned_low", "random_reasoned_high", "p_random_reasoned"]
+    last = ["random_low", "random_high", "p_random", "p_random_family", "random_reasoned_low", "random_reasoned_high", "p_random_reasoned"]
     named = ["way", "part", "layer", "head", "layers", "heads", *_measure(plain), *tests_of, *last]
     table = pd.DataFrame(rows).reindex(columns=named).astype({"layer": "Int64", "head": "Int64", **{c: float for c in [*tests_of, *last]}})
-    table.attrs["questions"] = plain.question.tolist()
+    table.attrs |= {"questions": plain.question.tolist(), "steering": hash_of(describe(steering))}
     return table
 
 
@@ -199,8 +208,6 @@ def _measure(part: pd.DataFrame) -> dict[str, Any]:
 def _against(part: pd.DataFrame, controls: Sequence[pd.DataFrame]) -> dict[str, float]:
     """Where the middle 95% of the controls lie, in accuracy and in reasoning, and how many of them do as well."""
     found: dict[str, float] = {}
-    for column, name in (("correct", ""), ("reasoned", "_reasoned")) if controls else ():
-        each = [float(control[column].mean()) for control in controls]
-        found[f"random{name}_low"], found[f"random{name}_high"] = map(float, np.quantile(each, [0.025, 0.975]))
-        found[f"p_random{name}"] = control_p(float(part[column].mean()), each)
+    for column, name in (("correct", ""), ("reasoned", "reasoned")):
+        found |= band(float(part[column].mean()), [float(control[column].mean()) for control in controls], name)
     return found

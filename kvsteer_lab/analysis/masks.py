@@ -46,7 +46,7 @@ def layer_masks(steering: CacheSteering, ways: str | Sequence[str], parts: str |
     """
     ways = _as_tuple(ways)
     layers, heads, chosen = _frame(steering, ways, LAYER_WAYS, parts)
-    if "windows" in ways and not 1 <= width <= len(layers):
+    if "windows" in ways and not (isinstance(width, int) and 1 <= width <= len(layers)):
         raise ValueError(f"A window of {width} layers doesn't fit the {len(layers)} steered ones; choose a width of 1 to {len(layers)}.")
     sets: dict[str, list[tuple[int, tuple[int, ...]]]] = {
         "single": [(layer, (layer,)) for layer in layers],

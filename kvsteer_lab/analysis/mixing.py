@@ -106,6 +106,9 @@ def _interpolated(a: KVVectors, b: KVVectors, weight: float) -> KVVectors:
 
 
 def _check(first: CacheSteering, second: CacheSteering) -> None:
+    for steering in (first, second):
+        if not isinstance(steering, CacheSteering):
+            raise ValueError(f"Vectors of cache steering are mixed, kv.CacheSteering, not {type(steering).__name__}.")
     for setting, attribute in dict(ck="ck", cv="cv", layers="scope", heads="heads", slot="slot").items():
         ours, theirs = getattr(first, attribute), getattr(second, attribute)
         if ours != theirs:

@@ -10,10 +10,8 @@ import pandas as pd
 from ..generation import generate
 from ..interventions.base import Nothing
 from ..kl import divergence
-from ..sweep import coefficient_of, controls_of, scaled
+from ..sweep import Steering, check_adds, check_coefficients, coefficient_of, controls_of, scaled
 from ..tasks.base import Task
-from .grid import check_coefficients
-from .replies import Steering, check_adds
 
 if TYPE_CHECKING:
     from ..models import Model

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
-from statsmodels.stats.proportion import confint_proportions_2indep
 from torch import Tensor
 
 from ..contrast import ContrastiveSet
@@ -16,6 +15,7 @@ from ..evaluation import evaluate
 from ..extraction import PairDifferences, extract_pairs, slot_norms
 from ..interventions.cache import CacheSteering
 from ..progress import bar
+from ..stats import paired_difference
 from ..tasks.base import Task
 from ..vectors import check_indices
 from .forecast import forecast_values
@@ -111,8 +111,8 @@ def realised_effects(
         What was known before: `agreement`, `stability`, `signal_to_noise` (see `analysis.forecast`, over the steered layers together), and `norm`, the
         vector's dose at coefficient 1. What was done: `dose`, `coefficient`. What came of it, on `n` questions: `adopted`, the share of replies in the
         set's style; `effect` with `low`, `high`, that share minus the baseline's; `accuracy`, and `gain` with `gain_low`, `gain_high`, accuracy
-        minus the baseline's. Intervals are Newcombe's (1998), which don't shrink to nothing where all replies are alike; the vectors are taken as
-        they are. `attrs["questions"]` holds the questions' ids.
+        minus the baseline's. Intervals are Newcombe's for paired shares (1998), which don't shrink to nothing where all replies are alike; the vectors are
+        taken as they are. `attrs["questions"]` holds the questions' ids.
 
     Raises:
         ValueError: no sets or places, two that are the same, a dose that isn't positive, a place where a vector is zero, or what `kv.evaluate` and
@@ -204,7 +204,6 @@ def _effect(replies: pd.DataFrame, plain: pd.DataFrame, style: str) -> dict[str,
         (replies["style"] == style, plain["style"] == style, "adopted", "effect", ""),
         (replies.correct, plain.correct, "accuracy", "gain", "gain_"),
     ):
-        counts = int(ours.sum()), len(ours), int(theirs.sum()), len(theirs)
-        low, high = confint_proportions_2indep(*counts, method="newcomb", compare="diff")
-        found |= {name: ours.mean(), effect: ours.mean() - theirs.mean(), f"{prefix}low": float(low), f"{prefix}high": float(high)}
+        change = paired_difference(ours.tolist(), theirs.tolist())
+        found |= {name: ours.mean(), effect: change.value, f"{prefix}low": change.low, f"{prefix}high": change.high}
     return found

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from ..extraction import PairDifferences
-from .grams import half_cosines, halves, pair_grams
+from .grams import agreement, half_cosines, halves, pair_grams
 
 
 def convergence(differences: PairDifferences, sizes: Sequence[int], *, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -27,13 +27,16 @@ def convergence(differences: PairDifferences, sizes: Sequence[int], *, repeats: 
         One row a size, repeat and part: `n`, `repeat`, `part` (`"keys"` or `"values"`, all layers together), `cosine`.
 
     Raises:
-        ValueError: fewer than two pairs, a size beyond half of them, or differences that are zero.
+        ValueError: fewer than two pairs, a size beyond half of them, no repeats, differences that are zero, NaN or infinite.
     """
+    if not isinstance(differences, PairDifferences):
+        raise ValueError(f"Single pairs are looked at; pass what kv.extract_pairs returned, not {type(differences).__name__}.")
     total = len(differences)
     if total < 2:
         raise ValueError(f"Convergence needs at least two pairs, not {total}.")
-    if not sizes or min(sizes) < 1 or max(sizes) > total // 2:
-        raise ValueError(f"Sizes must lie between 1 and {total // 2}, half of the {total} pairs.")
+    _check_sizes(sizes, total, "pairs")
+    if repeats < 1:
+        raise ValueError(f"A spread takes at least one random subset, not {repeats}.")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(total, generator=generator)
     kept, held_out = order[: total // 2], order[total // 2 :]
@@ -41,6 +44,8 @@ def convergence(differences: PairDifferences, sizes: Sequence[int], *, repeats: 
     for part in ("keys", "values"):
         all_pairs = getattr(differences, part).flatten(1)
         reference = all_pairs[held_out].mean(0)
+        if not torch.isfinite(all_pairs).all():
+            raise ValueError(f"The differences' {part} hold NaN or infinity; extract them again, in float32 or bfloat16.")
         if not reference.any():
             raise ValueError(f"The mean difference of the {part} is zero; the two sides of the pairs don't differ there.")
         for n in sizes:
@@ -69,7 +74,8 @@ def split_half(
         seed: fixes halves and signs.
 
     Returns:
-        One row a name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats, and `low`, `high`, the middle 95% of them;
+        One row a name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats (for n = 1 over all pairs of pairs, so that what
+        is foretold from it isn't a matter of the draw), and `low`, `high`, the middle 95% of the repeats;
         `flipped`, `flipped_low`, `flipped_high`, the same with random signs; `extrapolated` from the smallest size.
 
     Raises:
@@ -79,10 +85,8 @@ def split_half(
         raise ValueError("There are no pairs to split; pass {name: kv.extract_pairs(...)}.")
     if repeats < 1:
         raise ValueError(f"Stability takes at least one split, not {repeats}.")
-    least = min(map(len, differences.values()))
     found = {name: pair_grams(own, layers) for name, own in differences.items()}
-    if not sizes or min(sizes) < 1 or max(sizes) > least // 2:
-        raise ValueError(f"Sizes must lie between 1 and {least // 2}, half of the {least} pairs of the smallest set.")
+    _check_sizes(sizes, min(map(len, differences.values())), "pairs of the smallest set")
     rows = []
     for name, grams in found.items():
         together = [own for own in grams if own.layer is None]
@@ -91,11 +95,17 @@ def split_half(
             first: tuple[int, float] | None = None
             for n, (split, signs) in drawn.items():
                 plain, flipped = (half_cosines(own.gram, np.ones((1, len(own.gram))), weights)[0] for weights in (split, split * signs))
-                first = first or (n, float(plain.mean()))
+                mean = float(agreement(own.gram, np.ones((1, len(own.gram))))[0]) if n == 1 else float(plain.mean())
+                first = first or (n, mean)
                 columns = [(x.mean(), *np.quantile(x, [0.025, 0.975])) for x in (plain, flipped)]
-                rows.append((name, own.part, n, *columns[0], *columns[1], _spearman_brown(first[1], n / first[0])))
+                rows.append((name, own.part, n, mean, *columns[0][1:], *columns[1], _spearman_brown(first[1], n / first[0])))
     names = ["pairs", "part", "n", "stability", "low", "high", "flipped", "flipped_low", "flipped_high", "extrapolated"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _check_sizes(sizes: Sequence[int], most: int, of: str) -> None:
+    if not sizes or not all(isinstance(n, int | np.integer) and 1 <= n <= most // 2 for n in sizes):
+        raise ValueError(f"Sizes must be whole numbers between 1 and {most // 2}, half of the {most} {of}.")
 
 
 def _drawn(pairs: int, n: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

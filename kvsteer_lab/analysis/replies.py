@@ -7,11 +7,8 @@ from typing import Any
 import pandas as pd
 
 from ..effects import is_loop
-from ..interventions.activation import ActivationSteering
-from ..interventions.cache import CacheSteering
 from ..stats import wilson
-
-Steering = CacheSteering | ActivationSteering
+from ..sweep import Steering
 
 
 def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
@@ -24,7 +21,7 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
     Returns:
         `n`; the shares `accuracy`, `reasoned` (a reasoning style), `adopted` (the intended style; NaN without one), and their 95% Wilson intervals:
         `low` and `high` of accuracy, `reasoned_low` and so on of the others; `tokens`, the mean length; `truncated` and `loops`
-        (`kv.side_effects`), shares of replies; `repetition`, the mean share of repeated 4-grams, which sees loops without spaces, too.
+        (`kv.side_effects`), shares of replies; `repetition`, the mean share of repeated 4-grams.
     """
     whole = replies.forced + replies.text
     adopted = None if style is None else replies["style"] == style
@@ -37,20 +34,6 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
 def style_of(steering: Steering) -> str | None:
     """The style that the steering's vectors were extracted for, if they say."""
     return steering.vectors.card.recipe.get("style")
-
-
-def adds_nothing(steering: Steering) -> bool:
-    """Whether the vectors are zero wherever they are added, at any coefficient."""
-    if isinstance(steering, ActivationSteering):
-        return not steering.vectors.residuals[list(steering.layers)].any()
-    own = steering.vectors.only(steering.scope, steering.heads)
-    return not (own.keys.any() or own.values.any())
-
-
-def check_adds(steering: Steering) -> None:
-    """Raise a `ValueError` if the steering adds nothing at any coefficient."""
-    if adds_nothing(steering):
-        raise ValueError(f"The vectors of {steering.label!r} are zero in all of its layers and heads, so no coefficient does anything; extract them anew.")
 
 
 def _share(hits: pd.Series | None, name: str, prefix: str) -> dict[str, float]:

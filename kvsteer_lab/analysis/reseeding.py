@@ -17,11 +17,11 @@ from ..extraction import extract_pairs, slot_norms
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import Control, random_controls
 from ..results import Results
-from ..stats import vector_bootstrap
-from ..sweep import scaled
+from ..stats import vector_bootstrap, wilson
+from ..sweep import check_adds, check_cache_steering, scaled
 from ..tasks.base import Task
 from ..vectors import KVVectors
-from .replies import check_adds
+from .bands import band
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -63,18 +63,24 @@ def vary_extraction(
     Returns:
         One row a dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds), `cv` (their mean coefficient), `n`;
         `accuracy` and `adopted` (the style asked for), means over the vectors, with `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain`
-        over the baseline and `adopted` with 95% intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions
-        (`kv.stats.vector_bootstrap`); `tokens`; `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they are
-        added; with controls `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at that dose.
+        over the baseline and `adopted` with 95% intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions: they are for
+        one more vector extracted like these (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all vectors agree;
+        `tokens`; `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they are
+        added; with controls `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at that dose, and
+        `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the vectors.
 
     Raises:
-        ValueError: fewer than two seeds, nothing to try, a steering whose vectors don't say which style they are of, keys alone, vectors that are zero, or
-            what the builders of pairs and `kv.evaluate` refuse.
+        ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style they are of, keys alone, vectors that
+            are zero, or what the builders of pairs and `kv.evaluate` refuse.
     """
+    check_cache_steering(steering)
     recipe = _check(steering, doses, pairs, shots, seeds)
     if steering.cv == 0:
         raise ValueError(f"{steering.label!r} edits keys only (cv=0), so its dose can't be set by cv; give it a value coefficient.")
-    factor = 1 / slot_norms(model, [task.chat(q) for q in task.questions(split, n, seed)])["values"].clamp_min(1e-12)
+    chats = [task.chat(q) for q in task.questions(split, n, seed)]
+    if len(chats) < 2:
+        raise ValueError(f"An interval over questions needs at least two of them, not {len(chats)}; ask for more.")
+    factor = 1 / slot_norms(model, chats, slot=steering.slot)["values"].clamp_min(1e-12)
     made: list[_Vector] = []
     for s in dict.fromkeys(shots):
         for r in dict.fromkeys(seeds):
@@ -96,11 +102,13 @@ def vary_extraction(
         raise KeyboardInterrupt("the run was interrupted")
     rows = []
     for dose in dict.fromkeys(dose for _, dose in methods):
-        band = _band(results, bands.get(dose, []), recipe["style"])
+        replies = [results.of(c.label) for c in bands.get(dose, [])]
+        correct, adopted = [p.correct.mean() for p in replies], [(p["style"] == recipe["style"]).mean() for p in replies]
         for s in dict.fromkeys(shots):
             for p in dict.fromkeys(pairs):
                 same = [steered for (v, d), steered in methods.items() if (v.shots, v.pairs, d) == (s, p, dose)]
-                rows.append(dict(dose=dose, shots=s, pairs=p, vectors=len(same)) | _measure(results, same, recipe["style"]) | _cosines(same) | band)
+                row = dict(dose=dose, shots=s, pairs=p, vectors=len(same)) | _measure(results, same, recipe["style"]) | _cosines(same)
+                rows.append(row | band(row["accuracy"], correct) | band(row["adopted"], adopted, "adopted"))
     return pd.DataFrame(rows)
 
 
@@ -150,7 +158,8 @@ def _measure(results: Results, own: Sequence[CacheSteering], style: str) -> dict
     row: dict[str, Any] = dict(cv=float(np.mean([steered.cv for steered in own])), n=correct.shape[1])
     for name, values in (("accuracy", correct.mean(1)), ("adopted", adopted.mean(1))):
         row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
-    row |= dict(adopted_low=taken.low, adopted_high=taken.high, gain=gain.value, low=gain.low, high=gain.high)
+    low, high = (taken.low, taken.high) if 0 < adopted.mean() < 1 else wilson(int(adopted[0].sum()), adopted.shape[1])
+    row |= dict(adopted_low=low, adopted_high=high, gain=gain.value, low=gain.low, high=gain.high)
     return row | dict(tokens=float(np.mean([p.tokens.mean() for p in parts])))
 
 
@@ -162,13 +171,3 @@ def _cosines(own: Sequence[CacheSteering]) -> dict[str, float]:
         added.append(torch.cat([(steered.ck * chosen.keys).flatten(), (steered.cv * chosen.values).flatten()]).double())
     each = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in combinations(added, 2)]
     return dict(cosine=float(np.mean(each)), cosine_min=min(each))
-
-
-def _band(results: Results, band: Sequence[Control], style: str) -> dict[str, float]:
-    if not band:
-        return {}
-    parts = [results.rows[results.rows.intervention == c.label] for c in band]
-    found: dict[str, float] = {}
-    for prefix, each in (("random", [p.correct.mean() for p in parts]), ("random_adopted", [(p["style"] == style).mean() for p in parts])):
-        found |= {f"{prefix}_low": float(np.quantile(each, 0.025)), f"{prefix}_high": float(np.quantile(each, 0.975))}
-    return found

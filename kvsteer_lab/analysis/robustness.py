@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..stats import control_p, paired_bootstrap
+from ..stats import control_p, mcnemar, paired_bootstrap
 from .tuned import Objective, check_objective
 
+_LEVEL = 0.05
 _TIE = 1e-9  # shares are sums of floats; equal ones must compare as equal
 
 
@@ -26,7 +27,7 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
 
     Returns:
         One row a method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`, `high` (paired bootstrap over
-        questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain at c* is not above zero.
+        questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain at c* isn't told from zero.
         With controls `random`, their mean gain, `random_low`, `random_high`, the middle 95% of them, `random_kept`, the share of them that reach `needed`.
 
     Raises:
@@ -39,7 +40,7 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
         table = pd.DataFrame(dict(method=run.method, ratio=run.ratios, coefficient=run.coefficients, dose=run.doses, n=run.n))
         table["gain"], table["low"], table["high"] = ([getattr(g, name) for g in gains] for name in ("value", "low", "high"))
         table["needed"] = needed
-        defined = gains[run.star].low > 0
+        defined = run.told
         table["kept"] = (table.gain >= needed - _TIE) if defined else pd.NA
         table["kept"] = table.kept.astype("boolean")
         if run.random is not None:
@@ -56,7 +57,7 @@ def robustness(outcomes: pd.DataFrame, objective: Objective = "correct", keep: f
 
     R = #{i : gain(c_i) >= keep gain(c*)} / #{i}, where gain(c) is the accuracy at c minus the baseline's, on the same questions. c* is on the grid and
     always counts, so R is at least 1 / points. A random vector's R holds its gains against the *steering's* gain at c*. Where that gain
-    isn't told from zero there is nothing to keep a share of, and R is NaN with a reason.
+    isn't told from zero (exact McNemar test, p <= 0.05) there is nothing to keep a share of, and R is NaN with a reason.
 
     Args:
         outcomes, objective, keep: as in `robustness_curve`.
@@ -69,18 +70,20 @@ def robustness(outcomes: pd.DataFrame, objective: Objective = "correct", keep: f
         missing. A resample whose gain at c* is not above zero counts as 0.
 
     Raises:
-        ValueError: no outcomes, columns missing, a grid without c*, questions that are not the same everywhere, fewer than two questions, an
-            unknown objective, or a share to keep that doesn't lie between 0 and 1.
+        ValueError: no outcomes, columns missing, a grid without c*, questions that are not the same everywhere, fewer than two questions, no
+            resamples, an unknown objective, or a share to keep that doesn't lie between 0 and 1.
     """
+    if resamples < 1:
+        raise ValueError(f"An interval needs resamples, not {resamples}; take 2000.")
     rows = []
     for run in _runs(outcomes, objective, keep):
         gain = paired_bootstrap(run.steered[run.star], [0.0] * run.n)
         row: dict[str, Any] = dict(method=run.method, coefficient=run.coefficients[run.star], dose=run.doses[run.star], n=run.n, points=len(run.ratios))
         row |= dict(gain=gain.value, gain_low=gain.low, gain_high=gain.high)
-        if gain.low > 0:
+        if run.told:
             row |= _numbers(run, keep, resamples, seed) | dict(reason="")
         else:
-            found = f"The gain at c* is {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}), not above zero, so there is nothing to keep a share of."
+            found = f"The gain at c* is {gain.value:.2f} (exact McNemar p = {run.p:.2f}), not told from zero, so there is nothing to keep a share of."
             row |= dict(reason=found)
         rows.append(row)
     numbers = ["robustness", "low", "high", *(["random", "random_low", "random_high", "random_most", "p_random"] if _has_controls(outcomes) else [])]
@@ -103,6 +106,17 @@ class _Run:
     @property
     def n(self) -> int:
         return self.steered.shape[1]
+
+    @property
+    def p(self) -> float:
+        """The exact McNemar test of the gain at c*; unlike the bootstrap's interval it holds for a handful of questions, too."""
+        gain = self.steered[self.star]
+        return mcnemar((gain > 0).tolist(), (gain < 0).tolist())
+
+    @property
+    def told(self) -> bool:
+        """Whether there is a gain at c* to keep a share of."""
+        return bool(self.steered[self.star].mean() > 0 and self.p <= _LEVEL)
 
 
 def _numbers(run: _Run, keep: float, resamples: int, seed: int) -> dict[str, float]:

@@ -17,8 +17,10 @@ from ..interventions.together import Together
 from ..prompts import offset_token
 from ..results import Results
 from ..stats import holm, mcnemar
+from ..sweep import check_cache_steering, unit_doses
 from ..tasks.base import Task
-from .replies import check_adds, measure, style_of
+from .bands import band, control_means
+from .replies import measure, style_of
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -51,9 +53,10 @@ def slot_response(
         split: never `"test"`.
 
     Returns:
-        One row a slot behind one of the baseline (without a slot): `slot`, `token` (what stands there in most prompts), `dose` (|c_v S^V| over the
-        norm of that slot's own values, averaged over layers and prompts), `n`, `accuracy` and the other measures of `coefficient_grid`, the exact McNemar
-        test `p` against the baseline and `p_holm`; with controls `random_low`, `random_high`, the middle 95% of their accuracies.
+        One row a slot behind one of the baseline (without a slot): `slot`, `token` (what stands there in most prompts); `dose_keys` and `dose_values`, the
+        norm of what is added over the norm of that slot's own keys or values, averaged over layers and prompts; `n`, `accuracy` and the other measures of
+        `coefficient_grid`; the exact McNemar test `p` against the baseline and `p_holm`; with controls `random_low`, `random_high`, the middle 95% of
+        their accuracies, and `p_random`, the share of them (plus one) that are as accurate.
 
     Raises:
         ValueError: the test split, no slots, one that isn't negative or lies outside a prompt, vectors that are zero, or what `kv.evaluate` refuses.
@@ -63,18 +66,17 @@ def slot_response(
         raise ValueError("There are no slots to steer; pass at least one, -1 for the last.")
     if wrong := [s for s in slots if isinstance(s, bool) or not isinstance(s, int) or s >= 0]:
         raise ValueError(f"There is a slot {wrong[0]!r}; count slots from the prompt's end with negative whole numbers, -1 for the last.")
-    check_adds(steering)
+    check_cache_steering(steering)
     methods = {slot: replace(steering, slot=slot, name=f"slot {slot}") for slot in dict.fromkeys(slots)}
     drawn = [c for own in methods.values() for c in (random_controls(own, controls, seed) if controls else [])]
     settings = dict(n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress)
     results = _finished(evaluate(model, task, [*methods.values(), *drawn], **settings))  # type: ignore[arg-type]
     prompts = [task.chat(q) for q in task.questions(split, n, seed)]
-    rows = [dict(slot=None, token="", dose=0.0, **measure(results.of("baseline"), style_of(steering)))]
+    rows = [dict(slot=None, token="", dose_keys=0.0, dose_values=0.0, **measure(results.of("baseline"), style_of(steering)))]
     for slot, own in methods.items():
-        part = results.rows[results.rows.control_of == own.label].groupby("intervention").correct.mean()
-        band = dict(random_low=part.quantile(0.025), random_high=part.quantile(0.975)) if controls else {}
-        place = dict(slot=slot, token=_token(model, prompts, slot), dose=abs(own.cv) * _unit(model, own, prompts))
-        rows.append(place | measure(results.of(own.label), style_of(steering)) | _tested(results, own.label, "baseline") | band)
+        unit = unit_doses(model, own, prompts)
+        place = dict(slot=slot, token=_token(model, prompts, slot), dose_keys=abs(own.ck) * unit["keys"], dose_values=abs(own.cv) * unit["values"])
+        rows.append(place | measure(results.of(own.label), style_of(steering)) | _tested(results, own.label, "baseline"))
     table = pd.DataFrame(rows).astype({"slot": "Int64"})
     return _corrected(table)
 
@@ -85,6 +87,7 @@ def offset_response(
     steering: CacheSteering,
     offsets: Sequence[str | int | None] = ("\n", ".", " ", None),
     *,
+    controls: int = 0,
     n: int | None = 24,
     split: str = "dev",
     seed: int = 0,
@@ -96,29 +99,34 @@ def offset_response(
 
     Args:
         model, task, n, seed, generation, batch_size, progress: as in `kv.evaluate`.
-        steering: at its last slot.
+        steering: at the last slot.
         offsets: each a text that is one token, or an id; `None` for none. Without an offset token no token is left to read the last slot, so there is a
             baseline and no steering.
+        controls: random vectors an offset; 0: none.
         split: never `"test"`.
 
     Returns:
         Two rows an offset: `offset`, `vector` (`"baseline"` or `"steering"`), `n`, `accuracy` and the other measures of `coefficient_grid`, the exact McNemar
-        test `p` of the steering against the baseline with the same offset, `p_holm`, and `note`, why a row is missing.
+        test `p` of the steering against the baseline with the same offset, `p_holm`, with controls the columns of `slot_response`, and `note`, why a row
+        is missing.
 
     Raises:
-        ValueError: the test split, no offsets, one that isn't one token, vectors that are zero, or what `kv.evaluate` refuses.
+        ValueError: the test split, no offsets, one that isn't one token, a steering of another slot, vectors that are zero, or what `kv.evaluate` refuses.
     """
     _check_split(split)
     if len(offsets) == 0:
         raise ValueError("There are no offset tokens to try; pass at least one, such as '\\n'.")
-    check_adds(steering)
+    check_cache_steering(steering)
+    if steering.slot != -1:
+        raise ValueError(f"{steering.label!r} edits slot {steering.slot}, but it's the last slot, -1, that the offset token reads first; steer that one.")
     chosen = list(dict.fromkeys(offsets))
     real = [o for o in chosen if o is not None]
     for known in real:
         offset_token(model.tokenizer, known)
     pairs: dict[str | int, tuple[Intervention, Intervention]] = {o: (OtherOffset(o), Together(steering, OtherOffset(o))) for o in real}
     settings = dict(n=n, split=split, seed=seed, generation=generation, batch_size=batch_size, progress=progress)
-    results = _finished(evaluate(model, task, [m for pair in pairs.values() for m in pair], **settings))  # type: ignore[arg-type]
+    drawn = [Together(c, OtherOffset(o)) for o in real for c in (random_controls(steering, controls, seed) if controls else [])]
+    results = _finished(evaluate(model, task, [*(m for pair in pairs.values() for m in pair), *drawn], **settings))  # type: ignore[arg-type]
     style = style_of(steering)
     rows: list[dict[str, Any]] = []
     for o in chosen:
@@ -145,7 +153,9 @@ def _finished(results: Results) -> Results:
 
 
 def _tested(results: Results, label: str, against: str) -> dict[str, float]:
-    return dict(p=mcnemar(results.of(label).correct.tolist(), results.of(against).correct.tolist()))
+    own = results.of(label).correct
+    found = dict(p=mcnemar(own.tolist(), results.of(against).correct.tolist()))
+    return found | band(float(own.mean()), control_means(results.rows, label))
 
 
 def _corrected(table: pd.DataFrame) -> pd.DataFrame:
@@ -160,15 +170,3 @@ def _token(model: Model, prompts: Sequence[Any], slot: int) -> str:
     """The text of the token that stands most often at this slot."""
     ids = pd.Series([model.encode(p)[slot] for p in prompts])
     return model.tokenizer.decode([int(ids.mode()[0])])
-
-
-def _unit(model: Model, steering: CacheSteering, prompts: Sequence[Any]) -> float:
-    """|S^V| over the norm of the values at the steering's slot, averaged over the edited layers and the prompts."""
-    own = steering.vectors.only(steering.scope, steering.heads).values.flatten(1).norm(dim=-1)
-    ratios = []
-    for prompt in prompts:
-        cache = model.prefill(prompt)
-        for layer in steering.scope:
-            slot = cache.layers[layer].values[0, :, steering.slot].float().norm().clamp_min(1e-12)
-            ratios.append(float(own[layer] / slot.cpu()))
-    return sum(ratios) / len(ratios)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..evaluation import evaluate
-from ..stats import clustered_mean, wilson
-from ..sweep import controls_of
+from ..stats import clustered_mean, control_p, paired_bootstrap, wilson
+from ..sweep import Steering, check_adds, controls_of
 from ..tasks.base import Task
-from .replies import Steering, check_adds, style_of
+from .bands import control_means
+from .replies import style_of
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -49,7 +50,8 @@ def temperature_response(
         `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`, `reasoned_low` and so on;
         `tokens`, the mean length; `truncated`, the share of replies cut at `max_new_tokens`. Intervals are clustered by question and cut at 0 and 1; for one
         reply a question, and where all replies agree, they are Wilson's, each question counted once. Random vectors are one row: their mean and
-        the middle 95% of them.
+        the middle 95% of them. The steering's rows also hold `gain`, `gain_low`, `gain_high`, what it adds to the baseline's accuracy (paired bootstrap
+        over questions, each with all of its samples on both sides), and with controls `p_random`, the share of them (plus one) that are as accurate.
 
     Raises:
         ValueError: no temperatures, one that is negative, NaN or infinite, fewer than one sample, vectors that are zero, or what `kv.evaluate`
@@ -59,7 +61,7 @@ def temperature_response(
         raise ValueError("There are no temperatures to try; pass at least one, 0 for greedy decoding.")
     if wrong := [t for t in temperatures if not 0 <= t < math.inf]:
         raise ValueError(f"There is a temperature {wrong[0]}; temperatures are 0 (greedy) or positive numbers.")
-    if samples < 1:
+    if samples < 1 or samples != int(samples):
         raise ValueError(f"samples={samples} gives no replies; ask for at least 1.")
     check_adds(steering)
     drawn = controls_of(steering, controls, seed)
@@ -72,14 +74,20 @@ def temperature_response(
             raise KeyboardInterrupt("the run was interrupted")
         style = style_of(steering)
         replies = results.rows.assign(adopted=(results.rows["style"] == style) if style is not None else math.nan)
-        rows += [dict(temperature=t, vector=name, **_measure(replies[replies.intervention == label])) for name, label in _own(steering)]
+        plain, steered = (replies[replies.intervention == label] for label in ("baseline", steering.label))
+        rows.append(dict(temperature=t, vector="baseline", **_measure(plain)))
+        each = control_means(replies, steering.label)
+        p_random = dict(p_random=control_p(float(steered.correct.mean()), each)) if each else {}
+        rows.append(dict(temperature=t, vector="steering", **_measure(steered), **_gain(steered, plain), **p_random))
         if drawn:
             rows.append(dict(temperature=t, vector="random", **_pool(replies[replies.control_of == steering.label])))
     return pd.DataFrame(rows)
 
 
-def _own(steering: Steering) -> list[tuple[str, str]]:
-    return [("baseline", "baseline"), ("steering", steering.label)]
+def _gain(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
+    both = ours.merge(theirs, on=["question", "sample"], suffixes=("", "_plain"), validate="one_to_one")
+    found = paired_bootstrap(both.correct.tolist(), both.correct_plain.tolist(), clusters=both.question.tolist())
+    return dict(gain=found.value, gain_low=found.low, gain_high=found.high)
 
 
 def _sizes(replies: pd.DataFrame) -> dict[str, Any]:

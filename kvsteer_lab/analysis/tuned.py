@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import evaluate
-from ..sweep import coefficient_of, controls_of, scaled, unit_dose
+from ..sweep import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
 from ..tasks.base import Task
 from ..tuning.search import check_disjoint
-from .replies import Steering, check_adds, style_of
+from .replies import style_of
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -27,9 +27,13 @@ def best_coefficient(table: pd.DataFrame, objective: Objective = "correct") -> f
     """The coefficient with the largest objective in a table of `kv.dose_response`; among equals the smallest dose, as `kv.tune` has it.
 
     Raises:
-        ValueError: an unknown objective, or no steered rows.
+        ValueError: an unknown objective, no steered rows, or a table of test questions.
     """
     column = {"correct": "accuracy", "reasoned": "reasoned"}[check_objective(objective)]
+    if not {"vector", "coefficient", "dose", column} <= set(table.columns):
+        raise ValueError("The table has no coefficients and doses of a steering; pass the one that kv.dose_response returned.")
+    if table.attrs.get("split") == "test":
+        raise ValueError("A coefficient is never chosen on test questions; run kv.dose_response on split='dev'.")
     own = table[table.vector == "steering"]
     if own.empty:
         raise ValueError("The table has no rows of the steering itself; pass the one that kv.dose_response returned.")
@@ -73,7 +77,7 @@ def robustness_outcomes(
         ValueError: questions that c* was chosen on, an even number of points or fewer than three, a span that is not above 1, a c* of 0,
             vectors that are zero, or what `kv.evaluate` refuses; before anything is computed.
     """
-    if points < 3 or points % 2 == 0:
+    if points < 3 or points % 2 != 1:
         raise ValueError(f"points={points} leaves c* off the grid or alone on it; choose an odd number of at least 3.")
     if not 1 < span < math.inf:
         raise ValueError(f"The span must be a number above 1, not {span}.")
