@@ -12,7 +12,6 @@ import pandas as pd
 
 from .evaluation import evaluate
 from .interventions.activation import ActivationSteering, random_activation_controls
-from .interventions.base import Intervention
 from .interventions.cache import CacheSteering
 from .interventions.controls import random_controls
 from .prompts import Prompt
@@ -155,7 +154,7 @@ def coefficient_of(steering: Steering) -> float:
     return steering.coefficient if isinstance(steering, ActivationSteering) else steering.cv
 
 
-def controls_of(steering: Steering, n: int, seed: int) -> Sequence[Intervention]:
+def controls_of(steering: Steering, n: int, seed: int) -> Sequence[Steering]:
     """`n` random controls of either kind of steering; 0: none."""
     if not n:
         return []

@@ -10,6 +10,7 @@ from .lasting import summarise_turns
 from .layers import ablate_heads, ablate_layers, confirm_best
 from .lengths import prompt_lengths
 from .lens import Lens, logit_lens
+from .matching import match_divergence
 from .mixing import style_mixes, style_mixing
 from .nats import divergence_response
 from .openings import forced_openings
@@ -57,6 +58,7 @@ __all__ = [
     "judge_heads",
     "knock_out_reading",
     "logit_lens",
+    "match_divergence",
     "nats_of_reading",
     "offset_response",
     "over_prompts",
