@@ -225,6 +225,6 @@ def test_the_figure_draws_what_the_table_holds(tiny, task, own):
         assert axis.lines[1].get_ydata()[0] == rows(table, "all", part).reasoned.iloc[0]
     assert [t.get_text() for t in figure.axes[-2].get_xticklabels()] == ["1", "2", "3"] and figure.axes[-1].get_xlabel() == "window's first layer"
     heads = kv.figures.plot_layers(ablate(kv.analysis.ablate_heads, tiny, task, kv.CacheSteering(own, 0, 2), "single by layer"))
-    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == ["1.0", "1.1", "2.0", "2.1", "3.0", "3.1"]
+    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == ["1, h0", "1, h1", "2, h0", "2, h1", "3, h0", "3, h1"]
     with pytest.raises(ValueError, match="no masks to draw"):
         kv.figures.plot_layers(table[table.way == "all"])

@@ -19,7 +19,7 @@ _NAMES = {
     "stability": "stability of halves (cosine)",
     "signal_to_noise": "signal to noise",
     "pairs": "number of pairs",
-    "norm": "norm of the mean / slot's",
+    "norm": "norm of the mean / slot's own norm",
 }
 
 
@@ -39,9 +39,8 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
     names, places, models = (list(dict.fromkeys(column)) for column in (correlations.forecast, table.place, table.model))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(TWO_COLUMNS * (0.4 + 0.2 * columns), 0.5 + 2.2 * rows), layout="constrained", sharey=True, squeeze=False
-    )
+    size = (TWO_COLUMNS if columns > 1 else ONE_COLUMN, 0.5 + 2.2 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
         for place, color, marker in reversed([*zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)]):  # the first on top
             for model in models:
@@ -53,7 +52,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         axis.set(xlabel=_NAMES.get(name, name))
         axis.set_title(_written(correlations[correlations.forecast == name]), fontsize=7, loc="left")
     for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy - baseline's" if effect == "gain" else "adopted - baseline's")
+        axis.set_ylabel("accuracy over the baseline's" if effect == "gain" else "share in the style over the baseline's")
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     _legend(figure, places, models)
@@ -93,7 +92,8 @@ def _scale(axis: Axes, name: str, table: pd.DataFrame) -> None:
 
 def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
     band = table.groupby("n")[["flipped_low", "flipped_high"]].agg({"flipped_low": "min", "flipped_high": "max"})
-    axis.fill_between(band.index, band.flipped_low, band.flipped_high, color=COLORS["random"], alpha=0.25, linewidth=0, hatch="////", label="random signs")
+    look = dict(color=COLORS["random"], alpha=0.25, linewidth=0, hatch="////")
+    axis.fill_between(band.index, band.flipped_low, band.flipped_high, label="random signs, all sets", **look)
     for i, (name, color, marker) in enumerate(zip(names, _cycle(_HUES, len(names)), _cycle(_MARKS, len(names)), strict=True)):
         own = table[table.pairs == name].sort_values("n")
         at, bars = own.n * 1.08 ** (i - (len(names) - 1) / 2), (own.stability - own.low, own.high - own.stability)  # side by side
@@ -110,9 +110,10 @@ def _written(rows: pd.DataFrame) -> str:
     """The first and the last scope, a line each."""
     lines = []
     for row in rows.iloc[sorted({0, len(rows) - 1})].to_dict("records"):
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        rho, low, high = (round(float(row[name]), 2) + 0.0 for name in ("rho", "low", "high"))  # no minus zero
+        interval = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
         end = "\n" if len(row["scope"]) > 30 else " "  # a panel's width
-        lines.append(f"{row['scope']}:{end}" + ("nothing varies" if pd.isna(row["rho"]) else f"{row['rho']:.2f}{interval}"))
+        lines.append(f"{row['scope']}:{end}" + ("nothing varies" if pd.isna(rho) else f"{rho:.2f}{interval}"))
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .style import COLORS, TWO_COLUMNS, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 LOOKS = {
     "direct": ("#7f7f7f", "P"),
@@ -49,7 +49,7 @@ def plot_style_pca(table: pd.DataFrame) -> Figure:
     if table.component.max() < 2:
         raise ValueError("The picture needs two components; call style_pca with components=2 or more.")
     layers, parts = _some(table.layer.unique()), list(dict.fromkeys(sorted(table.part)))
-    width = TWO_COLUMNS if len(layers) > 2 else TWO_COLUMNS * (0.25 + 0.25 * len(layers))
+    width = TWO_COLUMNS if len(layers) > 1 else ONE_COLUMN
     figure, axes = plt.subplots(len(parts), len(layers), figsize=(width, 0.4 + 1.75 * len(parts)), layout="constrained", squeeze=False)
     for row, part in zip(axes, parts, strict=True):
         for axis, layer in zip(row, layers, strict=True):
@@ -80,7 +80,7 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
     Of more than six layers, six at even distances are shown.
     """
     layers, parts, styles = _some(table.layer.unique()), list(dict.fromkeys(sorted(table.part))), list(dict.fromkeys(table["style"]))
-    size = (min(TWO_COLUMNS, 1.6 + 1.5 * len(layers)), 0.9 + 1.3 * len(parts))
+    size = (TWO_COLUMNS if len(layers) > 1 else ONE_COLUMN, 0.9 + 1.3 * len(parts))
     figure, axes = plt.subplots(len(parts), len(layers), figsize=size, layout="compressed", squeeze=False, sharex=True, sharey=True)
     for row, part in zip(axes, parts, strict=True):
         for axis, layer in zip(row, layers, strict=True):
@@ -106,7 +106,7 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
 @styled
 def plot_separability(table: pd.DataFrame) -> Figure:
     """Silhouette and nearest centroid per layer, over the bands that hold the middle 95% of shuffled labels: the table of `analysis.separability`."""
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.85, 2.3), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained")
     names = {"silhouette": "mean over pairs", "nearest centroid": "accuracy, pair left out"}
     for axis, (measure, name) in zip(axes, names.items(), strict=True):
         for part, color, marker, hatch in (("keys", COLORS["prompt"], "D", "////"), ("values", COLORS["steered"], "o", "\\\\\\\\")):

@@ -27,7 +27,7 @@ _MOST_WRITTEN = 72  # cells of a panel that can still be read
 
 
 @styled
-def plot_coefficient_grid(table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "repetition")) -> Figure:
+def plot_coefficient_grid(table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "loops")) -> Figure:
     """A heat map a measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put together by `pd.concat`.
 
     Each panel's title gives the baseline; the cell without any edit has a frame. Where there are too many cells to write numbers into, a contour is drawn

@@ -54,14 +54,20 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         axis.set_title(_TITLES.get(way, way))
     for axis, way in zip(axes[-1], ways, strict=True):
         own = table[(table.way == way) & (table.part == parts[0])]
-        unit = "layer.KV head" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"
+        unit = "KV head of a layer" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"
         axis.set_xlabel(_AXES[way].format(unit))
-        names = [".".join(str(x) for x in (row.layer, row.head) if not pd.isna(x)) for row in own.itertuples()]
+        names = [_name(row.layer, row.head) for row in own.itertuples()]
         step = -(-len(names) // _MOST_TICKS)
         axis.set(xticks=range(0, len(names), step), xticklabels=names[::step], xlim=(-0.6, len(names) - 0.4), ylim=(-0.05, 1.05), yticks=[0, 0.5, 1])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2 if width == ONE_COLUMN else 4)
     return figure
+
+
+def _name(layer: int | None, head: int | None) -> str:
+    if pd.isna(layer) or pd.isna(head):
+        return str(head if pd.isna(layer) else layer)
+    return f"{layer}, h{head}"
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:

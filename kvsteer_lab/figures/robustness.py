@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..stats import wilson
-from .style import COLORS, TWO_COLUMNS, color_of, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
 MARKERS = "os^Dv"
 
@@ -23,7 +23,7 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
     is what is needed), open ones don't. The title counts them: the robustness number, and the mean of the random vectors' numbers.
     """
     methods = list(dict.fromkeys(table.method))
-    width = TWO_COLUMNS * min(1.0, 0.16 + 0.42 * len(methods))
+    width = TWO_COLUMNS if len(methods) > 1 else ONE_COLUMN
     figure, axes = plt.subplots(1, len(methods), figsize=(width, 2.5), layout="constrained", sharey=True, squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         own = table[table.method == method].sort_values("ratio")
@@ -52,17 +52,17 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     """
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
         raise ValueError(f"The table has no column {min(missing)!r}; merge kv.dose_response with kv.analysis.divergence_response and name each method.")
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.85, 2.7), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), layout="constrained", sharey=True)
     units = {"dose": "dose: added norm / norm of what it's added to", "kl": "KL(steered || plain) on the baseline's text, nats"}
     for axis, (unit, label) in zip(axes, units.items(), strict=True):
         for i, (method, own) in enumerate(table.groupby("method", sort=False)):
             others = own[own.vector != "steering"]
-            axis.plot(others[unit], others[column], "x+1"[i % 3], color=color_of(str(method)), alpha=0.8, markersize=4, markeredgewidth=0.9, zorder=4)
+            axis.plot(others[unit], others[column], "x+1"[i % 3], color=COLORS["random"], markersize=4, markeredgewidth=0.9, zorder=4)
             line = own[own.vector == "steering"].sort_values("dose")
             look = dict(color=color_of(str(method)), marker=MARKERS[i % len(MARKERS)], linestyle=("-", "--", ":")[i % 3], elinewidth=0.7)
             axis.errorbar(line[unit], line[column], _error(line, column), label=str(method), **look)
             if len(others):
-                axis.plot([], [], "x+1"[i % 3], color=color_of(str(method)), alpha=0.8, markersize=4, markeredgewidth=0.8, label=f"random for {method}")
+                axis.plot([], [], "x+1"[i % 3], color=COLORS["random"], markersize=4, markeredgewidth=0.9, label=f"random for {method}")
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[1].locator_params(axis="x", nbins=4)
     axes[0].set_xscale("log")
@@ -76,7 +76,8 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 
 def _draw_gains(axis: Axes, own: pd.DataFrame, color: str) -> None:
     if "random" in own and own["random"].notna().all():
-        axis.fill_between(own.ratio, own.random_low, own.random_high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
+        low, high = own.random_low - 0.008, own.random_high + 0.008  # a band of no height is drawn as a line
+        axis.fill_between(own.ratio, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
         axis.plot(own.ratio, own.random, ":", color=COLORS["random"], label="random vectors, mean")
     if own.kept.notna().all():
         axis.axhline(own.needed.iloc[0], color="black", linestyle="--", linewidth=0.6, label="needed")

@@ -20,15 +20,15 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
     """Adoption (or `"gain"`) against numbers of pairs or shots, a line a dose: tables of `kv.analysis.vary_extraction` by `"pairs"` or `"shots"`.
 
-    Bars are 95% intervals over both vectors and questions. Ticks beside adoption are the lowest and the highest vector; the band, of the line's hatching,
-    holds the middle 95% of random vectors.
+    Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the highest vector; the band holds the
+    middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
     """
     if not tables or set(tables) - {"pairs", "shots"}:
         raise ValueError("Pass tables of kv.analysis.vary_extraction by what varies in them: 'pairs', 'shots' or both.")
-    width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS * 0.85
+    width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(tables), figsize=(width, 2.4), layout="constrained", sharey=True, squeeze=False)
     doses = sorted({dose for table in tables.values() for dose in table.dose})
     low, high = ("adopted_low", "adopted_high") if column == "adopted" else ("low", "high")
@@ -41,10 +41,8 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
             look = dict(marker=MARKERS[i % 5], linestyle=LINES[i % 4], markerfacecolor="white" if i % 2 == 0 else COLORS["steered"], elinewidth=0.7)
             axis.errorbar(place, own[column], error, color=COLORS["steered"], label=f"dose {dose:g}", **look)
             if column == "adopted":
-                for end in ("adopted_min", "adopted_max"):
-                    axis.plot(
-                        place * 1.04, own[end], "_", color="black", markersize=4, label="lowest, highest vector" if i + (end == "adopted_max") == 0 else None
-                    )
+                name = "lowest to highest vector" if i == 0 else None
+                axis.vlines(place * 1.05, own.adopted_min - 0.004, own.adopted_max + 0.004, color="black", linewidth=1.6, label=name)
                 if "random_adopted_low" in own:
                     band = (own.random_adopted_low - 0.008, own.random_adopted_high + 0.008)
                     name = "random vectors, middle 95%" if i == 0 else None
@@ -65,7 +63,7 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
 
     Bars are 95% intervals, clustered by question; the band holds the middle 95% of random vectors.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.85, 2.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True)
     looks = {"baseline": (COLORS["baseline"], "s", "--"), "steering": (COLORS["steered"], "o", "-")}
     second = "adopted" if table.adopted.notna().any() else "reasoned"
     for axis, column in zip(axes, ("accuracy", second), strict=True):
@@ -95,14 +93,14 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
 def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
     """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by `"slot"` and `"offset"`.
 
-    Bars are 95% Wilson intervals; the broad bars behind the slots hold the middle 95% of random vectors.
+    Bars are 95% Wilson intervals; the broad bars behind the points hold the middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
     """
     if not tables or set(tables) - {"slot", "offset"}:
         raise ValueError("Pass the tables of kv.analysis.slot_response and offset_response by 'slot' and 'offset'.")
-    width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS * 0.85
+    width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(tables), figsize=(width, 2.5), layout="constrained", sharey=True, squeeze=False)
     for axis, (what, table) in zip(axes[0], tables.items(), strict=True):
         if what == "slot":
@@ -133,6 +131,10 @@ def _draw_offsets(axis: Axes, table: pd.DataFrame, column: str) -> None:
         _points(axis, np.array([names.index(o) for o in own.offset]) + shift, own, column, kind, marker, vector)
     axis.set_xticks(range(len(names)), [name.replace("' '", "space") for name in names])
     axis.set(xlabel="offset token", xlim=(-0.5, len(names) - 0.5))
+    if "random_low" in table and column == "accuracy":
+        own = table[table.random_low.notna()]
+        place = np.array([names.index(o) for o in own.offset]) + 0.12
+        axis.vlines(place, own.random_low - 0.012, own.random_high + 0.012, color=COLORS["random"], alpha=0.5, linewidth=8, label="random vectors, middle 95%")
 
 
 def _points(axis: Axes, place: np.ndarray, own: pd.DataFrame, column: str, kind: str, marker: str, label: str) -> None:
