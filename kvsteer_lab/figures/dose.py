@@ -60,7 +60,7 @@ def _draw(axis: Axes, table: pd.DataFrame, column: str, color: str) -> None:
     axis.errorbar(steered.dose, steered[column], error, color=color, marker="o", elinewidth=0.7, label="steering vectors")
     if len(controls):
         band = controls[column].quantile([0.025, 0.975]).unstack()
-        low, high = band[0.025] - 0.006, band[0.975] + 0.006  # a band of no height is drawn as a line
+        low, high = band[0.025] - 0.01, band[0.975] + 0.01  # a band of no height is drawn as a line
         axis.fill_between(band.index, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
         axis.plot(controls[column].mean(), ":", color=COLORS["random"], label="random vectors, mean")
     axis.set(ylim=(-0.04, 1.04), xscale="log")

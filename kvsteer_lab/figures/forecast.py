@@ -92,8 +92,8 @@ def _scale(axis: Axes, name: str, table: pd.DataFrame) -> None:
 
 def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
     band = table.groupby("n")[["flipped_low", "flipped_high"]].agg({"flipped_low": "min", "flipped_high": "max"})
-    look = dict(color=COLORS["random"], alpha=0.25, linewidth=0, hatch="////")
-    axis.fill_between(band.index, band.flipped_low, band.flipped_high, label="random signs, all sets", **look)
+    low, high = band.flipped_low, band.flipped_high
+    axis.fill_between(band.index, low, high, color=COLORS["random"], alpha=0.25, linewidth=0, hatch="////", label="random signs, all sets")
     for i, (name, color, marker) in enumerate(zip(names, _cycle(_HUES, len(names)), _cycle(_MARKS, len(names)), strict=True)):
         own = table[table.pairs == name].sort_values("n")
         at, bars = own.n * 1.08 ** (i - (len(names) - 1) / 2), (own.stability - own.low, own.high - own.stability)  # side by side
