@@ -222,9 +222,9 @@ def test_the_figure_draws_what_the_table_holds(tiny, task, own):
     assert [a.get_ylabel().split("\n")[0] for a in figure.axes[::2]] == ["keys and values", "keys", "values"]
     for axis, part in zip(figure.axes[::2], ("keys and values", "keys", "values"), strict=True):
         assert axis.lines[-1].get_ydata().tolist() == rows(table, "single", part).reasoned.tolist()
-        assert axis.lines[1].get_ydata()[0] == rows(table, "all", part).reasoned.iloc[0]
+        assert axis.lines[0].get_ydata()[0] == rows(table, "all", part).reasoned.iloc[0]
     assert [t.get_text() for t in figure.axes[-2].get_xticklabels()] == ["1", "2", "3"] and figure.axes[-1].get_xlabel() == "window's first layer"
     heads = kv.figures.plot_layers(ablate(kv.analysis.ablate_heads, tiny, task, kv.CacheSteering(own, 0, 2), "single by layer"))
-    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == ["1, h0", "1, h1", "2, h0", "2, h1", "3, h0", "3, h1"]
+    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == ["1\nh0", "1\nh1", "2\nh0", "2\nh1", "3\nh0", "3\nh1"]
     with pytest.raises(ValueError, match="no masks to draw"):
         kv.figures.plot_layers(table[table.way == "all"])

@@ -322,8 +322,12 @@ def test_ctrl_c_keeps_what_is_under_way(server: Server, out: Path) -> None:
         return solve(prompt)
 
     server.answer = answer
-    with pytest.raises(KeyboardInterrupt):
-        write(server, out, n=59, concurrency=4)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with Ctrl-C ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(server, out, n=59, concurrency=4)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(0.1)
     assert 12 <= len(server.asked) < 59
     assert len(rows_of(out)) == len(server.asked), "what was asked was kept"

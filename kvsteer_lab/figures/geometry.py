@@ -80,7 +80,9 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
     Of more than six layers, six at even distances are shown.
     """
     layers, parts, styles = _some(table.layer.unique()), list(dict.fromkeys(sorted(table.part))), list(dict.fromkeys(table["style"]))
-    size = (TWO_COLUMNS if len(layers) > 1 else ONE_COLUMN, 0.9 + 1.3 * len(parts))
+    width = TWO_COLUMNS if len(layers) > 1 else ONE_COLUMN
+    side = min(1.65, (width - 1.75) / len(layers))  # of a panel; the rest is for names and the bar
+    size = (width, 1.0 + (side + 0.2) * len(parts))
     figure, axes = plt.subplots(len(parts), len(layers), figsize=size, layout="compressed", squeeze=False, sharex=True, sharey=True)
     for row, part in zip(axes, parts, strict=True):
         for axis, layer in zip(row, layers, strict=True):

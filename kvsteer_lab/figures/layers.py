@@ -43,7 +43,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     figure, axes = plt.subplots(len(parts), len(ways), figsize=size, layout="constrained", sharex="col", sharey=True, squeeze=False)
     for line, part in zip(axes, parts, strict=True):
         for axis, way in zip(line, ways, strict=True):
-            for name, level, look in (("none", "", "--"), ("all", part, "-")):
+            for name, level, look in (("all", part, "-"), ("none", "", "--")):  # the dashes stay visible where both are one
                 rule = table[(table.way == name) & (table.part == level)]
                 if len(rule):
                     label = "baseline, nothing added" if name == "none" else "whole steering"
@@ -54,7 +54,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         axis.set_title(_TITLES.get(way, way))
     for axis, way in zip(axes[-1], ways, strict=True):
         own = table[(table.way == way) & (table.part == parts[0])]
-        unit = "KV head of a layer" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"
+        unit = "layer and KV head" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"
         axis.set_xlabel(_AXES[way].format(unit))
         names = [_name(row.layer, row.head) for row in own.itertuples()]
         step = -(-len(names) // _MOST_TICKS)
@@ -67,7 +67,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 def _name(layer: int | None, head: int | None) -> str:
     if pd.isna(layer) or pd.isna(head):
         return str(head if pd.isna(layer) else layer)
-    return f"{layer}, h{head}"
+    return f"{layer}\nh{head}"
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
