@@ -134,11 +134,13 @@ def _factors(steering: Steering, nats: Sequence[float], span: float, moves: Call
     def log_moves(log_factor: float) -> float:
         return math.log(max(moves(scaled(steering, math.exp(log_factor) * coefficient_of(steering), "scaled")), _LEAST))
 
-    grid = np.linspace(-math.log(span), math.log(span), 1 + math.ceil(2 * math.log2(span)))
-    known = [log_moves(float(x)) for x in grid]
+    grid = np.linspace(-math.log(span), math.log(span), 1 + math.ceil(2 * math.log2(span))).tolist()
+    known = [log_moves(grid[0])]
+    while len(known) < len(grid) and max(known) < math.log(max(nats)):
+        known.append(log_moves(grid[len(known)]))
     found = {}
     for x in nats:
-        start = next((i for i in range(len(grid) - 1) if known[i] < math.log(x) <= known[i + 1]), None)
+        start = next((i for i in range(len(known) - 1) if known[i] < math.log(x) <= known[i + 1]), None)
         if start is not None:
             found[x] = math.exp(brentq(lambda at, x=x: log_moves(at) - math.log(x), grid[start], grid[start + 1], xtol=_STEP))
     return found
