@@ -15,7 +15,7 @@ from .batching import in_batches
 from .decoding import Row, check_context, group_rows
 from .generation import check_intervention
 from .interventions.base import Intervention
-from .prompts import Prompt
+from .prompts import Prompt, offset_token
 from .scoring import logits_along, match_continuations, rows_under, table_of_tokens, texts_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def divergence(
         prompts: as in `kv.generate`.
         continuations: texts (tokenised verbatim) or token ids, one a prompt.
         intervention: what p comes from; `None`: nothing.
-        against: what q comes from; `None`: the baseline with the same offset token.
+        against: what q comes from; `None`: the baseline behind the intervention's own offset token, or without one where it has none, so that what the
+            offset does is not taken for what the intervention does. Against `kv.Nothing()` it is counted.
         chat, offset: as in `kv.generate`.
         batch_size: prompts taken together; halved where memory runs out.
 
@@ -89,8 +90,9 @@ def divergence(
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
     """
     given, targets = match_continuations(model, prompts, continuations)
-    methods = [check_intervention(model, method) for method in (intervention, against)]
-    sides = [rows_under(model, method, given, chat=chat, offset=offset) for method in methods]
+    method, other = (check_intervention(model, side) for side in (intervention, against))
+    behind = own_offset(model, method, offset) if against is None else offset
+    sides = [rows_under(model, side, given, chat=chat, offset=token) for side, token in ((method, offset), (other, behind))]
     for rows in sides:
         check_context(model, rows, max(map(len, targets)))
     found: dict[int, Tensor] = {}
@@ -102,6 +104,12 @@ def divergence(
         for batch, part in in_batches(group, batch_size, run):
             found.update(zip(batch, part, strict=True))
     return Divergence(tuple(targets), tuple(found[i] for i in range(len(given))), texts_of(model, targets))
+
+
+def own_offset(model: Model, method: Intervention, offset: str | int | None) -> int | None:
+    """The offset token that a method reads in a run with `offset`; `None`: it reads none."""
+    token = method.offset_id(model.tokenizer, offset_token(model.tokenizer, offset))
+    return token if method.tail(model.tokenizer, token)[:1] == [token] else None
 
 
 @torch.no_grad()
