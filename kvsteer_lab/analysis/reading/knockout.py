@@ -60,8 +60,8 @@ def knock_out_reading(
     """
     questions = task.questions(split, n, seed)
     method = Nothing() if intervention is None else intervention
-    shortest = min((len(model.encode(method.chat(task.chat(q)))) for q in questions), default=1)
-    outs = knock_outs(model, ways, steps, slot, others, shortest, seed)
+    lengths = [len(model.encode(method.chat(task.chat(q)))) for q in questions]
+    outs = knock_outs(model, ways, steps, slot, others, lengths, seed)
     hidden: dict[HideSlot, Intervention] = {o.hide: o.hide if intervention is None else Together(intervention, o.hide) for o in outs}
     methods = [*([] if intervention is None else [intervention]), *hidden.values()]
     results = evaluate(

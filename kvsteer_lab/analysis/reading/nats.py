@@ -73,7 +73,7 @@ def nats_of_reading(
     """
     method = check_intervention(model, intervention)
     whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
-    outs = knock_outs(model, ways, from_steps, slot, others, min(len(each.row.cached) for each in whole), seed)
+    outs = knock_outs(model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed)
     moved = divergences(model, whole, outs, batch_size)
     rows = [
         (out.way, out.layer, out.head, out.step, out.hide.slot, each.prompt, float(found[0]), float(found.sum()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...cache import slot_from_end
+from ...cache import check_slot, slot_from_end
 from ...decoding import Row, check_context
 from ...generation import check_interventions, generate
 from ...interventions.base import Intervention
@@ -60,6 +60,7 @@ def follow(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}: step 0 is the offset token, the first that reads the slot.")
+    check_slot(slot)
     given = as_list(prompts)
     methods = check_interventions(model, interventions)
     rows = {method.label: rows_under(model, method, given, chat=chat, offset=offset) for method in methods}
