@@ -55,6 +55,21 @@ def test_going_on_is_prefilling_anew(name: str, load_random: Load) -> None:
                     torch.testing.assert_close(ours.values[row, :, -len(ids) :], theirs.values[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("own", ["the model's", "the caller's"])
+def test_the_first_logits_are_raw(own: str, model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-odds are the model's own, whatever penalty chooses the tokens."""
+    if own == "the model's":
+        monkeypatch.setattr(model.hf.generation_config, "repetition_penalty", 0.1)
+    ids, tail = [model.encode(p) for p in PROMPTS], [newline(model)]
+    asked = {"max_new_tokens": NEW, **({} if own == "the model's" else {"repetition_penalty": 0.1})}
+    replies, logits = Conversation(model, ids).answer(tail, resolve(model, asked, chat=True))
+    with torch.no_grad():
+        wanted = torch.stack([model.hf(torch.tensor([[*row, *tail]])).logits[0, -1] for row in ids])
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+    plain = kv.generate(model, PROMPTS, generation={"max_new_tokens": NEW, "repetition_penalty": 1.0}).token_ids
+    assert replies != plain, "the penalty must show in what is said"
+
+
 @pytest.mark.parametrize("name", FULL)
 def test_subtracting_gives_the_plain_cache_back(name: str, load_random: Load) -> None:
     model = load_random(name)
