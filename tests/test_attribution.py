@@ -203,6 +203,8 @@ def test_what_cannot_be_attributed_or_judged_is_said(model: kv.Model, vectors: k
         (lambda: attribute(model, PROMPTS, kv.CacheSteering(vectors, CK, CV, layers=[])), "steers no layer"),
         (lambda: attribute(model, PROMPTS, kv.Nothing()), "is no cache steering"),
         (lambda: attribute(model, PROMPTS, kv.CacheSteering(vectors, CK, CV, slot=-900)), "Slot -900 is out of range"),
+        (lambda: attribute(model, PROMPTS, None), "'baseline' is no cache steering"),
+        (lambda: attribute(model, PROMPTS, steering, TEXTS, batch_size=0), "batch_size must be at least 1, not 0"),
         (lambda: values(model, kv.CacheSteering(vectors, CK, 0.0)), "adds nothing to values"),
         (lambda: values(model, zero), "adds nothing to values"),
         (lambda: values(model, steering, 0), "top must be at least 1"),

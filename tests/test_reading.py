@@ -186,6 +186,26 @@ def test_what_cannot_be_read_is_said(measure: str, model: kv.Model, load_random:
         run(load_random("bloom"), PROMPTS)
 
 
+def test_a_steering_that_edits_nothing_is_refused_by_every_analysis(model: kv.Model, vectors: kv.KVVectors) -> None:
+    measures = (kv.analysis.attention_to_slot, kv.analysis.nats_of_reading, kv.analysis.half_life)
+    for steering, message in (
+        (kv.CacheSteering(vectors, 0, 0, name="nil"), "What 'nil' adds is zero in the steered layers; check its vectors, coefficients and layers"),
+        (kv.CacheSteering(vectors * 0.0, CK, CV, name="nil"), "What 'nil' adds is zero"),
+        (kv.CacheSteering(vectors, CK, CV, layers=[], name="nil"), r"'nil' steers no layer; name one, layers=\[1\] say"),
+    ):
+        for method in (steering, kv.Together(kv.CoTPrompt(), steering)):
+            for measure in measures:
+                with pytest.raises(ValueError, match=message):
+                    measure(model, PROMPTS, method)
+            with pytest.raises(ValueError, match=message):
+                kv.analysis.knock_out_reading(model, Toy(), method)
+    for wrong in ("x", 3):
+        with pytest.raises(ValueError, match=f"{wrong!r} is no intervention; use"):
+            kv.analysis.knock_out_reading(model, Toy(), wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        kv.analysis.nats_of_reading(model, PROMPTS, continuations=TEXTS, batch_size=0)
+
+
 def test_knock_outs_that_cannot_be_are_said(model: kv.Model) -> None:
     for settings, message in (
         ({"ways": ()}, "ways is empty; choose from everything"),

@@ -220,6 +220,10 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors, load_random: Load) ->
     cases: list[tuple[dict[str, Any], str]] = [
         (dict(ways="forgotten"), "There is no way 'forgotten' to go on; choose from: kept, subtracted, re-prefilled"),
         (dict(ways=[]), "The list of ways is empty; choose from: kept"),
+        (dict(turns=2.5), "turns=2.5 is no whole number; take two or more"),
+        (dict(n="2"), "n='2' is no whole number"),
+        (dict(steering=None), "'baseline' is no cache steering"),
+        (dict(token=1.5), "1.5 is no token; pass a text that is one token, or a token id"),
         (dict(turns=1), "turns=1 leaves no later turn that an edit could last to; take two or more"),
         (dict(n=0), "n=0 conversations make no interval; take two or more"),
         (dict(steering=replace(steering, vectors=vectors * 0.0, name="nil")), "What 'nil' adds is zero in the steered layers"),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from ..batching import in_batches
+from ..batching import check_batch_size, in_batches
 from ..decoding import Row
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
@@ -79,6 +79,7 @@ def patch_residuals(
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
+    check_batch_size(batch_size)
     target = None if token is None else token_id(model.tokenizer, token)
     methods = [steering, *(random_controls(steering, controls, seed) if controls else [])]
     sites: dict[str, list[int]] = {str(layer): [layer] for layer in steering.scope}

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ...evaluation import evaluate
-from ...interventions.base import Intervention, Nothing
+from ...generation import check_intervention
+from ...interventions.base import Intervention
 from ...interventions.hiding import HideSlot
 from ...interventions.together import Together
 from ...stats import holm, mcnemar, wilson
 from ...tasks.base import Task
+from ..lens import check_edits
 from .masks import DEFAULT_STEPS, knock_outs
 
 if TYPE_CHECKING:
@@ -55,11 +57,12 @@ def knock_out_reading(
         `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
 
     Raises:
-        ValueError: no or unknown ways, no steps, or what `kv.evaluate` refuses; before anything is computed.
+        ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
     """
+    method = check_intervention(model, intervention)
+    check_edits(method)
     questions = task.questions(split, n, seed)
-    method = Nothing() if intervention is None else intervention
     lengths = [len(model.encode(method.chat(task.chat(q)))) for q in questions]
     outs = knock_outs(model, ways, steps, slot, others, lengths, seed)
     hidden: dict[HideSlot, Intervention] = {o.hide: o.hide if intervention is None else Together(intervention, o.hide) for o in outs}

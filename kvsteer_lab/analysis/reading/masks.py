@@ -29,7 +29,9 @@ class KnockOut:
     step: int | None = None
 
 
-def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int | None, lengths: Sequence[int], seed: int) -> list[KnockOut]:
+def knock_outs(
+    model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int | None, lengths: Sequence[int], seed: int
+) -> list[KnockOut]:
     """Every way's knock-outs. Of one-layer models "all but one layer" hides nothing, and there is none.
 
     Args:

@@ -68,7 +68,8 @@ def nats_of_reading(
         summed over the text.
 
     Raises:
-        ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, or what `kv.generate` refuses; before anything is computed.
+        ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, a steering that adds nothing, or what `kv.generate`
+            refuses; before anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
     """
     method = check_intervention(model, intervention)
