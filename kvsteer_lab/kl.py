@@ -17,6 +17,7 @@ from .generation import check_intervention
 from .interventions.base import Intervention
 from .prompts import Prompt, offset_token
 from .scoring import logits_along, match_continuations, rows_under, table_of_tokens, texts_of
+from .stats import paired_bootstrap
 
 if TYPE_CHECKING:
     from .models import Model
@@ -55,6 +56,17 @@ class Divergence:
         """
         rows = [(i, len(row), *(float(row[:n].sum()) for n in first), float(row.sum())) for i, row in enumerate(self.kl)]
         return pd.DataFrame(rows, columns=["prompt", "tokens", *(f"kl_{n}" for n in first), "kl_total"])
+
+    def means(self, first: Sequence[int] = FIRST, seed: int = 0) -> pd.DataFrame:
+        """The means of `summary` over prompts, a row each of `kl_1`, ..., `kl_total`: `n`, `nats`, and its 95% bootstrap interval `low`, `high`.
+
+        Raises:
+            ValueError: a single prompt.
+        """
+        each = self.summary(first).drop(columns=["prompt", "tokens"])
+        rows = {name: paired_bootstrap(each[name].tolist(), [0.0] * len(each), n=1000, seed=seed) for name in each}
+        table = pd.DataFrame([(len(each), e.value, e.low, e.high) for e in rows.values()], index=list(rows), columns=["n", "nats", "low", "high"])
+        return table.rename_axis("kl")
 
 
 def divergence(

@@ -177,6 +177,10 @@ def test_tables(model: kv.Model) -> None:
     assert summary.kl_8.tolist() == pytest.approx([float(row[:8].sum()) for row in found.kl])
     assert summary.kl_total.tolist() == pytest.approx(found.totals)
     assert (summary.kl_1 < summary.kl_8).all() and summary.kl_8[1] < summary.kl_total[1]
+    means = found.means()
+    assert list(means.index) == ["kl_1", "kl_8", "kl_32", "kl_total"] and set(means.n) == {3}
+    assert means.nats.tolist() == pytest.approx([summary[name].mean() for name in means.index])
+    assert (means.low < means.nats).all() and (means.nats < means.high).all() and means.low.min() >= summary.kl_1.min()
     ids = [encode(model, t) for t in TEXTS]
     assert divergence(model, PROMPTS, ids, kv.CacheSteering(vectors_for(model), 1, 8)).totals == found.totals
 

@@ -237,6 +237,9 @@ def test_means_stand_beside_their_controls(model: kv.Model, vectors: kv.KVVector
     assert row.attention == pytest.approx(own.mean())
     assert (row.random_low, row.random_high) == pytest.approx(tuple(np.quantile(others, [0.025, 0.975])))
     assert row.p_random == pytest.approx((1 + (others >= own.mean()).sum()) / 5)
+    anywhere = table[table.control_of.notna()].groupby(["intervention", "step", "layer", "head"]).attention.mean().groupby("intervention").max()
+    assert row.p_family == pytest.approx((1 + (anywhere >= own.mean()).sum()) / 5)
+    assert (means.p_family >= means.p_random).all() and (means.p_family > means.p_random).any()
     for wrong, message in (
         ((table, "step"), "no values 'step'"),
         ((table, "nats"), "no values 'nats'"),

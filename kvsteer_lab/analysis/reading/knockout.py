@@ -53,7 +53,7 @@ def knock_out_reading(
     Returns:
         A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson interval
         `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected, and `same_style`, the share of
-        replies in the style that their question gets with the slot read; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning
+        replies in the style that their question gets with the slot read, with `same_style_low`, `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning
         `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
 
     Raises:
@@ -91,5 +91,7 @@ def _measure(part: pd.DataFrame, read: pd.DataFrame) -> dict[str, Any]:
     for column, name, low, high in (("correct", "accuracy", "low", "high"), ("reasoned", "reasoned", "reasoned_low", "reasoned_high")):
         bounds = wilson(int(part[column].sum()), len(part))
         found |= {name: part[column].mean(), **dict(zip((low, high), bounds, strict=True))}
-    same = (part["style"].to_numpy() == read["style"].to_numpy()).mean()
-    return found | dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=float(same))
+    same = int((part["style"].to_numpy() == read["style"].to_numpy()).sum())
+    low, high = wilson(same, len(part))
+    found |= dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0])
+    return found | dict(same_style=same / len(part), same_style_low=low, same_style_high=high)
