@@ -51,10 +51,11 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson interval
-        `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected, and `same_style`, the share of
-        replies in the style that their question gets with the slot read, with `same_style_low`, `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning
-        `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
+        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson
+        interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected, and `same_style`, the
+        share of replies in the style that their question gets with the slot read, with `same_style_low`, `same_style_high`; exact McNemar tests against
+        `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`.
+        `attrs["questions"]` holds the ids.
 
     Raises:
         ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before anything is computed.
@@ -92,6 +93,5 @@ def _measure(part: pd.DataFrame, read: pd.DataFrame) -> dict[str, Any]:
         bounds = wilson(int(part[column].sum()), len(part))
         found |= {name: part[column].mean(), **dict(zip((low, high), bounds, strict=True))}
     same = int((part["style"].to_numpy() == read["style"].to_numpy()).sum())
-    low, high = wilson(same, len(part))
-    found |= dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0])
-    return found | dict(same_style=same / len(part), same_style_low=low, same_style_high=high)
+    found |= dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=same / len(part))
+    return found | dict(zip(("same_style_low", "same_style_high"), wilson(same, len(part)), strict=True))
