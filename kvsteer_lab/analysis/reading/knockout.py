@@ -51,11 +51,11 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson
-        interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected, and `same_style`, the
-        share of replies in the style that their question gets with the slot read, with `same_style_low`, `same_style_high`; exact McNemar tests against
-        `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`.
-        `attrs["questions"]` holds the ids.
+        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is there to be read; `way`, `layer`, `head`, `step`,
+        `slot`; `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one
+        that is detected, and `same_style`, the share of replies in the style that their question gets with the slot read, with `same_style_low`,
+        `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for all knock-outs of
+        the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
 
     Raises:
         ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before anything is computed.
@@ -75,11 +75,12 @@ def knock_out_reading(
         raise KeyboardInterrupt("the knock-out was interrupted")
     by_label = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
     read = by_label[method.label]
-    rows: list[dict[str, Any]] = [dict(way="nothing", layer=None, head=None, step=None, slot=slot, **_measure(read, read))]
+    rows: list[dict[str, Any]] = [dict(intervention=method.label, way="nothing", layer=None, head=None, step=None, slot=slot, **_measure(read, read))]
     for one in outs:
         part = by_label[hidden[one.hide].label]
         tests = dict(p=mcnemar(part.correct.tolist(), read.correct.tolist()), p_reasoned=mcnemar(part.reasoned.tolist(), read.reasoned.tolist()))
-        rows.append(dict(way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot, **_measure(part, read), **tests))
+        where = dict(intervention=method.label, way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot)
+        rows.append(where | _measure(part, read) | tests)
     table = pd.DataFrame(rows).astype({c: "Int64" for c in ("layer", "head", "step")})
     for test in ("p", "p_reasoned"):
         table[f"{test}_holm"] = [float("nan"), *holm(table[test].iloc[1:].tolist())]
