@@ -51,11 +51,11 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is there to be read; `way`, `layer`, `head`, `step`,
-        `slot`; `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one
-        that is detected, and `same_style`, the share of replies in the style that their question gets with the slot read, with `same_style_low`,
-        `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for all knock-outs of
-        the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
+        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is there to be read; `way`, `layer`, `head`,
+        `step`, `slot`; `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the
+        commonest one that is detected, and `same_style`, the share of replies in the style that their question gets with the slot read, with
+        `same_style_low`, `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for
+        all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
 
     Raises:
         ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before anything is computed.
