@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..published.comparisons import SEED
 from ..published.runs import short_model
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
@@ -41,6 +42,11 @@ def plot_audit(audit: Audit) -> dict[str, Figure]:
         "latency": (plot_published_latency, audit.latency),
     }
     return {label: draw(part) for name, (draw, table) in tables.items() for label, part in _pages(name, table)}
+
+
+def seed_of(name: str) -> int | None:
+    """The seed to stamp on a figure of `plot_audit`: that of the resampled intervals, where it has some."""
+    return SEED if name.startswith(("gains", "rules", "texts")) else None
 
 
 def _pages(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

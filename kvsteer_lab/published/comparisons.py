@@ -14,6 +14,9 @@ from .arms import Arm, reference
 from .scored import share
 
 REFERENCES = ("baseline", "CoT")
+SEED = 0
+"""Of every interval that is resampled."""
+
 _RESAMPLES = 2000
 _COLUMNS = (
     *("family", "against", "group", "model", "task", "decoding", "kind", "setting", "file", "reference_file", "n", "reference", "accuracy"),
@@ -131,7 +134,7 @@ def _interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     """Of the mean difference: 95%, paired bootstrap; missing with a single question."""
     if len(ours) < 2:
         return np.nan, np.nan
-    found = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES)
+    found = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES, seed=SEED)
     return found.low, found.high
 
 
@@ -160,7 +163,7 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     """The ratio of the means with its 95% percentile bootstrap interval over questions."""
     if theirs.sum() == 0:
         return (np.nan,) * 3
-    drawn = np.random.default_rng(0).integers(len(ours), size=(1000, len(ours)))
+    drawn = np.random.default_rng(SEED).integers(len(ours), size=(1000, len(ours)))
     below = theirs[drawn].sum(1)
     ratios = ours[drawn].sum(1)[below > 0] / below[below > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
