@@ -52,7 +52,8 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
         if "random_low" in own:
             axis.hlines(place + 0.42, own.random_low, own.random_high, color=COLORS["random"], linewidth=2, label="whole, random vectors")
         axis.axvline(0, color="black", linewidth=0.5)
-    axes[0].set(xlabel="change of what the head writes (length in the residual stream)", yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
+    axes[0].set(yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
+    axes[0].set_xlabel("change of what the head writes (length in the residual stream)")
     axes[0].invert_yaxis()
     for axis in axes:
         axis.margins(x=0.04)
