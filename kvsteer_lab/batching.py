@@ -13,6 +13,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Raise a `ValueError` if no row fits a batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+
+
 def in_batches(items: Sequence[Item], batch_size: int, run: Callable[[Sequence[Item]], Result]) -> Iterator[tuple[Sequence[Item], Result]]:
     """Yield each batch with what `run` made of it; out of memory halves the batch, says so, and goes on.
 
@@ -20,8 +26,7 @@ def in_batches(items: Sequence[Item], batch_size: int, run: Callable[[Sequence[I
         ValueError: a batch size below 1.
         torch.OutOfMemoryError: not even one row fits.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+    check_batch_size(batch_size)
     start, size = 0, batch_size
     while start < len(items):
         batch = items[start : start + size]

@@ -90,6 +90,12 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     return cache
 
 
+def check_slot(slot: int) -> None:
+    """Raise a `ValueError` if a slot is no whole number."""
+    if isinstance(slot, bool) or not isinstance(slot, int):
+        raise ValueError(f"The slot is {slot!r}; it must be a whole number, negative to count from the prompt's end.")
+
+
 def slot_from_end(slot: int, length: int, row: int) -> int:
     """How far a slot lies from the end of a row of `length` cached tokens: 1 is the last.
 

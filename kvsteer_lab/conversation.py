@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers.generation import LogitsProcessor, LogitsProcessorList
 
 from .architectures import UnsteerableModelError
 from .cache import Deltas, apply, fill, fork_rows
@@ -88,13 +87,17 @@ class Conversation:
         """Read `tail` in every row and answer greedily. Everything before must have been read.
 
         Returns:
-            The replies' ids, end tokens kept, and the logits of their first tokens.
+            The replies' ids, end tokens kept, and the logits of their first tokens as the model gives them, before penalties and bans.
         """
         assert self.cached == [len(row) for row in self.ids], "read the next turn first"
         ids, mask = self._padded([[*row, *tail] for row in self.ids])
-        first = _First()
-        config, seen = copy.copy(settings.config), LogitsProcessorList([first])
-        out = self.model.hf.generate(ids, attention_mask=mask, past_key_values=self.cache, generation_config=config, logits_processor=seen)
+        config = copy.copy(settings.config)
+        first: list[Tensor] = []  # generate itself would keep the logits of every step
+        handle = self.model.hf.register_forward_hook(lambda module, given, output: None if first else first.append(output.logits[:, -1].clone()))
+        try:
+            out = self.model.hf.generate(ids, attention_mask=mask, past_key_values=self.cache, generation_config=config)
+        finally:
+            handle.remove()
         replies = [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
         own = [reply[:-1] if reply[-1] in settings.eos else reply for reply in replies]
         for row, said in zip(self.ids, own, strict=True):
@@ -102,7 +105,7 @@ class Conversation:
         fresh = self.cache.get_seq_length() - ids.shape[1]  # the last token of the longest reply was not read
         kept = torch.tensor([[i < len(said) for i in range(fresh)] for said in own], dtype=torch.bool, device=mask.device).reshape(len(own), fresh)
         self._keep(torch.cat([mask.bool(), kept], 1))
-        return replies, first.logits
+        return replies, first[0]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         return pad_left(rows, 0 if self.model.tokenizer is None else pad_token(self.model.tokenizer), self.model.device)
@@ -117,17 +120,6 @@ class Conversation:
             index = order.to(layer.keys.device)[:, None, :, None]
             layer.keys = layer.keys.gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
             layer.values = layer.values.gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
-
-
-class _First(LogitsProcessor):
-    """Keeps the logits of the first step, and leaves all as they are."""
-
-    logits: Tensor
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not hasattr(self, "logits"):
-            self.logits = scores.clone()
-        return scores
 
 
 def check_going_on(model: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +116,8 @@ def check_interventions(model: Model, interventions: Intervention | Sequence[Int
     Raises:
         ValueError: none, two with one label, something that is no intervention, or one that doesn't fit.
     """
-    single = interventions is None or isinstance(interventions, Intervention)
-    methods: list[Any] = [interventions or Nothing()] if single else list(interventions)  # type: ignore[arg-type]
+    single = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
+    methods: list[Any] = [Nothing() if interventions is None else interventions] if single else list(interventions)  # type: ignore[arg-type]
     if not methods:
         raise ValueError("The list of interventions is empty; leave it out for the baseline.")
     for method in methods:

@@ -15,8 +15,9 @@ from .batching import in_batches
 from .decoding import Row, check_context, group_rows
 from .generation import check_intervention
 from .interventions.base import Intervention
-from .prompts import Prompt
+from .prompts import Prompt, offset_token
 from .scoring import logits_along, match_continuations, rows_under, table_of_tokens, texts_of
+from .stats import paired_bootstrap
 
 if TYPE_CHECKING:
     from .models import Model
@@ -56,6 +57,17 @@ class Divergence:
         rows = [(i, len(row), *(float(row[:n].sum()) for n in first), float(row.sum())) for i, row in enumerate(self.kl)]
         return pd.DataFrame(rows, columns=["prompt", "tokens", *(f"kl_{n}" for n in first), "kl_total"])
 
+    def means(self, first: Sequence[int] = FIRST, seed: int = 0) -> pd.DataFrame:
+        """The means of `summary` over prompts, a row each of `kl_1`, ..., `kl_total`: `n`, `nats`, and its 95% bootstrap interval `low`, `high`.
+
+        Raises:
+            ValueError: a single prompt.
+        """
+        each = self.summary(first).drop(columns=["prompt", "tokens"])
+        rows = {name: paired_bootstrap(each[name].tolist(), [0.0] * len(each), n=1000, seed=seed) for name in each}
+        table = pd.DataFrame([(len(each), e.value, e.low, e.high) for e in rows.values()], index=list(rows), columns=["n", "nats", "low", "high"])
+        return table.rename_axis("kl")
+
 
 def divergence(
     model: Model,
@@ -81,7 +93,8 @@ def divergence(
         prompts: as in `kv.generate`.
         continuations: texts (tokenised verbatim) or token ids, one a prompt.
         intervention: what p comes from; `None`: nothing.
-        against: what q comes from; `None`: the baseline with the same offset token.
+        against: what q comes from; `None`: the baseline behind the intervention's own offset token, or without one where it has none, so that what the
+            offset does is not taken for what the intervention does. Against `kv.Nothing()` it is counted.
         chat, offset: as in `kv.generate`.
         batch_size: prompts taken together; halved where memory runs out.
 
@@ -89,8 +102,9 @@ def divergence(
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
     """
     given, targets = match_continuations(model, prompts, continuations)
-    methods = [check_intervention(model, method) for method in (intervention, against)]
-    sides = [rows_under(model, method, given, chat=chat, offset=offset) for method in methods]
+    method, other = (check_intervention(model, side) for side in (intervention, against))
+    behind = own_offset(model, method, offset) if against is None else offset
+    sides = [rows_under(model, side, given, chat=chat, offset=token) for side, token in ((method, offset), (other, behind))]
     for rows in sides:
         check_context(model, rows, max(map(len, targets)))
     found: dict[int, Tensor] = {}
@@ -102,6 +116,12 @@ def divergence(
         for batch, part in in_batches(group, batch_size, run):
             found.update(zip(batch, part, strict=True))
     return Divergence(tuple(targets), tuple(found[i] for i in range(len(given))), texts_of(model, targets))
+
+
+def own_offset(model: Model, method: Intervention, offset: str | int | None) -> int | None:
+    """The offset token that a method reads in a run with `offset`; `None`: it reads none."""
+    token = method.offset_id(model.tokenizer, offset_token(model.tokenizer, offset))
+    return token if method.tail(model.tokenizer, token)[:1] == [token] else None
 
 
 @torch.no_grad()

@@ -106,8 +106,10 @@ def token_id(tokenizer: Any, token: str | int) -> int:
     """The id of one token, given as text or as an id.
 
     Raises:
-        ValueError: the text is not exactly one token, or the id is outside the vocabulary.
+        ValueError: neither text nor id, a text that is not exactly one token, or the id is outside the vocabulary.
     """
+    if isinstance(token, bool) or not isinstance(token, (int, str)):
+        raise ValueError(f"{token!r} is no token; pass a text that is one token, or a token id.")
     if isinstance(token, int):
         if not 0 <= token < len(tokenizer):
             raise ValueError(f"Token {token} is outside the vocabulary of {len(tokenizer)} tokens; pass an id below that, or the token's text.")

@@ -138,7 +138,7 @@ def test_the_direction_of_a_logit_is_its_slope(name: str, load_random: Load) -> 
 
 def test_values_are_unembedded_by_hand(model: kv.Model, vectors: kv.KVVectors) -> None:
     steering = kv.CacheSteering(vectors, 0.0, CV, layers=[1, 3])
-    table = kv.analysis.unembed_values(model, steering, 4, controls=9)
+    table = kv.analysis.unembed_values(model, steering, 4, controls=9, seed=5)
     assert len(table) == 2 * 4 * 4
     for layer in (1, 3):
         weight = model.hf.get_submodule(f"model.layers.{layer}.self_attn.o_proj").weight
@@ -150,6 +150,13 @@ def test_values_are_unembedded_by_hand(model: kv.Model, vectors: kv.KVVectors) -
             assert part.logit.tolist() == pytest.approx(logits.topk(4).values.tolist(), abs=1e-4)
             assert part.token.tolist() == [model.tokenizer.decode([t]) for t in logits.topk(4).indices.tolist()]
             assert part.norm.iloc[0] == pytest.approx(float(written.norm().detach()), rel=1e-5)
+    drawn = kv.random_controls(steering, 9, seed=5)
+    alone = [kv.analysis.unembed_values(model, control, 1, controls=0) for control in drawn]
+    anywhere = [each.logit.max() for each in alone]
+    for row in table.itertuples():
+        there = [each[(each.layer == row.layer) & (each["head"] == row.head)].logit.item() for each in alone]
+        assert row.p_random == pytest.approx((1 + sum(x >= row.logit for x in there)) / 10)
+        assert row.p_family == pytest.approx((1 + sum(x >= row.logit for x in anywhere)) / 10)
     assert table.p_random.between(0.1, 1).all(), "random vectors' tokens are no better than random vectors' tokens"
 
 
@@ -190,6 +197,29 @@ def test_the_judge_tells_right_from_wrong_and_finds_nothing_where_nothing_is() -
     assert not null.found.any() and null["rank"].isna().all() and null.hits.isna().all()
 
 
+def test_layers_are_judged_by_the_sum_of_their_heads_or_by_means() -> None:
+    heads = {(layer, head): float(10 * layer + head + 1) for layer in range(3) for head in range(2)}
+    cost = {0: 3.0, 1: 5.0, 2: 1.0}
+    layers = pd.DataFrame([(p, layer, c * (1 + 0.001 * p)) for p in range(3) for layer, c in cost.items()], columns=["prompt", "layer", "first"])
+    out = pd.concat([knocked(heads, 20.0, 1.0), layers.assign(way="one layer", slot=-1)], ignore_index=True)
+    out = out[out.way != "one head"]
+    means = pd.DataFrame({"layer": [0, 1, 2], "share": [-0.5, -0.9, 0.1]})
+    table = kv.analysis.judge_layers({"heads": named(heads), "means": means}, out).set_index("analysis")
+    assert table["rank"].tolist() == [pytest.approx(-0.5), pytest.approx(1.0)] and table.layers.tolist() == [3, 3]
+    assert table.named.tolist() == ["2", "1"] and set(table.true) == {"1"}
+    assert table.hits.tolist() == [0, 1] and table.chance.tolist() == [pytest.approx(1 / 3)] * 2
+    summed = named(heads).groupby(["prompt", "layer"]).weight.sum().reset_index()
+    again = kv.analysis.judge_layers({"heads": summed}, out)
+    assert again["rank"].item() == pytest.approx(-0.5)
+    assert not kv.analysis.judge_layers({"means": means}, out.assign(first=out["first"].where(out.way != "everything", 0.0))).found.item()
+    with pytest.raises(ValueError, match="lack the way 'one layer'; run nats_of_reading with 'everything', 'one layer' and 'other slot'"):
+        kv.analysis.judge_layers({"means": means}, knocked(heads, 20.0, 1.0))
+    with pytest.raises(ValueError, match="'means' is about other layers"):
+        kv.analysis.judge_layers({"means": means[:2]}, out)
+    with pytest.raises(ValueError, match="k must be 1 to 3, the number of layers"):
+        kv.analysis.judge_layers({"means": means}, out, k=4)
+
+
 def test_what_cannot_be_attributed_or_judged_is_said(model: kv.Model, vectors: kv.KVVectors, load_random: Load) -> None:
     steering = kv.CacheSteering(vectors, CK, CV)
     zero = kv.CacheSteering(replace(vectors, keys=0 * vectors.keys, values=0 * vectors.values), CK, CV)
@@ -203,11 +233,20 @@ def test_what_cannot_be_attributed_or_judged_is_said(model: kv.Model, vectors: k
         (lambda: attribute(model, PROMPTS, kv.CacheSteering(vectors, CK, CV, layers=[])), "steers no layer"),
         (lambda: attribute(model, PROMPTS, kv.Nothing()), "is no cache steering"),
         (lambda: attribute(model, PROMPTS, kv.CacheSteering(vectors, CK, CV, slot=-900)), "Slot -900 is out of range"),
+        (lambda: attribute(model, PROMPTS, None), "'baseline' is no cache steering"),
+        (lambda: attribute(model, PROMPTS, steering, TEXTS, batch_size=0), "batch_size must be at least 1, not 0"),
         (lambda: values(model, kv.CacheSteering(vectors, CK, 0.0)), "adds nothing to values"),
         (lambda: values(model, zero), "adds nothing to values"),
         (lambda: values(model, steering, 0), "top must be at least 1"),
         (lambda: values(model, kv.Nothing()), "Nothing has no values to unembed"),
         (lambda: judge({}, knocked(heads, 2, 1)), "There is no analysis to judge"),
+        (lambda: judge(named(heads), knocked(heads, 2, 1)), "There is no analysis to judge"),
+        (lambda: judge({"a": pd.DataFrame()}, knocked(heads, 2, 1)), "Of 'a' there is nothing to judge: a table must hold rows with layer, head and"),
+        (lambda: judge({"a": named(heads)[:0]}, knocked(heads, 2, 1)), "Of 'a' there is nothing to judge"),
+        (lambda: judge({"a": named(heads)[["prompt", "layer", "head"]]}, knocked(heads, 2, 1)), "in its last column, numbers"),
+        (lambda: judge({"a": named(heads).assign(weight="x")}, knocked(heads, 2, 1)), "in its last column, numbers"),
+        (lambda: judge({"a": named(heads)}, pd.DataFrame()), "The knock-outs have no costs 'first' of single heads; pass a table of nats_of_reading"),
+        (lambda: judge({"a": named(heads)}, knocked(heads, 2, 1), "way"), "no costs 'way' of single heads"),
         (lambda: judge({"a": named(heads)}, knocked(heads, 2, 1), k=9), "k must be 1 to 4"),
         (lambda: judge({"a": named({(0, 1): 1.0})}, knocked(heads, 2, 1)), "'a' is about other heads"),
         (lambda: judge({"a": pd.concat([named(heads)] * 2)}, knocked(heads, 2, 1)), "one row a prompt, layer and head"),

@@ -78,6 +78,14 @@ def test_a_card_shows_first_sentences_and_the_tagged_picture(tmp_path):
     assert gallery.read_chapter(notebook(tmp_path, WHOLE)).picture is None
 
 
+def test_a_card_stops_at_the_first_clause(tmp_path):
+    long = WHOLE.replace("How. And more.", "How it is done (in three ways), and why; and much else. And more.")
+    assert gallery.read_chapter(notebook(tmp_path, long)).learn == "How it is done, and why."
+    assert gallery.read_chapter(notebook(tmp_path, WHOLE.replace("How.", "How? Why not:"))).learn == "How?"
+    cards = {path.stem: gallery.read_chapter(path).learn for path in (gallery.ROOT / "notebooks").glob("*.ipynb")}
+    assert len(cards) > 10 and not {name: text for name, text in cards.items() if len(text) > 260}
+
+
 @pytest.mark.parametrize("missing", ["# Why?", "**What you'll learn.**", "**Runtime and hardware.**"])
 def test_a_notebook_without_what_its_card_shows_is_refused(tmp_path, missing):
     with pytest.raises(SphinxError, match=r"The first cell of notebooks/42_answers.ipynb has no line that begins with .+; its card .+ needs one\.$"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import kvsteer_lab as kv
 import kvsteer_lab.scoring as scoring
+from kvsteer_lab.interventions import OtherOffset
 from kvsteer_lab.kl import divergence, kl
 
 TEXTS = ["the fox", "Step 1: add 2 and 3 to get 5.", "19"]
@@ -129,11 +130,28 @@ def test_each_side_keeps_its_own_chat_and_tail(model: kv.Model) -> None:
         (kv.NoOffset(), distributions(model, ids[:-1], ids[-1:], target)),
     ]
     for method, own in cases:
-        found = divergence(model, [prompt, PROMPTS[1]], [TEXTS[1], TEXTS[0]], method)
+        found = divergence(model, [prompt, PROMPTS[1]], [TEXTS[1], TEXTS[0]], method, kv.Nothing())
         torch.testing.assert_close(found.kl[0], reference_kl(own, baseline), atol=2e-5, rtol=1e-3)
         assert found.totals[0] > 0.1
         back = divergence(model, prompt, TEXTS[1], None, method)
         torch.testing.assert_close(back.kl[0], reference_kl(baseline, own), atol=2e-5, rtol=1e-3)
+
+
+def test_the_offset_is_not_taken_for_the_steering(model: kv.Model) -> None:
+    """Steering by next to nothing is next to nothing, whatever the method's own offset; against the run's baseline the offset shows."""
+    weak = [kv.ActivationSteering(activations_for(model), 1, 1e-6, offset=offset) for offset in ("", "a", None)]
+    alone = [kv.NoOffset(), kv.Together(weak[2], kv.NoOffset()), kv.Together(weak[2], OtherOffset("a"))]
+    for method in (*weak, *alone):
+        assert max(divergence(model, PROMPTS, TEXTS, method).totals) < 1e-5, method.label
+    for method in (*weak[:2], *alone):
+        assert max(divergence(model, PROMPTS, TEXTS, method, kv.Nothing()).totals) > 0.1, method.label
+    strong = kv.ActivationSteering(activations_for(model), 1, 30, offset="")
+    assert max(divergence(model, PROMPTS, TEXTS, strong).totals) > 0.01, "steering must show"
+    for one, other in zip(divergence(model, PROMPTS, TEXTS, strong).kl, divergence(model, PROMPTS, TEXTS, strong, kv.NoOffset()).kl, strict=True):
+        torch.testing.assert_close(one, other)
+    forced = kv.Together(weak[0], kv.ForcedPrefix("Step 1"))
+    for one, other in zip(divergence(model, PROMPTS, TEXTS, forced).kl, divergence(model, PROMPTS, TEXTS, forced, kv.NoOffset()).kl, strict=True):
+        torch.testing.assert_close(one, other)  # forced words are compared with none
 
 
 def test_closed_forms() -> None:
@@ -159,6 +177,10 @@ def test_tables(model: kv.Model) -> None:
     assert summary.kl_8.tolist() == pytest.approx([float(row[:8].sum()) for row in found.kl])
     assert summary.kl_total.tolist() == pytest.approx(found.totals)
     assert (summary.kl_1 < summary.kl_8).all() and summary.kl_8[1] < summary.kl_total[1]
+    means = found.means()
+    assert list(means.index) == ["kl_1", "kl_8", "kl_32", "kl_total"] and set(means.n) == {3}
+    assert means.nats.tolist() == pytest.approx([summary[name].mean() for name in means.index])
+    assert (means.low < means.nats).all() and (means.nats < means.high).all() and means.low.min() >= summary.kl_1.min()
     ids = [encode(model, t) for t in TEXTS]
     assert divergence(model, PROMPTS, ids, kv.CacheSteering(vectors_for(model), 1, 8)).totals == found.totals
 

@@ -138,6 +138,10 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
         (dict(continuations=["a"]), "3 prompts but 1 continuations"),
         (dict(controls=-1), "number of controls must be at least 1"),
     ]
+    cases += [
+        (dict(steering=None), "'baseline' is no cache steering, so there is no edited slot"),
+        (dict(batch_size=0), "batch_size must be at least 1, not 0"),
+    ]
     for changes, message in cases:
         with pytest.raises(ValueError, match=message):
             kv.analysis.logit_lens(model, **{**dict(prompts=PROMPTS, steering=steering, tokens=[5]), **changes})

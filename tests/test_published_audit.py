@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from kvsteer_lab.figures.published import plot_audit, plot_published_gains
+from kvsteer_lab.figures.style import COLORS, ONE_COLUMN, TWO_COLUMNS
 from kvsteer_lab.published import audit, read_release, report
 from kvsteer_lab.stats import wilson
 
@@ -111,12 +113,18 @@ def test_other_rules_tell_other_gains(found):
     row = of(found.extractors[found.extractors.file.str.startswith(f"steering_results/{ARC}/cv6")], "cv6.json", against="baseline", rule="last_letter")
     assert row.gain == pytest.approx(20 / 24 - 11 / 24)
     strict = of(found.extractors[found.extractors.file.str.startswith(f"steering_results/{ARC}/cv6")], "cv6.json", against="baseline", rule="strict")
+    assert row.low < row.gain < row.high and strict.low < strict.gain < strict.high < 0
+    assert found.extractors.set_index(["file", "against", "rule"]).index.is_unique
+    own = of(found.comparisons, f"steering_results/{ARC}/cv6.json", against="baseline", kind="steered")
+    main = of(found.extractors[found.extractors.file == own.file], "", against="baseline", rule="augmented_extract")
+    assert (main.low, main.high) == (own.low, own.high)
     assert strict.gain == pytest.approx(-0.5), "its replies name the letter without saying that it is the answer"
 
 
 def test_lengths_and_loops(found):
     row = of(found.texts[found.texts.group == "steering"], f"steering_results/{ARC}/cv8_wrong_metrics.json")
     assert row.loop == pytest.approx(1 / 24) and row.half_repeated == pytest.approx(1 / 24) and row.reasoned == pytest.approx(23 / 24)
+    assert (row.loop_low, row.loop_high) == (row.half_repeated_low, row.half_repeated_high) == wilson(1, 24)
     prompted = of(found.texts, "prompted.json")
     assert prompted.words == 28 and prompted.ratio == 7 and (prompted.ratio_low, prompted.ratio_high) == (7, 7)
 
@@ -166,6 +174,29 @@ def test_figures_draw_what_the_tables_say(found):
     strict = next(line for line in figures["rules"].axes[0].lines if line.get_label() == "strict")
     asked = found.extractors[(found.extractors.against == "baseline") & (found.extractors.rule == "strict")]
     assert sorted(strict.get_xdata()) == pytest.approx(sorted(100 * asked.gain))
+
+
+def test_runs_with_the_prompt_are_told_from_those_without(found):
+    figures = plot_audit(found)
+    for name in ("gains", "rules", "texts"):
+        labels = [tick.get_text() for tick in figures[name].axes[0].get_yticklabels()]
+        assert len(set(labels)) == len(labels) and sum(label.endswith("cv6 20x5 + CoT") for label in labels) == 1, labels
+
+
+def test_intervals_and_ends_are_drawn_and_rules_have_no_colour_of_a_kind(found):
+    figures = plot_audit(found)
+    rules, asked = figures["rules"].axes[0], found.extractors[found.extractors.against == "baseline"]
+    ends = [[x for x, _ in segment] for lines in rules.collections for segment in lines.get_segments()]
+    assert np.allclose(sorted(ends), sorted([100 * row.low, 100 * row.high] for row in asked.itertuples()))
+    used = {to_hex(line.get_color()) for line in rules.lines} | {to_hex(line.get_markerfacecolor()) for line in rules.lines}
+    assert not used & set(COLORS.values())
+    spans = [tuple(line.get_xdata()) for line in figures["latency"].axes[0].lines]
+    assert spans == [pytest.approx((row.fastest, row.slowest)) for row in found.latency.itertuples()]
+    drawn = [tuple(line.get_xdata()) for line in figures["texts"].axes[1].lines if len(line.get_xdata()) == 2]
+    shown = found.texts[found.texts.ratio.notna() & (found.texts.group == "steering")]
+    for row in shown.itertuples():
+        assert any(span == pytest.approx((100 * row.loop_low, 100 * row.loop_high)) for span in drawn)
+    assert all(figure.get_figwidth() in (ONE_COLUMN, TWO_COLUMNS) for figure in figures.values())
 
 
 def test_only_a_p_below_five_percent_after_holm_fills_a_mark(found):

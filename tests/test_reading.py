@@ -105,6 +105,20 @@ def test_nats_are_the_divergence_of_two_separate_runs(model: kv.Model, vectors: 
     assert others.slot.nunique() == 3 and -1 not in set(others.slot)
 
 
+def test_a_slot_counted_from_the_start_is_the_same_slot(model: kv.Model, vectors: kv.KVVectors) -> None:
+    """No other slot is the hidden one, however it is counted and however long prompts are."""
+    prompts = [PROMPTS[0]] * 2
+    length = len(model.encode(PROMPTS[0]))
+    steering = kv.CacheSteering(vectors, CK, CV)
+    ways = ("everything", "one layer", "other slot")
+    back, front = (kv.analysis.nats_of_reading(model, prompts, steering, ways, TEXTS[:2], others=length - 1, slot=slot) for slot in (-1, length - 1))
+    pd.testing.assert_frame_equal(back.drop(columns="slot"), front.drop(columns="slot"))
+    assert not back[back.way == "other slot"].slot.isin([-1]).any()
+    some = kv.analysis.nats_of_reading(model, PROMPTS, steering, ways, TEXTS, slot=2)
+    hidden = {2 - len(model.encode(prompt)) for prompt in PROMPTS}
+    assert len(hidden) > 1 and not some[some.way == "other slot"].slot.isin(hidden).any()
+
+
 def test_the_half_life_is_read_off_separate_runs(model: kv.Model, vectors: kv.KVVectors) -> None:
     steering = kv.CacheSteering(vectors, CK, CV, name="steered")
     found = kv.analysis.half_life(model, PROMPTS, [kv.Nothing(), steering], TEXTS, steps=4, others=3)
@@ -163,11 +177,33 @@ def test_what_cannot_be_read_is_said(measure: str, model: kv.Model, load_random:
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"continuations": ["a"]}, "There are 3 prompts but 1 continuations"),
         ({"slot": -900}, "Slot -900 is out of range"),
+        ({"slot": "1"}, "The slot is '1'; it must be a whole number"),
+        ({"slot": 1.5}, r"The slot is 1\.5; it must be a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
             run(model, **{"prompts": PROMPTS, **settings})
     with pytest.raises(kv.UnsteerableModelError, match="The attention of bloom can't be looked into"):
         run(load_random("bloom"), PROMPTS)
+
+
+def test_a_steering_that_edits_nothing_is_refused_by_every_analysis(model: kv.Model, vectors: kv.KVVectors) -> None:
+    measures = (kv.analysis.attention_to_slot, kv.analysis.nats_of_reading, kv.analysis.half_life)
+    for steering, message in (
+        (kv.CacheSteering(vectors, 0, 0, name="nil"), "What 'nil' adds is zero in the steered layers; check its vectors, coefficients and layers"),
+        (kv.CacheSteering(vectors * 0.0, CK, CV, name="nil"), "What 'nil' adds is zero"),
+        (kv.CacheSteering(vectors, CK, CV, layers=[], name="nil"), r"'nil' steers no layer; name one, layers=\[1\] say"),
+    ):
+        for method in (steering, kv.Together(kv.CoTPrompt(), steering)):
+            for measure in measures:
+                with pytest.raises(ValueError, match=message):
+                    measure(model, PROMPTS, method)
+            with pytest.raises(ValueError, match=message):
+                kv.analysis.knock_out_reading(model, Toy(), method)
+    for wrong in ("x", 3):
+        with pytest.raises(ValueError, match=f"{wrong!r} is no intervention; use"):
+            kv.analysis.knock_out_reading(model, Toy(), wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        kv.analysis.nats_of_reading(model, PROMPTS, continuations=TEXTS, batch_size=0)
 
 
 def test_knock_outs_that_cannot_be_are_said(model: kv.Model) -> None:
@@ -176,12 +212,16 @@ def test_knock_outs_that_cannot_be_are_said(model: kv.Model) -> None:
         ({"ways": "some"}, "There is no way 'some' of hiding a slot"),
         ({"ways": "from step", "from_steps": ()}, "steps must be one or more steps"),
         ({"ways": "from step", "from_steps": (-1,)}, "steps must be one or more steps"),
-        ({"others": 900}, "so 900 others can't be drawn"),
+        ({"others": 900}, "so 900 others can't be drawn; choose 1 to"),
+        ({"prompts": ["a"], "chat": False}, "No slot beside the hidden one is in every prompt, .*; pass longer prompts"),
     ):
         with pytest.raises(ValueError, match=message):
-            kv.analysis.nats_of_reading(model, PROMPTS, **settings)  # type: ignore[arg-type]
+            kv.analysis.nats_of_reading(model, **{"prompts": PROMPTS, **settings})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="An interval needs at least two prompts"):
         kv.analysis.half_life(model, PROMPTS[0])
+    for slot in ("1", 1.5):
+        with pytest.raises(ValueError, match="it must be a whole number"):
+            kv.analysis.knock_out_reading(model, Toy(), None, "other slot", slot=slot)
     with pytest.raises(ValueError, match="There is no way 'some'"):
         kv.analysis.knock_out_reading(model, Toy(), None, "some")
 
@@ -197,6 +237,9 @@ def test_means_stand_beside_their_controls(model: kv.Model, vectors: kv.KVVector
     assert row.attention == pytest.approx(own.mean())
     assert (row.random_low, row.random_high) == pytest.approx(tuple(np.quantile(others, [0.025, 0.975])))
     assert row.p_random == pytest.approx((1 + (others >= own.mean()).sum()) / 5)
+    anywhere = table[table.control_of.notna()].groupby(["intervention", "step", "layer", "head"]).attention.mean().groupby("intervention").max()
+    assert row.p_family == pytest.approx((1 + (anywhere >= own.mean()).sum()) / 5)
+    assert (means.p_family >= means.p_random).all() and (means.p_family > means.p_random).any()
     for wrong, message in (
         ((table, "step"), "no values 'step'"),
         ((table, "nats"), "no values 'nats'"),

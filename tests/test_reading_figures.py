@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from random_models import PROMPTS
@@ -75,7 +76,17 @@ def test_the_judged_are_drawn_against_the_cost_of_each_head(model: kv.Model, ste
     worth = nats.assign(first=nats["first"].where(nats.way != "everything", 100.0))
     figure = kv.figures.plot_judged({"change": table}, worth, k=2)
     data = data_of(figure)
-    assert data is not None and len(data) == 16 and list(data.columns) == ["analysis", "layer", "head", "value", "nats"]
+    assert data is not None and len(data) == 16 and list(data.columns)[:3] == ["analysis", "layer", "head"]
+    assert list(data.columns)[3:] == [name + end for name in ("value", "nats") for end in ("", "_low", "_high")]
+    costs = kv.analysis.over_prompts(worth[worth.way == "one head"], "first")
+    assert data.nats_low.tolist() == pytest.approx(costs.low.tolist()) and data.value.between(data.value_low, data.value_high).all()
+    across, up = (lines.get_segments() for lines in figure.axes[0].collections)
+    assert [s[:, 0].tolist() for s in across] == [pytest.approx([r.value_low, r.value_high]) for r in data.itertuples()]
+    assert [s[:, 1].tolist() for s in up] == [pytest.approx([r.nats_low, r.nats_high]) for r in data.itertuples()]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["the 2 heads that cost most", "other heads", "another slot, hidden from all heads"]
+    below = kv.figures.plot_judged({"falls": table.assign(change=-table.change)}, worth, k=2)
+    pd.testing.assert_frame_equal(data_of(below).drop(columns="analysis"), data.drop(columns="analysis"))
     filled = [line for line in figure.axes[0].lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
     assert sorted(filled[0].get_ydata()) == pytest.approx(sorted(data.nats.nlargest(2)))
     nothing = nats.assign(first=nats["first"].where(nats.way != "everything", 0.0))

@@ -102,6 +102,31 @@ def test_what_is_done_is_not_run_again_until_something_changes(books, out, capsy
     assert run(out) == 0 and count.read_text() == "xxyyy"
 
 
+def test_parameters_are_set_kept_and_noticed(books, out, capsys):
+    write_notebook(books, "01_sets", "Sets", "CV, NAME = 2.0, 'own'", "print(OTHER, MODEL)")
+    write_notebook(books, "02_reads", "Reads", "print('reads')")
+    cell = nbformat.read(books / "02_reads.ipynb", 4)
+    cell.cells[1].source = cell.cells[1].source.replace("OTHER = ", "DOSES = ")
+    nbformat.write(cell, books / "02_reads.ipynb")
+    assert run(out, "--set", "OTHER=6") == 0
+    assert texts(out, "01_sets") == "6 tiny-control\n"
+    executed = nbformat.read(out / "notebooks" / "01_sets.ipynb", 4).metadata["kvsteer_lab"]
+    assert executed["parameters"]["OTHER"] == 6
+    page = (out / "index.html").read_text()
+    assert page.count("<p>with OTHER=6</p>") == 1
+    capsys.readouterr()
+    assert run(out, "--set", "OTHER=6") == 0
+    assert capsys.readouterr().out.count("done before") == 2
+    assert run(out, "--set", "OTHER=(1, None, 'x')", "DOSES=[0.5, true]") == 0
+    told = capsys.readouterr().out
+    assert "01_sets: running again, with other parameters" in told and "02_reads: running again, with other parameters" in told
+    assert texts(out, "01_sets") == "[1, None, 'x'] tiny-control\n"
+    assert run(out, "--set", "OTHER=(1, None, 'x')", "DOSES=[0.5, true]") == 0
+    assert capsys.readouterr().out.count("done before") == 2
+    assert run(out) == 0, "and without, the chapters' own values count again"
+    assert texts(out, "01_sets") == "1 tiny-control\n" and "<p>with" not in (out / "index.html").read_text()
+
+
 def test_a_figure_that_is_gone_is_drawn_again_and_old_ones_go(books, out):
     work = Record("s", {}, "f", "v", 1.0, ("00_norms",))
     assert work.same_work(Record("s", {}, "f", "v", 2.0)) and not work.same_work(Record("s", {}, "g", "v"))
@@ -165,6 +190,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(books, out, tmp_path, monk
     assert "Cannot load 'no/such/model'" in refused(model="no/such/model")
     assert "There is no task 'mmlu'" in refused("--task", "mmlu")
     assert "There is no notebook '07'; there are 01." in refused("--notebooks", "07")
+    assert "No notebook that is to run has a parameter 'CW'; there are OTHER." in refused("--set", "CW=6")
+    assert "'CV' sets nothing; write NAME=VALUE" in refused("--set", "CV")
+    assert "The value of OTHER, 'six', can't be read; write a number, a list as [1, 2], or a text in quotes" in refused("--set", "OTHER=six")
+    assert "The value of OTHER, 'NaN', can't be read" in refused("--set", "OTHER=NaN")
+    assert "OTHER is set twice" in refused("--set", "OTHER=1", "OTHER=2")
+    for name, flag in (("MODEL", "--model"), ("TASK", "--task"), ("FIGURES", "--out")):
+        assert f"{name} is set by {flag}; use that" in refused("--set", f"{name}='x'")
     assert not out.exists()
     other = tmp_path / "thesis"
     other.mkdir()

@@ -147,3 +147,6 @@ def test_vectors_that_are_zero_where_they_steer_are_refused(tiny, task):
     vectors = kv.extract(tiny, pairs, progress=False)
     with pytest.raises(ValueError, match="zero in the layers and heads"):
         kv.tune(tiny, task, kv.CacheSearch(vectors.only([3]), layers=[1]), n=4, progress=False)
+    activations = kv.extract_activations(tiny, pairs, progress=False)
+    with pytest.raises(ValueError, match="There is no layer 99; this model has layers 0 to 3"):
+        kv.tune(tiny, task, kv.ActivationSearch(activations, layers=[99]), n=4, progress=False)

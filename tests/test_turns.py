@@ -55,6 +55,21 @@ def test_going_on_is_prefilling_anew(name: str, load_random: Load) -> None:
                     torch.testing.assert_close(ours.values[row, :, -len(ids) :], theirs.values[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("own", ["the model's", "the caller's"])
+def test_the_first_logits_are_raw(own: str, model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-odds are the model's own, whatever penalty chooses the tokens."""
+    if own == "the model's":
+        monkeypatch.setattr(model.hf.generation_config, "repetition_penalty", 0.1)
+    ids, tail = [model.encode(p) for p in PROMPTS], [newline(model)]
+    asked = {"max_new_tokens": NEW, **({} if own == "the model's" else {"repetition_penalty": 0.1})}
+    replies, logits = Conversation(model, ids).answer(tail, resolve(model, asked, chat=True))
+    with torch.no_grad():
+        wanted = torch.stack([model.hf(torch.tensor([[*row, *tail]])).logits[0, -1] for row in ids])
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+    plain = kv.generate(model, PROMPTS, generation={"max_new_tokens": NEW, "repetition_penalty": 1.0}).token_ids
+    assert replies != plain, "the penalty must show in what is said"
+
+
 @pytest.mark.parametrize("name", FULL)
 def test_subtracting_gives_the_plain_cache_back(name: str, load_random: Load) -> None:
     model = load_random(name)
@@ -205,6 +220,10 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors, load_random: Load) ->
     cases: list[tuple[dict[str, Any], str]] = [
         (dict(ways="forgotten"), "There is no way 'forgotten' to go on; choose from: kept, subtracted, re-prefilled"),
         (dict(ways=[]), "The list of ways is empty; choose from: kept"),
+        (dict(turns=2.5), "turns=2.5 is no whole number; take two or more"),
+        (dict(n="2"), "n='2' is no whole number"),
+        (dict(steering=None), "'baseline' is no cache steering"),
+        (dict(token=1.5), "1.5 is no token; pass a text that is one token, or a token id"),
         (dict(turns=1), "turns=1 leaves no later turn that an edit could last to; take two or more"),
         (dict(n=0), "n=0 conversations make no interval; take two or more"),
         (dict(steering=replace(steering, vectors=vectors * 0.0, name="nil")), "What 'nil' adds is zero in the steered layers"),

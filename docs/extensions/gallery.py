@@ -33,7 +33,7 @@ class Chapter:
     Attributes:
         name: the file's name without its suffix.
         question: the title.
-        learn: the first sentence of "What you'll learn".
+        learn: what "What you'll learn" begins with: the first sentence as far as its first semicolon or colon, without parentheses; a card is no contents page.
         runtime: the first sentence of "Runtime and hardware".
         picture: PNG, the first one of the notebook's outputs, or of the cell tagged `thumbnail`; `None`: it shows none.
     """
@@ -59,6 +59,7 @@ def read_chapter(path: Path) -> Chapter:
         if match is None:
             raise SphinxError(f"The first cell of notebooks/{path.name} has no line that begins with {_SHOWN[field]!r}; its card in the gallery needs one.")
         found[field] = match[1] if field == "question" else _first_sentence(match[1])
+    found["learn"] = _first_clause(found["learn"])
     cells = sorted(notebook.cells, key=lambda cell: "thumbnail" not in cell.metadata.get("tags", []))
     pictures = [output.data["image/png"] for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     return Chapter(path.stem, picture=base64.b64decode(pictures[0]) if pictures else None, **found)
@@ -66,6 +67,11 @@ def read_chapter(path: Path) -> Chapter:
 
 def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.?!]) (?=[A-Z`])", text, maxsplit=1)[0]
+
+
+def _first_clause(sentence: str) -> str:
+    clause = re.split(r"[;:] ", re.sub(r" \([^)]*\)", "", sentence), maxsplit=1)[0]
+    return clause if clause.endswith((".", "?", "!")) else f"{clause}."
 
 
 def thumbnail(picture: bytes | None) -> Image.Image:

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..batching import in_batches
+from ..batching import check_batch_size, in_batches
 from ..decoding import Row, check_context
 from ..generation import check_intervention, generate
+from ..interventions.base import Intervention
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
+from ..interventions.together import Together
 from ..kl import kl
 from ..prompts import Prompt, as_list
 from ..scoring import match_continuations, rows_under
@@ -86,6 +88,7 @@ def logit_lens(
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
+    check_batch_size(batch_size)
     wanted = None if tokens is None else list(dict.fromkeys(token_id(model.tokenizer, t) for t in tokens))
     if wanted is not None and not wanted:
         raise ValueError("The list of tokens is empty; name one, or leave it out for the steered and the plain run's first token.")
@@ -105,16 +108,28 @@ def check_steering(model: Model, steering: CacheSteering, prompts: Sequence[Prom
     Raises:
         ValueError: no cache steering, one that adds nothing, vectors of another model, no layers, or a single prompt.
     """
-    check_intervention(model, steering)
-    if not isinstance(steering, CacheSteering):
-        raise ValueError(f"{steering.label!r} is no cache steering, so there is no edited slot to be read; pass a kv.CacheSteering.")
-    if not steering.scope:
-        raise ValueError(f"{steering.label!r} steers no layer; name one, layers=[1] say.")
-    own = steering.vectors.only(steering.scope, steering.heads)
-    if not (steering.ck * own.keys).any() and not (steering.cv * own.values).any():
-        raise ValueError(f"What {steering.label!r} adds is zero in the steered layers; check its vectors, coefficients and layers.")
+    method = check_intervention(model, steering)
+    if not isinstance(method, CacheSteering):
+        raise ValueError(f"{method.label!r} is no cache steering, so there is no edited slot to be read; pass a kv.CacheSteering.")
+    check_edits(method)
     if len(prompts) < 2:
         raise ValueError("An interval needs at least two prompts, not one; pass more.")
+
+
+def check_edits(*methods: Intervention) -> None:
+    """Refuse cache steering that edits nothing, alone or as a part of something: what comes of it would be the baseline's under another name.
+
+    Raises:
+        ValueError: one that steers no layer, or adds zeros only.
+    """
+    for part in (part for method in methods for part in (method.parts if isinstance(method, Together) else (method,))):
+        if not isinstance(part, CacheSteering):
+            continue
+        if not part.scope:
+            raise ValueError(f"{part.label!r} steers no layer; name one, layers=[1] say.")
+        own = part.vectors.only(part.scope, part.heads)
+        if not (part.ck * own.keys).any() and not (part.cv * own.values).any():
+            raise ValueError(f"What {part.label!r} adds is zero in the steered layers; check its vectors, coefficients and layers.")
 
 
 def first_tokens(model: Model, prompts: Sequence[Prompt], steering: CacheSteering, chat: bool, offset: str | int) -> tuple[int, int]:

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from ..batching import in_batches
+from ..batching import check_batch_size, in_batches
 from ..decoding import Row
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
 from ..prompts import Prompt, as_list
 from ..scoring import rows_under
-from ..stats import control_p
+from ..stats import control_p, paired_bootstrap
 from ..unembedding import read_residuals, token_id
 from .lens import check_steering, first_tokens
 
@@ -67,18 +67,19 @@ def patch_residuals(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row an edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and `layer`: `token`, `n`; `effect`, the mean
-        change of the token's log-odds by the edit, in nats, and `p_effect`, the share of random vectors (plus one) that move it as far; `nats`, the mean
-        change by the patch, and `share`, its ratio to the effect, with a 95% bootstrap interval over prompts `low`, `high`, missing where
-        p_effect > 0.05: a share of no effect is noise; `random_low`, `random_high`, the middle 95% of what patching the random vectors' runs changes, in
-        nats; `flipped`, the number of prompts whose likeliest first token the edit turns into `token`, and `flips`, how many of these the patch turns
-        likewise (restored) or back (removed).
+        A row an edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and `layer`: `token`, `n`; `effect`, the
+        mean change of the token's log-odds by the edit, in nats, with its 95% bootstrap interval `effect_low`, `effect_high`, and `p_effect`, the share of
+        random vectors (plus one) that move it as far; `nats`, the mean change by the patch, and `share`, its ratio to the effect, with a 95% bootstrap
+        interval over prompts `low`, `high`, missing where p_effect > 0.05: a share of no effect is noise; `random_low`, `random_high`, the middle 95% of what
+        patching the random vectors' runs changes, in nats; `flipped`, the number of prompts whose likeliest first token the edit turns into `token`, and
+        `flips`, how many of these the patch turns likewise (restored) or back (removed).
 
     Raises:
         ValueError: a single prompt, zero vectors, no layers, a token that isn't one, or what `kv.generate` refuses; before anything is computed.
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
+    check_batch_size(batch_size)
     target = None if token is None else token_id(model.tokenizer, token)
     methods = [steering, *(random_controls(steering, controls, seed) if controls else [])]
     sites: dict[str, list[int]] = {str(layer): [layer] for layer in steering.scope}
@@ -164,12 +165,13 @@ def _rows(site: str, token: str, sweeps: Sequence[Sequence[_Sweep]], seed: int) 
     p = control_p(abs(float(effects.mean())), [abs(float(np.mean([s.effect for s in each]))) for each in random]) if random else None
     nats, turned = np.stack([s.nats for s in own]), np.stack([s.turned for s in own])
     others = np.array([np.mean([s.nats for s in each], 0) for each in random])
+    whole = paired_bootstrap(effects.tolist(), np.zeros_like(effects).tolist(), n=1000, seed=seed)
     rows = []
     for index, (what, way) in enumerate(_PATCHES):
         for layer in range(nats.shape[2]):
             part = nats[:, index, layer]
             row: dict[str, Any] = dict(inject=site, patch=what, way=way, layer=layer, token=token, n=len(own))
-            row |= dict(effect=effects.mean(), p_effect=p, nats=part.mean())
+            row |= dict(effect=whole.value, effect_low=whole.low, effect_high=whole.high, p_effect=p, nats=part.mean())
             row |= dict(zip(("share", "low", "high"), _share(part, effects, p, seed), strict=True))
             if random:
                 row |= dict(zip(("random_low", "random_high"), np.quantile(others[:, index, layer], [0.025, 0.975]), strict=True))

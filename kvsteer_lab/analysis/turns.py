@@ -106,6 +106,9 @@ def _check_ways(ways: str | Sequence[str], turns: int, n: int) -> list[str]:
         raise ValueError(f"There is no way {unknown[0]!r} to go on; choose from: {', '.join(WAYS)}.")
     if not named:
         raise ValueError(f"The list of ways is empty; choose from: {', '.join(WAYS)}.")
+    for name, value in (("turns", turns), ("n", n)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name}={value!r} is no whole number; take two or more.")
     if turns < 2:
         raise ValueError(f"turns={turns} leaves no later turn that an edit could last to; take two or more.")
     if n < 2:

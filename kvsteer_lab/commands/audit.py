@@ -23,7 +23,7 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     import sys
 
     from ..figures import save_figure
-    from ..figures.published import plot_audit
+    from ..figures.published import plot_audit, seed_of
     from ..published import audit as audit_release
     from ..published import report
 
@@ -32,7 +32,7 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     found = audit_release(path, progress=True)
     found.save(out)
     for name, figure in plot_audit(found).items():
-        save_figure(figure, out / "figures" / name)
+        save_figure(figure, out / "figures" / name, seed=seed_of(name))
     print(report(found))
     if not found.complete:
         sys.exit(2)

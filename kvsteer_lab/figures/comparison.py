@@ -17,7 +17,7 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
     Bars of accuracy are 95% Wilson intervals; the one of the random vectors holds the middle 95% of them.
     """
     place = np.arange(len(summary))[::-1]
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.85, 0.7 + 0.28 * len(summary)), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.28 * len(summary)), layout="constrained", sharey=True)
     for y, (label, row) in zip(place, summary.iterrows(), strict=True):
         color = color_of(str(label))
         axes[0].plot([row.low, row.high], [y, y], color=color, linewidth=1)

@@ -32,7 +32,7 @@ def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", 
     rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
     columns.sort(key=float)
     grid = cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
-    figure, axes = plt.subplots(figsize=(max(ONE_COLUMN, 1.6 + 0.42 * len(columns)), 0.9 + 0.3 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(ONE_COLUMN if len(columns) <= 6 else TWO_COLUMNS, 0.9 + 0.3 * len(rows)), layout="constrained")
     image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
     axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title))
     axes.set_xticklabels(columns)

@@ -13,6 +13,7 @@ from ..analysis.reading import over_prompts
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 _PARTS = {"value": (COLORS["steered"], ""), "reweighting": (COLORS["prompt"], "////"), "indirect": ("#bbbbbb", "....")}
+_MARK = "#4d4d4d"  # heads are of no kind of intervention
 _FLOOR = 1e-4  # nats; below, the axis is linear
 
 
@@ -51,11 +52,12 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
         if "random_low" in own:
             axis.hlines(place + 0.42, own.random_low, own.random_high, color=COLORS["random"], linewidth=2, label="whole, random vectors")
         axis.axvline(0, color="black", linewidth=0.5)
-    axes[0].set(xlabel="change of what the head writes", yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
+    axes[0].set(yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
+    axes[0].set_xlabel("change of what the head writes (length in the residual stream)")
     axes[0].invert_yaxis()
     for axis in axes:
         axis.margins(x=0.04)
-    axes[1].set_xlabel("direct effect on the next token's logit")
+    axes[1].set_xlabel("direct effect on the next token's logit (logits)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5)
     parts = means[[f"{prefix}{part}" for prefix in ("", "logit_") for part in _PARTS]]
@@ -67,8 +69,9 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
 def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3) -> Figure:
     """What each analysis says of each head against what hiding the slot from that head costs: the tables that `kv.analysis.judge_heads` takes.
 
-    Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis names instead. The dotted rule is the
-    most that another slot is worth, hidden from all heads; where the slot itself is worth no more, no head is named.
+    Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis names instead. Lines on the marks are 95%
+    bootstrap intervals over prompts. The dotted rule is the most that another slot is worth, hidden from all heads; where the slot itself is worth no more,
+    no head is named.
 
     Raises:
         ValueError: nothing to draw.
@@ -76,29 +79,45 @@ def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
     if not named:
         raise ValueError("There is no analysis to draw; pass at least one table by its name.")
     single = knocked_out[knocked_out.way == "one head"].astype({"layer": int, "head": int})
-    cost = single.groupby(["layer", "head"])[column].mean()
+    costs = over_prompts(single, column).set_index(["layer", "head"])
+    cost = costs[column]
     other = knocked_out[knocked_out.way == "other slot"].groupby("slot")[column].mean().max()
     width = ONE_COLUMN if len(named) < 3 else TWO_COLUMNS
-    figure, axes = plt.subplots(1, len(named), figsize=(width, 2.2), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(named), figsize=(width, 2.5), layout="constrained", sharey=True, squeeze=False)
     drawn = {}
     found = knocked_out[knocked_out.way == "everything"][column].mean() > other
     true = set(cost.sort_values(ascending=False, kind="stable").index[: k if found else 0])
     costly = cost.index.isin(list(true))
     for axis, (name, table) in zip(axes[0], named.items(), strict=True):
-        value = table.groupby(["layer", "head"])[table.columns[-1]].mean().abs().reindex(cost.index)
+        said = _sizes(table).reindex(cost.index)
+        value = said.value
         best = set(value.sort_values(ascending=False, kind="stable").index[: k if found else 0])
-        for chosen, fill in ((costly, COLORS["steered"]), (~costly, "white")):
+        axis.hlines(cost, said.value_low, said.value_high, color=_MARK, linewidth=0.6, alpha=0.7)
+        axis.vlines(value, costs.low, costs.high, color=_MARK, linewidth=0.6, alpha=0.7)
+        for chosen, fill, label in ((costly, _MARK, f"the {k} heads that cost most"), (~costly, "white", "other heads")):
             if not chosen.any():  # an empty line would have no place in the layout
                 continue
-            axis.plot(value[chosen], cost[chosen], "o", color=COLORS["steered"], markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False)
+            axis.plot(value[chosen], cost[chosen], "o", color=_MARK, markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False, label=label)
         for head in true | best:
             far = value[head] > 0.6 * value.max()
             text = f"{head[0]}.{head[1]}"
             axis.annotate(text, (value[head], cost[head]), xytext=(-4 if far else 4, 3), textcoords="offset points", ha="right" if far else "left", fontsize=6)
-        axis.axhline(other, color=COLORS["random"], linestyle=":", linewidth=1)
+        axis.axhline(other, color=COLORS["random"], linestyle=":", linewidth=1, label="another slot, hidden from all heads")
         axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.4)
         axis.set(xlabel=name, ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
         axis.margins(x=0.06)
-        drawn[name] = pd.DataFrame({"value": value, "nats": cost}).reset_index()
+        drawn[name] = said.assign(nats=cost, nats_low=costs.low, nats_high=costs.high).reset_index()
     axes[0, 0].set_ylabel("nats lost without the head")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if width == TWO_COLUMNS else 1)
     return attach(figure, drawn, ["analysis"])
+
+
+def _sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """By head, the size of the mean over prompts of what a table says in its last column, and its 95% bootstrap interval; of means alone there is none."""
+    column = table.columns[-1]
+    if "prompt" not in table.columns:
+        return table.set_index(["layer", "head"])[[column]].abs().set_axis(["value"], axis=1).assign(value_low=np.nan, value_high=np.nan)
+    found = over_prompts(table[["prompt", "layer", "head", column]], column).set_index(["layer", "head"])
+    ends = found[["low", "high"]].abs()
+    low = ends.min(axis=1).where(found.low * found.high > 0, 0.0)  # an interval around 0 holds sizes down to it
+    return pd.DataFrame(dict(value=found[column].abs(), value_low=low, value_high=ends.max(axis=1)))

@@ -13,10 +13,16 @@ from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 @styled
 def plot_norms(vectors: KVVectors) -> Figure:
-    """Heat maps of |S^K| and |S^V|, a row a layer and a column a KV head."""
+    """Heat maps of |S^K| and |S^V|, a row a layer and a column a KV head.
+
+    Raises:
+        ValueError: no vectors.
+    """
+    if not isinstance(vectors, KVVectors):
+        raise ValueError(f"plot_norms draws vectors, not a {type(vectors).__name__}; pass kv.KVVectors.")
     table = vectors.norms()
     height = 0.9 + 0.22 * vectors.n_layers
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS * 0.75, min(height, 8)), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, min(height, 8)), layout="constrained", sharey=True)
     for axis, name, symbol in zip(axes, ("keys", "values"), ("|S^K|", "|S^V|"), strict=True):
         grid = table.pivot(index="layer", columns="head", values=name)
         sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"})

@@ -14,7 +14,7 @@ from .style import COLORS, ONE_COLUMN, styled
 def plot_lengths(lengths: pd.DataFrame) -> Figure:
     """Histogram of prompt lengths on both sides: the table that `analysis.prompt_lengths` gives."""
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.0), layout="constrained")
-    long = lengths.melt(var_name="side", value_name="tokens")
+    long = lengths.melt(value_vars=["positive", "negative"], var_name="side", value_name="tokens")
     palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
     sns.histplot(long, x="tokens", hue="side", bins=30, palette=palette, element="step", alpha=0.4, ax=axis)
     sns.move_legend(axis, "upper center", title=None)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..published.comparisons import SEED
 from ..published.runs import short_model
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _ORDER = ("CoT", "steered", "steered + CoT", "activation", "activation + CoT")
 _COLORS = {"CoT": COLORS["prompt"], "steered": COLORS["steered"], "activation": COLORS["activation"]}
 _RULE_MARKS = "oDs^v<>"
+_GREYS = ("black", "#aaaaaa")
 MOST = 45
 """Runs that one figure has room for."""
 
@@ -40,6 +42,11 @@ def plot_audit(audit: Audit) -> dict[str, Figure]:
         "latency": (plot_published_latency, audit.latency),
     }
     return {label: draw(part) for name, (draw, table) in tables.items() for label, part in _pages(name, table)}
+
+
+def seed_of(name: str) -> int | None:
+    """The seed to stamp on a figure of `plot_audit`: that of the resampled intervals, where it has some."""
+    return SEED if name.startswith(("gains", "rules", "texts")) else None
 
 
 def _pages(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -74,16 +81,19 @@ def plot_published_gains(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_published_rules(table: pd.DataFrame) -> Figure:
-    """The same replies under other rules: gain by each rule, a row a run. Rows of `Audit.extractors` against one reference."""
+    """The same replies under other rules: gain by each rule with its 95% interval, a row a run. Rows of `Audit.extractors` against one reference.
+
+    Rules are told by marks, not by colours: these are for kinds of interventions.
+    """
     rows, rules = _rows(table), list(dict.fromkeys(table.rule))
-    palette = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f"]  # Okabe and Ito's
-    figure, axes = _panels(1, len(rows), row=max(_ROW, min(0.3, 6 / len(rows))))
+    figure, axes = _panels(1, len(rows), row=max(_ROW, min(0.36, 6 / len(rows))))
     axes[0].axvline(0, color="black", linewidth=0.6)
     for i, rule in enumerate(rules):
         part = table[table.rule == rule]
         shift = 0.33 - 0.66 * i / max(1, len(rules) - 1)  # marks of one row don't hide each other
         places = [rows[_name(row)] + shift for row in part.itertuples()]
-        axes[0].plot(100 * part.gain, places, _RULE_MARKS[i % 7], color=palette[i % 7], label=rule.replace("_", " "))
+        axes[0].hlines(places, 100 * part.low, 100 * part.high, color=_GREYS[i % 2], linewidth=0.8)
+        axes[0].plot(100 * part.gain, places, _RULE_MARKS[i % 7], color="black", markerfacecolor=_GREYS[i % 2], label=rule.replace("_", " "))
     axes[0].set_xlabel("points over " + ("the baseline" if (table.against == "baseline").all() else "CoT prompting"))
     _label(axes[0], rows)
     figure.legend(loc="outside upper center", ncols=4)
@@ -92,7 +102,10 @@ def plot_published_rules(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_published_texts(table: pd.DataFrame) -> Figure:
-    """How much longer replies are than the baseline's, with 95% intervals, and how many of them repeat themselves. Rows of `Audit.texts` with a ratio."""
+    """How much longer replies are than the baseline's, with 95% intervals, and how many of them repeat themselves, with 95% intervals, too.
+
+    Rows of `Audit.texts` with a ratio.
+    """
     rows = _rows(table)
     figure, axes = _panels(2, len(rows), sharex=False)
     axes[0].axvline(1, color="black", linewidth=0.6)
@@ -101,12 +114,14 @@ def plot_published_texts(table: pd.DataFrame) -> Figure:
         axes[0].plot([row.ratio_low, row.ratio_high], [y, y], color=color, linewidth=1)
         axes[0].plot(row.ratio, y, _mark(row.kind), color=color)
         axes[1].barh(y, 100 * row.half_repeated, color=color, height=0.6, alpha=0.45)
-        axes[1].plot(100 * row.loop, y, "|", color="black", markersize=7)
+        axes[1].plot([100 * row.half_repeated_low, 100 * row.half_repeated_high], [y + 0.15] * 2, color=color, linewidth=1)
+        axes[1].plot([100 * row.loop_low, 100 * row.loop_high], [y - 0.15] * 2, color="black", linewidth=0.8)
+        axes[1].plot(100 * row.loop, y - 0.15, "|", color="black", markersize=5)
     axes[0].set(xscale="log", xlabel="words / the baseline's")
     axes[0].xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
     axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].xaxis.set_minor_formatter(NullFormatter())
-    axes[1].set_xlabel("% of replies (bar: half repeated; line: loops)")
+    axes[1].set_xlabel("% of replies (bar: half repeated; mark: loops)")
     axes[1].set_xlim(left=0)
     _label(axes[0], rows)
     marks = [Line2D([], [], color=_color(kind), marker=_mark(kind), linestyle="", label=kind) for kind in _ORDER if (table.kind == kind).any()]
@@ -132,7 +147,7 @@ def plot_published_styles(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_published_latency(table: pd.DataFrame) -> Figure:
-    """Time a token by method, a panel a batch size, with the ratio to the baseline. The table `Audit.latency`."""
+    """Time a token by method, a panel a batch size, with the fastest and slowest run and the ratio to the baseline. The table `Audit.latency`."""
     batches = sorted(table.batch_size.unique())
     methods = list(dict.fromkeys(table.method))[::-1]
     size = (TWO_COLUMNS, 0.7 + 0.25 * len(methods))
@@ -143,14 +158,15 @@ def plot_published_latency(table: pd.DataFrame) -> Figure:
             kind = next((kind for kind in ("baseline", "activation") if row.method.startswith(kind)), "steered")
             axis.barh(y, row.ms_per_token, color=COLORS[kind], height=0.6)
             ratio = "" if pd.isna(row.ratio) else f"×{row.ratio:.3g}"
-            axis.annotate(ratio, (row.ms_per_token, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+            axis.plot([row.fastest, row.slowest], [y, y], "|-", color="black", linewidth=0.8, markersize=4)
+            axis.annotate(ratio, (max(row.ms_per_token, row.slowest), y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
         axis.set(xlabel="ms a token", title=f"batch {batch}", yticks=range(len(methods)), yticklabels=methods)
         axis.margins(x=0.2)
     return figure
 
 
 def _panels(n: int, rows: int, sharex: bool = True, row: float = _ROW) -> tuple[Figure, list[Axes]]:
-    size = (TWO_COLUMNS if n > 1 else TWO_COLUMNS * 0.75, 0.9 + row * rows)
+    size = (TWO_COLUMNS, 0.9 + row * rows)
     figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", sharey=True, sharex=sharex, squeeze=False)
     return figure, list(axes[0])
 
@@ -170,7 +186,7 @@ def _label(axis: Axes, rows: dict[tuple[str, ...], int]) -> None:
     labels, before = [], None
     for name, y in rows.items():
         cell = f"{_model(name[0])}  {name[1].removesuffix('-oai')}" + (" (sampled)" if name[2].startswith("sampled") else "")
-        setting = name[4] or name[3]
+        setting = (name[4] or name[3]) + (" + CoT" if name[4] and name[3].endswith("+ CoT") else "")
         labels.append(f"{cell}   {setting}" if name[:3] != before else setting)
         if before is not None and name[:3] != before:
             for panel in axis.figure.axes:

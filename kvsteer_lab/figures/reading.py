@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, styled
 
-_LOOKS = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]
+_LOOKS = [("o", "-"), ("s", "--"), ("^", "-."), ("D", (0, (5, 1)))]  # dotted are the rules
 _GROUPS = {
     "whole": ("nothing", "everything", "other slot"),
     "layers": ("one layer", "all but one layer"),
@@ -59,7 +59,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, with the slot hidden: a table of `kv.analysis.knock_out_reading`.
 
     A panel for the whole slot and other slots, for layers, heads and steps, as far as the table has them. Filled: hidden from this one; open: from all but
-    this one. Lines are 95% Wilson intervals; the rule is the run that reads the slot.
+    this one. Lines are 95% Wilson intervals; the rule is the run that reads the slot. The colour is that of what is there to be read.
 
     Raises:
         ValueError: a table without knock-outs.
@@ -68,6 +68,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     if not panels:
         raise ValueError("The table holds no knock-outs to draw; pass the one that kv.analysis.knock_out_reading returned.")
     low, high = ("low", "high") if column == "accuracy" else (f"{column}_low", f"{column}_high")
+    own = color_of(table.intervention.iloc[0])
     sizes = [max(3, len(_names(table, ways))) for ways in panels.values()]
     width = ONE_COLUMN if sum(sizes) <= 12 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.1), layout="constrained", sharey=True, squeeze=False, width_ratios=[s**0.7 for s in sizes])
@@ -80,7 +81,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
             control = way == "other slot"
             place = [names.index(_name(row)) for row in part.itertuples()]
             error = np.abs(np.stack([part[column] - part[low], part[high] - part[column]]))
-            color = COLORS["random"] if control else COLORS["baseline"] if way == "nothing" else COLORS["steered"]
+            color = COLORS["random"] if control else own
             fill = "white" if way.startswith("all but") else color
             label = {"nothing": "slot read"}.get(way, f"hidden: {way}")
             shift = 0.0 if name == "whole" else 0.15 * (number - 0.5 * (len(ways) - 1))

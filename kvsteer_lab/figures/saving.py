@@ -39,7 +39,7 @@ def save_figure(figure: Figure, path: str | Path, *, model: Model | Sequence[Mod
         The figure: a notebook cell that ends in this call shows it.
 
     Raises:
-        ValueError: no figure, one without data, or a path with one of the four suffixes.
+        ValueError: no figure, one without data, no model, or a path with one of the four suffixes.
         OSError: the folder can't be written or the disk is full; old files survive.
     """
     path = Path(path)

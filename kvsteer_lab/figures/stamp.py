@@ -113,8 +113,15 @@ def _broken(path: Path, kind: str, error: Exception) -> ValueError:
 
 
 def stamp(figure: str, models: Model | Sequence[Model] | None, seed: int | None, csv_sha256: str, csv_rows: int) -> Stamp:
-    """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept."""
-    shown = [] if models is None else list(models) if isinstance(models, Sequence) else [models]
+    """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept.
+
+    Raises:
+        ValueError: something that is no model.
+    """
+    shown = [] if models is None else list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    wrong = [each for each in shown if not hasattr(each, "fingerprint")]
+    if wrong:
+        raise ValueError(f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of these.")
     return Stamp(figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows)
 
 

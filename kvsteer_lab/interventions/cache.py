@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..cache import CacheDelta
+from ..cache import CacheDelta, check_slot
 from ..vectors import KVVectors, check_indices
 from .base import Intervention
 
@@ -45,8 +45,7 @@ class CacheSteering(Intervention):
         for key, value in (("ck", self.ck), ("cv", self.cv)):
             if not math.isfinite(value):
                 raise ValueError(f"The coefficient {key} is {value}; it must be a finite number.")
-        if isinstance(self.slot, bool) or not isinstance(self.slot, int):
-            raise ValueError(f"The slot is {self.slot!r}; it must be a whole number, negative to count from the prompt's end.")
+        check_slot(self.slot)
         object.__setattr__(self, "layers", None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers)))
         object.__setattr__(self, "heads", None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads)))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..attention import HiddenSlot, query_heads
+from ..cache import check_slot
 from ..vectors import check_indices
 from .base import Intervention
 
@@ -53,8 +54,7 @@ class HideSlot(Intervention):
                     raise ValueError(f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot from everything.")
         if self.first < 0 or (self.end is not None and self.end <= self.first):
             raise ValueError(f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it.")
-        if isinstance(self.slot, bool) or not isinstance(self.slot, int):
-            raise ValueError(f"The slot is {self.slot!r}; it must be a whole number, negative to count from the prompt's end.")
+        check_slot(self.slot)
 
     @property
     def label(self) -> str:

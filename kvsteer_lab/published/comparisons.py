@@ -11,8 +11,12 @@ from scipy.stats import permutation_test
 
 from ..stats import holm, mcnemar, paired_bootstrap
 from .arms import Arm, reference
+from .scored import share
 
 REFERENCES = ("baseline", "CoT")
+SEED = 0
+"""Of every interval that is resampled."""
+
 _RESAMPLES = 2000
 _COLUMNS = (
     *("family", "against", "group", "model", "task", "decoding", "kind", "setting", "file", "reference_file", "n", "reference", "accuracy"),
@@ -63,7 +67,8 @@ def effect_table(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
-    """The gain of each arm under each rule that both it and its reference were read by: columns `rule`, `reference`, `accuracy`, `gain`, `p`."""
+    """The gain of each arm under each rule that both it and its reference were read by: columns `rule`, `reference`, `accuracy`, `gain` with
+    its 95% paired bootstrap interval `low`, `high`, and `p`."""
     rows = []
     for arm in among:
         for kind in REFERENCES:
@@ -73,15 +78,18 @@ def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
             rules = [rule for rule in arm.runs[0].rules if all(rule in one.rules for one in (*arm.runs, *other.runs))]
             for rule in rules:
                 ours, theirs = _paired(arm, other, f"by_{rule}")
-                tested = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), p=paired_p(ours, theirs))
+                low, high = _interval(ours, theirs)
+                tested = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), low=low, high=high, p=paired_p(ours, theirs))
                 rows.append({**_names(arm), "against": kind, "rule": rule, "n": len(ours), **tested})
-    return pd.DataFrame(
-        rows, columns=["group", "model", "task", "decoding", "kind", "setting", "file", "against", "rule", "n", "reference", "accuracy", "gain", "p"]
-    )
+    names = ["group", "model", "task", "decoding", "kind", "setting", "file", "against", "rule", "n"]
+    return pd.DataFrame(rows, columns=[*names, "reference", "accuracy", "gain", "low", "high", "p"])
 
 
 def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
-    """How each arm's replies differ as texts from the baseline's to the same questions: length ratio with its 95% interval, loops, cuts, style."""
+    """How each arm's replies differ as texts from the baseline's to the same questions: length ratio with its 95% interval, loops, cuts, style.
+
+    Shares of loops and of half-repeated replies have 95% intervals, too: `loop_low`, `loop_high` and so on.
+    """
     rows = []
     for arm in among:
         if arm.group == "style":
@@ -90,11 +98,13 @@ def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
         row: dict[str, Any] = {**_names(arm), "n": len(arm.answers), "words": arm.answers.words.mean()}
         if other is not None and other is not arm and not _why_not(arm, other):
             row |= dict(zip(("ratio", "ratio_low", "ratio_high"), _ratio(*_paired(arm, other, "words")), strict=True))
-        shares = {name: arm.answers[name].mean() for name in ("loop", "refused", "blank", "cut", "reasoned")}
-        rows.append({**row, **shares, "half_repeated": (arm.answers.repeated >= 0.5).mean()})
+        answers = arm.answers.assign(half_repeated=arm.answers.repeated >= 0.5)
+        for name in ("loop", "half_repeated"):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), share(answers, name), strict=True))
+        rows.append(row | {name: answers[name].mean() for name in ("refused", "blank", "cut", "reasoned")})
     names = ["group", "model", "task", "decoding", "kind", "setting", "file"]
-    shares_ = ["loop", "half_repeated", "refused", "blank", "cut", "reasoned"]
-    return pd.DataFrame(rows, columns=[*names, "n", "words", "ratio", "ratio_low", "ratio_high", *shares_])
+    shares = [f"{name}{end}" for name in ("loop", "half_repeated") for end in ("", "_low", "_high")] + ["refused", "blank", "cut", "reasoned"]
+    return pd.DataFrame(rows, columns=[*names, "n", "words", "ratio", "ratio_low", "ratio_high", *shares])
 
 
 def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -114,12 +124,18 @@ def _row(arm: Arm, kind: str, other: Arm | None) -> dict[str, Any]:
     if why or other is None:
         return {**row, "note": why}
     ours, theirs = _paired(arm, other, f"by_{arm.rule}")
-    if len(ours) > 1:
-        interval = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES)
-        row |= dict(low=interval.low, high=interval.high)
+    row |= dict(zip(("low", "high"), _interval(ours, theirs), strict=True))
     counts = dict(n=len(ours), gained=int((ours > theirs).sum()), lost=int((ours < theirs).sum()))
     means = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), p=paired_p(ours, theirs))
     return {**row, **counts, **means, "reference_file": other.runs[0].run.file}
+
+
+def _interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Of the mean difference: 95%, paired bootstrap; missing with a single question."""
+    if len(ours) < 2:
+        return np.nan, np.nan
+    found = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES, seed=SEED)
+    return found.low, found.high
 
 
 def _names(arm: Arm) -> dict[str, Any]:
@@ -147,7 +163,7 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
     """The ratio of the means with its 95% percentile bootstrap interval over questions."""
     if theirs.sum() == 0:
         return (np.nan,) * 3
-    drawn = np.random.default_rng(0).integers(len(ours), size=(1000, len(ours)))
+    drawn = np.random.default_rng(SEED).integers(len(ours), size=(1000, len(ours)))
     below = theirs[drawn].sum(1)
     ratios = ours[drawn].sum(1)[below > 0] / below[below > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])

@@ -65,11 +65,16 @@ class Scored:
     def _accuracy(self) -> tuple[float, float, float]:
         if not self.rules:
             return (math.nan,) * 3
-        verdicts, questions = self.answers[f"by_{self.rules[0]}"], self.answers.question
-        if 1 < questions.nunique() < len(questions):
-            found = clustered_mean(verdicts.astype(float).tolist(), questions.tolist())
-            return found.value, max(0.0, found.low), min(1.0, found.high)
-        return float(verdicts.mean()), *wilson(int(verdicts.sum()), len(verdicts))
+        return share(self.answers, f"by_{self.rules[0]}")
+
+
+def share(answers: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """A share of replies with its 95% interval: Wilson's, or with several samples a question the clustered one."""
+    hits, questions = answers[column], answers.question
+    if 1 < questions.nunique() < len(questions):
+        found = clustered_mean(hits.astype(float).tolist(), questions.tolist())
+        return found.value, max(0.0, found.low), min(1.0, found.high)
+    return float(hits.mean()), *wilson(int(hits.sum()), len(hits))
 
 
 def score(run: Run) -> Scored:

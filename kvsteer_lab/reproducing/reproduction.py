@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from ..provenance import provenance
 from ..tasks import get
 from .chapters import find_chapters
 from .page import write_page
+from .parameters import check_parameters
 from .running import Record, read_record, run_chapter
 
 ABOUT = "reproduction.json"
@@ -46,6 +48,7 @@ def reproduce(
     *,
     task: str = "tiny-arithmetic",
     notebooks: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
     say: Callable[[str], object] = print,
     progress: bool = True,
 ) -> Reproduction:
@@ -59,15 +62,19 @@ def reproduce(
         out: the folder.
         task: anything that `kv.tasks.get` takes.
         notebooks: numbers or names of those to run; all of them by default.
+        parameters: values for variables of the chapters' cells of parameters, such as `{"CK": 0.3, "CV": 6}`; each goes to every chapter that has it. They are
+            kept with what was run: a chapter that ran with other ones runs again.
         say: is told of each chapter when it begins and ends.
         progress: show bars.
 
     Raises:
-        ValueError: no such model, task or notebook, or the folder holds something else. Nothing was written.
+        ValueError: no such model, task, notebook or parameter, or the folder holds something else. Nothing was written.
         UnsteerableModelError: the model's cache can't be steered.
     """
     out, chapters = Path(out), find_chapters(notebooks)
     get(task)
+    asked = dict(parameters or {})
+    check_parameters(asked, chapters)
     source = model if model in BUNDLED or not Path(model).is_dir() else str(Path(model).resolve())
     about = _describe(source, task)
     _refuse_other(out, about)
@@ -75,13 +82,13 @@ def reproduce(
     every = find_chapters()
     records = {chapter.name: record for chapter in every if (record := read_record(out, chapter))}
     for number, chapter in enumerate(chapters, 1):
-        given = {name: value for name, value in (("MODEL", source), ("TASK", task)) if name in chapter.parameters}
+        given = {name: value for name, value in {"MODEL": source, "TASK": task, **asked}.items() if name in chapter.parameters}
         work = Record(chapter.source, given, about["fingerprint"], __version__)
         place, before = f"[{number}/{len(chapters)}] {chapter.name}", records.get(chapter.name)
         if before is not None and before.same_work(work) and not before.error:
             say(f"{place}: done before, {before.seconds:.0f} s")
             continue
-        say(f"{place}: running")
+        say(f"{place}: running{'' if before is None or before.parameters == given else ' again, with other parameters'}")
         records[chapter.name] = record = run_chapter(chapter, out, work, progress)
         say(f"{place}: {f'failed after {record.seconds:.0f} s: {record.error}' if record.error else f'done, {record.seconds:.0f} s'}")
         write_page(out, about, every, records)

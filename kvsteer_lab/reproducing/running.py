@@ -45,7 +45,7 @@ class Record:
 
     Attributes:
         source: hash of the chapter's cells.
-        parameters: those that were set.
+        parameters: those that were set; all else is as it stands in the chapter.
         fingerprint: of the model.
         version: of kvsteer_lab.
         seconds: how long it ran.
@@ -54,7 +54,7 @@ class Record:
     """
 
     source: str
-    parameters: dict[str, str]
+    parameters: dict[str, Any]
     fingerprint: str
     version: str
     seconds: float = 0.0
@@ -101,7 +101,7 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
     return record
 
 
-def _execute(chapter: Chapter, parameters: Mapping[str, str], figures: Path, progress: bool) -> tuple[NotebookNode, str]:
+def _execute(chapter: Chapter, parameters: Mapping[str, Any], figures: Path, progress: bool) -> tuple[NotebookNode, str]:
     with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, "KVSTEER_FIGURES": str(figures.resolve())}):
         target = Path(folder, chapter.path.name)
         error = ""

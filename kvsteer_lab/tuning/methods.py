@@ -13,7 +13,7 @@ from ..interventions.base import Intervention
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
 from ..prompts import Prompt
-from ..vectors import KVVectors
+from ..vectors import KVVectors, check_indices
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -101,6 +101,7 @@ class ActivationSearch(Search):
         # What is added once behind the last layer is read by no later token.
         last = max(0, self.vectors.n_layers - (1 if self.every_token else 2))
         layers = self.layers if self.layers is not None else sorted({round(i * last / 3) for i in range(4)})
+        check_indices("layer", layers, self.vectors.n_layers)
         table = self.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
         if (table.loc[list(layers)] == 0).any():
             raise ValueError(f"The vectors of {self.name!r} are zero in one of the layers {list(layers)}; choose others.")

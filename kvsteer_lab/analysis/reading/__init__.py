@@ -4,7 +4,7 @@ from .attention import attention_to_slot
 from .attribution import attribute_heads
 from .averaging import over_prompts
 from .half_life import HalfLife, half_life
-from .judging import judge_heads
+from .judging import judge_heads, judge_layers
 from .knockout import knock_out_reading
 from .nats import nats_of_reading
 from .values import unembed_values
@@ -15,6 +15,7 @@ __all__ = [
     "attribute_heads",
     "half_life",
     "judge_heads",
+    "judge_layers",
     "knock_out_reading",
     "nats_of_reading",
     "over_prompts",

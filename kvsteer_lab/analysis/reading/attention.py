@@ -56,7 +56,7 @@ def attention_to_slot(
         prompt's slots that get as much as this one or more: 1 / slots where none gets more. Texts that end earlier have fewer steps.
 
     Raises:
-        ValueError: no prompts or steps, a slot that isn't there, or what `kv.generate` refuses; before anything is computed.
+        ValueError: no prompts or steps, a slot that isn't there, a steering that adds nothing, or what `kv.generate` refuses; before anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
     """
     query_heads(model.hf)

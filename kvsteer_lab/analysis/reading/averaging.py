@@ -21,7 +21,8 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
     Returns:
         A row for each intervention that is no control, or knock-out, and each step, layer and head: these, `n` (prompts), the mean under the name of the
         column, and `low`, `high`, a 95% bootstrap interval over prompts. Where the table holds controls, `random_low` and `random_high`, the middle 95% of
-        their means, and `p_random`, the share of them (plus one) whose mean is at least as large in size.
+        their means, and `p_random`, the share of them (plus one) whose mean is at least as large in size; that is one look at one row. `p_family` is for
+        looking at all rows and naming the largest: the share of controls (plus one) with a mean as large *anywhere* in the table.
 
     Raises:
         ValueError: no such column, no rows, or a mean over a single prompt.
@@ -35,8 +36,11 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
     keys = [key for key in KEYS if key in table.columns]
     rest = [key for key in keys if key != "intervention"]
     bands: dict[tuple, np.ndarray] = {}
+    largest: dict[str, list[float]] = {}
     if len(others):
         means = others.groupby(["control_of", "intervention", *rest], sort=False, dropna=False)[column].mean()
+        each = means.abs().groupby(["control_of", "intervention"], sort=False).max()
+        largest = {str(label): part.tolist() for label, part in each.groupby("control_of", sort=False)}
         bands = {key: part.to_numpy() for key, part in means.groupby(["control_of", *rest], sort=False, dropna=False)}
     rows = []
     for key, part in own.groupby(keys, sort=False, dropna=False):
@@ -50,5 +54,6 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
         if band is not None and found is not None:
             low, high = np.quantile(band, [0.025, 0.975])
             row |= dict(random_low=low, random_high=high, p_random=control_p(abs(found.value), np.abs(band).tolist()))
+            row["p_family"] = control_p(abs(found.value), largest[row["intervention"]])
         rows.append(row)
     return pd.DataFrame(rows).astype({key: table.dtypes[key] for key in keys})

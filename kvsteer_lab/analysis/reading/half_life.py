@@ -74,8 +74,7 @@ def half_life(
         whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
         if len(whole) < 2:
             raise ValueError("An interval needs at least two prompts, not one; pass more of them.")
-        shortest = min(len(each.row.cached) for each in whole)
-        outs = knock_outs(model, ("from step", "only at step", "other slot"), range(steps), slot, others, shortest, seed)
+        outs = knock_outs(model, ("from step", "only at step", "other slot"), range(steps), slot, others, [len(each.row.cached) for each in whole], seed)
         moved = divergences(model, whole, outs, batch_size)
         left = np.array([[float(row.sum()) for row in moved[t]] for t in range(steps)])
         now = np.array([[float(row[t]) if t < len(row) else np.nan for row in moved[steps + t]] for t in range(steps)])

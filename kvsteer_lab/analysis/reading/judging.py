@@ -1,4 +1,4 @@
-"""Do the analyses name the heads that matter? Their ranking against exhaustive knock-out."""
+"""Do the analyses name the heads and layers that matter? Their ranking against exhaustive knock-out."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from scipy.stats import hypergeom, spearmanr
 
 _RESAMPLES = 1000
 _NOTHING = 1e-5  # nats; costs below are mostly rounding, and their order says nothing
+_PLACES = {"head": ("one head", ["layer", "head"]), "layer": ("one layer", ["layer"])}
+"""By what is judged: the way that hides the slot from each of them, and the columns that name one."""
 
 
 def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3, *, seed: int = 0) -> pd.DataFrame:
@@ -21,7 +24,8 @@ def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
     cost nothing, and are tied.
 
     Args:
-        named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size counts.
+        named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size counts. A table of means, without
+            prompts, does as well: then the interval is that of the knock-outs alone.
         knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one head"` and `"other slot"`.
         column: `"first"`, the nats of the first new token, or `"nats"`, of the whole text.
         k: how many heads are named.
@@ -33,25 +37,55 @@ def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
         names drawn by lot, and `p_hits`, the chance of as many or more; `named`, `true`, these heads as layer.head.
 
     Raises:
-        ValueError: nothing to judge, a table that lacks a way, analyses of other heads than those knocked out, or a k that isn't 1 to the number of heads.
+        ValueError: nothing to judge, a table that lacks a way or a column, analyses of other heads than those knocked out, or a k that isn't 1 to the
+            number of heads.
     """
-    if not named:
+    return _judged("head", named, knocked_out, column, k, seed)
+
+
+def judge_layers(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 1, *, seed: int = 0) -> pd.DataFrame:
+    """Rank layers by each analysis and by what hiding the slot from that layer alone costs: `judge_heads` for layers.
+
+    A small model has few layers, and few orders of them: of four, one in 24 is right by luck, and the first one is named right by luck once in four.
+
+    Args:
+        named: by name, a table with a row a prompt and layer, or a layer (means), and its values in the last column. Values of heads are summed in their layer.
+        knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one layer"` and `"other slot"`.
+        column, k, seed: as in `judge_heads`; k counts layers.
+
+    Returns:
+        A row an analysis, as `judge_heads` gives it, of `layers`.
+
+    Raises:
+        ValueError: as `judge_heads`.
+    """
+    return _judged("layer", named, knocked_out, column, k, seed)
+
+
+def _judged(place: str, named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str, k: int, seed: int) -> pd.DataFrame:
+    way, keys = _PLACES[place]
+    if not isinstance(named, Mapping) or not named:
         raise ValueError("There is no analysis to judge; pass at least one table by its name.")
-    missing = [way for way in ("everything", "one head", "other slot") if not (knocked_out.way == way).any()]
+    if column not in ("first", "nats") or not {"way", "slot", "prompt", column, *keys} <= set(knocked_out.columns):
+        raise ValueError(f"The knock-outs have no costs {column!r} of single {place}s; pass a table of nats_of_reading and its column 'first' or 'nats'.")
+    missing = [each for each in ("everything", way, "other slot") if not (knocked_out.way == each).any()]
     if missing:
-        raise ValueError(f"The knock-outs lack the way {missing[0]!r}; run nats_of_reading with 'everything', 'one head' and 'other slot'.")
-    truth = _by_prompt(knocked_out[knocked_out.way == "one head"], column)
+        raise ValueError(f"The knock-outs lack the way {missing[0]!r}; run nats_of_reading with 'everything', {way!r} and 'other slot'.")
+    truth = _by_prompt("the knock-outs", knocked_out[knocked_out.way == way], column, keys)
     if not 1 <= k <= truth.shape[1]:
-        raise ValueError(f"k must be 1 to {truth.shape[1]}, the number of heads, not {k}.")
-    of_way = {way: knocked_out[knocked_out.way == way] for way in ("everything", "other slot")}
+        raise ValueError(f"k must be 1 to {truth.shape[1]}, the number of {place}s, not {k}.")
+    of_way = {each: knocked_out[knocked_out.way == each] for each in ("everything", "other slot")}
     found = bool(of_way["everything"][column].mean() > of_way["other slot"].groupby("slot")[column].mean().max())
-    return pd.DataFrame([dict(analysis=name, heads=truth.shape[1], found=found) | _judge(name, table, truth, k, found, seed) for name, table in named.items()])
+    rows = []
+    for name, table in named.items():
+        values = _by_prompt(repr(name), table, str(table.columns[-1]) if len(table.columns) else "", keys).abs()
+        if list(values.columns) != list(truth.columns):
+            raise ValueError(f"{name!r} is about other {place}s than those that were knocked out; pass a row for each {place}, of one intervention and step.")
+        rows.append({"analysis": name, f"{place}s": truth.shape[1], "found": found} | _judge(values, truth, k, found, seed))
+    return pd.DataFrame(rows)
 
 
-def _judge(name: str, table: pd.DataFrame, truth: pd.DataFrame, k: int, found: bool, seed: int) -> dict[str, Any]:
-    values = _by_prompt(table, table.columns[-1]).abs()
-    if list(values.columns) != list(truth.columns):
-        raise ValueError(f"{name!r} is about other heads than those that were knocked out; pass a row for each layer and head, of one intervention and step.")
+def _judge(values: pd.DataFrame, truth: pd.DataFrame, k: int, found: bool, seed: int) -> dict[str, Any]:
     best, true = (list(means.sort_values(ascending=False, kind="stable").index[:k]) for means in (values.mean(), truth.mean()))
     hits = len(set(best) & set(true))
     heads = truth.shape[1]
@@ -70,15 +104,20 @@ def _judge(name: str, table: pd.DataFrame, truth: pd.DataFrame, k: int, found: b
     return row | dict(named=_names(best), true=_names(true) if found else "")
 
 
-def _by_prompt(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Prompts by heads.
+def _by_prompt(name: str, table: pd.DataFrame, column: str, keys: list[str]) -> pd.DataFrame:
+    """Prompts by heads or layers; the one prompt of a table of means is called 0.
 
     Raises:
-        ValueError: several rows of one prompt and head.
+        ValueError: no rows, no values, or several rows of one prompt and head or layer.
     """
-    if table.duplicated(["prompt", "layer", "head"]).any():
-        raise ValueError("A table to judge has one row a prompt, layer and head; keep one intervention, step and way of it.")
-    wide = table.astype({"layer": int, "head": int}).pivot(index="prompt", columns=["layer", "head"], values=column)
+    if table.empty or not set(keys) <= set(table.columns) or column in (*keys, "prompt") or not is_numeric_dtype(table[column]):
+        raise ValueError(f"Of {name} there is nothing to judge: a table must hold rows with {', '.join(keys)} and, in its last column, numbers.")
+    table = table if "prompt" in table.columns else table.assign(prompt=0)[["prompt", *table.columns]]
+    single = ["prompt", "layer", *(["head"] if "head" in table.columns and table["head"].notna().any() else [])]
+    if table.duplicated(single).any():
+        raise ValueError(f"A table to judge has one row a {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step and way of it.")
+    summed = table.astype(dict.fromkeys(keys, int)).groupby(["prompt", *keys])[column].sum().reset_index()
+    wide = summed.pivot(index="prompt", columns=keys if len(keys) > 1 else keys[0], values=column)
     return wide.sort_index(axis=0).sort_index(axis=1).astype(float)
 
 
@@ -89,5 +128,5 @@ def _rank(ours: np.ndarray, cost: np.ndarray) -> float:
     return float(spearmanr(ours, theirs).statistic)
 
 
-def _names(heads: list[Any]) -> str:
-    return ", ".join(f"{layer}.{head}" for layer, head in heads)
+def _names(places: list[Any]) -> str:
+    return ", ".join(".".join(map(str, place if isinstance(place, tuple) else (place,))) for place in places)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ...evaluation import evaluate
-from ...interventions.base import Intervention, Nothing
+from ...generation import check_intervention
+from ...interventions.base import Intervention
 from ...interventions.hiding import HideSlot
 from ...interventions.together import Together
 from ...stats import holm, mcnemar, wilson
 from ...tasks.base import Task
+from ..lens import check_edits
 from .masks import DEFAULT_STEPS, knock_outs
 
 if TYPE_CHECKING:
@@ -49,19 +51,21 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson interval
-        `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected, and `same_style`, the share of
-        replies in the style that their question gets with the slot read; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning
-        `p_reasoned`, and both corrected for all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
+        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is there to be read; `way`, `layer`, `head`,
+        `step`, `slot`; `n`, `accuracy` with its Wilson interval `low`, `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the
+        commonest one that is detected, and `same_style`, the share of replies in the style that their question gets with the slot read, with
+        `same_style_low`, `same_style_high`; exact McNemar tests against `"nothing"`, of accuracy `p` and of reasoning `p_reasoned`, and both corrected for
+        all knock-outs of the table, `p_holm` and `p_reasoned_holm`. `attrs["questions"]` holds the ids.
 
     Raises:
-        ValueError: no or unknown ways, no steps, or what `kv.evaluate` refuses; before anything is computed.
+        ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
     """
+    method = check_intervention(model, intervention)
+    check_edits(method)
     questions = task.questions(split, n, seed)
-    method = Nothing() if intervention is None else intervention
-    shortest = min((len(model.encode(method.chat(task.chat(q)))) for q in questions), default=1)
-    outs = knock_outs(model, ways, steps, slot, others, shortest, seed)
+    lengths = [len(model.encode(method.chat(task.chat(q)))) for q in questions]
+    outs = knock_outs(model, ways, steps, slot, others, lengths, seed)
     hidden: dict[HideSlot, Intervention] = {o.hide: o.hide if intervention is None else Together(intervention, o.hide) for o in outs}
     methods = [*([] if intervention is None else [intervention]), *hidden.values()]
     results = evaluate(
@@ -71,11 +75,12 @@ def knock_out_reading(
         raise KeyboardInterrupt("the knock-out was interrupted")
     by_label = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
     read = by_label[method.label]
-    rows: list[dict[str, Any]] = [dict(way="nothing", layer=None, head=None, step=None, slot=slot, **_measure(read, read))]
+    rows: list[dict[str, Any]] = [dict(intervention=method.label, way="nothing", layer=None, head=None, step=None, slot=slot, **_measure(read, read))]
     for one in outs:
         part = by_label[hidden[one.hide].label]
         tests = dict(p=mcnemar(part.correct.tolist(), read.correct.tolist()), p_reasoned=mcnemar(part.reasoned.tolist(), read.reasoned.tolist()))
-        rows.append(dict(way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot, **_measure(part, read), **tests))
+        where = dict(intervention=method.label, way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot)
+        rows.append(where | _measure(part, read) | tests)
     table = pd.DataFrame(rows).astype({c: "Int64" for c in ("layer", "head", "step")})
     for test in ("p", "p_reasoned"):
         table[f"{test}_holm"] = [float("nan"), *holm(table[test].iloc[1:].tolist())]
@@ -88,5 +93,6 @@ def _measure(part: pd.DataFrame, read: pd.DataFrame) -> dict[str, Any]:
     for column, name, low, high in (("correct", "accuracy", "low", "high"), ("reasoned", "reasoned", "reasoned_low", "reasoned_high")):
         bounds = wilson(int(part[column].sum()), len(part))
         found |= {name: part[column].mean(), **dict(zip((low, high), bounds, strict=True))}
-    same = (part["style"].to_numpy() == read["style"].to_numpy()).mean()
-    return found | dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=float(same))
+    same = int((part["style"].to_numpy() == read["style"].to_numpy()).sum())
+    found |= dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=same / len(part))
+    return found | dict(zip(("same_style_low", "same_style_high"), wilson(same, len(part)), strict=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...attention import query_heads
+from ...cache import check_slot, slot_from_end
 from ...interventions.hiding import HideSlot
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class KnockOut:
     step: int | None = None
 
 
-def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int | None, shortest: int, seed: int) -> list[KnockOut]:
+def knock_outs(
+    model: Model, ways: str | Sequence[str], steps: Sequence[int], slot: int, others: int | None, lengths: Sequence[int], seed: int
+) -> list[KnockOut]:
     """Every way's knock-outs. Of one-layer models "all but one layer" hides nothing, and there is none.
 
     Args:
@@ -37,7 +40,7 @@ def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], sl
         steps: for `"from step"` and `"only at step"`.
         slot: what is hidden; negative counts from the prompt's end.
         others: how many other slots for `"other slot"`, each hidden from everything; `None`: 20, or as many as there are.
-        shortest: length of the shortest prompt, in which all of these must be.
+        lengths: of the prompts, in all of which these must be.
         seed: of the choice of other slots.
 
     Raises:
@@ -50,17 +53,21 @@ def knock_outs(model: Model, ways: str | Sequence[str], steps: Sequence[int], sl
         raise ValueError(f"{f'There is no way {unknown[0]!r} of hiding a slot' if unknown else 'ways is empty'}; choose from {', '.join(WAYS)}.")
     if any(way.endswith("step") for way in chosen) and (not steps or min(steps) < 0):
         raise ValueError(f"steps must be one or more steps, 0 or above, not {tuple(steps)}; step 0 is the offset token.")
-    others = min(20, shortest - 1) if others is None else others
-    if "other slot" in chosen and not 1 <= others < shortest:
-        raise ValueError(f"The shortest prompt has {shortest - 1} slots beside the hidden one, so {others} others can't be drawn; choose 1 to {shortest - 1}.")
+    check_slot(slot)
+    hidden = {slot_from_end(slot, length, row) for row, length in enumerate(lengths)}
+    there = [back for back in range(1, min(lengths, default=1) + 1) if back not in hidden]
+    if "other slot" in chosen and not there:
+        raise ValueError("No slot beside the hidden one is in every prompt, so no other can be hidden for comparison; pass longer prompts.")
+    others = min(20, len(there)) if others is None else others
+    if "other slot" in chosen and not 1 <= others <= len(there):
+        raise ValueError(f"The prompts have {len(there)} slots beside the hidden one in common, so {others} others can't be drawn; choose 1 to {len(there)}.")
+    drawn = sorted(random.Random(f"{seed}/other slots").sample(there, others)) if "other slot" in chosen else []
     heads = query_heads(model.hf)
     pairs = [(layer, head) for layer in range(model.n_layers) for head in range(heads)]
-    return [out for way in chosen for out in _of_way(way, model.n_layers, pairs, dict.fromkeys(steps), slot, others, shortest, seed)]
+    return [out for way in chosen for out in _of_way(way, model.n_layers, pairs, dict.fromkeys(steps), slot, drawn)]
 
 
-def _of_way(
-    way: str, n_layers: int, pairs: Sequence[tuple[int, int]], steps: dict[int, None], slot: int, others: int, shortest: int, seed: int
-) -> Iterator[KnockOut]:
+def _of_way(way: str, n_layers: int, pairs: Sequence[tuple[int, int]], steps: dict[int, None], slot: int, others: Sequence[int]) -> Iterator[KnockOut]:
     if way == "everything":
         yield KnockOut(way, HideSlot(slot=slot))
     elif way == "one layer":
@@ -78,6 +85,4 @@ def _of_way(
     elif way == "only at step":
         yield from (KnockOut(way, HideSlot(first=step, end=step + 1, slot=slot), step=step) for step in steps)
     elif way == "other slot":
-        there = [back for back in range(1, shortest + 1) if -back != slot]
-        for back in sorted(random.Random(f"{seed}/other slots").sample(there, others)):
-            yield KnockOut(way, HideSlot(slot=-back))
+        yield from (KnockOut(way, HideSlot(slot=-back)) for back in others)

@@ -68,12 +68,13 @@ def nats_of_reading(
         summed over the text.
 
     Raises:
-        ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, or what `kv.generate` refuses; before anything is computed.
+        ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, a steering that adds nothing, or what `kv.generate`
+            refuses; before anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
     """
     method = check_intervention(model, intervention)
     whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
-    outs = knock_outs(model, ways, from_steps, slot, others, min(len(each.row.cached) for each in whole), seed)
+    outs = knock_outs(model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed)
     moved = divergences(model, whole, outs, batch_size)
     rows = [
         (out.way, out.layer, out.head, out.step, out.hide.slot, each.prompt, float(found[0]), float(found.sum()))

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...cache import slot_from_end
+from ...batching import check_batch_size
+from ...cache import check_slot, slot_from_end
 from ...decoding import Row, check_context
 from ...generation import check_interventions, generate
 from ...interventions.base import Intervention
 from ...prompts import Prompt, as_list
 from ...scoring import match_continuations, rows_under
+from ..lens import check_edits
 
 if TYPE_CHECKING:
     from ...models import Model
@@ -56,12 +58,15 @@ def follow(
     """Each prompt under each intervention, with `steps` tokens of the given continuation, or of what the intervention itself says there (greedily).
 
     Raises:
-        ValueError: no prompts or steps, an empty continuation, a slot that a prompt hasn't got, or what `kv.generate` refuses.
+        ValueError: no prompts or steps, an empty continuation, a slot that a prompt hasn't got, a steering that adds nothing, or what `kv.generate` refuses.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}: step 0 is the offset token, the first that reads the slot.")
+    check_slot(slot)
+    check_batch_size(batch_size)
     given = as_list(prompts)
     methods = check_interventions(model, interventions)
+    check_edits(*methods)
     rows = {method.label: rows_under(model, method, given, chat=chat, offset=offset) for method in methods}
     for each in rows.values():
         check_context(model, each, steps)

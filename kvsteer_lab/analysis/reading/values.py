@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from ...attention import query_heads
 from ...heads import head_writes
 from ...interventions.cache import CacheSteering
 from ...interventions.controls import random_controls
+from ...stats import control_p
 from ...unembedding import check_unembedding, unembed
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, contr
 
     Returns:
         A row a steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit` (less the mean over the vocabulary), and
-        `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of them (plus one) that reach the logit.
+        `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of them (plus one) that reach the logit
+        there, and `p_family`, the share of them (plus one) that reach it at *any* head: the one to ask when the table is searched for words that stand out.
 
     Raises:
         ValueError: a steering without values in its layers and heads, or fewer than one token.
@@ -52,21 +55,23 @@ def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, contr
     check_unembedding(model)
     drawn = [_values(control) for control in random_controls(steering, controls, seed)] if controls else []
     group = query_heads(model.hf) // model.n_kv_heads
-    rows = []
-    for layer in steering.scope:
-        for head in range(query_heads(model.hf)):
-            kv_head = head // group
-            if not own[layer, kv_head].any():
-                continue
-            written = head_writes(model.hf, layer, head, torch.stack([v[layer, kv_head] for v in (own, *drawn)]))
+    found: dict[tuple[int, int], tuple[float, Tensor, np.ndarray]] = {}  # by head: the norm, the best tokens' logits, each random vector's highest one
+    best: dict[tuple[int, int], list[int]] = {}
+    for layer, head in product(steering.scope, range(query_heads(model.hf))):
+        if own[layer, head // group].any():
+            written = head_writes(model.hf, layer, head, torch.stack([v[layer, head // group] for v in (own, *drawn)]))
             logits = _logits(model, written)
-            highest = logits[1:].amax(1).numpy()
-            for rank, token in enumerate(logits[0].topk(min(top, logits.shape[1])).indices.tolist()):
-                row = dict(layer=layer, head=head, kv_head=kv_head, norm=float(written[0].norm()), rank=rank, token=model.tokenizer.decode([token]))
-                row["logit"] = float(logits[0, token])
-                if len(highest):
-                    row |= dict(random_high=float(np.quantile(highest, 0.975)), p_random=float((1 + (highest >= row["logit"]).sum()) / (1 + len(highest))))
-                rows.append(row)
+            values, tokens = logits[0].topk(min(top, logits.shape[1]))
+            found[layer, head], best[layer, head] = (float(written[0].norm()), values, logits[1:].amax(1).numpy()), tokens.tolist()
+    anywhere = np.max([highest for _, _, highest in found.values()], axis=0)
+    rows = []
+    for (layer, head), (norm, values, highest) in found.items():
+        for rank, (token, logit) in enumerate(zip(best[layer, head], values.tolist(), strict=True)):
+            row = dict(layer=layer, head=head, kv_head=head // group, norm=norm, rank=rank, token=model.tokenizer.decode([token]), logit=logit)
+            if len(highest):
+                row |= dict(random_high=float(np.quantile(highest, 0.975)), p_random=control_p(logit, highest.tolist()))
+                row["p_family"] = control_p(logit, anywhere.tolist())
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
