@@ -101,21 +101,53 @@ def divergence(
     Raises:
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
     """
+    return divergences(model, prompts, continuations, [intervention], against, chat=chat, offset=offset, batch_size=batch_size)[0]
+
+
+def divergences(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    continuations: str | Sequence[str | Sequence[int]],
+    interventions: Sequence[Intervention | None],
+    against: Intervention | None = None,
+    *,
+    chat: bool = True,
+    offset: str | int | None = "\n",
+    batch_size: int = 32,
+) -> list[Divergence]:
+    """`divergence` of several interventions along the same texts: a prompt is prefilled once a batch, and what q says is computed once for all of them.
+
+    Args:
+        model, prompts, continuations, against, chat, offset, batch_size: as in `divergence`; a batch holds rows of several interventions.
+        interventions: what each p comes from.
+
+    Raises:
+        ValueError: no interventions, or as `divergence`.
+    """
+    if not interventions:
+        raise ValueError("There are no interventions to measure; pass at least one.")
     given, targets = match_continuations(model, prompts, continuations)
-    method, other = (check_intervention(model, side) for side in (intervention, against))
-    behind = own_offset(model, method, offset) if against is None else offset
-    sides = [rows_under(model, side, given, chat=chat, offset=token) for side, token in ((method, offset), (other, behind))]
-    for rows in sides:
+    methods, other = [check_intervention(model, method) for method in interventions], check_intervention(model, against)
+    behind = [own_offset(model, method, offset) if against is None else offset for method in methods]
+    plain = {token: rows_under(model, other, given, chat=chat, offset=token) for token in dict.fromkeys(behind)}
+    ours = [row for method in methods for row in rows_under(model, method, given, chat=chat, offset=offset)]
+    theirs = [(token, i) for token in behind for i in range(len(given))]  # which row of `plain` each of ours is held against
+    for rows in (ours, *plain.values()):
         check_context(model, rows, max(map(len, targets)))
     found: dict[int, Tensor] = {}
 
     def run(batch: Sequence[int]) -> list[Tensor]:
-        return _divergence(model, [[rows[i] for i in batch] for rows in sides], [targets[i] for i in batch])
+        distinct = list(dict.fromkeys(theirs[k] for k in batch))
+        place = [distinct.index(theirs[k]) for k in batch]
+        return _divergence(model, [ours[k] for k in batch], [plain[token][i] for token, i in distinct], place, [targets[i] for _, i in distinct])
 
-    for group in group_rows(model, sides[0]):  # one method's tails are equally long, so the other side's rows fit together, too
-        for batch, part in in_batches(group, batch_size, run):
-            found.update(zip(batch, part, strict=True))
-    return Divergence(tuple(targets), tuple(found[i] for i in range(len(given))), texts_of(model, targets))
+    for group in group_rows(model, ours):
+        for length in sorted({len(plain[theirs[k][0]][theirs[k][1]].read) for k in group}):  # rows of q share a batch, too
+            same = [k for k in group if len(plain[theirs[k][0]][theirs[k][1]].read) == length]
+            for batch, part in in_batches(same, batch_size, run):
+                found.update(zip(batch, part, strict=True))
+    texts, n = texts_of(model, targets), len(given)
+    return [Divergence(tuple(targets), tuple(found[m * n + i] for i in range(n)), texts) for m in range(len(methods))]
 
 
 def own_offset(model: Model, method: Intervention, offset: str | int | None) -> int | None:
@@ -125,14 +157,17 @@ def own_offset(model: Model, method: Intervention, offset: str | int | None) -> 
 
 
 @torch.no_grad()
-def _divergence(model: Model, sides: Sequence[Sequence[Row]], targets: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def _divergence(model: Model, ours: Sequence[Row], theirs: Sequence[Row], place: Sequence[int], targets: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """KL of each of our rows against the one of theirs at `place`, along that one's target."""
     from .models import LOCK
 
     steps: list[Tensor] = []
+    wanted = [targets[at] for at in place]
     with LOCK:
-        for (p, _), (q, _) in zip(*(logits_along(model, rows, targets) for rows in sides), strict=True):
-            steps += [kl(p[:, t], q[:, t]).cpu() for t in range(p.shape[1])]
-    return [row[: len(t)] for row, t in zip(torch.stack(steps, 1), targets, strict=True)]
+        along = zip(logits_along(model, ours, wanted), logits_along(model, theirs, targets, in_step_with=len(ours)), strict=True)
+        for (p, _), (q, _) in along:
+            steps += [kl(p[:, t], q[place, t]).cpu() for t in range(p.shape[1])]
+    return [row[: len(target)] for row, target in zip(torch.stack(steps, 1), wanted, strict=True)]
 
 
 def kl(p: Float[Tensor, "rows vocab"], q: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:

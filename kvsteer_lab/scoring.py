@@ -122,18 +122,26 @@ class Reading:
             return self.model.hf(**arguments).logits[:, -keep:]
 
 
-def logits_along(model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]]) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
+def logits_along(
+    model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]], in_step_with: int | None = None
+) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
     """The logits before each token of the rows' continuations, and these tokens, some steps at a time.
 
     Short continuations are padded by repeating their last token, which no earlier token sees. How many steps come at once depends on the
     rows and the vocabulary: memory does not grow with the continuations' length.
+
+    Args:
+        model: the model.
+        rows: what is read on from.
+        targets: a continuation a row.
+        in_step_with: how many rows another reading has that takes turns with this one, so that both come with as many steps.
     """
     width = max(map(len, targets))
     padded = torch.tensor([[*t, *[t[-1]] * (width - len(t))] for t in targets], device=model.device)
     reading = Reading(model, rows)
     logits = reading.start()
     yield logits, padded[:, :1]
-    size = max(1, _LOGITS // (len(rows) * logits.shape[-1]))
+    size = max(1, _LOGITS // ((in_step_with or len(rows)) * logits.shape[-1]))
     for start in range(1, width, size):
         following = padded[:, start : start + size]
         yield reading.read(padded[:, start - 1 : start - 1 + following.shape[1]]), following

@@ -15,7 +15,7 @@ from torch import Tensor
 import kvsteer_lab as kv
 import kvsteer_lab.scoring as scoring
 from kvsteer_lab.interventions import OtherOffset
-from kvsteer_lab.kl import divergence, kl
+from kvsteer_lab.kl import divergence, divergences, kl
 
 TEXTS = ["the fox", "Step 1: add 2 and 3 to get 5.", "19"]
 
@@ -194,3 +194,22 @@ def test_bad_requests_are_refused(model: kv.Model) -> None:
         divergence(model, "fox", "dog " * 500, None)
     with pytest.raises(ValueError, match="is no intervention; use"):
         divergence(model, "fox", "dog", "steered")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window 8", "gpt2", "gemma3"])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_several_interventions_are_measured_as_each_alone(load_random: Callable[[str], kv.Model], name: str, batch_size: int) -> None:
+    """Their tails differ, and so do the baselines that they are held against."""
+    model = load_random(name)
+    steering = kv.CacheSteering(vectors_for(model), 0.5, 1.0)
+    methods = [steering, None, kv.ForcedPrefix("the fox"), kv.NoOffset(), *kv.random_controls(steering, 2), OtherOffset(".")]
+    found = divergences(model, PROMPTS, TEXTS, methods, batch_size=batch_size)
+    for method, several in zip(methods, found, strict=True):
+        alone = divergence(model, PROMPTS, TEXTS, method, batch_size=1)
+        assert several.token_ids == alone.token_ids and several.tokens == alone.tokens
+        for a, b in zip(several.kl, alone.kl, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
+    totals = [sum(each.totals) for each in found]
+    assert len({round(total, 3) for total in totals}) > 3 and totals[1] == pytest.approx(0, abs=1e-4)
+    with pytest.raises(ValueError, match="There are no interventions to measure"):
+        divergences(model, PROMPTS, TEXTS, [])

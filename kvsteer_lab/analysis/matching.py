@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 
 from ..evaluation import evaluate
 from ..generation import generate
-from ..kl import divergence
+from ..kl import divergences
 from ..progress import bar
 from ..stats import mcnemar
 from ..sweep import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
@@ -23,7 +22,7 @@ from .replies import measure, style_of
 if TYPE_CHECKING:
     from ..models import Model
 
-_STEP = 0.01  # in log coefficient: where KL goes with its square, within 2% of the nats asked for
+_STEP = 0.01  # in log coefficient: where KL goes with its square, within 1% of the nats asked for
 _LEAST = 1e-12  # nats; less is rounding
 _BANDS = ("random_low", "random_high", "p_random", "random_adopted_low", "random_adopted_high", "p_random_adopted")
 
@@ -80,17 +79,18 @@ def match_divergence(
     chats = [task.chat(q) for q in task.questions(split, n, seed)]
     texts = generate(model, chats, generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=False).token_ids
 
-    def moves(steering: Steering) -> float:
-        return float(np.mean(divergence(model, chats, texts, steering, batch_size=batch_size).totals))
+    def move(given: Sequence[Steering]) -> list[float]:
+        return [float(np.mean(each.totals)) for each in divergences(model, chats, texts, given, batch_size=batch_size)]
 
     found: dict[tuple[str, float], dict[str, Steering]] = {}
-    with bar(len(steerings) * (controls + 1), "match", "vector", progress) as shown:
-        for name, steering in steerings.items():
-            drawn = {f"random {seed + i}": control for i, control in enumerate(controls_of(steering, controls, seed))}
-            for vector, own in {"steering": steering, **drawn}.items():
-                for x, factor in _factors(own, targets, span, moves).items():
-                    found.setdefault((name, x), {})[vector] = scaled(own, factor * coefficient_of(own), f"{name}, {vector}, {x:g} nats")
-                shown.update(1)
+    shown = bar(len(steerings), "match", "steering", progress)
+    for name, steering in steerings.items():
+        vectors = {"steering": steering} | {f"random {seed + i}": control for i, control in enumerate(controls_of(steering, controls, seed))}
+        for (vector, x), factor in _factors(vectors, targets, span, move).items():
+            own = vectors[vector]
+            found.setdefault((name, x), {})[vector] = scaled(own, factor * coefficient_of(own), f"{name}, {vector}, {x:g} nats")
+        shown.update(1)
+    shown.close()
     methods = [method for same in found.values() for method in same.values()]
     replies: dict[str, pd.DataFrame] = {}
     if methods:
@@ -107,7 +107,7 @@ def match_divergence(
             row: dict[str, Any] = dict(method=name, nats=x) | (dict(matched=len(same.keys() - {"steering"})) if controls else {})
             if "steering" in same:
                 reached = found[name, x]["steering"]
-                row |= dict(coefficient=coefficient_of(reached), dose=abs(coefficient_of(reached)) * units[name], kl=moves(reached))
+                row |= dict(coefficient=coefficient_of(reached), dose=abs(coefficient_of(reached)) * units[name], kl=move([reached])[0])
                 row |= _measure(same, style_of(steering))
                 if name != first and "steering" in found.get((first, x), {}):
                     theirs = replies[found[first, x]["steering"].label]
@@ -125,22 +125,33 @@ def _measure(same: Mapping[str, pd.DataFrame], style: str | None) -> dict[str, A
     return row | (band(row["adopted"], [float((part["style"] == style).mean()) for part in drawn], "adopted") if style else {})
 
 
-def _factors(steering: Steering, nats: Sequence[float], span: float, moves: Callable[[Steering], float]) -> dict[float, float]:
-    """The smallest factor at which a steering moves the model each of `nats`; those that it doesn't reach are left out.
+def _factors(
+    vectors: Mapping[str, Steering], nats: Sequence[float], span: float, move: Callable[[Sequence[Steering]], list[float]]
+) -> dict[tuple[str, float], float]:
+    """The smallest factor at which each vector moves the model each of `nats`; those that it doesn't reach are left out. All vectors take each step together.
 
     The divergence is taken at factors two apart first: it needn't grow all the way, for very large vectors can end up saying one thing only.
     """
 
-    def log_moves(log_factor: float) -> float:
-        return math.log(max(moves(scaled(steering, math.exp(log_factor) * coefficient_of(steering), "scaled")), _LEAST))
+    def log_moves(at: Sequence[tuple[str, float]]) -> list[float]:
+        moved = move([scaled(vectors[name], math.exp(x) * coefficient_of(vectors[name]), "scaled") for name, x in at])
+        return [math.log(max(kl, _LEAST)) for kl in moved]
 
     grid = np.linspace(-math.log(span), math.log(span), 1 + math.ceil(2 * math.log2(span))).tolist()
-    known = [log_moves(grid[0])]
-    while len(known) < len(grid) and max(known) < math.log(max(nats)):
-        known.append(log_moves(grid[len(known)]))
-    found = {}
-    for x in nats:
-        start = next((i for i in range(len(known) - 1) if known[i] < math.log(x) <= known[i + 1]), None)
-        if start is not None:
-            found[x] = math.exp(brentq(lambda at, x=x: log_moves(at) - math.log(x), grid[start], grid[start + 1], xtol=_STEP))
-    return found
+    known: dict[str, list[float]] = {name: [] for name in vectors}
+    for x in grid:
+        going = [name for name, seen in known.items() if not seen or max(seen) < math.log(max(nats))]
+        for name, moved in zip(going, log_moves([(name, x) for name in going]) if going else [], strict=True):
+            known[name].append(moved)
+    between: dict[tuple[str, float], tuple[float, float]] = {}
+    for name, seen in known.items():
+        for wanted in nats:
+            start = next((i for i in range(len(seen) - 1) if seen[i] < math.log(wanted) <= seen[i + 1]), None)
+            if start is not None:
+                between[name, wanted] = (grid[start], grid[start + 1])
+    for _ in range(math.ceil(math.log2((grid[1] - grid[0]) / _STEP)) if between else 0):
+        middles = {key: (low + high) / 2 for key, (low, high) in between.items()}
+        for (key, middle), moved in zip(middles.items(), log_moves([(name, x) for (name, _), x in middles.items()]), strict=True):
+            low, high = between[key]
+            between[key] = (middle, high) if moved < math.log(key[1]) else (low, middle)
+    return {key: math.exp((low + high) / 2) for key, (low, high) in between.items()}

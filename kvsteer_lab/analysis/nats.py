@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..generation import generate
 from ..interventions.base import Nothing
-from ..kl import divergence
+from ..kl import divergence, divergences
 from ..sweep import Steering, check_adds, check_coefficients, coefficient_of, controls_of, scaled
 from ..tasks.base import Task
 
@@ -54,10 +54,13 @@ def divergence_response(
     steered = [scaled(steering, c, f"coefficient {c:g}") for c in given]
     texts = generate(model, chats, [Nothing(), *steered], generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=progress)
     own = {label: [text.token_ids for text in texts if text.intervention == label] for label in ("baseline", *(s.label for s in steered))}
+    drawn = [{"steering": method} | {f"random {seed + i}": c for i, c in enumerate(controls_of(method, controls, seed))} for method in steered]
+    every = [each for vectors in drawn for each in vectors.values()]
+    moved = iter(divergences(model, chats, own["baseline"], every, batch_size=batch_size))
     rows = []
-    for method in steered:
-        for vector, each in [("steering", method), *((f"random {seed + i}", c) for i, c in enumerate(controls_of(method, controls, seed)))]:
-            plain = pd.Series(divergence(model, chats, own["baseline"], each, batch_size=batch_size).totals)
+    for method, vectors in zip(steered, drawn, strict=True):
+        for vector in vectors:
+            plain = pd.Series(next(moved).totals)
             row = dict(coefficient=coefficient_of(method), vector=vector, kl=plain.mean(), kl_low=plain.quantile(0.025), kl_high=plain.quantile(0.975))
             if vector == "steering":
                 row["kl_own"] = float(pd.Series(divergence(model, chats, own[method.label], method, batch_size=batch_size).totals).mean())
