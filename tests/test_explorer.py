@@ -127,6 +127,20 @@ def test_a_cell_shows_its_texts_and_gives_its_setting(explorer: Explorer) -> Non
     assert heatmap.legend.startswith("mean tokens over 3 prompts; baseline ") and heatmap.high > 1
 
 
+def test_a_cell_gives_the_setting_that_it_was_made_with(explorer: Explorer, made: Made) -> None:
+    explorer.set(sweep="layers", sweep_questions=2, heads=(0,), cv=2.0, max_new_tokens=30)
+    explorer.sweep()
+    assert said(explorer, "kv-sweep-status").startswith("Done")
+    swept = explorer.swept
+    explorer.set(heads=None, cv=6.0, ck=1.0, part="keys", mix={"analogical": 1.0}, offset=" ", split="extraction", seed=3, max_new_tokens=5, sample=True)
+    assert explorer.wait(PATIENCE) and swept is not None
+    explorer.page.ablation.heatmap.picked = [1, 2, 1]
+    find(explorer, "kv-cell-use").click()
+    assert explorer.state == swept.state.changed({"layers": (1, 3)}) and "Done" in said(explorer)
+    text = swept.done[1, 2][0].generation.text
+    assert explorer.comparison["cache steering"].generation.text == text != swept.baseline[0].generation.text  # type: ignore[index]
+
+
 def test_test_questions_are_not_swept(explorer: Explorer) -> None:
     explorer.set(split="test")
     explorer.sweep()

@@ -26,7 +26,7 @@ class Ablation:
     Args:
         change: is told of a knob's new value.
         start, cancel: what the buttons do.
-        take: is called with the changes of a cell's setting.
+        take: is called with a cell's whole setting.
 
     Attributes:
         box: what is displayed.
@@ -49,7 +49,7 @@ class Ablation:
         self.said = w.HTML(status("No sweep yet."))
         self.heatmap = Heatmap()
         self.texts = w.HTML(note("Click a cell, or walk to it with the arrow keys and press Enter, to read its texts."))
-        self.use = w.Button(description="Use this setting", disabled=True, tooltip="set the knobs of the left column to this cell's setting")
+        self.use = w.Button(description="Use this setting", disabled=True, tooltip="set the knobs of the left column as this cell had them")
         for widget, name in (
             (self.run, "sweep-run"),
             (self.stop, "sweep-cancel"),
@@ -86,7 +86,7 @@ class Ablation:
 
     def progress(self, sweep: Sweep, state: ExplorerState) -> None:
         """A sweep as far as it is done."""
-        fresh = sweep is not self.sweep
+        fresh = self.sweep is None or sweep.grid is not self.sweep.grid
         self.sweep = sweep
         if fresh:
             self.heatmap.picked = [-1, -1, self.heatmap.picked[2]]
@@ -121,6 +121,5 @@ class Ablation:
 
     def _take(self) -> None:
         row, column = self.heatmap.picked[:2]
-        cell = self.sweep.cell(row, column) if self.sweep is not None else None
-        if cell is not None:
-            self._take_over(dict(cell.changes))
+        if self.sweep is not None and (cell := self.sweep.cell(row, column)) is not None:
+            self._take_over(self.sweep.setting(cell))

@@ -19,15 +19,13 @@ from .keeping import write_figure, write_vectors
 from .markup import dose_html, note
 from .page import Page
 from .snippet import write_code
-from .state import ExplorerState
+from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .sweeping import Sweep, run_sweep
 from .worker import Outcome, Worker
 
 if TYPE_CHECKING:
     from ..models import Model
 
-_SWEEP_ONLY = {"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"}
-_GEOMETRY_ONLY = {"geometry_layer", "geometry_part"}
 _REMEMBERED = 63  # slots whose norms are kept
 
 
@@ -200,9 +198,9 @@ class Explorer:
             moved = state.difference(self.state)
             self.state = state
             self._show()
-        if moved & _GEOMETRY_ONLY:
+        if moved & GEOMETRY_FIELDS:
             self.look()
-        if moved - _SWEEP_ONLY - _GEOMETRY_ONLY:
+        if moved - SWEEP_FIELDS - GEOMETRY_FIELDS:
             self.compare()
 
     def _show(self) -> None:

@@ -27,6 +27,12 @@ PARTS: tuple[Part, ...] = ("keys and values", "keys", "values")
 SWEEPS: tuple[SweepKind, ...] = ("layers", "heads", "ck x cv")
 MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "changed")
 
+SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
+GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
+"""What the texts of the first tab don't depend on."""
+CELL_FIELDS = ("prompt", "task", "split", "mix", "ck", "cv", "part", "layers", "heads", "slot", "offset", "sample", "temperature", "top_p", "seed", "max_new_tokens")
+"""What the texts of a sweep's cell depend on, beside which questions are asked."""
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
