@@ -9,12 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import random_models
 import torch
 from explorer_bench import PATIENCE, Made, find, make, said, text_of, until
 
 import kvsteer_lab as kv
+from kvsteer_lab.figures import read_stamp
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.keeping import FIGURES
@@ -188,6 +190,51 @@ def test_figures_are_saved_once_and_not_overwritten(explorer: Explorer, tmp_path
     find(explorer, "kv-overwrite").value = True
     find(explorer, "kv-save-figure").click()
     assert said(explorer, "kv-keep-status").startswith("Written") and (tmp_path / "pairs.csv").read_text() != "old"
+
+
+def test_a_figure_tells_the_seed_of_what_it_shows(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.set(sweep_questions=1, seed=3, geometry_layer=2, geometry_part="keys")
+    explorer.sweep()
+    assert explorer.wait(PATIENCE)
+    gate = _busy(explorer)
+    explorer.set(seed=7, geometry_layer=1, geometry_part="values")  # nothing is made with this yet
+    for which, seed in zip(FIGURES, (3, 3, None), strict=True):
+        explorer.save_figure(which, str(tmp_path / which.split()[1]))
+        assert read_stamp(tmp_path / f"{which.split()[1]}.png").seed == seed, which
+    assert "layer 2, keys" in (tmp_path / "pairs.svg").read_text()
+    gate.set()
+
+
+def test_what_is_saved_is_what_was_there_at_the_click_whatever_runs_and_stops(explorer: Explorer, made: Made, tmp_path: Path) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(4)), sweep_cv=tuple(range(9)), sweep_questions=1)
+    explorer.sweep()
+    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
+    gate, before = _busy(explorer), explorer.state
+    explorer.save_state(str(tmp_path / "state.json"))
+    explorer.save_vectors(str(tmp_path / "vectors.safetensors"))
+    explorer.save_figure(FIGURES[1], str(tmp_path / "sweep"))
+    done = len(explorer.swept.done)  # type: ignore[union-attr]
+    explorer.cancel()
+    explorer.set(cv=0.5, mix={"analogical": 1.0})
+    gate.set()
+    assert explorer.wait(PATIENCE)
+    assert ExplorerState.load(tmp_path / "state.json") == before
+    torch.testing.assert_close(kv.KVVectors.load(tmp_path / "vectors.safetensors").values, made.vectors["stepwise"].values)
+    assert len(pd.read_csv(tmp_path / "sweep.csv")) == done + 1
+
+
+def _busy(explorer: Explorer) -> threading.Event:
+    """Keep the worker busy until the event is set."""
+    began, gate = threading.Event(), threading.Event()
+
+    def steps(cancelled: threading.Event) -> Iterator[None]:
+        began.set()
+        gate.wait(PATIENCE)
+        yield
+
+    explorer.worker.submit("busy", steps, lambda outcome, message: None, rank=-1)
+    assert began.wait(PATIENCE)
+    return gate
 
 
 def test_figures_of_what_is_not_there_are_refused(made: Made, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from .page import Page
 from .snippet import write_code
 from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .sweeping import Sweep, run_sweep
-from .worker import Outcome, Worker
+from .worker import Outcome, Worker, one_line
 
 if TYPE_CHECKING:
     from ..models import Model
@@ -32,7 +31,7 @@ _REMEMBERED = 63  # slots whose norms are kept
 class Explorer:
     """Steer a model by hand. Display it in a notebook; drive it by code with `set`, `wait`, `sweep` and what it has found.
 
-    Nothing here blocks: work is done by one thread, behind the library's lock. Close it with `close`.
+    Nothing that takes the model blocks: such work is done by one thread, behind the library's lock. Close it with `close`.
 
     Attributes:
         bench: the model and what the states name.
@@ -47,7 +46,6 @@ class Explorer:
         self.worker = Worker()
         self._norms: dict[Any, Any] = {}
         self._looked_at: set[str] = set()
-        self._numbers = count()  # no file takes the place of another
         self._turning = threading.RLock()
         self.page = Page(bench, folder, self)
         self._show()
@@ -169,16 +167,16 @@ class Explorer:
         self.worker.submit("look", lambda cancelled: self.page.geometry.draw(self.bench, state, cancelled), self._fail_only(self.page.geometry.fail), rank=1)
 
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
-        """Write one of the explorer's figures with `kv.save_figure`."""
-        self._write(lambda: write_figure(which, path, overwrite, self.model, self.state, self.comparison, self.swept, self.components))
+        """Draw one of the explorer's figures and write it with `kv.save_figure`, before this returns: a second or so."""
+        self._keep(lambda: write_figure(which, path, overwrite, self.model, self.state.measure, self.comparison, self.swept, self.components))
 
     def save_vectors(self, path: str, overwrite: bool = False) -> None:
-        """Write the chosen vectors, mixed as they are, as safetensors with their card."""
-        self._write(lambda: write_vectors(path, overwrite, self.bench, self.state))
+        """Write the chosen vectors, mixed as they are, as safetensors with their card, before this returns."""
+        self._keep(lambda: write_vectors(path, overwrite, self.bench, self.state))
 
     def save_state(self, path: str, overwrite: bool = False) -> None:
-        """Write the state as JSON."""
-        self._write(lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
+        """Write the state as JSON, before this returns."""
+        self._keep(lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
 
     def load_state(self, path: str) -> None:
         """Set every knob as a file of `save_state` says."""
@@ -189,7 +187,7 @@ class Explorer:
             self._become(state)
             return f"Restored: {path}."
 
-        self._write(read)
+        self._keep(read)
 
     # --- in between -------------------------------------------------------------------------------------------
 
@@ -250,9 +248,10 @@ class Explorer:
     def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
         return lambda outcome, message: say(message) if outcome == "failed" else None
 
-    def _write(self, write: Callable[[], str]) -> None:
-        def steps(cancelled: threading.Event) -> Iterator[None]:
-            self.page.keep.say(write())
-            yield
-
-        self.worker.submit(f"write {next(self._numbers)}", steps, self._fail_only(lambda message: self.page.keep.say(message, error=True)), rank=1)
+    def _keep(self, do: Callable[[], str]) -> None:
+        """Read or write a file at once: what is written is what is there at the click, and no Stop can lose it."""
+        self.page.keep.say("Working.")
+        try:
+            self.page.keep.say(do())
+        except Exception as error:
+            self.page.keep.say(one_line(error), error=True)

@@ -71,7 +71,7 @@ class Geometry:
                 self._texts[name] = pair_texts(own, bench.pairs.get(name), bench.tasks.get(own.card.recipe.get("task", "")))
         self.scatter.clear()
         self.found = find_components(bench.differences, state.geometry_layer, state.geometry_part, self._texts)
-        self.scatter.show(self.found, state.geometry_layer, state.geometry_part)
+        self.scatter.show(self.found)
         self.said.value = status(f"{_listed(list(bench.differences))}: {len(self.found.points)} pairs.")
         yield
 
