@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from explorer_bench import Made, compared, make
@@ -216,6 +219,34 @@ def test_what_cannot_be_made_again_is_taken_from_the_explorer(made: Made, model:
     comparison = compared(bench, state)
     assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
     assert comparison["cache steering"].generation.text != comparison["baseline"].generation.text
+
+
+def test_a_task_that_bears_a_name_of_the_packages_is_taken_from_the_explorer(made: Made) -> None:
+    rows = [(f"Ann has {i} apples, gets 2. How many?", i + 2, f"{i} + 2 = {i + 2}.", "dev" if i < 9 else "extraction") for i in range(3, 25)]
+    table = pd.DataFrame(rows, columns=["question", "answer", "steps", "split"])
+    task = kv.tasks.from_frame(table, name="gsm8k", split="split", replies={"stepwise": "steps"})
+    pairs = kv.ContrastiveSet.few_shot(task, made.model.tokenizer, style="stepwise", n=4, shots=2)
+    bench = Bench(made.model, {"stepwise": kv.extract(made.model, pairs, progress=False)}, pairs={"stepwise": pairs}, tasks={"gsm8k": task})
+    state = made.state(task="gsm8k", arms=("baseline", "cache steering", "activation steering"))
+    code = write_code(bench, state)
+    assert "kv.tasks.get" not in code and "task = explorer.tasks['gsm8k']" in code and "vectors = explorer.vectors['stepwise']" in code
+    comparison = compared(bench, state)
+    scope: dict[str, Any] = {"explorer": bench}
+    exec(write_code(bench, state), scope)
+    assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
+
+
+def test_a_benchmark_in_a_folder_is_read_from_there_by_the_code(made: Made, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        rows = [{"question": f"{part} {i}: Ann has {i} apples, gets 2. How many?", "answer": f"{i} + 2 = {i + 2}\n#### {i + 2}"} for i in range(9)]
+        (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench = Bench(made.model, dict(made.vectors), tasks={"gsm8k": kv.tasks.get("gsm8k", tmp_path)})
+    state = made.state(task="gsm8k", split="test", arms=("baseline", "cache steering"), max_new_tokens=8)
+    code = write_code(bench, state)
+    assert f"kv.tasks.get('gsm8k', data_dir={str(tmp_path)!r})" in code
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["texts"].texts == [own.generation.text for own in compared(bench, state).arms]
 
 
 def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> None:
