@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import pandas as pd
 import pytest
 import random_models
 import torch
-from explorer_bench import PATIENCE, Made, find, make, said, text_of, until
+from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, until
+from ipywidgets.widgets import widget as widget_module
 
 import kvsteer_lab as kv
 from kvsteer_lab.figures import read_stamp
 from kvsteer_lab.widgets import running
+from kvsteer_lab.widgets import worker as worker_module
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.keeping import FIGURES
 from kvsteer_lab.widgets.page import TABS
@@ -81,6 +85,43 @@ def test_cancel_of_a_sweep_takes_less_than_a_second_and_keeps_cells(explorer: Ex
     assert said(explorer, "kv-sweep-status").startswith("Done: 1 cells") and find(explorer, "kv-sweep-bar").value == 1
 
 
+def test_a_second_click_on_run_leaves_cancel_to_the_sweep_that_runs(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
+    assert explorer.wait(PATIENCE)
+    run, stop = find(explorer, "kv-sweep-run"), find(explorer, "kv-sweep-cancel")
+    run.click()
+    run.click()
+    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
+    assert run.disabled and not stop.disabled
+    stop.click()
+    assert said(explorer, "kv-sweep-status").startswith("Cancelled: ") and not run.disabled and stop.disabled
+
+
+def test_a_sweep_that_never_began_reports_no_cells(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=(0.0,), sweep_cv=(1.0, 2.0), sweep_questions=1)
+    explorer.sweep()
+    assert said(explorer, "kv-sweep-status").startswith("Done: 2 cells")
+    gate = busy(explorer)
+    explorer.sweep()
+    find(explorer, "kv-sweep-cancel").click()
+    gate.set()
+    assert said(explorer, "kv-sweep-status") == "Cancelled before it began; the cells are of the sweep before."
+
+
+def test_a_cell_that_was_picked_shows_its_texts_when_it_is_done(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=(0.0, 1.0, 2.0), sweep_cv=(0.0, 1.0, 2.0), sweep_questions=1)
+    explorer.sweep()
+    until(lambda: explorer.swept is not None and bool(explorer.swept.baseline))
+    gate = busy(explorer)
+    if (2, 2) not in explorer.swept.done:  # type: ignore[union-attr]
+        explorer.page.ablation.heatmap.picked = [2, 2, 1]
+        assert "This cell isn&#x27;t done yet" in find(explorer, "kv-cell-texts").value
+    gate.set()
+    assert said(explorer, "kv-sweep-status").startswith("Done") and explorer.page.ablation.heatmap.picked[:2] == [2, 2]
+    html = find(explorer, "kv-cell-texts").value
+    assert "done yet" not in html and explorer.swept.done[2, 2][0].generation.answer in html  # type: ignore[union-attr]
+
+
 def test_a_comparison_goes_between_the_chunks_of_a_sweep(explorer: Explorer) -> None:
     explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
     assert explorer.wait(PATIENCE)
@@ -103,6 +144,44 @@ def test_close_leaves_no_thread(made: Made) -> None:
     assert not thread.is_alive() and time.perf_counter() - start < 1
     with pytest.raises(RuntimeError, match="closed"):
         explorer.compare()
+
+
+def test_close_leaves_no_widget(made: Made) -> None:
+    before = set(_widgets())
+    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs)
+    assert explorer.wait(PATIENCE) and len(set(_widgets()) - before) > 100
+    explorer.close()
+    assert not set(_widgets()) - before
+
+
+def _widgets() -> Iterable[str]:
+    return widget_module._instances
+
+
+def test_the_thread_ends_when_there_is_nothing_to_do_and_comes_back(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
+    explorer.compare()
+    assert explorer.wait(PATIENCE)
+    until(lambda: explorer.worker._thread is None)
+    explorer.set(cv=0.0)
+    assert "Done" in said(explorer) and explorer.comparison.state.cv == 0.0  # type: ignore[union-attr]
+
+
+def test_the_interpreter_ends_cleanly_while_work_runs() -> None:
+    code = '''
+import kvsteer_lab as kv, time
+model = kv.load("tiny")
+task = kv.tasks.get("tiny-arithmetic")
+pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+explorer = kv.explore(model, kv.extract(model, pairs, progress=False), task=task)
+explorer.set(sweep="ck x cv", sweep_ck=tuple(range(30)), sweep_cv=tuple(range(30)), max_new_tokens=64)
+explorer.sweep()
+while explorer.swept is None or len(explorer.swept.done) < 2:
+    time.sleep(0.01)
+print("working", explorer.worker.kinds, flush=True)
+'''
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert "working ['sweep']" in ended.stdout and ended.returncode == 0 and not ended.stderr, (ended.returncode, ended.stderr)
 
 
 # --- cells and pairs ----------------------------------------------------------------------------------------------
@@ -196,7 +275,7 @@ def test_a_figure_tells_the_seed_of_what_it_shows(explorer: Explorer, tmp_path: 
     explorer.set(sweep_questions=1, seed=3, geometry_layer=2, geometry_part="keys")
     explorer.sweep()
     assert explorer.wait(PATIENCE)
-    gate = _busy(explorer)
+    gate = busy(explorer)
     explorer.set(seed=7, geometry_layer=1, geometry_part="values")  # nothing is made with this yet
     for which, seed in zip(FIGURES, (3, 3, None), strict=True):
         explorer.save_figure(which, str(tmp_path / which.split()[1]))
@@ -209,7 +288,7 @@ def test_what_is_saved_is_what_was_there_at_the_click_whatever_runs_and_stops(ex
     explorer.set(sweep="ck x cv", sweep_ck=tuple(range(4)), sweep_cv=tuple(range(9)), sweep_questions=1)
     explorer.sweep()
     until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
-    gate, before = _busy(explorer), explorer.state
+    gate, before = busy(explorer), explorer.state
     explorer.save_state(str(tmp_path / "state.json"))
     explorer.save_vectors(str(tmp_path / "vectors.safetensors"))
     explorer.save_figure(FIGURES[1], str(tmp_path / "sweep"))
@@ -221,20 +300,6 @@ def test_what_is_saved_is_what_was_there_at_the_click_whatever_runs_and_stops(ex
     assert ExplorerState.load(tmp_path / "state.json") == before
     torch.testing.assert_close(kv.KVVectors.load(tmp_path / "vectors.safetensors").values, made.vectors["stepwise"].values)
     assert len(pd.read_csv(tmp_path / "sweep.csv")) == done + 1
-
-
-def _busy(explorer: Explorer) -> threading.Event:
-    """Keep the worker busy until the event is set."""
-    began, gate = threading.Event(), threading.Event()
-
-    def steps(cancelled: threading.Event) -> Iterator[None]:
-        began.set()
-        gate.wait(PATIENCE)
-        yield
-
-    explorer.worker.submit("busy", steps, lambda outcome, message: None, rank=-1)
-    assert began.wait(PATIENCE)
-    return gate
 
 
 def test_figures_of_what_is_not_there_are_refused(made: Made, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 import ipywidgets as w
 import pytest
 import torch
-from explorer_bench import PATIENCE, Made, find, make, said, text_of, walk
+from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, walk
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets import running
+from kvsteer_lab.widgets.controls import OWN_TEXT
 from kvsteer_lab.widgets.explorer import Explorer
+from kvsteer_lab.widgets.knobs import slider
 from kvsteer_lab.widgets.state import ExplorerState
 
 
@@ -38,7 +42,7 @@ def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
 @pytest.mark.parametrize(
     ("css", "value", "field", "expected"),
     [
-        ("kv-task", None, "task", None),
+        ("kv-task", OWN_TEXT, "task", None),
         ("kv-split", "extraction", "split", "extraction"),
         ("kv-question", 2, "question", 2),
         ("kv-prompt", "Hello", "prompt", "Hello"),
@@ -158,9 +162,9 @@ def test_the_dose_stands_beside_the_coefficients(explorer: Explorer) -> None:
     assert explorer.wait(PATIENCE)
     table = explorer.vectors["stepwise"].relative_to(explorer.model, [explorer.comparison.asked.prompt])  # type: ignore[union-attr]
     mean = 2 * table["values"][1:].mean()
-    assert f"values <b>×{mean:.2g}</b>" in explorer.page.controls.dose.value
+    assert f"values <b>×{mean:.2g}</b>" in explorer.page.controls.dose.html.value
     explorer.set(layers=())
-    assert "unknown" in (said(explorer) and explorer.page.controls.dose.value)
+    assert "unknown" in (said(explorer) and explorer.page.controls.dose.html.value)
 
 
 def test_a_model_whose_attention_is_closed_says_so(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +187,66 @@ def test_looks_at_test_questions_are_counted(explorer: Explorer) -> None:
     assert "Done" in said(explorer) and "Looked at so far: 2" in explorer.page.controls.asked.value
     explorer.set(question=0)
     assert "Done" in said(explorer) and "Looked at so far: 2" in explorer.page.controls.asked.value
+
+
+def test_the_asked_question_stands_while_it_is_asked(explorer: Explorer) -> None:
+    asked, question = explorer.page.controls.asked, explorer.comparison.asked.question.text  # type: ignore[union-attr]
+    assert question in asked.value
+    find(explorer, "kv-measure").value = "tokens"
+    explorer.look(layer=2)
+    find(explorer, "kv-cv").value = 1.0
+    assert question in asked.value and "Done" in said(explorer) and question in asked.value
+    gate = busy(explorer)
+    explorer.set(question=1)
+    assert question not in asked.value
+    gate.set()
+    assert "Done" in said(explorer) and explorer.comparison.asked.question.text in asked.value != question  # type: ignore[union-attr]
+
+
+def test_a_dev_question_is_no_test_question_after_one_was_looked_at(explorer: Explorer) -> None:
+    explorer.set(split="test")
+    assert "Done" in said(explorer) and "Looked at so far: 1" in explorer.page.controls.asked.value
+    explorer.set(split="dev")
+    assert "Done" in said(explorer) and "look" not in explorer.page.controls.asked.value
+
+
+def test_ones_own_text_is_a_choice_that_the_list_names(explorer: Explorer) -> None:
+    explorer.set(task=None, prompt="Hello")
+    assert find(explorer, "kv-task").label == "my own text" and "Done" in said(explorer)
+
+
+def test_texts_of_an_earlier_setting_are_marked(explorer: Explorer) -> None:
+    line, steered = find(explorer, "kv-earlier-line"), find(explorer, "kv-arm-cache-steering")
+    marked = [steered, find(explorer, "kv-next-tokens"), find(explorer, "kv-attention")]
+    assert line.layout.visibility == "hidden" and not any("kv-earlier" in view._dom_classes for view in marked)
+    gate = busy(explorer)
+    find(explorer, "kv-cv").value = 0.0
+    find(explorer, "kv-stop").click()
+    gate.set()
+    assert said(explorer) == "Cancelled." and line.layout.visibility == "visible"
+    assert all("kv-earlier" in view._dom_classes for view in marked), "they stand there with their marks and numbers"
+    explorer.set(measure="tokens", geometry_layer=2)
+    assert explorer.wait(PATIENCE) and line.layout.visibility == "visible"
+    find(explorer, "kv-run").click()
+    assert said(explorer) == "Done." and line.layout.visibility == "hidden" and not any("kv-earlier" in view._dom_classes for view in marked)
+
+
+def test_the_dose_is_never_that_of_another_setting(explorer: Explorer) -> None:
+    dose = explorer.page.controls.dose.html
+    first = dose.value
+    gate = busy(explorer)
+    find(explorer, "kv-cv").value = 4.0
+    double = dose.value
+    assert "values <b>×" in double and double != first, "the slot was measured: it needs no model"
+    find(explorer, "kv-slot").value = -2
+    assert "not measured yet" in dose.value
+    find(explorer, "kv-stop").click()
+    gate.set()
+    assert explorer.wait(PATIENCE) and "not measured yet" in dose.value
+    find(explorer, "kv-run").click()
+    assert explorer.wait(PATIENCE) and "Dose, relative to slot -2" in dose.value
+    find(explorer, "kv-slot").value = -1
+    assert dose.value == double and explorer.wait(PATIENCE) and dose.value == double
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -209,6 +273,59 @@ def test_bad_input_is_one_line_and_the_explorer_lives_on(explorer: Explorer, cha
     assert message in line and "\n" not in line and "kv-error" in find(explorer, "kv-status").value
     explorer.set(**{name: getattr(good, name) for name in changes}, seed=1)
     assert "Done" in said(explorer) and text_of(explorer, "cache steering")
+
+
+def test_an_error_that_is_newer_than_the_work_stays(explorer: Explorer) -> None:
+    gate = busy(explorer)
+    explorer.set(cv=1.0)
+    explorer.move({"question": -1})
+    gate.set()
+    assert "The state&#x27;s question is -1" in said(explorer) and explorer.comparison.state.cv == 1.0  # type: ignore[union-attr]
+    explorer.compare()
+    assert said(explorer) == "Done."
+
+
+def test_no_turn_of_a_knob_is_lost_between_threads(explorer: Explorer) -> None:
+    explorer.cancel()
+    turns = {name: [float(i) / 10 for i in range(1, 60)] for name in ("ck", "activation_coefficient", "temperature")}
+
+    def turn(name: str) -> None:
+        for value in turns[name]:
+            explorer.move({name: value})
+
+    threads = [threading.Thread(target=turn, args=(name,)) for name in turns]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    explorer.cancel()
+    assert [getattr(explorer.state, name) for name in turns] == [5.9, 5.9, 5.9]
+
+
+def test_a_control_that_is_moved_while_another_thread_shows_a_state_counts() -> None:
+    moved: list[Any] = []
+    knob = slider("cv", "c_v", -4.0, 8.0, 0.1, "")
+    knob.bind(lambda field, value: moved.append(value))
+    began, gate = threading.Event(), threading.Event()
+
+    def slow(change: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            began.set()
+            gate.wait(PATIENCE)
+
+    knob.widget.observe(slow, "value")
+    thread = threading.Thread(target=knob.show, args=(ExplorerState(cv=1.0),))
+    thread.start()
+    assert began.wait(PATIENCE)
+    knob.widget.value = 3.0
+    gate.set()
+    thread.join()
+    assert moved == [3.0]
 
 
 def test_set_by_code_raises_and_changes_nothing(explorer: Explorer) -> None:

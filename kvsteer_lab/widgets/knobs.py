@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,13 +34,13 @@ class Knob:
         self.field, self.widget = field, widget
         self._show, self._parts = show, tuple(parts) or (widget,)
         self._read = read or (lambda: widget.value)
-        self._showing = False
+        self._shown_by: int | None = None
 
     def bind(self, change: Set) -> Knob:
         """Tell `change` whenever a reader moves the control."""
 
         def moved(_: Any) -> None:
-            if not self._showing:
+            if self._shown_by != threading.get_ident():  # another thread may show a state while a reader moves this
                 change(self.field, self._read())
 
         for part in self._parts:
@@ -48,11 +49,11 @@ class Knob:
 
     def show(self, state: ExplorerState) -> None:
         """Show a state without telling of it."""
-        self._showing = True
+        self._shown_by = threading.get_ident()
         try:
             self._show(state)
         finally:
-            self._showing = False
+            self._shown_by = None
 
     @property
     def enabled(self) -> bool:
@@ -83,19 +84,19 @@ def slider(field: str, label: str, low: float, high: float, step: float, hint: s
     return Knob(field, widget, show)
 
 
-def choice(field: str, label: str, options: Sequence[Any]) -> Knob:
-    """A list of which one is chosen; what isn't in it is added when a state names it."""
+def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Knob:
+    """A list of which one is chosen; what isn't in it is added when a state names it. `none` stands for the field's `None`."""
     widget = w.Dropdown(options=options, description=label, style=_LABEL, layout=_WIDE)
     css(widget, field)
 
     def show(state: ExplorerState) -> None:
-        value = getattr(state, field)
+        value = none if getattr(state, field) is None else getattr(state, field)
         known = [option[1] if isinstance(option, tuple) else option for option in widget.options]
         if value not in known:
             widget.options = [*widget.options, (str(value), value)]
         widget.value = value
 
-    return Knob(field, widget, show)
+    return Knob(field, widget, show, read=lambda: None if none is not None and widget.value == none else widget.value)
 
 
 def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = False) -> Knob:

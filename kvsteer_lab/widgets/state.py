@@ -30,7 +30,9 @@ MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "cha
 SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
 GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
 """What the texts of the first tab don't depend on."""
-CELL_FIELDS = ("prompt", "task", "split", "mix", "ck", "cv", "part", "layers", "heads", "slot", "offset", "sample", "temperature", "top_p", "seed", "max_new_tokens")
+_STEERING_FIELDS = ("mix", "ck", "cv", "part", "layers", "heads", "slot", "offset")
+_SAMPLING_FIELDS = ("sample", "temperature", "top_p", "seed", "max_new_tokens")
+CELL_FIELDS = ("prompt", "task", "split", *_STEERING_FIELDS, *_SAMPLING_FIELDS)
 """What the texts of a sweep's cell depend on, beside which questions are asked."""
 
 Count = Annotated[int, Field(ge=0)]
@@ -103,9 +105,23 @@ class ExplorerState:
         """
         return _checked(lambda: replace(self, **changes), {**asdict(self), **changes})
 
-    def difference(self, other: ExplorerState) -> set[str]:
+    def difference(self, other: ExplorerState) -> frozenset[str]:
         """The fields in which two states differ."""
-        return {f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)}
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def asks(self) -> tuple[Any, ...]:
+        """What is asked: the question's task, split and number, or the user's own text."""
+        return (self.prompt,) if self.task is None else (self.task, self.split, self.question)
+
+    def says_the_same(self, other: ExplorerState) -> bool:
+        """Whether an intervention that both states compare says the same in both."""
+        return not self.difference(other) - SWEEP_FIELDS - GEOMETRY_FIELDS - {"arms"}
 
     # --- files ------------------------------------------------------------------------------------------------
 
