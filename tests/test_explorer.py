@@ -6,8 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,48 @@ def test_close_leaves_no_thread(made: Made) -> None:
     assert not thread.is_alive() and time.perf_counter() - start < 1
     with pytest.raises(RuntimeError, match="closed"):
         explorer.compare()
+
+
+def test_explorers_leave_the_processs_warnings_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[int] = []
+    clashes: list[str] = []
+    enter, leave = warnings.catch_warnings.__enter__, warnings.catch_warnings.__exit__
+
+    def watched_enter(catcher: Any) -> Any:
+        if threading.current_thread().name == "kvsteer-explorer":
+            inside.append(threading.get_ident())
+            if len(set(inside)) > 1 or catcher._record:
+                clashes.append("recorded" if catcher._record else "two threads at once")
+            time.sleep(0.001)
+        return enter(catcher)
+
+    def watched_leave(catcher: Any, *error: Any) -> None:
+        if threading.current_thread().name == "kvsteer-explorer":
+            inside.remove(threading.get_ident())
+        leave(catcher, *error)
+
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", watched_enter)
+    monkeypatch.setattr(warnings.catch_warnings, "__exit__", watched_leave)
+    before, shown = list(warnings.filters), warnings.showwarning
+    state = made.state(arms=("baseline", "cache steering"))
+    both = [kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state) for _ in range(2)]
+    for turn in range(3):
+        for explorer in both:
+            explorer.look(layer=1 + turn)
+            explorer.set(cv=float(turn))
+        assert all(said(explorer) == "Done." for explorer in both)
+    for explorer in both:
+        explorer.close()
+    assert not clashes, "whoever puts the filters back last puts back those of another moment"
+    assert warnings.filters == before and warnings.showwarning is shown
+
+
+def test_vectors_of_other_weights_are_told_of_in_the_line(made: Made) -> None:
+    own = made.vectors["stepwise"]
+    with pytest.warns(UserWarning, match="other weights"):
+        explorer = kv.explore(made.model, replace(own, card=replace(own.card, fingerprint="0" * 16)), task=made.task)
+        assert "Done. These vectors were extracted from other weights (tiny, or another adapter)" in said(explorer)
+    explorer.close()
 
 
 def test_close_leaves_no_widget(made: Made) -> None:

@@ -159,6 +159,11 @@ class Bench:
             raise ValueError(f"Activation steering needs vectors of the residual stream for {name!r}; pass kv.explore activations=... or pairs=...")
         return self.activations[name], weight * state.activation_coefficient
 
+    def tell_of_other_weights(self, state: ExplorerState) -> list[str]:
+        """What there is to warn of in the state's vectors: that they were extracted from other weights, or in another dtype."""
+        said = [self.vectors[name].card.tell_of_other_weights(self.model) for name in self._weights(state)]
+        return list(dict.fromkeys(filter(None, said)))
+
     # --- what is added later ----------------------------------------------------------------------------------
 
     def load_vectors(self, source: str) -> str:

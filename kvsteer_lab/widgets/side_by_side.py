@@ -16,7 +16,7 @@ from .bench import Bench
 from .comparing import Comparison
 from .knobs import css
 from .markup import LEGEND, arm_html, attention_html, facts_html, next_tokens_html, note, tokens_html
-from .running import CancelledError
+from .running import TABLES, CancelledError
 from .state import ARMS, Arm, ExplorerState
 
 _PAUSE = 0.04  # seconds between two pictures of a text: more often nobody sees, and the browser would choke
@@ -105,15 +105,18 @@ class SideBySide:
                 if cancelled.is_set():
                     raise CancelledError
                 method = bench.intervention(own.arm, state)
-                table = attention_to_slot(
-                    bench.model, [comparison.asked.prompt], method, [own.generation.token_ids], steps=_STEPS, slot=state.slot, offset=state.offset
-                )
-                tables.append(table.assign(intervention=own.arm))
+                with TABLES:
+                    table = attention_to_slot(
+                        bench.model, [comparison.asked.prompt], method, [own.generation.token_ids], steps=_STEPS, slot=state.slot, offset=state.offset
+                    )
+                    tables.append(table.assign(intervention=own.arm))
                 yield
         except UnsteerableModelError as error:
             self._put({"attention": note(str(error))}, state)
             return
-        self._put({"attention": attention_html(pd.concat(tables))}, state)
+        with TABLES:
+            html = attention_html(pd.concat(tables))
+        self._put({"attention": html}, state)
 
     # --- in between -------------------------------------------------------------------------------------------
 

@@ -127,7 +127,7 @@ class Worker:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             outcome, message, scarce = self._step(job)
-            if scarce:  # only now is there nothing left of the error
+            if scarce:  # only now are the error's frames gone, and what they held
                 free_memory()
             if outcome is not None:
                 self._end(job, outcome, message)
@@ -146,7 +146,6 @@ class Worker:
             line, scarce = one_line(error), is_out_of_memory(error)
             if not job.cancelled.is_set():
                 self.error = "".join(traceback.format_exception(error))
-            _let_go(error)
             return ("cancelled", "", scarce) if job.cancelled.is_set() else ("failed", line, scarce)
         return None, "", False
 
@@ -180,19 +179,6 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, ValueError | OSError | RuntimeError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Drop what the frames of an error hold, and those of the errors that it came of."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            each.__traceback__ = None
-            waiting += [each.__cause__, each.__context__]
 
 
 @atexit.register
