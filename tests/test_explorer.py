@@ -1,30 +1,20 @@
-"""The explorer without a browser: latest wins, cancelling, cells, pairs, files, other architectures, and no thread left behind."""
+"""The explorer without a browser: latest wins, cancelling, cells, pairs, and other architectures."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import random_models
-import torch
-from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, until
-from ipywidgets.widgets import widget as widget_module
+from explorer_bench import PATIENCE, Made, busy, find, make, said, until
 
 import kvsteer_lab as kv
-from kvsteer_lab.figures import read_stamp
 from kvsteer_lab.widgets import running
-from kvsteer_lab.widgets import worker as worker_module
 from kvsteer_lab.widgets.explorer import Explorer
-from kvsteer_lab.widgets.keeping import FIGURES
 from kvsteer_lab.widgets.page import TABS
 from kvsteer_lab.widgets.state import ExplorerState
 
@@ -135,98 +125,6 @@ def test_a_comparison_goes_between_the_chunks_of_a_sweep(explorer: Explorer) -> 
     assert explorer.wait(PATIENCE)
 
 
-def test_close_leaves_no_thread(made: Made) -> None:
-    before = {thread.ident for thread in threading.enumerate()}
-    explorer = kv.explore(made.model, made.vectors["stepwise"])
-    thread = next(thread for thread in threading.enumerate() if thread.name == "kvsteer-explorer" and thread.ident not in before)
-    explorer.sweep()
-    start = time.perf_counter()
-    explorer.close()
-    assert not thread.is_alive() and time.perf_counter() - start < 1
-    with pytest.raises(RuntimeError, match="closed"):
-        explorer.compare()
-
-
-def test_explorers_leave_the_processs_warnings_alone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    inside: list[int] = []
-    clashes: list[str] = []
-    enter, leave = warnings.catch_warnings.__enter__, warnings.catch_warnings.__exit__
-
-    def watched_enter(catcher: Any) -> Any:
-        if threading.current_thread().name == "kvsteer-explorer":
-            inside.append(threading.get_ident())
-            if len(set(inside)) > 1 or catcher._record:
-                clashes.append("recorded" if catcher._record else "two threads at once")
-            time.sleep(0.001)
-        return enter(catcher)
-
-    def watched_leave(catcher: Any, *error: Any) -> None:
-        if threading.current_thread().name == "kvsteer-explorer":
-            inside.remove(threading.get_ident())
-        leave(catcher, *error)
-
-    monkeypatch.setattr(warnings.catch_warnings, "__enter__", watched_enter)
-    monkeypatch.setattr(warnings.catch_warnings, "__exit__", watched_leave)
-    before, shown = list(warnings.filters), warnings.showwarning
-    state = made.state(arms=("baseline", "cache steering"))
-    both = [kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state) for _ in range(2)]
-    for turn in range(3):
-        for explorer in both:
-            explorer.look(layer=1 + turn)
-            explorer.set(cv=float(turn))
-        assert all(said(explorer) == "Done." for explorer in both)
-    for explorer in both:
-        explorer.close()
-    assert not clashes, "whoever puts the filters back last puts back those of another moment"
-    assert warnings.filters == before and warnings.showwarning is shown
-
-
-def test_vectors_of_other_weights_are_told_of_in_the_line(made: Made) -> None:
-    own = made.vectors["stepwise"]
-    with pytest.warns(UserWarning, match="other weights"):
-        explorer = kv.explore(made.model, replace(own, card=replace(own.card, fingerprint="0" * 16)), task=made.task)
-        assert "Done. These vectors were extracted from other weights (tiny, or another adapter)" in said(explorer)
-    explorer.close()
-
-
-def test_close_leaves_no_widget(made: Made) -> None:
-    before = set(_widgets())
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs)
-    assert explorer.wait(PATIENCE) and len(set(_widgets()) - before) > 100
-    explorer.close()
-    assert not set(_widgets()) - before
-
-
-def _widgets() -> Iterable[str]:
-    return widget_module._instances
-
-
-def test_the_thread_ends_when_there_is_nothing_to_do_and_comes_back(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
-    explorer.compare()
-    assert explorer.wait(PATIENCE)
-    until(lambda: explorer.worker._thread is None)
-    explorer.set(cv=0.0)
-    assert "Done" in said(explorer) and explorer.comparison.state.cv == 0.0  # type: ignore[union-attr]
-
-
-def test_the_interpreter_ends_cleanly_while_work_runs() -> None:
-    code = '''
-import kvsteer_lab as kv, time
-model = kv.load("tiny")
-task = kv.tasks.get("tiny-arithmetic")
-pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
-explorer = kv.explore(model, kv.extract(model, pairs, progress=False), task=task)
-explorer.set(sweep="ck x cv", sweep_ck=tuple(range(30)), sweep_cv=tuple(range(30)), max_new_tokens=64)
-explorer.sweep()
-while explorer.swept is None or len(explorer.swept.done) < 2:
-    time.sleep(0.01)
-print("working", explorer.worker.kinds, flush=True)
-'''
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert "working ['sweep']" in ended.stdout and ended.returncode == 0 and not ended.stderr, (ended.returncode, ended.stderr)
-
-
 # --- cells and pairs ----------------------------------------------------------------------------------------------
 
 
@@ -289,102 +187,6 @@ def test_without_pairs_the_geometry_tab_says_what_to_pass(made: Made) -> None:
     explorer.look()
     assert "pass kv.explore pairs=... or differences=..." in said(explorer, "kv-geometry-status")
     explorer.close()
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def test_figures_are_saved_once_and_not_overwritten(explorer: Explorer, tmp_path: Path) -> None:
-    explorer.set(sweep_questions=2)
-    explorer.sweep()
-    explorer.look()
-    assert explorer.wait(PATIENCE)
-    for which in FIGURES:
-        find(explorer, "kv-figure").value = which
-        find(explorer, "kv-figure-path").value = str(tmp_path / which.split()[1])
-        find(explorer, "kv-save-figure").click()
-        assert said(explorer, "kv-keep-status").startswith("Written: "), which
-    assert sorted(path.name for path in tmp_path.glob("pairs.*")) == ["pairs.csv", "pairs.pdf", "pairs.png", "pairs.svg"]
-    assert len(list(tmp_path.iterdir())) == 12
-    (tmp_path / "pairs.csv").write_text("old")
-    find(explorer, "kv-save-figure").click()
-    assert "exists; choose another name" in said(explorer, "kv-keep-status") and (tmp_path / "pairs.csv").read_text() == "old"
-    find(explorer, "kv-overwrite").value = True
-    find(explorer, "kv-save-figure").click()
-    assert said(explorer, "kv-keep-status").startswith("Written") and (tmp_path / "pairs.csv").read_text() != "old"
-
-
-def test_a_figure_tells_the_seed_of_what_it_shows(explorer: Explorer, tmp_path: Path) -> None:
-    explorer.set(sweep_questions=1, seed=3, geometry_layer=2, geometry_part="keys")
-    explorer.sweep()
-    assert explorer.wait(PATIENCE)
-    gate = busy(explorer)
-    explorer.set(seed=7, geometry_layer=1, geometry_part="values")  # nothing is made with this yet
-    for which, seed in zip(FIGURES, (3, 3, None), strict=True):
-        explorer.save_figure(which, str(tmp_path / which.split()[1]))
-        assert read_stamp(tmp_path / f"{which.split()[1]}.png").seed == seed, which
-    assert "layer 2, keys" in (tmp_path / "pairs.svg").read_text()
-    gate.set()
-
-
-def test_what_is_saved_is_what_was_there_at_the_click_whatever_runs_and_stops(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(4)), sweep_cv=tuple(range(9)), sweep_questions=1)
-    explorer.sweep()
-    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
-    gate, before = busy(explorer), explorer.state
-    explorer.save_state(str(tmp_path / "state.json"))
-    explorer.save_vectors(str(tmp_path / "vectors.safetensors"))
-    explorer.save_figure(FIGURES[1], str(tmp_path / "sweep"))
-    done = len(explorer.swept.done)  # type: ignore[union-attr]
-    explorer.cancel()
-    explorer.set(cv=0.5, mix={"analogical": 1.0})
-    gate.set()
-    assert explorer.wait(PATIENCE)
-    assert ExplorerState.load(tmp_path / "state.json") == before
-    torch.testing.assert_close(kv.KVVectors.load(tmp_path / "vectors.safetensors").values, made.vectors["stepwise"].values)
-    assert len(pd.read_csv(tmp_path / "sweep.csv")) == done + 1
-
-
-def test_figures_of_what_is_not_there_are_refused(made: Made, tmp_path: Path) -> None:
-    explorer = kv.explore(made.model, made.vectors["stepwise"], state=made.state(task=None, prompt=" ", arms=("baseline",)))
-    for which in FIGURES:
-        explorer.save_figure(which, str(tmp_path / "fig"))
-        assert "There " in said(explorer, "kv-keep-status") and not list(tmp_path.iterdir())
-    explorer.save_figure(FIGURES[0], " ")
-    assert "name of the figure is empty" in said(explorer, "kv-keep-status")
-    explorer.close()
-
-
-def test_vectors_are_saved_as_they_are_mixed(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    explorer.set(mix={"stepwise": 0.5, "analogical": 1.0})
-    find(explorer, "kv-vectors-path").value = str(tmp_path / "mixed.safetensors")
-    find(explorer, "kv-save-vectors").click()
-    assert said(explorer, "kv-keep-status").startswith("Written")
-    saved = kv.KVVectors.load(tmp_path / "mixed.safetensors")
-    torch.testing.assert_close(saved.values, 0.5 * made.vectors["stepwise"].values + made.vectors["analogical"].values)
-    assert "* 0.5" in saved.card.history
-    find(explorer, "kv-save-vectors").click()
-    assert "exists" in said(explorer, "kv-keep-status")
-
-
-def test_the_state_goes_through_a_file_and_back(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    kept = made.state(arms=("baseline", "cache steering"), cv=3.3, layers=(1, 3), heads=(0,), question=4, mix={"analogical": 0.5}, sweep="heads", seed=4)
-    explorer.set(**{f.name: getattr(kept, f.name) for f in fields(kept)})
-    assert explorer.wait(PATIENCE)
-    text = text_of(explorer, "cache steering")
-    find(explorer, "kv-state-path").value = str(tmp_path / "state.json")
-    find(explorer, "kv-save-state").click()
-    assert said(explorer, "kv-keep-status").startswith("Written")
-    explorer.set(cv=0.0, layers=None, heads=None, question=0, mix={"stepwise": 1.0}, sweep="layers", seed=0)
-    find(explorer, "kv-load-state").click()
-    assert said(explorer, "kv-keep-status").startswith("Restored") and explorer.state == kept
-    assert text_of(explorer, "cache steering") == text and find(explorer, "kv-cv").value == 3.3 and not find(explorer, "kv-layers-2").value
-    (tmp_path / "state.json").write_text(kept.changed({"mix": {"lost": 1.0}}).to_json())
-    find(explorer, "kv-load-state").click()
-    assert "There are no vectors called" in said(explorer, "kv-keep-status") and explorer.state == kept
-    (tmp_path / "state.json").write_text(kept.changed({"layers": (17,)}).to_json())
-    find(explorer, "kv-load-state").click()
-    assert "There is no layer 17" in said(explorer, "kv-keep-status") and explorer.state == kept
 
 
 def test_the_code_follows_the_state(explorer: Explorer) -> None:

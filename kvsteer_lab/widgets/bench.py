@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,15 @@ class Bench:
         question = self.questions(state, state.question + 1)[state.question]
         task = self.task(state.task)
         return Asked(task.chat(question), task, question)
+
+    def check_slot(self, asked: Sequence[Asked], slot: int) -> None:
+        """Refuse a slot that one of the prompts doesn't have."""
+        if slot == -1:  # each has it
+            return
+        shortest = min(len(self.model.encode(each.prompt)) for each in asked)
+        if not -shortest <= slot < shortest:
+            which = "shortest prompt" if len(asked) > 1 else "prompt"
+            raise ValueError(f"There is no slot {slot}: the {which} has {shortest} tokens; choose {-shortest} to {shortest - 1}.")
 
     # --- what is compared -------------------------------------------------------------------------------------
 

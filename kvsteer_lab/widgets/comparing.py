@@ -111,6 +111,7 @@ def compare_arms(
     if "activation steering" in state.arms:
         for _ in extract_missing_residuals(bench, state, cancelled):
             yield
+    bench.check_slot([asked], state.slot)
     methods = bench.interventions(state)
     rows, settings = _prepare(bench, state, asked, methods)
     warned = (tell_of_windows(bench.model, rows, state.max_new_tokens), *bench.tell_of_other_weights(state))

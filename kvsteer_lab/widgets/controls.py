@@ -10,7 +10,7 @@ import ipywidgets as w
 
 from .bench import Bench
 from .dose_line import DoseLine
-from .knobs import Knob, Set, choice, css, layer_range, number, slider, tick, toggles, words
+from .knobs import Knob, Set, choice, css, layer_range, number, slider, tick, toggles, typed, words
 from .markup import escape, note
 from .state import ARMS, PARTS, ExplorerState
 
@@ -45,9 +45,10 @@ class Controls:
         self._asks: tuple[Any, ...] = ()
         self.mixing = _Mixing(bench, change)
         self.strength = [
-            slider("ck", "c_k (keys)", -2.0, 4.0, 0.05, "coefficient of the keys"),
-            slider("cv", "c_v (values)", -4.0, 8.0, 0.1, "coefficient of the values"),
+            slider("ck", "c_k (keys)", -2.0, 4.0, 0.05, "coefficient of the keys", readout=False),
+            slider("cv", "c_v (values)", -4.0, 8.0, 0.1, "coefficient of the values", readout=False),
         ]
+        self.typed = [typed("ck", "c_k (keys)", "any coefficient of the keys"), typed("cv", "c_v (values)", "any coefficient of the values")]
         self.dose = DoseLine(bench)
         self.where = [
             choice("part", "steer", PARTS),
@@ -78,7 +79,7 @@ class Controls:
         css(self.path, "load-path")
         css(self.loading, "load")
         self.loading.on_click(lambda _: load(self.path.value))
-        self.knobs = [*self.asking, *self.strength, *self.where, arms, *self.others, *self.sampling]
+        self.knobs = [*self.asking, *self.strength, *self.typed, *self.where, arms, *self.others, *self.sampling]
         for knob in self.knobs:
             knob.bind(change)
         more = w.Accordion([w.VBox(_all(self.others)), w.VBox(_all(self.sampling)), w.VBox([self.path, self.loading])], selected_index=None)
@@ -92,15 +93,14 @@ class Controls:
                 self.asked,
                 _heading("Vectors and dose"),
                 self.mixing.box,
-                *_all(self.strength),
+                *(w.HBox(pair).add_class("kv-strength") for pair in zip(_all(self.strength), _all(self.typed), strict=True)),
                 self.dose.html,
                 _heading("Where"),
                 *_all(self.where),
                 _heading("Compare"),
                 arms.widget,
                 more,
-            ],
-            layout={"width": "340px", "min_width": "300px", "flex": "0 0 340px"},
+            ]
         )
         self.box.add_class("kv-controls")
 

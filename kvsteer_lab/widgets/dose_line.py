@@ -50,7 +50,9 @@ class DoseLine:
         Raises:
             ValueError: what `bench.asked` refuses, or a slot out of range.
         """
-        norms = slot_norms(self.bench.model, self.bench.asked(state).prompt, state.slot)
+        asked = self.bench.asked(state)
+        self.bench.check_slot([asked], state.slot)
+        norms = slot_norms(self.bench.model, asked.prompt, state.slot)
         with self._telling:
             self._norms = {**dict(list(self._norms.items())[1 - _REMEMBERED :]), _slot(state): norms}
             self.show(self._state)

@@ -15,6 +15,7 @@ from .comparing import Comparison, compare_arms
 from .components import Components
 from .keeping import write_figure, write_vectors
 from .page import Page
+from .restoring import origin_of, restore
 from .snippet import write_code
 from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .sweeping import Sweep, run_sweep
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Explorer:
     """Steer a model by hand. Display it in a notebook; drive it by code with `set`, `wait`, `sweep` and what it has found.
 
-    Nothing that takes the model blocks: such work is done by one thread, behind the library's lock. Close it with `close`.
+    Nothing that takes the model blocks: such work is done by one thread, behind the library's lock. Close it with `close` before you open another:
+    Jupyter keeps the widgets, and through them the explorer, until then.
 
     Attributes:
         bench: the model and what the states name.
@@ -179,16 +181,15 @@ class Explorer:
 
     def save_state(self, path: str, overwrite: bool = False) -> None:
         """Write the state as JSON, before this returns."""
-        self._keep(lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
+        self._keep(lambda: f"Written: {self.state.save(path, overwrite=overwrite, origin=origin_of(self.bench))}.")
 
     def load_state(self, path: str) -> None:
-        """Set every knob as a file of `save_state` says."""
+        """Set every knob as a file of `save_state` says, with vectors from where it says; of another model's state, what has a meaning here."""
 
         def read() -> str:
-            state = ExplorerState.load(path)
-            self.bench.steering(state)  # refuses what isn't here before anything is changed
+            state, remark = restore(self.bench, path, self.state)
             self._turn(state.everything)
-            return f"Restored: {path}."
+            return f"Restored: {path}. {remark}".strip()
 
         self._keep(read)
 

@@ -71,9 +71,9 @@ def simple(field: str, widget: w.Widget) -> Knob:
     return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
 
 
-def slider(field: str, label: str, low: float, high: float, step: float, hint: str) -> Knob:
-    """A slider with a number beside it; a value beyond its ends makes it longer."""
-    widget = w.FloatSlider(min=low, max=high, step=step, description=label, style=_LABEL, layout=_WIDE, tooltip=hint, readout_format=".2f")
+def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Knob:
+    """A slider, with its number beside it unless there is a box for it (`typed`); a value beyond its ends makes it longer."""
+    widget = w.FloatSlider(min=low, max=high, step=step, description=label, style=_LABEL, layout=_WIDE, tooltip=hint, readout=readout, readout_format=".2f")
     css(widget, field)
 
     def show(state: ExplorerState) -> None:
@@ -82,6 +82,13 @@ def slider(field: str, label: str, low: float, high: float, step: float, hint: s
         widget.value = value
 
     return Knob(field, widget, show)
+
+
+def typed(field: str, label: str, hint: str) -> Knob:
+    """A box beside a slider that takes any number; its label is for those who hear it."""
+    widget = w.FloatText(description=f"{label}, typed", continuous_update=False, tooltip=hint)
+    widget.add_class("kv-typed").add_class(f"kv-{field.replace('_', '-')}-typed")
+    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
 
 
 def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Knob:

@@ -52,13 +52,13 @@ class Page:
         self.run.on_click(lambda _: explorer.compare())
         self.stop.on_click(lambda _: explorer.cancel())
         boxes = [self.side.box, self.ablation.box, self.geometry.box, self.keep.box]
-        self.tabs = w.Tab(boxes, selected_index=0, layout={"flex": "1 1 480px", "min_width": "0"})
+        self.tabs = w.Tab(boxes, selected_index=0)
         for i, title in enumerate(TABS):
             self.tabs.set_title(i, title)
         self.tabs.add_class("kv-tabs")
         self.tabs.observe(lambda moved: explorer.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index")
         top = w.HBox([self.run, self.stop, self.said])
-        body = w.HBox([self.controls.box, self.tabs], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        body = w.Box([self.controls.box, self.tabs]).add_class("kv-body")
         self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach()])
         self.ui.add_class("kv-explorer")
 

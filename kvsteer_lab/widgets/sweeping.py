@@ -140,6 +140,7 @@ def run_sweep(bench: Bench, state: ExplorerState, cancelled: threading.Event, on
     for cell in grid.cells:
         by_setting.setdefault((cell.steering.ck, cell.steering.cv, cell.steering.scope, cell.steering.heads), []).append(cell)
     prompts, settings = [each.prompt for each in asked], generation_settings(state)
+    bench.check_slot(asked, state.slot)
     check_prompts(bench.model, prompts, [grid.cells[0].steering], offset=state.offset, generation=settings, samples=1)
     on_chunk(sweep)
     yield
