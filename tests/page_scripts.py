@@ -104,3 +104,13 @@ CANCEL_CLOCK = """
 }
 """
 """Milliseconds from the click on Cancel to the frame in which the explorer says that it is cancelled."""
+
+STOP_AFTER = """
+([box, value]) => {
+  const field = document.querySelector(box);
+  field.value = value;
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+  document.querySelector("button.kv-stop").click();
+}
+"""
+"""Type a coefficient and press Stop before anything can come of it."""

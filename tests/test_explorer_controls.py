@@ -122,17 +122,24 @@ def test_weights_of_a_mix(explorer: Explorer) -> None:
 
 
 def test_a_state_beyond_the_sliders_is_shown(explorer: Explorer) -> None:
-    explorer.set(cv=40.0, ck=-7.0)
-    assert find(explorer, "kv-cv").value == 40.0 and find(explorer, "kv-ck").value == -7.0
+    explorer.set(cv=40.0, ck=-7.0, temperature=3.0)
+    assert find(explorer, "kv-cv-typed").value == 40.0 and find(explorer, "kv-ck-typed").value == -7.0 and find(explorer, "kv-temperature").value == 3.0
+    assert (explorer.state.cv, explorer.state.ck) == (40.0, -7.0)
 
 
 def test_a_coefficient_beyond_the_slider_is_typed_and_the_slider_follows(explorer: Explorer) -> None:
     for name in ("ck", "cv"):
         slider, box = find(explorer, f"kv-{name}"), find(explorer, f"kv-{name}-typed")
         box.value = 99.0
-        assert getattr(explorer.state, name) == slider.value == 99.0
+        assert getattr(explorer.state, name) == 99.0 and slider.value == slider.max < 10, "a longer one couldn't be set finely"
         slider.value = 0.5
         assert box.value == 0.5 == getattr(explorer.state, name)
+        box.value = 1.32
+        assert abs(slider.value - 1.32) < 0.06 and getattr(explorer.state, name) == 1.32
+        slider.value = 1.3000000000000007  # what the browser makes of it
+        assert getattr(explorer.state, name) == box.value == 1.32, "a slider's rounding is no reader's move"
+        slider.value = 1.4000000000000004
+        assert getattr(explorer.state, name) == box.value == 1.4
     assert "Done" in said(explorer)
 
 

@@ -72,16 +72,26 @@ def simple(field: str, widget: w.Widget) -> Knob:
 
 
 def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Knob:
-    """A slider, with its number beside it unless there is a box for it (`typed`); a value beyond its ends makes it longer."""
+    """A slider with its number beside it, which a value beyond its ends makes longer; without the number there is a box for it (`typed`), and it stops there.
+
+    In the browser a slider rounds whatever it is given to its steps, and tells of that as if a reader had moved it: half a step is no move.
+    """
     widget = w.FloatSlider(min=low, max=high, step=step, description=label, style=_LABEL, layout=_WIDE, tooltip=hint, readout=readout, readout_format=".2f")
     css(widget, field)
+    said = low
+
+    def at_its_place(value: float) -> bool:
+        return abs(widget.value - min(max(value, widget.min), widget.max)) <= 0.51 * step
 
     def show(state: ExplorerState) -> None:
-        value = getattr(state, field)
-        widget.min, widget.max = min(widget.min, value), max(widget.max, value)
-        widget.value = value
+        nonlocal said
+        said = getattr(state, field)
+        if readout:
+            widget.min, widget.max = min(widget.min, said), max(widget.max, said)
+        if not at_its_place(said):
+            widget.value = min(max(said, widget.min), widget.max)
 
-    return Knob(field, widget, show)
+    return Knob(field, widget, show, read=lambda: said if at_its_place(said) else round(widget.value, 6))
 
 
 def typed(field: str, label: str, hint: str) -> Knob:
