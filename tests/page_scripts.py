@@ -76,6 +76,7 @@ CLOCK = """
   };
   const watch = new MutationObserver(() => {
     const whole = arm.querySelector(".kv-facts");
+    if (arm.classList.contains("kv-earlier")) return; // drawn again to be marked: the text is of the setting before
     if (start === undefined || !arm.textContent.trim() || (whole && !arm.querySelector(".kv-text").textContent)) return;
     shown("first"); // where texts are short, all of it comes at once
     if (whole) shown("full");

@@ -229,7 +229,7 @@ def test_ones_own_text_is_a_choice_that_the_list_names(explorer: Explorer) -> No
 
 def test_texts_of_an_earlier_setting_are_marked(explorer: Explorer) -> None:
     line, steered = find(explorer, "kv-earlier-line"), find(explorer, "kv-arm-cache-steering")
-    marked = [steered, find(explorer, "kv-next-tokens"), find(explorer, "kv-attention")]
+    marked = [steered, find(explorer, "kv-details")]
     assert line.layout.visibility == "hidden" and not any("kv-earlier" in view._dom_classes for view in marked)
     gate = busy(explorer)
     find(explorer, "kv-cv").value = 0.0

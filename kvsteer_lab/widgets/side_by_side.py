@@ -50,11 +50,11 @@ class SideBySide:
         self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
         self._now = self._running = ExplorerState()
         self._marking = threading.Lock()  # knobs are turned in one thread, texts come in another
-        more = w.Accordion([self.next_tokens, self.attention], selected_index=None)
-        more.set_title(0, "What else might have come: the first tokens")
-        more.set_title(1, "Attention to the steered slot")
-        more.add_class("kv-details")
-        self.box = w.VBox([self.earlier, arms, w.HTML(LEGEND), more])
+        self.details = w.Accordion([self.next_tokens, self.attention], selected_index=None)
+        self.details.set_title(0, "What else might have come: the first tokens")
+        self.details.set_title(1, "Attention to the steered slot")
+        self.details.add_class("kv-details")
+        self.box = w.VBox([self.earlier, arms, w.HTML(LEGEND), self.details])
         self._texts: dict[Arm, str] = {}
         self._shown = 0.0
 
@@ -129,7 +129,9 @@ class SideBySide:
 
     def _mark(self) -> None:
         earlier = {name for name, own in self._of.items() if not own.says_the_same(self._now)}
-        for name, view in self._views.items():
-            if (name in earlier) != ("kv-earlier" in view._dom_classes):
-                (view.add_class if name in earlier else view.remove_class)("kv-earlier")
+        marks = [(view, name in earlier) for name, view in self._arms.items()]
+        marks.append((self.details, bool(earlier - {*self._arms})))  # as a whole: a view whose class changes is drawn again, and tables are long
+        for view, late in marks:
+            if late != ("kv-earlier" in view._dom_classes):
+                (view.add_class if late else view.remove_class)("kv-earlier")
         self.earlier.layout.visibility = "visible" if earlier & {*self._now.arms} else "hidden"
