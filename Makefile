@@ -7,6 +7,7 @@
 #   make figures     draw all figures of the notebooks and of the README again, into figures/
 #   make full        everything slow, too; the log goes to docs/full.log
 #   make evidence    the bundled pair under every intervention: the tables in benchmarks/README.md (15 minutes)
+#   make screenshots  the explorer's pictures in the docs, taken again from a real browser
 #   make docs        the notebooks, the reference and the guides as HTML, in docs/_build/html
 PY ?= python3
 VENV ?= .venv
@@ -20,7 +21,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab app notebooks figures docs full evidence clean
+.PHONY: demo test lint lab app notebooks figures screenshots docs full evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -31,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The bundled models are too small for a second thread to help, and threads that wait for one another on a busy
 # machine make them many times slower. `make demo OMP_NUM_THREADS=8` for a larger model.
-demo app notebooks figures test full evidence: export OMP_NUM_THREADS ?= 1
+demo app notebooks figures screenshots test full evidence: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)
 	$(BIN)/kvsteer demo
@@ -56,6 +57,11 @@ notebooks: $(READY)
 
 figures: $(READY)
 	$(BIN)/python notebooks/draw.py -n $(WORKERS)
+
+screenshots: export KVSTEER_BROWSER = required
+screenshots: export KVSTEER_SCREENSHOTS = docs/screenshots
+screenshots: $(READY)
+	$(BIN)/python -m pytest -q tests/test_browser.py tests/test_app.py -k 'stands_out or the_app_shows'
 
 # Nothing is fetched, and no notebook is run.
 docs: export HF_HUB_OFFLINE = 1

@@ -76,7 +76,7 @@ def _measure(explorer: Explorer, cv: float, repeats: int, drag: int) -> dict[str
             note(f"slider to {name}", watch.at[name] - released)
         for value in range(drag):
             released = watch.begin()
-            slider.value = cv - 0.3 - 0.01 * value
+            slider.value = cv - 0.3 - 0.1 * (value % 3)
             time.sleep(0.01)
         explorer.wait()
         note("drag's end to first steered token", watch.at["first steered token"] - released)

@@ -52,10 +52,16 @@ class Card:
 
     def warn_of_other_weights(self, model: Model) -> None:
         """Warn where only the weights or the dtype differ from those that the vectors were extracted with."""
+        if said := self.tell_of_other_weights(model):
+            warnings.warn(said, stacklevel=4)
+
+    def tell_of_other_weights(self, model: Model) -> str:
+        """What `warn_of_other_weights` warns of; empty if there is nothing."""
         if self.fingerprint != model.fingerprint:
-            warnings.warn(f"These vectors were extracted from other weights ({self.model}, or another adapter) than those of {model.name}.", stacklevel=4)
-        elif self.dtype != str(model.dtype):
-            warnings.warn(f"These vectors were extracted in {self.dtype}, the model runs in {model.dtype}.", stacklevel=4)
+            return f"These vectors were extracted from other weights ({self.model}, or another adapter) than those of {model.name}."
+        if self.dtype != str(model.dtype):
+            return f"These vectors were extracted in {self.dtype}, the model runs in {model.dtype}."
+        return ""
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,12 @@ def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
 
 def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
     """Warn where a steered layer's sliding window moves past the slot before the text ends."""
+    if said := tell_of_windows(model, rows, new):
+        warnings.warn(said, stacklevel=3)
+
+
+def tell_of_windows(model: Model, rows: Sequence[Row], new: int) -> str:
+    """What `warn_of_windows` warns of; empty if there is nothing. For threads, which mustn't touch the process's warnings."""
     short = {layer: window for layer, window in enumerate(model.shape.windows) if window is not None}
     distinct = {id(d): (d, len(row.prompt_ids), len(row.tail)) for row in rows if short for d in row.deltas}
     forgetful = set()
@@ -117,14 +123,14 @@ def warn_of_windows(model: Model, rows: Sequence[Row], new: int) -> None:
         behind = (prompt - delta.slot if delta.slot >= 0 else -delta.slot) - 1 + tail + new - 1  # how far back the last query finds the slot
         steered = {layer for layer in short if delta.keys[layer].any() or delta.values[layer].any()}
         forgetful |= {layer for layer in steered if behind >= short[layer]}
-    if forgetful:
-        first = min(short[layer] for layer in forgetful)
-        numbers = ", ".join(map(str, sorted(forgetful)))
-        warnings.warn(
-            f"The steered slot leaves the sliding window (layers {numbers}; {first} tokens or more) before {new} new tokens are generated; "
-            "steer other layers or lower max_new_tokens.",
-            stacklevel=3,
-        )
+    if not forgetful:
+        return ""
+    first = min(short[layer] for layer in forgetful)
+    numbers = ", ".join(map(str, sorted(forgetful)))
+    return (
+        f"The steered slot leaves the sliding window (layers {numbers}; {first} tokens or more) before {new} new tokens are generated; "
+        "steer other layers or lower max_new_tokens."
+    )
 
 
 def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list[list[int]]:

@@ -98,3 +98,17 @@ def until(ready: Callable[[], bool]) -> None:
     while not ready():
         assert time.monotonic() < end
         time.sleep(0.002)
+
+
+def busy(explorer: Explorer) -> threading.Event:
+    """Keep the worker from all other work until the event is set."""
+    began, gate = threading.Event(), threading.Event()
+
+    def steps(cancelled: threading.Event) -> Iterator[None]:
+        began.set()
+        gate.wait(PATIENCE)
+        yield
+
+    explorer.worker.submit("busy", steps, lambda outcome, message: None, rank=-1)
+    assert began.wait(PATIENCE)
+    return gate

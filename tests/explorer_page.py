@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import nbformat
 from browsing import jupyter_lab, open_page, run_all
 from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST
+from PIL import Image
 
 TABS = ("Side by side", "Ablation", "Geometry", "Keep")
 UNNAMED = re.compile(r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$", re.MULTILINE)
@@ -47,9 +49,13 @@ class ExplorerPage:
         """Open a tab."""
         self.root.get_by_role("tab", name=title).click()
 
-    def open_all(self) -> None:
+    def open_details(self) -> None:
+        """Open the tables below the texts."""
+        self.open_all(".kv-details ")
+
+    def open_all(self, within: str = "") -> None:
         """Open what is folded."""
-        for header in self.root.locator(".jupyter-widget-Collapse-header:visible").all():
+        for header in self.root.locator(f"{within}.jupyter-widget-Collapse-header:visible").all():
             if header.get_attribute("aria-expanded") == "false":
                 header.click()
 
@@ -58,6 +64,11 @@ class ExplorerPage:
         field = self.at(name).locator("input, textarea")
         field.fill(text)
         field.blur()
+
+    def wait_for_number(self, name: str, value: float) -> None:
+        """Wait until the box beside a slider says a number."""
+        field = self.at(f"{name}-typed").locator("input").element_handle()
+        self.page.wait_for_function("([field, value]) => Number(field.value) === value", arg=[field, value])
 
     def choose(self, name: str, label: str) -> None:
         """Choose from a list."""
@@ -142,9 +153,13 @@ class ExplorerPage:
         return min(text["ratio"] for text in found), poor
 
     def picture(self, path: Path) -> None:
-        """The widget as it looks, as PNG."""
+        """The widget as it looks, all of it, as a PNG of few colours and so of few bytes."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.page.mouse.move(0, 0)
-        self.root.screenshot(path=str(path), animations="disabled")
+        taken = Image.open(io.BytesIO(self.root.screenshot(animations="disabled")))
+        box = self.root.bounding_box()
+        assert (taken.width, taken.height) >= (int(box["width"]), int(box["height"])) and box["y"] >= 0, "the window is too small for the whole"
+        taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 @contextlib.contextmanager

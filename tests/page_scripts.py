@@ -76,6 +76,7 @@ CLOCK = """
   };
   const watch = new MutationObserver(() => {
     const whole = arm.querySelector(".kv-facts");
+    if (arm.classList.contains("kv-earlier")) return; // drawn again to be marked: the text is of the setting before
     if (start === undefined || !arm.textContent.trim() || (whole && !arm.querySelector(".kv-text").textContent)) return;
     shown("first"); // where texts are short, all of it comes at once
     if (whole) shown("full");
@@ -104,3 +105,13 @@ CANCEL_CLOCK = """
 }
 """
 """Milliseconds from the click on Cancel to the frame in which the explorer says that it is cancelled."""
+
+STOP_AFTER = """
+([box, value]) => {
+  const field = document.querySelector(box);
+  field.value = value;
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+  document.querySelector("button.kv-stop").click();
+}
+"""
+"""Type a coefficient and press Stop before anything can come of it."""

@@ -1,7 +1,7 @@
 """The explorer in a real browser: chapter 11, run in JupyterLab; by mouse, by keyboard, in both themes.
 
-One server, one kernel and one page for all tests. `KVSTEER_SCREENSHOTS=DIR` keeps pictures of every tab. Without Chromium or Playwright
-these tests are left out, unless `KVSTEER_BROWSER=required`.
+One server, one kernel and one page for all tests. `KVSTEER_SCREENSHOTS=DIR` keeps pictures of every tab in both themes (`make screenshots`: those
+of the docs). Without Chromium or Playwright these tests are left out, unless `KVSTEER_BROWSER=required`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from browsing import chromium, left_out
 from explorer_page import TABS, UNNAMED, ExplorerPage, chapter_in_lab
-from page_scripts import FOCUS, REACHABLE
+from page_scripts import FOCUS, REACHABLE, STOP_AFTER
 
 from kvsteer_lab.commands import COMMANDS
 
@@ -65,7 +65,7 @@ def test_a_slider_moved_by_keys_changes_the_steered_text_alone(explorer: Explore
     handle.focus()
     for _ in range(20):
         handle.press("ArrowLeft")
-    explorer.at("cv").locator(".widget-readout", has_text="0.00").wait_for()
+    explorer.wait_for_number("cv", 0.0)
     steered.filter(has_text=plain).wait_for()
     explorer.at("dose-line").filter(has_text="values ×0 ").wait_for()
     text(explorer, "baseline").filter(has_text=plain).wait_for()
@@ -82,10 +82,72 @@ def test_a_slider_dragged_fast_ends_at_its_last_value(explorer: ExplorerPage) ->
         mouse.move(box["x"] + (0.4 + 0.015 * (step % 20)) * box["width"], y)
     mouse.move(box["x"] + box["width"] / 3, y)
     mouse.up()
-    explorer.at("cv").locator(".widget-readout", has_text="0.00").wait_for()
+    explorer.wait_for_number("cv", 0.0)
     text(explorer, "cache steering").filter(has_text=plain).wait_for()
     explorer.at("status").filter(has_text="Done.").wait_for()
     assert explorer.save_state()["cv"] == 0.0
+
+
+def test_a_number_beyond_the_slider_is_typed_by_keyboard(explorer: ExplorerPage) -> None:
+    explorer.at("cv").locator(".noUi-handle").focus()
+    explorer.page.keyboard.press("Tab")
+    assert explorer.page.evaluate(FOCUS)["name"] == "c_v (values), typed"
+    explorer.page.keyboard.press("Control+a")
+    explorer.page.keyboard.type("99")
+    explorer.page.keyboard.press("Enter")
+    explorer.at("dose-line").filter(has_text="values ×").wait_for()
+    handle = explorer.at("cv").locator(".noUi-handle")
+    explorer.page.wait_for_function("handle => Number(handle.getAttribute('aria-valuenow')) >= 7.9", arg=handle.element_handle())  # its end
+    assert explorer.save_state()["cv"] == 99
+    explorer.type("cv-typed", "1.03")
+    explorer.page.wait_for_function("handle => Number(handle.getAttribute('aria-valuenow')) < 2", arg=handle.element_handle())
+    explorer.at("status").filter(has_text="Done.").wait_for()
+    assert explorer.save_state()["cv"] == 1.03, "the slider's steps are not the box's"
+
+
+def test_ones_own_text_is_what_the_list_says(explorer: ExplorerPage) -> None:
+    explorer.choose("task", "my own text")
+    explorer.type("prompt", "Tom has 3 pens, buys 4. How many pens does Tom have now?")
+    explorer.at("status").filter(has_text="Done.").wait_for()
+    assert explorer.at("task").locator("select").evaluate("list => list.selectedOptions[0]?.label").split() == ["my", "own", "text"]
+
+
+def test_texts_of_an_earlier_setting_are_grey_and_said_to_be(explorer: ExplorerPage) -> None:
+    line = explorer.at("earlier-line")
+    assert not line.is_visible()
+    explorer.restore({**explorer.save_state(), **BIG})
+    explorer.tab("Ablation")
+    explorer.sweep("to go")
+    explorer.tab("Side by side")
+    for value in range(20):  # a comparison is short, so it may be over before it is stopped
+        explorer.page.evaluate(STOP_AFTER, [".kv-cv-typed input", str(-value)])
+        explorer.page.wait_for_timeout(1000)
+        if explorer.at("status").inner_text() == "Cancelled.":
+            break
+        explorer.tab("Ablation")
+        explorer.sweep("to go")
+        explorer.tab("Side by side")
+    line.wait_for()
+    assert explorer.arm("cache steering").evaluate("view => getComputedStyle(view).filter") == "grayscale(1)"
+    assert not explorer.poor_contrast()[1]
+    explorer.at("run").click()
+    line.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("width", [1500, 900, 640])  # with JupyterLab's file browser beside it: 1100, 470 and 270 for the explorer
+def test_a_slider_and_its_text_are_seen_together(explorer: ExplorerPage, width: int) -> None:
+    explorer.page.set_viewport_size({"width": width, "height": 900})
+    try:
+        explorer.root.scroll_into_view_if_needed()
+        slider, steered = explorer.at("cv"), explorer.arm("cache steering")
+        slider.scroll_into_view_if_needed()
+        for what in (slider, steered, explorer.at("cv-typed")):
+            box = what.bounding_box()
+            assert box["y"] >= 0 and box["y"] + min(box["height"], 100) <= 900 and box["x"] + box["width"] <= width, (what, box)
+            assert box["width"] > 40 and box["height"] > 20, (what, box)
+        assert steered.bounding_box()["width"] > 150
+    finally:
+        explorer.page.set_viewport_size({"width": 1500, "height": 1050})
 
 
 def test_bad_input_is_one_line_and_the_explorer_lives_on(explorer: ExplorerPage) -> None:
@@ -138,7 +200,7 @@ def test_a_cell_that_is_clicked_shows_its_texts_and_gives_its_setting(explorer: 
     assert explorer.cell(1, 1).get_attribute("aria-selected") == "true"
     explorer.at("cell-use").click()
     for name in ("ck", "cv"):
-        explorer.at(name).locator(".widget-readout", has_text="1.00").wait_for()
+        explorer.wait_for_number(name, 1.0)
     first = shown.locator("tr").nth(1).locator("td").nth(1).inner_text()
     explorer.tab("Side by side")
     text(explorer, "cache steering").filter(has_text=first.rstrip(" ✓✗")).wait_for()
@@ -253,6 +315,13 @@ def test_text_stands_out_from_what_is_behind_it(explorer: ExplorerPage, theme: s
                 explorer.sweep("Done: 12 cells")
                 explorer.cell(0, 4).click()
                 explorer.at("cell-texts").locator("tr").nth(8).wait_for()
+            if title == "Side by side":
+                explorer.open_details()
+            if title == "Keep":
+                for name in ("figure", "vectors", "state"):
+                    explorer.type(f"{name}-path", f"{theme.lower()}/{name}")
+                explorer.at("save-state").click()
+                explorer.at("keep-status").filter(has_text="Written").wait_for()
             if SCREENSHOTS:
                 explorer.picture(Path(SCREENSHOTS) / f"{title.lower().replace(' ', '_')}_{theme.lower()}.png")
             explorer.open_all()

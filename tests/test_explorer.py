@@ -1,23 +1,20 @@
-"""The explorer without a browser: latest wins, cancelling, cells, pairs, files, other architectures, and no thread left behind."""
+"""The explorer without a browser: latest wins, cancelling, cells, pairs, and other architectures."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import random_models
-import torch
-from explorer_bench import PATIENCE, Made, find, make, said, text_of, until
+from explorer_bench import PATIENCE, Made, busy, find, make, said, until
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.explorer import Explorer
-from kvsteer_lab.widgets.keeping import FIGURES
 from kvsteer_lab.widgets.page import TABS
 from kvsteer_lab.widgets.state import ExplorerState
 
@@ -79,6 +76,43 @@ def test_cancel_of_a_sweep_takes_less_than_a_second_and_keeps_cells(explorer: Ex
     assert said(explorer, "kv-sweep-status").startswith("Done: 1 cells") and find(explorer, "kv-sweep-bar").value == 1
 
 
+def test_a_second_click_on_run_leaves_cancel_to_the_sweep_that_runs(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
+    assert explorer.wait(PATIENCE)
+    run, stop = find(explorer, "kv-sweep-run"), find(explorer, "kv-sweep-cancel")
+    run.click()
+    run.click()
+    until(lambda: explorer.swept is not None and len(explorer.swept.done) >= 3)
+    assert run.disabled and not stop.disabled
+    stop.click()
+    assert said(explorer, "kv-sweep-status").startswith("Cancelled: ") and not run.disabled and stop.disabled
+
+
+def test_a_sweep_that_never_began_reports_no_cells(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=(0.0,), sweep_cv=(1.0, 2.0), sweep_questions=1)
+    explorer.sweep()
+    assert said(explorer, "kv-sweep-status").startswith("Done: 2 cells")
+    gate = busy(explorer)
+    explorer.sweep()
+    find(explorer, "kv-sweep-cancel").click()
+    gate.set()
+    assert said(explorer, "kv-sweep-status") == "Cancelled before it began; the cells are of the sweep before."
+
+
+def test_a_cell_that_was_picked_shows_its_texts_when_it_is_done(explorer: Explorer) -> None:
+    explorer.set(sweep="ck x cv", sweep_ck=(0.0, 1.0, 2.0), sweep_cv=(0.0, 1.0, 2.0), sweep_questions=1)
+    explorer.sweep()
+    until(lambda: explorer.swept is not None and bool(explorer.swept.baseline))
+    gate = busy(explorer)
+    if (2, 2) not in explorer.swept.done:  # type: ignore[union-attr]
+        explorer.page.ablation.heatmap.picked = [2, 2, 1]
+        assert "This cell isn&#x27;t done yet" in find(explorer, "kv-cell-texts").value
+    gate.set()
+    assert said(explorer, "kv-sweep-status").startswith("Done") and explorer.page.ablation.heatmap.picked[:2] == [2, 2]
+    html = find(explorer, "kv-cell-texts").value
+    assert "done yet" not in html and explorer.swept.done[2, 2][0].generation.answer in html  # type: ignore[union-attr]
+
+
 def test_a_comparison_goes_between_the_chunks_of_a_sweep(explorer: Explorer) -> None:
     explorer.set(sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), max_new_tokens=64)
     assert explorer.wait(PATIENCE)
@@ -89,18 +123,6 @@ def test_a_comparison_goes_between_the_chunks_of_a_sweep(explorer: Explorer) -> 
     assert not explorer.swept.complete  # type: ignore[union-attr]
     find(explorer, "kv-stop").click()
     assert explorer.wait(PATIENCE)
-
-
-def test_close_leaves_no_thread(made: Made) -> None:
-    before = {thread.ident for thread in threading.enumerate()}
-    explorer = kv.explore(made.model, made.vectors["stepwise"])
-    thread = next(thread for thread in threading.enumerate() if thread.name == "kvsteer-explorer" and thread.ident not in before)
-    explorer.sweep()
-    start = time.perf_counter()
-    explorer.close()
-    assert not thread.is_alive() and time.perf_counter() - start < 1
-    with pytest.raises(RuntimeError, match="closed"):
-        explorer.compare()
 
 
 # --- cells and pairs ----------------------------------------------------------------------------------------------
@@ -127,6 +149,20 @@ def test_a_cell_shows_its_texts_and_gives_its_setting(explorer: Explorer) -> Non
     assert heatmap.legend.startswith("mean tokens over 3 prompts; baseline ") and heatmap.high > 1
 
 
+def test_a_cell_gives_the_setting_that_it_was_made_with(explorer: Explorer, made: Made) -> None:
+    explorer.set(sweep="layers", sweep_questions=2, heads=(0,), cv=2.0, max_new_tokens=30)
+    explorer.sweep()
+    assert said(explorer, "kv-sweep-status").startswith("Done")
+    swept = explorer.swept
+    explorer.set(heads=None, cv=6.0, ck=1.0, part="keys", mix={"analogical": 1.0}, offset=" ", split="extraction", seed=3, max_new_tokens=5, sample=True)
+    assert explorer.wait(PATIENCE) and swept is not None
+    explorer.page.ablation.heatmap.picked = [1, 2, 1]
+    find(explorer, "kv-cell-use").click()
+    assert explorer.state == swept.state.changed({"layers": (1, 3)}) and "Done" in said(explorer)
+    text = swept.done[1, 2][0].generation.text
+    assert explorer.comparison["cache steering"].generation.text == text != swept.baseline[0].generation.text  # type: ignore[index]
+
+
 def test_test_questions_are_not_swept(explorer: Explorer) -> None:
     explorer.set(split="test")
     explorer.sweep()
@@ -151,71 +187,6 @@ def test_without_pairs_the_geometry_tab_says_what_to_pass(made: Made) -> None:
     explorer.look()
     assert "pass kv.explore pairs=... or differences=..." in said(explorer, "kv-geometry-status")
     explorer.close()
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def test_figures_are_saved_once_and_not_overwritten(explorer: Explorer, tmp_path: Path) -> None:
-    explorer.set(sweep_questions=2)
-    explorer.sweep()
-    explorer.look()
-    assert explorer.wait(PATIENCE)
-    for which in FIGURES:
-        find(explorer, "kv-figure").value = which
-        find(explorer, "kv-figure-path").value = str(tmp_path / which.split()[1])
-        find(explorer, "kv-save-figure").click()
-        assert said(explorer, "kv-keep-status").startswith("Written: "), which
-    assert sorted(path.name for path in tmp_path.glob("pairs.*")) == ["pairs.csv", "pairs.pdf", "pairs.png", "pairs.svg"]
-    assert len(list(tmp_path.iterdir())) == 12
-    (tmp_path / "pairs.csv").write_text("old")
-    find(explorer, "kv-save-figure").click()
-    assert "exists; choose another name" in said(explorer, "kv-keep-status") and (tmp_path / "pairs.csv").read_text() == "old"
-    find(explorer, "kv-overwrite").value = True
-    find(explorer, "kv-save-figure").click()
-    assert said(explorer, "kv-keep-status").startswith("Written") and (tmp_path / "pairs.csv").read_text() != "old"
-
-
-def test_figures_of_what_is_not_there_are_refused(made: Made, tmp_path: Path) -> None:
-    explorer = kv.explore(made.model, made.vectors["stepwise"], state=made.state(task=None, prompt=" ", arms=("baseline",)))
-    for which in FIGURES:
-        explorer.save_figure(which, str(tmp_path / "fig"))
-        assert "There " in said(explorer, "kv-keep-status") and not list(tmp_path.iterdir())
-    explorer.save_figure(FIGURES[0], " ")
-    assert "name of the figure is empty" in said(explorer, "kv-keep-status")
-    explorer.close()
-
-
-def test_vectors_are_saved_as_they_are_mixed(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    explorer.set(mix={"stepwise": 0.5, "analogical": 1.0})
-    find(explorer, "kv-vectors-path").value = str(tmp_path / "mixed.safetensors")
-    find(explorer, "kv-save-vectors").click()
-    assert said(explorer, "kv-keep-status").startswith("Written")
-    saved = kv.KVVectors.load(tmp_path / "mixed.safetensors")
-    torch.testing.assert_close(saved.values, 0.5 * made.vectors["stepwise"].values + made.vectors["analogical"].values)
-    assert "* 0.5" in saved.card.history
-    find(explorer, "kv-save-vectors").click()
-    assert "exists" in said(explorer, "kv-keep-status")
-
-
-def test_the_state_goes_through_a_file_and_back(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    kept = made.state(arms=("baseline", "cache steering"), cv=3.3, layers=(1, 3), heads=(0,), question=4, mix={"analogical": 0.5}, sweep="heads", seed=4)
-    explorer.set(**{f.name: getattr(kept, f.name) for f in fields(kept)})
-    assert explorer.wait(PATIENCE)
-    text = text_of(explorer, "cache steering")
-    find(explorer, "kv-state-path").value = str(tmp_path / "state.json")
-    find(explorer, "kv-save-state").click()
-    assert said(explorer, "kv-keep-status").startswith("Written")
-    explorer.set(cv=0.0, layers=None, heads=None, question=0, mix={"stepwise": 1.0}, sweep="layers", seed=0)
-    find(explorer, "kv-load-state").click()
-    assert said(explorer, "kv-keep-status").startswith("Restored") and explorer.state == kept
-    assert text_of(explorer, "cache steering") == text and find(explorer, "kv-cv").value == 3.3 and not find(explorer, "kv-layers-2").value
-    (tmp_path / "state.json").write_text(kept.changed({"mix": {"lost": 1.0}}).to_json())
-    find(explorer, "kv-load-state").click()
-    assert "There are no vectors called" in said(explorer, "kv-keep-status") and explorer.state == kept
-    (tmp_path / "state.json").write_text(kept.changed({"layers": (17,)}).to_json())
-    find(explorer, "kv-load-state").click()
-    assert "There is no layer 17" in said(explorer, "kv-keep-status") and explorer.state == kept
 
 
 def test_the_code_follows_the_state(explorer: Explorer) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from explorer_bench import Made, compared, make
@@ -15,7 +18,7 @@ from kvsteer_lab.attention import query_heads
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.bench import Bench
 from kvsteer_lab.widgets.comparing import compare_arms, generation_settings
-from kvsteer_lab.widgets.doses import find_dose
+from kvsteer_lab.widgets.doses import find_dose, slot_norms
 from kvsteer_lab.widgets.measuring import token_pieces
 from kvsteer_lab.widgets.running import CancelledError
 from kvsteer_lab.widgets.snippet import write_code
@@ -115,11 +118,11 @@ def test_dose_is_coefficient_times_relative_norm(made: Made) -> None:
     steering = kv.CacheSteering(made.vectors["stepwise"], 0.5, -2.0, layers=[1, 3], heads=[1])
     prompt = made.task.chat(made.task.questions("dev", 1)[0])
     table = made.vectors["stepwise"].only(None, [1]).relative_to(made.model, [prompt]).set_index("layer").loc[[1, 3]]
-    dose = find_dose(made.model, steering, prompt)
+    dose = find_dose(steering, slot_norms(made.model, prompt, -1))
     assert dose.layers == (1, 3)
     assert dose.keys == pytest.approx((0.5 * table["keys"]).tolist(), rel=1e-4)
     assert dose.values == pytest.approx((2.0 * table["values"]).tolist(), rel=1e-4)
-    other = find_dose(made.model, kv.CacheSteering(made.vectors["stepwise"], 0.5, -2.0, layers=[1, 3], slot=-3), prompt)
+    other = find_dose(steering, slot_norms(made.model, prompt, -3))
     assert other.values != pytest.approx(dose.values, rel=1e-3)
 
 
@@ -144,7 +147,7 @@ def test_part_layers_heads_and_slot_reach_the_steering(made: Made) -> None:
         ({"layers": ()}, "No layers are chosen"),
         ({"heads": ()}, "No KV heads are chosen"),
         ({"layers": (9,)}, "There is no layer 9"),
-        ({"slot": -999}, "Slot -999 is out of range"),
+        ({"slot": -999}, r"There is no slot -999: the prompt has \d+ tokens; choose -\d+ to \d+\.$"),
         ({"offset": "two words"}, "is 2 tokens|tokens for this tokenizer, not one"),
         ({"mix": {"nobody": 1.0}}, "There are no vectors called 'nobody' here, only 'stepwise', 'analogical'"),
         ({"mix": {"stepwise": 0.0}}, "All weights of the mix are zero"),
@@ -216,6 +219,34 @@ def test_what_cannot_be_made_again_is_taken_from_the_explorer(made: Made, model:
     comparison = compared(bench, state)
     assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
     assert comparison["cache steering"].generation.text != comparison["baseline"].generation.text
+
+
+def test_a_task_that_bears_a_name_of_the_packages_is_taken_from_the_explorer(made: Made) -> None:
+    rows = [(f"Ann has {i} apples, gets 2. How many?", i + 2, f"{i} + 2 = {i + 2}.", "dev" if i < 9 else "extraction") for i in range(3, 25)]
+    table = pd.DataFrame(rows, columns=["question", "answer", "steps", "split"])
+    task = kv.tasks.from_frame(table, name="gsm8k", split="split", replies={"stepwise": "steps"})
+    pairs = kv.ContrastiveSet.few_shot(task, made.model.tokenizer, style="stepwise", n=4, shots=2)
+    bench = Bench(made.model, {"stepwise": kv.extract(made.model, pairs, progress=False)}, pairs={"stepwise": pairs}, tasks={"gsm8k": task})
+    state = made.state(task="gsm8k", arms=("baseline", "cache steering", "activation steering"))
+    code = write_code(bench, state)
+    assert "kv.tasks.get" not in code and "task = explorer.tasks['gsm8k']" in code and "vectors = explorer.vectors['stepwise']" in code
+    comparison = compared(bench, state)
+    scope: dict[str, Any] = {"explorer": bench}
+    exec(write_code(bench, state), scope)
+    assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
+
+
+def test_a_benchmark_in_a_folder_is_read_from_there_by_the_code(made: Made, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        rows = [{"question": f"{part} {i}: Ann has {i} apples, gets 2. How many?", "answer": f"{i} + 2 = {i + 2}\n#### {i + 2}"} for i in range(9)]
+        (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench = Bench(made.model, dict(made.vectors), tasks={"gsm8k": kv.tasks.get("gsm8k", tmp_path)})
+    state = made.state(task="gsm8k", split="test", arms=("baseline", "cache steering"), max_new_tokens=8)
+    code = write_code(bench, state)
+    assert f"kv.tasks.get('gsm8k', data_dir={str(tmp_path)!r})" in code
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert scope["texts"].texts == [own.generation.text for own in compared(bench, state).arms]
 
 
 def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> None:

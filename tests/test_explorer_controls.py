@@ -1,4 +1,4 @@
-"""The explorer's knobs without a browser: every control, what is shown, and errors in one line."""
+"""The explorer's knobs without a browser: every control, and what is shown, of which setting."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import ipywidgets as w
 import pytest
-import torch
-from explorer_bench import PATIENCE, Made, find, make, said, text_of, walk
+from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, walk
 
 import kvsteer_lab as kv
-from kvsteer_lab.widgets import running
+from kvsteer_lab.widgets.controls import OWN_TEXT
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.state import ExplorerState
 
@@ -38,7 +37,7 @@ def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
 @pytest.mark.parametrize(
     ("css", "value", "field", "expected"),
     [
-        ("kv-task", None, "task", None),
+        ("kv-task", OWN_TEXT, "task", None),
         ("kv-split", "extraction", "split", "extraction"),
         ("kv-question", 2, "question", 2),
         ("kv-prompt", "Hello", "prompt", "Hello"),
@@ -123,8 +122,25 @@ def test_weights_of_a_mix(explorer: Explorer) -> None:
 
 
 def test_a_state_beyond_the_sliders_is_shown(explorer: Explorer) -> None:
-    explorer.set(cv=40.0, ck=-7.0)
-    assert find(explorer, "kv-cv").value == 40.0 and find(explorer, "kv-ck").value == -7.0
+    explorer.set(cv=40.0, ck=-7.0, temperature=3.0)
+    assert find(explorer, "kv-cv-typed").value == 40.0 and find(explorer, "kv-ck-typed").value == -7.0 and find(explorer, "kv-temperature").value == 3.0
+    assert (explorer.state.cv, explorer.state.ck) == (40.0, -7.0)
+
+
+def test_a_coefficient_beyond_the_slider_is_typed_and_the_slider_follows(explorer: Explorer) -> None:
+    for name in ("ck", "cv"):
+        slider, box = find(explorer, f"kv-{name}"), find(explorer, f"kv-{name}-typed")
+        box.value = 99.0
+        assert getattr(explorer.state, name) == 99.0 and slider.value == slider.max < 10, "a longer one couldn't be set finely"
+        slider.value = 0.5
+        assert box.value == 0.5 == getattr(explorer.state, name)
+        box.value = 1.32
+        assert abs(slider.value - 1.32) < 0.06 and getattr(explorer.state, name) == 1.32
+        slider.value = 1.3000000000000007  # what the browser makes of it
+        assert getattr(explorer.state, name) == box.value == 1.32, "a slider's rounding is no reader's move"
+        slider.value = 1.4000000000000004
+        assert getattr(explorer.state, name) == box.value == 1.4
+    assert "Done" in said(explorer)
 
 
 # --- texts --------------------------------------------------------------------------------------------------------
@@ -158,9 +174,9 @@ def test_the_dose_stands_beside_the_coefficients(explorer: Explorer) -> None:
     assert explorer.wait(PATIENCE)
     table = explorer.vectors["stepwise"].relative_to(explorer.model, [explorer.comparison.asked.prompt])  # type: ignore[union-attr]
     mean = 2 * table["values"][1:].mean()
-    assert f"values <b>×{mean:.2g}</b>" in explorer.page.controls.dose.value
+    assert f"values <b>×{mean:.2g}</b>" in explorer.page.controls.dose.html.value
     explorer.set(layers=())
-    assert "unknown" in (said(explorer) and explorer.page.controls.dose.value)
+    assert "unknown" in (said(explorer) and explorer.page.controls.dose.html.value)
 
 
 def test_a_model_whose_attention_is_closed_says_so(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,76 +201,61 @@ def test_looks_at_test_questions_are_counted(explorer: Explorer) -> None:
     assert "Done" in said(explorer) and "Looked at so far: 2" in explorer.page.controls.asked.value
 
 
-# --- errors -------------------------------------------------------------------------------------------------------
+def test_the_asked_question_stands_while_it_is_asked(explorer: Explorer) -> None:
+    asked, question = explorer.page.controls.asked, explorer.comparison.asked.question.text  # type: ignore[union-attr]
+    assert question in asked.value
+    find(explorer, "kv-measure").value = "tokens"
+    explorer.look(layer=2)
+    find(explorer, "kv-cv").value = 1.0
+    assert question in asked.value and "Done" in said(explorer) and question in asked.value
+    gate = busy(explorer)
+    explorer.set(question=1)
+    assert question not in asked.value
+    gate.set()
+    assert "Done" in said(explorer) and explorer.comparison.asked.question.text in asked.value != question  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"task": None, "prompt": "  "}, "The prompt is empty"),
-        ({"task": None, "prompt": "word " * 3000}, "but the context of tiny is 2048; shorten it"),
-        ({"cv": float("nan")}, "The state's cv is nan"),
-        ({"layers": ()}, "No layers are chosen"),
-        ({"arms": ()}, "The state's arms is ()"),
-        ({"task": "gsm9k"}, "There is no task 'gsm9k'"),
-        ({"question": 10**6}, "gives at most 5000 questions"),
-        ({"offset": "ab cd"}, "not one"),
-        ({"mix": {"lost": 1.0}}, "There are no vectors called 'lost' here"),
-    ],
-)
-def test_bad_input_is_one_line_and_the_explorer_lives_on(explorer: Explorer, changes: dict[str, Any], message: str) -> None:
-    good = explorer.state
-    explorer.move(changes)
-    line = said(explorer).replace("&#x27;", "'")
-    assert message in line and "\n" not in line and "kv-error" in find(explorer, "kv-status").value
-    explorer.set(**{name: getattr(good, name) for name in changes}, seed=1)
-    assert "Done" in said(explorer) and text_of(explorer, "cache steering")
+def test_a_dev_question_is_no_test_question_after_one_was_looked_at(explorer: Explorer) -> None:
+    explorer.set(split="test")
+    assert "Done" in said(explorer) and "Looked at so far: 1" in explorer.page.controls.asked.value
+    explorer.set(split="dev")
+    assert "Done" in said(explorer) and "look" not in explorer.page.controls.asked.value
 
 
-def test_set_by_code_raises_and_changes_nothing(explorer: Explorer) -> None:
-    before = explorer.state
-    with pytest.raises(ValueError, match="The state's cv is nan"):
-        explorer.set(cv=float("nan"), ck=1.0)
-    with pytest.raises(ValueError, match="mood"):
-        explorer.set(mood=1)
-    assert explorer.state == before
+def test_ones_own_text_is_a_choice_that_the_list_names(explorer: Explorer) -> None:
+    explorer.set(task=None, prompt="Hello")
+    assert find(explorer, "kv-task").label == "my own text" and "Done" in said(explorer)
 
 
-def test_out_of_memory_is_one_line(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    plenty = running.decode
-
-    def scarce(*given: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    monkeypatch.setattr(running, "decode", scarce)
-    explorer.set(sweep_questions=1)
-    with pytest.warns(UserWarning, match="Out of memory"):
-        explorer.compare()
-        line = said(explorer)
-    assert line.startswith("Out of memory; ask for fewer new tokens") and text_of(explorer, "cache steering") == ""
-    explorer.sweep()
-    assert said(explorer, "kv-sweep-status").startswith("Out of memory") and not find(explorer, "kv-sweep-run").disabled
-    monkeypatch.setattr(running, "decode", plenty)
+def test_texts_of_an_earlier_setting_are_marked(explorer: Explorer) -> None:
+    line, steered = find(explorer, "kv-earlier-line"), find(explorer, "kv-arm-cache-steering")
+    marked = [steered, find(explorer, "kv-details")]
+    assert line.layout.visibility == "hidden" and not any("kv-earlier" in view._dom_classes for view in marked)
+    gate = busy(explorer)
+    find(explorer, "kv-cv").value = 0.0
+    find(explorer, "kv-stop").click()
+    gate.set()
+    assert said(explorer) == "Cancelled." and line.layout.visibility == "visible"
+    assert all("kv-earlier" in view._dom_classes for view in marked), "they stand there with their marks and numbers"
+    explorer.set(measure="tokens", geometry_layer=2)
+    assert explorer.wait(PATIENCE) and line.layout.visibility == "visible"
     find(explorer, "kv-run").click()
-    assert "Done" in said(explorer) and text_of(explorer, "cache steering")
+    assert said(explorer) == "Done." and line.layout.visibility == "hidden" and not any("kv-earlier" in view._dom_classes for view in marked)
 
 
-def test_vectors_of_another_model_are_refused_in_one_line(explorer: Explorer, vectors: kv.KVVectors, tmp_path: Path) -> None:
-    other = vectors.save(tmp_path / "other.safetensors")
-    find(explorer, "kv-load-path").value = str(other)
-    find(explorer, "kv-load").click()
-    assert "These vectors are of a llama" in said(explorer) and str(other) not in explorer.vectors
-    find(explorer, "kv-load-path").value = str(tmp_path / "nothing.safetensors")
-    find(explorer, "kv-load").click()
-    assert "There are no vectors at" in said(explorer)
-
-
-def test_loaded_vectors_are_chosen(explorer: Explorer, made: Made, tmp_path: Path) -> None:
-    path = str(made.vectors["analogical"].save(tmp_path / "mine.safetensors"))
-    explorer.load_vectors(path)
-    assert "Done" in said(explorer) and explorer.state.mix == {path: 1.0} and find(explorer, "kv-vectors").value == path
-    assert path in explorer.code
-    explorer.set(mix={"analogical": 1.0})
-    same = text_of(explorer, "cache steering")
-    explorer.set(mix={path: 1.0})
-    assert explorer.wait(PATIENCE) and text_of(explorer, "cache steering") == same
+def test_the_dose_is_never_that_of_another_setting(explorer: Explorer) -> None:
+    dose = explorer.page.controls.dose.html
+    first = dose.value
+    gate = busy(explorer)
+    find(explorer, "kv-cv").value = 4.0
+    double = dose.value
+    assert "values <b>×" in double and double != first, "the slot was measured: it needs no model"
+    find(explorer, "kv-slot").value = -2
+    assert "not measured yet" in dose.value
+    find(explorer, "kv-stop").click()
+    gate.set()
+    assert explorer.wait(PATIENCE) and "not measured yet" in dose.value
+    find(explorer, "kv-run").click()
+    assert explorer.wait(PATIENCE) and "Dose, relative to slot -2" in dose.value
+    find(explorer, "kv-slot").value = -1
+    assert dose.value == double and explorer.wait(PATIENCE) and dose.value == double

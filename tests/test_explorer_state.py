@@ -75,6 +75,7 @@ def test_every_field_survives_json() -> None:
         ("temperature", 0.0),
         ("top_p", 1.5),
         ("seed", -3),
+        ("control_seed", 10**30),
         ("max_new_tokens", 0),
         ("sweep", "everything"),
         ("sweep_cv", ()),

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from explorer_bench import Made, compared, make, swept
+from matplotlib.text import Text
 
 import kvsteer_lab as kv
 from kvsteer_lab.figures.explorer import plot_components, plot_sweep, plot_tokens
+from kvsteer_lab.figures.style import ONE_COLUMN, TWO_COLUMNS
 from kvsteer_lab.widgets import running, sweeping
 from kvsteer_lab.widgets.components import find_components, pair_texts
 from kvsteer_lab.widgets.extracting import extract_differences
@@ -97,7 +99,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(made: Made, monkey
         ({"layers": ()}, "No layers"),
         ({"offset": "a b c"}, "not one"),
         ({"max_new_tokens": 3000}, "context"),
-        ({"slot": 700}, "Slot 700"),
+        ({"slot": 700}, "There is no slot 700: the shortest prompt has"),
     ]:
         with pytest.raises(ValueError, match=message):
             swept(made.bench(), made.state(sweep="layers", **changes))
@@ -140,13 +142,16 @@ def test_chunks_grow_and_shrink_with_the_time_they_take(made: Made, monkeypatch:
     assert sizes == [1, 1, 2, 4, 2, 3]
 
 
-def test_out_of_memory_halves(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_out_of_memory_halves(made: Made, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     state = made.state(sweep="layers", sweep_questions=3)
     whole, plenty = swept(made.bench(), state), running.decode
 
     def scarce(model: Any, rows: Any, *rest: Any) -> Any:
-        if len(rows) > 2:
+        if len(rows) > 2 and device == "gpu":
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(rows) > 2:
+            torch.empty(10**15)  # what a CPU says is no OutOfMemoryError
         return plenty(model, rows, *rest)
 
     monkeypatch.setattr(running, "decode", scarce)
@@ -217,6 +222,34 @@ def test_figures_draw_what_was_found(made: Made, differences: dict[str, kv.PairD
     assert own is not None and lines[0].get_ydata()[-1] == pytest.approx(own.nats())  # type: ignore[index]
     points = find_components(differences, 1, "values", {}).table()
     assert sum(len(c.get_offsets()) for c in plot_components(points, 1, "values").axes[0].collections) == len(points)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sweep": "heads"},
+        {"sweep": "heads", "layers": (2,), "heads": (1,)},
+        {"sweep": "layers"},
+        {"sweep": "ck x cv", "sweep_ck": (0.0, 1.0), "sweep_cv": (0.0, 1.0, 1.5, 2.0, 4.0)},
+        {"sweep": "ck x cv", "sweep_ck": (-12.25, 0.0), "sweep_cv": tuple(x / 4 for x in range(12))},
+    ],
+)
+@pytest.mark.parametrize("measure", ["changed", "tokens"])
+def test_a_sweeps_figure_is_as_wide_as_a_column_and_cuts_no_word_off(made: Made, changes: dict[str, Any], measure: str) -> None:
+    sweep = swept(made.bench(), made.state(sweep_questions=1, max_new_tokens=4, **changes))
+    grid = sweep.grid
+    figure = plot_sweep(sweep.to_frame(), measure, grid.title, grid.row_title, grid.column_title)
+    assert figure.get_figwidth() in (ONE_COLUMN, TWO_COLUMNS)
+    for _ in range(6):
+        figure.draw_without_rendering()
+    words = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    boxes = {text.get_text(): text.get_window_extent() for text in words}
+    assert any(grid.title in said for said in boxes)
+    for said, box in boxes.items():
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, said
+    inside = [text.get_window_extent() for text in figure.axes[0].texts]
+    cell = figure.axes[0].get_window_extent().width / len(grid.columns)
+    assert all(box.width < cell for box in inside), "numbers run into one another"
 
 
 def test_figures_of_nothing_are_refused() -> None:

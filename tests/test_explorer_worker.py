@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,13 +105,21 @@ def test_cancel_of_one_kind_leaves_the_others(worker: Worker) -> None:
     assert {event for event in log.events if len(event) == 3} == {("a", "done", ""), ("b", "cancelled", "")}
 
 
+def _real_want_of_memory() -> Exception:
+    """What torch itself raises on a CPU."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
         (ValueError("The prompt is empty;\n write something."), "The prompt is empty; write something."),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "Out of memory; ask for fewer"),
         (MemoryError(), "Out of memory; ask for fewer"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: out of memory"), "Out of memory; ask for fewer"),
+        (_real_want_of_memory(), "Out of memory; ask for fewer"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate"), "Out of memory; ask for fewer"),
         (KeyError("layers"), "KeyError: 'layers'"),
         (OSError("No space left on device"), "No space left on device"),
         (AssertionError(), "AssertionError"),
@@ -127,9 +136,38 @@ def test_an_error_is_one_line_and_the_worker_lives_on(worker: Worker, error: Exc
     assert worker.wait(5)
     ((_, outcome, message),) = log.events
     assert outcome == "failed" and message.startswith(line) and "\n" not in message
-    assert worker.error is error
+    assert type(error).__name__ in worker.error and "in fail" in worker.error, "the traceback is kept as text"
     worker.submit("compare", log.steps("good"), log.ended("good"))
     assert worker.wait(5) and log.events[-1] == ("good", "done", "")
+
+
+def test_a_failure_keeps_nothing_that_it_had_made(worker: Worker) -> None:
+    made: list[Any] = []
+    log = Log()
+
+    def allocate() -> None:
+        big = torch.ones(1000)
+        made.append(weakref.ref(big))
+        raise RuntimeError("CUDA out of memory")
+
+    def fail(cancelled: threading.Event) -> Iterator[None]:
+        other = torch.ones(1000)
+        made.append(weakref.ref(other))
+        yield
+        try:
+            allocate()
+        except RuntimeError as error:
+            raise torch.OutOfMemoryError("Out of memory with a single row") from error
+
+    left: list[int] = []
+
+    def ended(outcome: Outcome, message: str) -> None:
+        left.append(sum(own() is not None for own in made))
+        log.ended("fail")(outcome, message)
+
+    worker.submit("compare", fail, ended)
+    assert worker.wait(5) and log.events[0][1] == "failed" and "allocate" in worker.error
+    assert len(made) == 2 and left == [0], "what ran out of memory still holds it"
 
 
 def test_an_error_of_cancelled_work_is_no_failure(worker: Worker) -> None:

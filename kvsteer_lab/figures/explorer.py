@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from .geometry import look, words
 from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
+_FEW = 5  # columns of a sweep that can be read in one column of a paper, beside the names of its rows
 _MARKERS = {"baseline": "P", "CoT prompt": "s", "forced prefix": "^", "cache steering": "o", "activation steering": "D", "random control": "x"}
 
 
@@ -32,7 +33,8 @@ def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", 
     rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
     columns.sort(key=float)
     grid = cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
-    figure, axes = plt.subplots(figsize=(ONE_COLUMN if len(columns) <= 6 else TWO_COLUMNS, 0.9 + 0.3 * len(rows)), layout="constrained")
+    width = ONE_COLUMN if len(columns) <= _FEW else TWO_COLUMNS
+    figure, axes = plt.subplots(figsize=(width, 1.1 + 0.3 * len(rows)), layout="constrained")
     image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
     axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title))
     axes.set_xticklabels(columns)
@@ -51,7 +53,10 @@ def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", 
                 color="white" if shade < 0.6 else "black",
             )
     plain = table[table.row == "baseline"][measure]
-    axes.set_title(f"{title}{': ' if title else ''}{measure}, {int(cells.n.iloc[0])} texts a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else ""))
+    texts = int(cells.n.iloc[0])
+    below = f"{texts} text{'s' * (texts != 1)} a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else "")
+    # Over the whole width: the axes alone are narrower than a long title.
+    figure.suptitle(f"{title}{': ' if title else ''}{measure}\n{below}", fontsize=plt.rcParams["axes.titlesize"])
     figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
     return figure
 

@@ -10,12 +10,12 @@ from .canvases import Heatmap
 from .knobs import Set, choice, css, number, numbers
 from .markup import cell_html, note, status
 from .state import MEASURES, SWEEPS, ExplorerState
-from .sweeping import Sweep
+from .sweeping import Sweep, Text
 from .worker import Outcome
 
 _MEANING = note(
-    "Each cell is the cache steering of the left column with one thing changed, on the first questions of the split (or on your own text), all forked from "
-    "one prefill. "
+    "Each cell is the cache steering of the left column with one thing changed, on the first questions of the split (or on your own text), several cells "
+    "forked from one prefill of each prompt. "
     "What is found here by looking is a guess: test it with kv.analysis.ablate_layers or kv.tune on dev, and confirm it once on test."
 )
 
@@ -26,7 +26,7 @@ class Ablation:
     Args:
         change: is told of a knob's new value.
         start, cancel: what the buttons do.
-        take: is called with the changes of a cell's setting.
+        take: is called with a cell's whole setting.
 
     Attributes:
         box: what is displayed.
@@ -49,7 +49,7 @@ class Ablation:
         self.said = w.HTML(status("No sweep yet."))
         self.heatmap = Heatmap()
         self.texts = w.HTML(note("Click a cell, or walk to it with the arrow keys and press Enter, to read its texts."))
-        self.use = w.Button(description="Use this setting", disabled=True, tooltip="set the knobs of the left column to this cell's setting")
+        self.use = w.Button(description="Use this setting", disabled=True, tooltip="set the knobs of the left column as this cell had them")
         for widget, name in (
             (self.run, "sweep-run"),
             (self.stop, "sweep-cancel"),
@@ -68,6 +68,7 @@ class Ablation:
             [w.HTML(_MEANING), *(k.widget for k in self.knobs), w.HBox([self.run, self.stop]), self.bar, self.said, self.heatmap, self.use, self.texts]
         )
         self.sweep: Sweep | None = None
+        self._picked_texts: tuple[Text, ...] = ()
 
     def show(self, state: ExplorerState) -> None:
         """Show a state, and the sweep by the state's measure."""
@@ -86,7 +87,7 @@ class Ablation:
 
     def progress(self, sweep: Sweep, state: ExplorerState) -> None:
         """A sweep as far as it is done."""
-        fresh = sweep is not self.sweep
+        fresh = self.sweep is None or sweep.grid is not self.sweep.grid
         self.sweep = sweep
         if fresh:
             self.heatmap.picked = [-1, -1, self.heatmap.picked[2]]
@@ -96,17 +97,20 @@ class Ablation:
         self.bar.value = done / total
         self.said.value = status(f"{done} of {total} cells{left if done < total else ''}.")
         self.heatmap.show(sweep, state.measure)
+        if not fresh and tuple(self.heatmap.picked[:2]) in sweep.done and not self._picked_texts:
+            self._pick()  # it was picked before it was done
 
-    def end(self, outcome: Outcome, message: str) -> None:
-        """A sweep has ended, in one way or another; what is done stays."""
+    def end(self, outcome: Outcome, message: str, sweep: Sweep | None) -> None:
+        """A sweep has ended, in one way or another; what is done stays. `sweep`: as far as it came, `None` if it never began."""
         self.run.disabled, self.stop.disabled = False, True
-        done, total = (len(self.sweep.done), len(self.sweep.grid.cells)) if self.sweep else (0, 0)
         if outcome == "failed":
             self.said.value = status(message, error=True)
+        elif sweep is None:
+            self.said.value = status(f"Cancelled before it began{'; the cells are of the sweep before' if self.sweep is not None else ''}.")
         elif outcome == "cancelled":
-            self.said.value = status(f"Cancelled: {done} of {total} cells are done and kept.")
-        elif self.sweep is not None:
-            self.said.value = status(f"Done: {total} cells in {self.sweep.seconds:.1f} s.")
+            self.said.value = status(f"Cancelled: {len(sweep.done)} of {len(sweep.grid.cells)} cells are done and kept.")
+        else:
+            self.said.value = status(f"Done: {len(sweep.grid.cells)} cells in {sweep.seconds:.1f} s.")
 
     # --- cells ------------------------------------------------------------------------------------------------
 
@@ -114,13 +118,14 @@ class Ablation:
         row, column = self.heatmap.picked[:2]
         cell = self.sweep.cell(row, column) if self.sweep is not None else None
         self.use.disabled = cell is None
+        self._picked_texts = ()
         if self.sweep is None or cell is None:
             self.texts.value = note("There is no setting at this place.") if row >= 0 else ""
             return
-        self.texts.value = cell_html(self.sweep, cell, self.sweep.done.get((row, column), ()))
+        self._picked_texts = self.sweep.done.get((row, column), ())
+        self.texts.value = cell_html(self.sweep, cell, self._picked_texts)
 
     def _take(self) -> None:
         row, column = self.heatmap.picked[:2]
-        cell = self.sweep.cell(row, column) if self.sweep is not None else None
-        if cell is not None:
-            self._take_over(dict(cell.changes))
+        if self.sweep is not None and (cell := self.sweep.cell(row, column)) is not None:
+            self._take_over(self.sweep.setting(cell))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,15 @@ class Bench:
         task = self.task(state.task)
         return Asked(task.chat(question), task, question)
 
+    def check_slot(self, asked: Sequence[Asked], slot: int) -> None:
+        """Refuse a slot that one of the prompts doesn't have."""
+        if slot == -1:  # each has it
+            return
+        shortest = min(len(self.model.encode(each.prompt)) for each in asked)
+        if not -shortest <= slot < shortest:
+            which = "shortest prompt" if len(asked) > 1 else "prompt"
+            raise ValueError(f"There is no slot {slot}: the {which} has {shortest} tokens; choose {-shortest} to {shortest - 1}.")
+
     # --- what is compared -------------------------------------------------------------------------------------
 
     def mix(self, state: ExplorerState) -> KVVectors:
@@ -158,6 +167,11 @@ class Bench:
         if name not in self.activations:
             raise ValueError(f"Activation steering needs vectors of the residual stream for {name!r}; pass kv.explore activations=... or pairs=...")
         return self.activations[name], weight * state.activation_coefficient
+
+    def tell_of_other_weights(self, state: ExplorerState) -> list[str]:
+        """What there is to warn of in the state's vectors: that they were extracted from other weights, or in another dtype."""
+        said = [self.vectors[name].card.tell_of_other_weights(self.model) for name in self._weights(state)]
+        return list(dict.fromkeys(filter(None, said)))
 
     # --- what is added later ----------------------------------------------------------------------------------
 

@@ -69,14 +69,14 @@ class Scatter(anywidget.AnyWidget):
     looks = traitlets.Dict().tag(sync=True)
     points: Any = traitlets.List().tag(sync=True)
 
-    def show(self, found: Components, layer: int, part: str) -> None:
+    def show(self, found: Components) -> None:
         """Draw one layer's keys or values; a set's style has a colour and a marker."""
         points: Sequence[dict[str, Any]] = [
             dict(set=str(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=str(p.text)) for p in found.points.itertuples()
         ]
         titles = [f"PC {i} ({share:.0%} of the variance)" for i, share in enumerate(found.explained, 1)]
         with self.hold_sync():
-            self.title = f"Layer {layer}, {part}"
+            self.title = f"Layer {found.layer}, {found.part}"
             self.x_title, self.y_title = titles
             self.looks = {str(name): list(look(str(own["style"].iloc[0]))) for name, own in found.points.groupby("set", sort=False)}
             self.points = list(points)

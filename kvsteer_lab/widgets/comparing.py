@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from ..decoding import Row, warn_of_windows
+from ..decoding import Row, tell_of_windows
 from ..effects import is_loop
 from ..evaluation import describe
 from ..generation import prepare, read_row
@@ -112,8 +111,10 @@ def compare_arms(
     if "activation steering" in state.arms:
         for _ in extract_missing_residuals(bench, state, cancelled):
             yield
+    bench.check_slot([asked], state.slot)
     methods = bench.interventions(state)
-    rows, settings, warned = _prepare(bench, state, asked, methods)
+    rows, settings = _prepare(bench, state, asked, methods)
+    warned = (tell_of_windows(bench.model, rows, state.max_new_tokens), *bench.tell_of_other_weights(state))
     arms = list(methods)
     decode = bench.model.tokenizer.decode
     forced = [decode(list(row.forced)) if row.forced else "" for row in rows]
@@ -127,10 +128,10 @@ def compare_arms(
         yield
     texts = [read_row(bench.model, row, (0, arm, 0), found[i], settings) for i, (arm, row) in enumerate(zip(arms, rows, strict=True))]
     compared = [Compared(arm, text, judge(asked, methods[arm], text)) for arm, text in zip(arms, texts, strict=True)]
-    comparison = Comparison(state, asked, tuple(compared), warned)
+    comparison = Comparison(state, asked, tuple(compared), tuple(filter(None, warned)))
     on_texts(comparison)
     yield
-    ((baseline,), _, _) = _prepare(bench, state, asked, {"baseline": Nothing()})
+    ((baseline,), _) = _prepare(bench, state, asked, {"baseline": Nothing()})
     reader = next((arm for arm in ("cache steering", "activation steering", "random control", "CoT prompt", "forced prefix") if arm in arms), None)
     readers = [arms.index(reader) if arm == "baseline" and reader else i for i, arm in enumerate(arms)]
     sides = [(rows[i], baseline) for i in readers]
@@ -141,15 +142,12 @@ def compare_arms(
     on_measured(replace(comparison, arms=tuple(compared)))
 
 
-def _prepare(bench: Bench, state: ExplorerState, asked: Asked, methods: Mapping[Any, Intervention]) -> tuple[list[Row], Settings, tuple[str, ...]]:
-    """A row an arm, the settings, and what the library warns of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        settings, rows, _ = prepare(
-            bench.model, [asked.prompt], list(methods.values()), chat=True, offset=state.offset, generation=generation_settings(state), samples=1
-        )
-        warn_of_windows(bench.model, rows, state.max_new_tokens)
-    return rows, settings, tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+def _prepare(bench: Bench, state: ExplorerState, asked: Asked, methods: Mapping[Any, Intervention]) -> tuple[list[Row], Settings]:
+    """A row an arm, and the settings."""
+    settings, rows, _ = prepare(
+        bench.model, [asked.prompt], list(methods.values()), chat=True, offset=state.offset, generation=generation_settings(state), samples=1
+    )
+    return rows, settings
 
 
 def judge(asked: Asked, method: Intervention, text: Generation) -> dict[str, Any]:

@@ -23,10 +23,13 @@ class Components:
     """Points of one layer's keys or values.
 
     Attributes:
+        layer, part: which layer's `"keys"` or `"values"`.
         points: one row a pair: `set`, `style`, `pair`, `x`, `y`, `text` (its question).
         explained: the two components' shares of the variance.
     """
 
+    layer: int
+    part: str
     points: pd.DataFrame
     explained: tuple[float, float]
 
@@ -65,7 +68,7 @@ def find_components(differences: Mapping[str, PairDifferences], layer: int, part
     points.insert(1, "style", [str(differences[name].card.recipe.get("style", name)) for name, _ in index])
     points["text"] = [texts[name][pair] if pair < len(texts.get(name, [])) else "" for name, pair in index]
     first, second = pca.explained_variance_ratio_
-    return Components(points, (float(first), float(second)))
+    return Components(layer, part, points, (float(first), float(second)))
 
 
 def pair_texts(own: PairDifferences, pairs: ContrastiveSet | None, task: Task | None) -> list[str]:

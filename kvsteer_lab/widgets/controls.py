@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as w
 
 from .bench import Bench
-from .knobs import Knob, Set, choice, css, layer_range, number, slider, tick, toggles, words
+from .dose_line import DoseLine
+from .knobs import Knob, Set, choice, css, layer_range, number, slider, tick, toggles, typed, words
 from .markup import escape, note
 from .state import ARMS, PARTS, ExplorerState
 
 MIX = "a mix"
+OWN_TEXT = ""
+"""Stands for no task in the list: ipywidgets take `None` for no choice at all."""
 _TEST = "A test question: each look counts. Choose settings on dev questions, and look at test once, when they are chosen."
 
 
@@ -32,18 +36,20 @@ class Controls:
         layers, heads = range(model.n_layers), range(model.n_kv_heads)
         arms = toggles("arms", ARMS, "side by side", (), "compare with", optional=False)
         self.asking = [
-            choice("task", "ask", [("my own text", None), *((f"a question of {name}", name) for name in bench.task_names)]),
+            choice("task", "ask", [("my own text", OWN_TEXT), *((f"a question of {name}", name) for name in bench.task_names)], none=OWN_TEXT),
             choice("split", "split", splits),
             number("question", "question no.", "which question of the split, from 0"),
             words("prompt", "my text", "the user's message", rows=3),
         ]
         self.asked = w.HTML()
+        self._asks: tuple[Any, ...] = ()
         self.mixing = _Mixing(bench, change)
         self.strength = [
-            slider("ck", "c_k (keys)", -2.0, 4.0, 0.05, "coefficient of the keys"),
-            slider("cv", "c_v (values)", -4.0, 8.0, 0.1, "coefficient of the values"),
+            slider("ck", "c_k (keys)", -2.0, 4.0, 0.05, "coefficient of the keys", readout=False),
+            slider("cv", "c_v (values)", -4.0, 8.0, 0.1, "coefficient of the values", readout=False),
         ]
-        self.dose = w.HTML(note("Dose: not measured yet."))
+        self.typed = [typed("ck", "c_k (keys)", "any coefficient of the keys"), typed("cv", "c_v (values)", "any coefficient of the values")]
+        self.dose = DoseLine(bench)
         self.where = [
             choice("part", "steer", PARTS),
             layer_range(model.n_layers),
@@ -73,7 +79,7 @@ class Controls:
         css(self.path, "load-path")
         css(self.loading, "load")
         self.loading.on_click(lambda _: load(self.path.value))
-        self.knobs = [*self.asking, *self.strength, *self.where, arms, *self.others, *self.sampling]
+        self.knobs = [*self.asking, *self.strength, *self.typed, *self.where, arms, *self.others, *self.sampling]
         for knob in self.knobs:
             knob.bind(change)
         more = w.Accordion([w.VBox(_all(self.others)), w.VBox(_all(self.sampling)), w.VBox([self.path, self.loading])], selected_index=None)
@@ -87,15 +93,14 @@ class Controls:
                 self.asked,
                 _heading("Vectors and dose"),
                 self.mixing.box,
-                *_all(self.strength),
-                self.dose,
+                *(w.HBox(pair).add_class("kv-strength") for pair in zip(_all(self.strength), _all(self.typed), strict=True)),
+                self.dose.html,
                 _heading("Where"),
                 *_all(self.where),
                 _heading("Compare"),
                 arms.widget,
                 more,
-            ],
-            layout={"width": "340px", "min_width": "300px", "flex": "0 0 340px"},
+            ]
         )
         self.box.add_class("kv-controls")
 
@@ -104,15 +109,19 @@ class Controls:
         for knob in self.knobs:
             knob.show(state)
         self.mixing.show(state)
+        self.dose.show(state)
         own = state.task is None
         for knob in self.asking[1:]:
             knob.widget.layout.display = None if (knob.field == "prompt") == own else "none"
-        self.asked.value = note(_TEST) if not own and state.split == "test" else ""
+        if state.asks != self._asks:  # the question that stands there isn't asked any more
+            self._asks = state.asks
+            self.asked.value = note(_TEST) if not own and state.split == "test" else ""
 
-    def say_asked(self, text: str, looks: int) -> None:
-        """Show the question that is asked, and how many test questions were looked at."""
-        warned = note(f"{_TEST} Looked at so far: {looks}.") if looks else ""
-        self.asked.value = f'<p class="kv-note kv-asked">{escape(text)}</p>{warned}'
+    def say_asked(self, state: ExplorerState, text: str, looks: int) -> None:
+        """Show the question that a state asks, if it is still asked; beside a test question, how many of them were looked at."""
+        if state.asks == self._asks:
+            warned = note(f"{_TEST} Looked at so far: {looks}.") if state.split == "test" else ""
+            self.asked.value = f'<p class="kv-note kv-asked">{escape(text)}</p>{warned}'
 
 
 class _Mixing:
@@ -125,13 +134,13 @@ class _Mixing:
         self.weights = w.VBox()
         self.weights.add_class("kv-mix")
         self._fields: dict[str, w.FloatText] = {}
-        self._showing = False
+        self._shown_by: int | None = None
         self.choice.observe(self._chosen, "value")
         self.box = w.VBox([self.choice, self.weights])
 
     def show(self, state: ExplorerState) -> None:
         """Show a state's weights; sets that were loaded since get a line."""
-        self._showing = True
+        self._shown_by = threading.get_ident()
         try:
             names = list(self.bench.vectors)
             if set(names) != set(self._fields):
@@ -152,10 +161,10 @@ class _Mixing:
             self.choice.value = single if alone else MIX if MIX in options else None
             self.weights.layout.display = "none" if alone else None
         finally:
-            self._showing = False
+            self._shown_by = None
 
     def _chosen(self, _: Any) -> None:
-        if self._showing or self.choice.value is None:
+        if self._shown_by == threading.get_ident() or self.choice.value is None:
             return
         if self.choice.value == MIX:  # the weights as they are; every set gets a line
             self._change("mix", {name: field.value for name, field in self._fields.items()})
@@ -163,7 +172,7 @@ class _Mixing:
             self._change("mix", {self.choice.value: 1.0})
 
     def _weighed(self, _: Any) -> None:
-        if not self._showing:
+        if self._shown_by != threading.get_ident():
             self._change("mix", {name: field.value for name, field in self._fields.items()})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,23 +37,21 @@ class Dose:
         return sum(self.values) / len(self.values)
 
 
-def find_dose(model: Model, steering: CacheSteering, prompt: Prompt, norms: Callable[[Model, Prompt, int], Norms] | None = None) -> Dose:
-    """The dose of a steering on one prompt, at the slot that it steers.
+def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
+    """The dose of a steering at a slot.
 
     At the last slot it is the coefficient times what `KVVectors.relative_to` gives.
 
     Args:
-        model: the model.
         steering: what is added.
-        prompt: where.
-        norms: gives the slot's own norms; by default `slot_norms`, each time anew.
+        norms: the slot's own, from `slot_norms`.
 
     Raises:
-        ValueError: no layers, a slot out of range, or what `model.encode` refuses.
+        ValueError: no layers.
     """
     if not steering.scope:
         raise ValueError("No layers are steered, so there is no dose; name at least one.")
-    own_keys, own_values = (norms or slot_norms)(model, prompt, steering.slot)
+    own_keys, own_values = norms
     chosen = steering.vectors.only(steering.scope, steering.heads)
     layers = list(steering.scope)
     keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]
@@ -64,7 +61,11 @@ def find_dose(model: Model, steering: CacheSteering, prompt: Prompt, norms: Call
 
 @torch.no_grad()
 def slot_norms(model: Model, prompt: Prompt, slot: int) -> Norms:
-    """Norms of a prompt's own keys and values at one slot, per layer; NaN where a sliding window has dropped it."""
+    """Norms of a prompt's own keys and values at one slot, per layer; NaN where a sliding window has dropped it.
+
+    Raises:
+        ValueError: a slot out of range, or what `model.encode` refuses.
+    """
     cache = model.prefill(prompt)
     back = slot_from_end(slot, cache.get_seq_length(), 0)
     found = []

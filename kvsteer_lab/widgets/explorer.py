@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +13,24 @@ from ..vectors import KVVectors
 from .bench import Bench
 from .comparing import Comparison, compare_arms
 from .components import Components
-from .doses import find_dose, slot_norms
 from .keeping import write_figure, write_vectors
-from .markup import dose_html, note
 from .page import Page
+from .restoring import origin_of, restore
 from .snippet import write_code
-from .state import ExplorerState
+from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .sweeping import Sweep, run_sweep
-from .worker import Outcome, Worker
+from .worker import Outcome, Worker, one_line
 
 if TYPE_CHECKING:
     from ..models import Model
 
-_SWEEP_ONLY = {"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"}
-_GEOMETRY_ONLY = {"geometry_layer", "geometry_part"}
-_REMEMBERED = 63  # slots whose norms are kept
 
 
 class Explorer:
     """Steer a model by hand. Display it in a notebook; drive it by code with `set`, `wait`, `sweep` and what it has found.
 
-    Nothing here blocks: work is done by one thread, behind the library's lock. Close it with `close`.
+    Nothing that takes the model blocks: such work is done by one thread, behind the library's lock. Close it with `close` before you open another:
+    Jupyter keeps the widgets, and through them the explorer, until then.
 
     Attributes:
         bench: the model and what the states name.
@@ -47,13 +43,12 @@ class Explorer:
         self.bench, self.state = bench, state
         self.comparison: Comparison | None = None
         self.worker = Worker()
-        self._norms: dict[Any, Any] = {}
         self._looked_at: set[str] = set()
-        self._numbers = count()  # no file takes the place of another
         self._turning = threading.RLock()
         self.page = Page(bench, folder, self)
-        self._show()
-        self.compare()
+        with self._turning:
+            self._show()
+            self.compare()
 
     def __repr__(self) -> str:
         return f"Explorer({self.bench.model.name}, vectors: {', '.join(self.bench.vectors)})"
@@ -107,12 +102,12 @@ class Explorer:
         Raises:
             ValueError: one sentence for each bad value; nothing is changed.
         """
-        self._become(self.state.changed(knobs))
+        self._turn(knobs)
 
     def move(self, changes: Mapping[str, Any]) -> None:
         """As `set`, but a bad value is said in the explorer's line: what the controls do."""
         try:
-            self._become(self.state.changed(changes))
+            self._turn(changes)
         except ValueError as error:
             self.page.say(str(error), error=True)
 
@@ -125,33 +120,40 @@ class Explorer:
         self.worker.cancel(kind)
 
     def close(self) -> None:
-        """Cancel all work, end the thread and take the widget off the page."""
+        """Cancel all work, end the thread and take the widget off the page, with every control in it; the kernel keeps none of them."""
         self.worker.close()
-        self.page.ui.close()
+        self.page.close()
 
     def compare(self) -> None:
         """Run the state's comparison; one that runs or waits is cancelled."""
-        state = self.state
-        self.page.say("Working.")
+        with self._turning:
+            state, errors = self.state, self.page.errors
 
-        def steps(cancelled: threading.Event) -> Iterator[None]:
-            self.page.side.begin(state)
-            yield from compare_arms(self.bench, state, cancelled, self._have_texts, self._have_measured, self.page.side.text)
-            assert self.comparison is not None
-            yield from self.page.side.look(self.bench, self.comparison, cancelled)
+            def steps(cancelled: threading.Event) -> Iterator[None]:
+                self.page.side.begin(state)
+                yield from compare_arms(self.bench, state, cancelled, self._have_texts, self._have_measured, self.page.side.text)
+                assert self.comparison is not None
+                yield from self.page.side.look(self.bench, self.comparison, cancelled)
 
-        self.worker.submit("compare", steps, self._compared)
-        self.worker.submit("dose", lambda cancelled: self._measure_dose(state), self._have_dose, rank=1)
+            self.page.say("Working.")
+            self.worker.submit("compare", steps, lambda outcome, message: self._compared(outcome, message, errors))
+            if not (dose := self.page.controls.dose).knows(state):
+                self.worker.submit("dose", lambda cancelled: dose.measure(state), self._fail_only(lambda message: dose.fail(state, message)), rank=1)
 
     def sweep(self) -> None:
         """Run the state's sweep; one that runs is cancelled."""
-        state = self.state
+        state, so_far = self.state, list[Sweep]()
         self.page.ablation.begin()
 
-        def steps(cancelled: threading.Event) -> Iterator[None]:
-            return run_sweep(self.bench, state, cancelled, lambda sweep: self.page.ablation.progress(sweep, self.state))
+        def show(sweep: Sweep) -> None:
+            so_far[:] = [sweep]
+            self.page.ablation.progress(sweep, self.state)
 
-        self.worker.submit("sweep", steps, self.page.ablation.end, rank=2)
+        def end(outcome: Outcome, message: str) -> None:
+            if "sweep" not in self.worker.kinds:  # a newer one has the buttons
+                self.page.ablation.end(outcome, message, so_far[0] if so_far else None)
+
+        self.worker.submit("sweep", lambda cancelled: run_sweep(self.bench, state, cancelled, show), end, rank=2)
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
@@ -159,102 +161,95 @@ class Explorer:
         def steps(cancelled: threading.Event) -> Iterator[None]:
             name = self.bench.load_vectors(source)
             yield
-            self._become(self.state.changed({"mix": {name: 1.0}}))
+            self._turn({"mix": {name: 1.0}})
 
         self.worker.submit("load", steps, self._fail_only(lambda message: self.page.say(message, error=True)), rank=1)
 
     def look(self, layer: int | None = None, part: str | None = None) -> None:
         """Draw the pairs of a layer's `"keys"` or `"values"`, by default the state's; what is missing is extracted."""
         wanted = {"geometry_layer": layer, "geometry_part": part}
-        state = self.state = self.state.changed({name: value for name, value in wanted.items() if value is not None})
-        self._show()
-        self.worker.submit("look", lambda cancelled: self.page.geometry.draw(self.bench, state, cancelled), self._fail_only(self.page.geometry.fail), rank=1)
+        if not self._turn({name: value for name, value in wanted.items() if value is not None}):
+            self._draw_pairs()
 
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
-        """Write one of the explorer's figures with `kv.save_figure`."""
-        self._write(lambda: write_figure(which, path, overwrite, self.model, self.state, self.comparison, self.swept, self.components))
+        """Draw one of the explorer's figures and write it with `kv.save_figure`, before this returns: a second or so."""
+        self._keep(lambda: write_figure(which, path, overwrite, self.model, self.state.measure, self.comparison, self.swept, self.components))
 
     def save_vectors(self, path: str, overwrite: bool = False) -> None:
-        """Write the chosen vectors, mixed as they are, as safetensors with their card."""
-        self._write(lambda: write_vectors(path, overwrite, self.bench, self.state))
+        """Write the chosen vectors, mixed as they are, as safetensors with their card, before this returns."""
+        self._keep(lambda: write_vectors(path, overwrite, self.bench, self.state))
 
     def save_state(self, path: str, overwrite: bool = False) -> None:
-        """Write the state as JSON."""
-        self._write(lambda: f"Written: {self.state.save(path, overwrite=overwrite)}.")
+        """Write the state as JSON, before this returns."""
+        self._keep(lambda: f"Written: {self.state.save(path, overwrite=overwrite, origin=origin_of(self.bench))}.")
 
     def load_state(self, path: str) -> None:
-        """Set every knob as a file of `save_state` says."""
+        """Set every knob as a file of `save_state` says, with vectors from where it says; of another model's state, what has a meaning here."""
 
         def read() -> str:
-            state = ExplorerState.load(path)
-            self.bench.steering(state)  # refuses what isn't here before anything is changed
-            self._become(state)
-            return f"Restored: {path}."
+            state, remark = restore(self.bench, path, self.state)
+            self._turn(state.everything)
+            return f"Restored: {path}. {remark}".strip()
 
-        self._write(read)
+        self._keep(read)
 
     # --- in between -------------------------------------------------------------------------------------------
 
-    def _become(self, state: ExplorerState) -> None:
+    def _turn(self, changes: Mapping[str, Any]) -> frozenset[str]:
+        """Change the state, show it and begin what depends on it, in one piece: a reader turns knobs, and so does the worker. Gives the fields that changed."""
         with self._turning:
-            moved = state.difference(self.state)
-            self.state = state
+            before, self.state = self.state, self.state.changed(changes)
+            moved = self.state.difference(before)
             self._show()
-        if moved & _GEOMETRY_ONLY:
-            self.look()
-        if moved - _SWEEP_ONLY - _GEOMETRY_ONLY:
-            self.compare()
+            if moved & GEOMETRY_FIELDS:
+                self._draw_pairs()
+            if moved - SWEEP_FIELDS - GEOMETRY_FIELDS:
+                self.compare()
+        return moved
 
     def _show(self) -> None:
-        for view in (self.page.controls, self.page.ablation, self.page.geometry):
+        for view in (self.page.controls, self.page.side, self.page.ablation, self.page.geometry):
             view.show(self.state)
         try:
             self.page.keep.code.code = self.code
         except ValueError as error:
             self.page.keep.code.code = f"# {error}"
 
-    def _measure_dose(self, state: ExplorerState) -> Iterator[None]:
-        def norms(model: Model, prompt: Any, slot: int) -> Any:
-            if (key := (repr(prompt), slot)) not in self._norms:
-                self._norms = dict(list(self._norms.items())[-_REMEMBERED:])
-                self._norms[key] = slot_norms(model, prompt, slot)
-            return self._norms[key]
-
-        dose = find_dose(self.model, self.bench.steering(state), self.bench.asked(state).prompt, norms)
-        self.page.controls.dose.value = dose_html(dose, state.slot)
-        yield
-
-    def _have_dose(self, outcome: Outcome, message: str) -> None:
-        if outcome == "failed":
-            self.page.controls.dose.value = note(f"Dose: unknown. {message}")
+    def _draw_pairs(self) -> None:
+        state = self.state
+        self.worker.submit("look", lambda cancelled: self.page.geometry.draw(self.bench, state, cancelled), self._fail_only(self.page.geometry.fail), rank=1)
 
     def _have_texts(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        question = comparison.asked.question
-        if question is not None and comparison.state.split == "test":
-            self._looked_at.add(question.id)
+        state, question = comparison.state, comparison.asked.question
         if question is not None:
-            self.page.controls.say_asked(question.text, len(self._looked_at))
+            if state.split == "test":
+                self._looked_at.add(question.id)
+            with self._turning:
+                self.page.controls.say_asked(state, question.text, len(self._looked_at))
         self.page.side.texts(comparison)
 
     def _have_measured(self, comparison: Comparison) -> None:
         self.comparison = comparison
         self.page.side.measured(comparison)
 
-    def _compared(self, outcome: Outcome, message: str) -> None:
+    def _compared(self, outcome: Outcome, message: str, errors: int) -> None:
+        if "compare" in self.worker.kinds:  # a newer one says "Working."
+            return
         if outcome == "failed":
             self.page.side.clear()
             self.page.say(message, error=True)
-        elif "compare" not in self.worker.kinds:  # a newer one says "Working"
+        elif self.page.errors == errors:  # else something went wrong since it began, and that line stays
             warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
             self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
 
     def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
         return lambda outcome, message: say(message) if outcome == "failed" else None
 
-    def _write(self, write: Callable[[], str]) -> None:
-        def steps(cancelled: threading.Event) -> Iterator[None]:
-            self.page.keep.say(write())
-            yield
-
-        self.worker.submit(f"write {next(self._numbers)}", steps, self._fail_only(lambda message: self.page.keep.say(message, error=True)), rank=1)
+    def _keep(self, do: Callable[[], str]) -> None:
+        """Read or write a file at once: what is written is what is there at the click, and no Stop can lose it."""
+        self.page.keep.say("Working.")
+        try:
+            self.page.keep.say(do())
+        except Exception as error:
+            self.page.keep.say(one_line(error), error=True)

@@ -17,7 +17,7 @@ from .comparing import Comparison
 from .components import Components
 from .knobs import css
 from .markup import note, status
-from .state import ExplorerState, refuse_existing
+from .state import ExplorerState, Measure, refuse_existing
 from .sweeping import Sweep
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class Keep:
         self.said.value = status(text, error=error)
 
 
-def draw_figure(which: str, state: ExplorerState, comparison: Comparison | None, sweep: Sweep | None, found: Components | None) -> Figure:
-    """One of the explorer's `FIGURES`, of what was found so far.
+def draw_figure(which: str, measure: Measure, comparison: Comparison | None, sweep: Sweep | None, found: Components | None) -> tuple[Figure, int | None]:
+    """One of the explorer's `FIGURES`, of what was found so far, and the seed of its texts; pairs have none.
 
     Raises:
         ValueError: nothing of that kind was found yet.
@@ -104,17 +104,17 @@ def draw_figure(which: str, state: ExplorerState, comparison: Comparison | None,
     if which == FIGURES[0]:
         if comparison is None:
             raise ValueError("There are no texts to draw yet; compare something with the baseline first.")
-        return plot_tokens(comparison.tokens())
+        return plot_tokens(comparison.tokens()), comparison.state.seed
     if which == FIGURES[1]:
         if sweep is None:
             raise ValueError("There is no sweep to draw yet; run one in the ablation tab first.")
         grid = sweep.grid
-        return plot_sweep(sweep.to_frame(), state.measure, grid.title, grid.row_title, grid.column_title)
+        return plot_sweep(sweep.to_frame(), measure, grid.title, grid.row_title, grid.column_title), sweep.state.seed
     if which != FIGURES[2]:
         raise ValueError(f"There is no figure of {which!r}; choose one of: {', '.join(FIGURES)}.")
     if found is None:
         raise ValueError("There are no pairs to draw yet; look at the geometry tab first.")
-    return plot_components(found.table(), state.geometry_layer, state.geometry_part)
+    return plot_components(found.table(), found.layer, found.part), None
 
 
 def write_figure(
@@ -122,7 +122,7 @@ def write_figure(
     path: str,
     overwrite: bool,
     model: Model,
-    state: ExplorerState,
+    measure: Measure,
     comparison: Comparison | None,
     sweep: Sweep | None,
     found: Components | None,
@@ -138,7 +138,8 @@ def write_figure(
     there = [path + suffix for suffix in (".pdf", ".svg", ".png", ".csv") if Path(path + suffix).exists()]
     if there and not overwrite:
         raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
-    save_figure(draw_figure(which, state, comparison, sweep, found), path, model=model, seed=state.seed)
+    figure, seed = draw_figure(which, measure, comparison, sweep, found)
+    save_figure(figure, path, model=model, seed=seed)
     return f"Written: {path}.pdf, .svg, .png and .csv."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,13 +34,13 @@ class Knob:
         self.field, self.widget = field, widget
         self._show, self._parts = show, tuple(parts) or (widget,)
         self._read = read or (lambda: widget.value)
-        self._showing = False
+        self._shown_by: int | None = None
 
     def bind(self, change: Set) -> Knob:
         """Tell `change` whenever a reader moves the control."""
 
         def moved(_: Any) -> None:
-            if not self._showing:
+            if self._shown_by != threading.get_ident():  # another thread may show a state while a reader moves this
                 change(self.field, self._read())
 
         for part in self._parts:
@@ -48,11 +49,11 @@ class Knob:
 
     def show(self, state: ExplorerState) -> None:
         """Show a state without telling of it."""
-        self._showing = True
+        self._shown_by = threading.get_ident()
         try:
             self._show(state)
         finally:
-            self._showing = False
+            self._shown_by = None
 
     @property
     def enabled(self) -> bool:
@@ -70,32 +71,49 @@ def simple(field: str, widget: w.Widget) -> Knob:
     return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
 
 
-def slider(field: str, label: str, low: float, high: float, step: float, hint: str) -> Knob:
-    """A slider with a number beside it; a value beyond its ends makes it longer."""
-    widget = w.FloatSlider(min=low, max=high, step=step, description=label, style=_LABEL, layout=_WIDE, tooltip=hint, readout_format=".2f")
+def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Knob:
+    """A slider with its number beside it, which a value beyond its ends makes longer; without the number there is a box for it (`typed`), and it stops there.
+
+    In the browser a slider rounds whatever it is given to its steps, and tells of that as if a reader had moved it: half a step is no move.
+    """
+    widget = w.FloatSlider(min=low, max=high, step=step, description=label, style=_LABEL, layout=_WIDE, tooltip=hint, readout=readout, readout_format=".2f")
     css(widget, field)
+    said = low
+
+    def at_its_place(value: float) -> bool:
+        return abs(widget.value - min(max(value, widget.min), widget.max)) <= 0.51 * step
 
     def show(state: ExplorerState) -> None:
-        value = getattr(state, field)
-        widget.min, widget.max = min(widget.min, value), max(widget.max, value)
-        widget.value = value
+        nonlocal said
+        said = getattr(state, field)
+        if readout:
+            widget.min, widget.max = min(widget.min, said), max(widget.max, said)
+        if not at_its_place(said):
+            widget.value = min(max(said, widget.min), widget.max)
 
-    return Knob(field, widget, show)
+    return Knob(field, widget, show, read=lambda: said if at_its_place(said) else round(widget.value, 6))
 
 
-def choice(field: str, label: str, options: Sequence[Any]) -> Knob:
-    """A list of which one is chosen; what isn't in it is added when a state names it."""
+def typed(field: str, label: str, hint: str) -> Knob:
+    """A box beside a slider that takes any number; its label is for those who hear it."""
+    widget = w.FloatText(description=f"{label}, typed", continuous_update=False, tooltip=hint)
+    widget.add_class("kv-typed").add_class(f"kv-{field.replace('_', '-')}-typed")
+    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
+
+
+def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Knob:
+    """A list of which one is chosen; what isn't in it is added when a state names it. `none` stands for the field's `None`."""
     widget = w.Dropdown(options=options, description=label, style=_LABEL, layout=_WIDE)
     css(widget, field)
 
     def show(state: ExplorerState) -> None:
-        value = getattr(state, field)
+        value = none if getattr(state, field) is None else getattr(state, field)
         known = [option[1] if isinstance(option, tuple) else option for option in widget.options]
         if value not in known:
             widget.options = [*widget.options, (str(value), value)]
         widget.value = value
 
-    return Knob(field, widget, show)
+    return Knob(field, widget, show, read=lambda: None if none is not None and widget.value == none else widget.value)
 
 
 def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = False) -> Knob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ..tasks.base import Task
 from ..vectors import KVVectors
 from .bench import Bench, by_name
 from .explorer import Explorer
+from .restoring import restore
 from .state import ExplorerState
 
 if TYPE_CHECKING:
@@ -40,11 +42,13 @@ def explore(
         pairs: what the vectors were extracted from, by the same names: for the geometry tab, and for activation steering.
         differences: from `kv.extract_pairs`, where they are at hand already.
         activations: from `kv.extract_activations`, by the same names.
-        state: how the knobs are set at first: a state, or a file that the explorer wrote.
+        state: how the knobs are set at first: a state, or a file that the explorer wrote. Vectors that it names and that aren't given are loaded from
+            where they came; a file of another model's explorer is taken over in part, with a warning.
         folder: where the explorer's files go unless another place is named.
 
     Returns:
-        The explorer; a cell that ends in it shows it.
+        The explorer; a cell that ends in it shows it. Jupyter keeps its widgets, and through them the explorer, until it is closed with `close`: do so
+        before the cell is run again.
 
     Raises:
         ValueError: no vectors, vectors or differences of another model, or a state that can't be read.
@@ -61,9 +65,11 @@ def explore(
         by_name(differences, PairDifferences, "differences", first),
         tasks,
     )
-    if state is None:
-        state = first_state(bench, first, task)
-    return Explorer(bench, state if isinstance(state, ExplorerState) else ExplorerState.load(state), folder)
+    if isinstance(state, str | Path):
+        state, remark = restore(bench, state, first_state(bench, first, task))
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+    return Explorer(bench, state or first_state(bench, first, task), folder)
 
 
 def first_state(bench: Bench, vectors: str, task: Task | None) -> ExplorerState:

@@ -13,6 +13,7 @@ from .components import Components, find_components, pair_texts
 from .extracting import extract_differences
 from .knobs import Set, choice, css, simple
 from .markup import note, status
+from .running import TABLES
 from .state import ExplorerState
 
 _STYLE = {"description_width": "92px"}
@@ -70,8 +71,9 @@ class Geometry:
             if name not in self._texts:
                 self._texts[name] = pair_texts(own, bench.pairs.get(name), bench.tasks.get(own.card.recipe.get("task", "")))
         self.scatter.clear()
-        self.found = find_components(bench.differences, state.geometry_layer, state.geometry_part, self._texts)
-        self.scatter.show(self.found, state.geometry_layer, state.geometry_part)
+        with TABLES:
+            self.found = find_components(bench.differences, state.geometry_layer, state.geometry_part, self._texts)
+            self.scatter.show(self.found)
         self.said.value = status(f"{_listed(list(bench.differences))}: {len(self.found.points)} pairs.")
         yield
 

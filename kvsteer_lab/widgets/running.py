@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from ..models import Model
 
 
+TABLES = threading.Lock()
+"""Held where explorers' threads work with pandas or scikit-learn: these swap the process's warning filters and put them back, which two threads must not
+do at once."""
+
+
 class CancelledError(Exception):
     """The work was cancelled; what it had begun is dropped."""
 

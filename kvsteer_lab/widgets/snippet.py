@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..models import BUNDLED
-from ..tasks import NAMES
+from ..tasks import NAMES, get
+from ..tasks.base import Task
+from ..tasks.benchmark import Benchmark
 from .bench import Bench
 from .comparing import generation_settings
 from .state import Arm, ExplorerState
@@ -56,17 +58,36 @@ class _Code:
         return self.names[source]
 
     def task(self, task: str) -> str:
-        own = self.bench.tasks.get(task)
-        ours = task in NAMES and (own is None or type(own).__module__.startswith(f"{__package__.partition('.')[0]}.tasks"))
-        return self.name("task", f"kv.tasks.get({task!r})" if ours else f"explorer.tasks[{task!r}]")
+        return self.name("task", task_call(task, self.bench.tasks.get(task)) or f"explorer.tasks[{task!r}]")
 
     def pairs(self, recipe: Mapping[str, Any], n: int) -> str | None:
         """Pairs that can be made again, if their recipe tells all of it."""
-        if set(recipe) != _RECIPE or recipe["task"] not in NAMES or len(recipe["questions"]) != n:
+        if set(recipe) != _RECIPE or len(recipe["questions"]) != n or task_call(recipe["task"], self.bench.tasks.get(recipe["task"])) is None:
             return None
         made = dict(style=recipe["style"], against=recipe["against"], n=n, shots=recipe["shots"], select=recipe["select"], seed=recipe["seed"])
         arguments = ", ".join(f"{key}={value!r}" for key, value in made.items() if _DEFAULTS.get(key) != value)
         return self.name("pairs", f"kv.ContrastiveSet.few_shot({self.task(recipe['task'])}, model.tokenizer, {arguments})")
+
+
+def task_call(name: str, own: Task | None) -> str | None:
+    """The call that gives this very task, with its folder if it reads files; `None` if no call of the package does.
+
+    Args:
+        name: what the task is called.
+        own: the task; `None`: one that is yet to be asked for by its name.
+    """
+    if name not in NAMES:
+        return None
+    files = own.files if isinstance(own, Benchmark) else {}
+    folder = next((str(path.parent) for path in files.values()), None)
+    if own is not None:  # another task may bear the name of one of the package's
+        try:
+            same = get(name, folder)
+        except ValueError:  # the files are gone
+            return None
+        if type(own) is not type(same) or files != getattr(same, "files", {}):
+            return None
+    return f"kv.tasks.get({name!r})" if folder is None else f"kv.tasks.get({name!r}, data_dir={folder!r})"
 
 
 def _model(bench: Bench) -> str:

@@ -27,6 +27,14 @@ PARTS: tuple[Part, ...] = ("keys and values", "keys", "values")
 SWEEPS: tuple[SweepKind, ...] = ("layers", "heads", "ck x cv")
 MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "changed")
 
+SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
+GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
+"""What the texts of the first tab don't depend on."""
+_STEERING_FIELDS = ("mix", "ck", "cv", "part", "layers", "heads", "slot", "offset")
+_SAMPLING_FIELDS = ("sample", "temperature", "top_p", "seed", "max_new_tokens")
+CELL_FIELDS = ("prompt", "task", "split", *_STEERING_FIELDS, *_SAMPLING_FIELDS)
+"""What the texts of a sweep's cell depend on, beside which questions are asked."""
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -75,7 +83,7 @@ class ExplorerState:
     activation_layer: Count = 1
     activation_coefficient: Number = 1.0
     every_token: bool = False
-    control_seed: Count = 0
+    control_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # what torch's generators take
     sample: bool = False
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -97,15 +105,30 @@ class ExplorerState:
         """
         return _checked(lambda: replace(self, **changes), {**asdict(self), **changes})
 
-    def difference(self, other: ExplorerState) -> set[str]:
+    def difference(self, other: ExplorerState) -> frozenset[str]:
         """The fields in which two states differ."""
-        return {f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)}
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def asks(self) -> tuple[Any, ...]:
+        """What is asked: the question's task, split and number, or the user's own text."""
+        return (self.prompt,) if self.task is None else (self.task, self.split, self.question)
+
+    def says_the_same(self, other: ExplorerState) -> bool:
+        """Whether an intervention that both states compare says the same in both."""
+        return not self.difference(other) - SWEEP_FIELDS - GEOMETRY_FIELDS - {"arms"}
 
     # --- files ------------------------------------------------------------------------------------------------
 
-    def to_json(self) -> str:
-        """JSON text that `from_json` reads; its first field names the format's version."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+    def to_json(self, origin: Origin | None = None) -> str:
+        """JSON text that `from_json` reads; its first field names the format's version, the next, if it is known, where the state was set."""
+        said = {} if origin is None else {"origin": asdict(origin)}
+        return json.dumps({"format": FORMAT, **said, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ExplorerState:
@@ -114,25 +137,24 @@ class ExplorerState:
         Raises:
             ValueError: no JSON object, another format or version, or one sentence for each bad field.
         """
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"This is no state of the explorer: it can't be read as JSON ({error}).") from error
-        if not isinstance(found, dict) or "format" not in found:
-            raise ValueError("This is no state of the explorer: it doesn't name its format; save one with the explorer's Keep tab.")
-        if (version := found.pop("format")) != FORMAT:
-            raise ValueError(f"The state has the format {version!r}, but this version of the package reads {FORMAT!r}; set the knobs anew and save it.")
+        found = _read(text)
+        found.pop("origin", None)
         return _checked(lambda: cls(**found), found)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False, origin: Origin | None = None) -> Path:
         """Write the state as JSON.
+
+        Args:
+            path: where to.
+            overwrite: whether a file that is there may be replaced.
+            origin: the model that the knobs were set for, and where its vectors came from.
 
         Raises:
             ValueError: the file exists and `overwrite` isn't set.
             OSError: the path can't be written.
         """
         refuse_existing(path, overwrite)
-        return write_atomically(path, lambda temporary: temporary.write_text(self.to_json(), encoding="utf-8"))
+        return write_atomically(path, lambda temporary: temporary.write_text(self.to_json(origin), encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> ExplorerState:
@@ -141,13 +163,55 @@ class ExplorerState:
         Raises:
             ValueError: no such file, or what `from_json` refuses.
         """
+        return cls.from_json(_text(path))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a state was set.
+
+    Attributes:
+        model, fingerprint: the model's name and fingerprint.
+        sources: for sets of vectors that were loaded by hand, the file or repository.
+    """
+
+    model: str
+    fingerprint: str
+    sources: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Origin | None:
+        """Where the state in a file was set; `None` if the file doesn't tell.
+
+        Raises:
+            ValueError: no such file, no state, or an origin that can't be read.
+        """
+        found = _read(_text(path)).get("origin")
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"There is no state at {path}: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is no state of the explorer: it is no text ({error}).") from error
-        return cls.from_json(text)
+            return None if found is None else cls(**found)
+        except (TypeError, ValidationError) as error:
+            raise ValueError(f"The state in {path} has an origin that can't be read; take the field out to restore the rest.") from error
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"There is no state at {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no state of the explorer: it is no text ({error}).") from error
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"This is no state of the explorer: it can't be read as JSON ({error}).") from error
+    if not isinstance(found, dict) or "format" not in found:
+        raise ValueError("This is no state of the explorer: it doesn't name its format; save one with the explorer's Keep tab.")
+    if (version := found.pop("format")) != FORMAT:
+        raise ValueError(f"The state has the format {version!r}, but this version of the package reads {FORMAT!r}; set the knobs anew and save it.")
+    return found
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:

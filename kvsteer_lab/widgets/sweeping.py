@@ -17,7 +17,7 @@ from .bench import Asked, Bench
 from .comparing import generation_settings, judge
 from .grids import Cell, Grid, make_grid
 from .running import run_rows
-from .state import ExplorerState, Measure
+from .state import CELL_FIELDS, ExplorerState, Measure
 
 CHUNK_SECONDS = 0.4
 """About how long a chunk shall take: other work waits no longer than that."""
@@ -33,9 +33,9 @@ class Text:
     verdict: Mapping[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sweep:
-    """A sweep as far as it is done.
+    """A sweep as far as it is done: a value of its own after each chunk, so that what is drawn or written holds still.
 
     Attributes:
         state: what it was started with.
@@ -51,7 +51,7 @@ class Sweep:
     grid: Grid
     asked: tuple[Asked, ...]
     baseline: tuple[Text, ...] = ()
-    done: dict[tuple[int, int], tuple[Text, ...]] = field(default_factory=dict)
+    done: Mapping[tuple[int, int], tuple[Text, ...]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -84,6 +84,10 @@ class Sweep:
     def cell(self, row: int, column: int) -> Cell | None:
         """The cell at a place of the heatmap, if the grid has one there."""
         return next((cell for cell in self.grid.cells if (cell.row, cell.column) == (row, column)), None)
+
+    def setting(self, cell: Cell) -> dict[str, Any]:
+        """Every knob that the texts of a cell depend on, as the sweep had it, with the cell's own on top."""
+        return {name: getattr(self.state, name) for name in CELL_FIELDS} | dict(cell.changes)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a finished cell: `row`, `column`, `ck`, `cv`, `layers`, `heads`, `n` (texts), and every measure; behind a row for the baseline."""
@@ -124,7 +128,7 @@ def run_sweep(bench: Bench, state: ExplorerState, cancelled: threading.Event, on
         bench: the model and what is at hand.
         state: what is swept.
         cancelled: stops it at the next token; the chunk that runs is dropped.
-        on_chunk: is given the sweep, the same object each time, before the first chunk and after every one.
+        on_chunk: is given the sweep before the first chunk and after every one.
 
     Raises:
         ValueError: whatever the state asks for that can't be done; before anything is computed.
@@ -136,12 +140,13 @@ def run_sweep(bench: Bench, state: ExplorerState, cancelled: threading.Event, on
     for cell in grid.cells:
         by_setting.setdefault((cell.steering.ck, cell.steering.cv, cell.steering.scope, cell.steering.heads), []).append(cell)
     prompts, settings = [each.prompt for each in asked], generation_settings(state)
+    bench.check_slot(asked, state.slot)
     check_prompts(bench.model, prompts, [grid.cells[0].steering], offset=state.offset, generation=settings, samples=1)
     on_chunk(sweep)
     yield
     start = time.perf_counter()
-    ((sweep.baseline),) = _decode(bench, state, asked, [Nothing()], cancelled)
-    sweep.seconds = time.perf_counter() - start
+    (baseline,) = _decode(bench, state, asked, [Nothing()], cancelled)
+    sweep = replace(sweep, baseline=baseline, seconds=time.perf_counter() - start)
     on_chunk(sweep)
     yield
     waiting, size, worked = list(by_setting.values()), 1, 0.0
@@ -149,11 +154,11 @@ def run_sweep(bench: Bench, state: ExplorerState, cancelled: threading.Event, on
         chunk, waiting = waiting[:size], waiting[size:]
         start = time.perf_counter()
         methods = [replace(cells[0].steering, name=f"cell {i}") for i, cells in enumerate(chunk)]
-        for cells, texts in zip(chunk, _decode(bench, state, asked, methods, cancelled), strict=True):
-            sweep.done.update({(cell.row, cell.column): texts for cell in cells})
+        found = zip(chunk, _decode(bench, state, asked, methods, cancelled), strict=True)
+        done = {(cell.row, cell.column): texts for cells, texts in found for cell in cells}
         took = time.perf_counter() - start
         worked += took
-        sweep.seconds = worked
+        sweep = replace(sweep, done={**sweep.done, **done}, seconds=worked)
         most = max(1, _MOST_ROWS // len(asked))
         size = min(2 * size, most) if took < CHUNK_SECONDS else max(1, size // 2) if took > 2 * CHUNK_SECONDS else size
         on_chunk(sweep)

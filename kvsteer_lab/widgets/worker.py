@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakSet
 
-import torch
+from ..batching import free_memory, is_out_of_memory
 
+IDLE_SECONDS = 5.0
+"""How long the thread waits for more work before it ends; the next work starts another."""
 Outcome = Literal["done", "cancelled", "failed"]
 Steps = Callable[[threading.Event], Iterator[None]]
 """Work in steps: it is given the event that cancels it, looks at it between tokens, and yields where other work may go first."""
@@ -42,17 +46,24 @@ class Job:
     started: Iterator[None] | None = None
 
 
+_WORKERS: WeakSet[Worker] = WeakSet()
+
+
 class Worker:
-    """A thread and its queue. Nothing that is submitted blocks the caller, and no error ends the thread."""
+    """A thread and its queue. Nothing that is submitted blocks the caller, and no error ends the thread.
+
+    At the interpreter's exit all workers are closed: a thread that is in the middle of torch's code then would take the process down with it.
+    """
 
     def __init__(self) -> None:
+        _WORKERS.add(self)
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
         self._count = 0
         self._thread: threading.Thread | None = None
-        self.error: BaseException | None = None
-        """The last failure, with its traceback."""
+        self.error = ""
+        """The last failure's traceback; as text, since an exception keeps the tensors of all its frames."""
 
     def submit(self, kind: str, steps: Steps, on_end: Callable[[Outcome, str], None], rank: int = 0) -> Job:
         """Queue work; a waiting or running job of the same kind is cancelled.
@@ -107,36 +118,43 @@ class Worker:
             for job in self._jobs:
                 job.cancelled.set()
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     # --- in the thread ----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            try:
-                if job.cancelled.is_set():
-                    self._end(job, "cancelled")
-                    continue
-                if job.started is None:
-                    job.started = job.steps(job.cancelled)
-                next(job.started)
-            except StopIteration:
-                self._end(job, "cancelled" if job.cancelled.is_set() else "done")
-            except Exception as error:
-                if job.cancelled.is_set():
-                    self._end(job, "cancelled")
-                    continue
-                self.error = error
-                self._end(job, "failed", one_line(error))
+            outcome, message, scarce = self._step(job)
+            if scarce:  # only now are the error's frames gone, and what they held
+                free_memory()
+            if outcome is not None:
+                self._end(job, outcome, message)
+
+    def _step(self, job: Job) -> tuple[Outcome | None, str, bool]:
+        """One step of a job: how the job ended if it did, the reason if it failed, and whether that was want of memory."""
+        try:
+            if job.cancelled.is_set():
+                return "cancelled", "", False
+            if job.started is None:
+                job.started = job.steps(job.cancelled)
+            next(job.started)
+        except StopIteration:
+            return "cancelled" if job.cancelled.is_set() else "done", "", False
+        except Exception as error:
+            line, scarce = one_line(error), is_out_of_memory(error)
+            if not job.cancelled.is_set():
+                self.error = "".join(traceback.format_exception(error))
+            return ("cancelled", "", scarce) if job.cancelled.is_set() else ("failed", line, scarce)
+        return None, "", False
 
     def _next(self) -> Job | None:
-        """The job whose step is done next: cancelled ones first, so that they are out of the way, then by rank and age."""
+        """The job whose step is done next: cancelled ones first, so that they are out of the way, then by rank and age. `None` ends the thread."""
         with self._changed:
-            while not self._jobs:
-                if self._closed:
-                    return None
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._jobs or self._closed, IDLE_SECONDS) or not self._jobs:
+                self._thread = None
+                return None
             return min(self._jobs, key=lambda job: (not job.cancelled.is_set(), job.rank, job.number))
 
     def _end(self, job: Job, outcome: Outcome, message: str = "") -> None:
@@ -146,7 +164,7 @@ class Worker:
             job.outcome, job.message = outcome, message
             job.on_end(outcome, message)
         except Exception as error:  # a broken view mustn't end the thread
-            self.error = error
+            self.error = "".join(traceback.format_exception(error))
         finally:
             with self._changed:
                 self._jobs.remove(job)
@@ -154,13 +172,16 @@ class Worker:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line for a reader; memory that ran out is given back first."""
+    """An error as one line for a reader."""
     text = " ".join(str(error).split())[:400]
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text.lower():
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if is_out_of_memory(error):
         return "Out of memory; ask for fewer new tokens or questions, compare less at a time, or shorten the prompt."
     if isinstance(error, ValueError | OSError | RuntimeError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@atexit.register
+def _close_all() -> None:
+    for worker in list(_WORKERS):
+        worker.close()
