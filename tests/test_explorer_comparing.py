@@ -18,7 +18,7 @@ from kvsteer_lab.attention import query_heads
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.bench import Bench
 from kvsteer_lab.widgets.comparing import compare_arms, generation_settings
-from kvsteer_lab.widgets.doses import find_dose, slot_norms
+from kvsteer_lab.widgets.doses import find_dose, measure_slot
 from kvsteer_lab.widgets.measuring import token_pieces
 from kvsteer_lab.widgets.running import CancelledError
 from kvsteer_lab.widgets.snippet import write_code
@@ -118,11 +118,11 @@ def test_dose_is_coefficient_times_relative_norm(made: Made) -> None:
     steering = kv.CacheSteering(made.vectors["stepwise"], 0.5, -2.0, layers=[1, 3], heads=[1])
     prompt = made.task.chat(made.task.questions("dev", 1)[0])
     table = made.vectors["stepwise"].only(None, [1]).relative_to(made.model, [prompt]).set_index("layer").loc[[1, 3]]
-    dose = find_dose(steering, slot_norms(made.model, prompt, -1))
+    dose = find_dose(steering, measure_slot(made.model, prompt, -1))
     assert dose.layers == (1, 3)
     assert dose.keys == pytest.approx((0.5 * table["keys"]).tolist(), rel=1e-4)
     assert dose.values == pytest.approx((2.0 * table["values"]).tolist(), rel=1e-4)
-    other = find_dose(steering, slot_norms(made.model, prompt, -3))
+    other = find_dose(steering, measure_slot(made.model, prompt, -3))
     assert other.values != pytest.approx(dose.values, rel=1e-3)
 
 

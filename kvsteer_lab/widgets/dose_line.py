@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as w
 
 from .bench import Bench
-from .doses import Norms, find_dose, slot_norms
+from .doses import Norms, find_dose, measure_slot
 from .markup import dose_html, note
 from .state import ExplorerState
 
@@ -52,7 +52,7 @@ class DoseLine:
         """
         asked = self.bench.asked(state)
         self.bench.check_slot([asked], state.slot)
-        norms = slot_norms(self.bench.model, asked.prompt, state.slot)
+        norms = measure_slot(self.bench.model, asked.prompt, state.slot)
         with self._telling:
             self._norms = {**dict(list(self._norms.items())[1 - _REMEMBERED :]), _slot(state): norms}
             self.show(self._state)

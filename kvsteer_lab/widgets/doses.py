@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from ..cache import slot_from_end
+from ..extraction import slot_norms
 from ..interventions import CacheSteering
 from ..prompts import Prompt
 
@@ -44,7 +43,7 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
 
     Args:
         steering: what is added.
-        norms: the slot's own, from `slot_norms`.
+        norms: the slot's own, from `measure_slot`.
 
     Raises:
         ValueError: no layers.
@@ -59,17 +58,7 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
     return Dose(tuple(layers), tuple(keys.tolist()), tuple(values.tolist()))
 
 
-@torch.no_grad()
-def slot_norms(model: Model, prompt: Prompt, slot: int) -> Norms:
-    """Norms of a prompt's own keys and values at one slot, per layer; NaN where a sliding window has dropped it.
-
-    Raises:
-        ValueError: a slot out of range, or what `model.encode` refuses.
-    """
-    cache = model.prefill(prompt)
-    back = slot_from_end(slot, cache.get_seq_length(), 0)
-    found = []
-    for name in ("keys", "values"):
-        parts = [getattr(layer, name)[0] for layer in cache.layers]
-        found.append(torch.tensor([float(part[:, -back].float().norm()) if back <= part.shape[1] else float("nan") for part in parts]))
-    return found[0], found[1]
+def measure_slot(model: Model, prompt: Prompt, slot: int) -> Norms:
+    """Norms of a prompt's own keys and values at one slot, per layer; NaN where a sliding window has dropped it."""
+    found = slot_norms(model, prompt, slot=slot)
+    return found["keys"][0], found["values"][0]
