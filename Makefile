@@ -47,7 +47,7 @@ test: lint
 	$(BIN)/python notebooks/execute.py --check -n $(WORKERS)
 
 lab: $(READY)
-	$(BIN)/jupyter-lab --ServerApp.root_dir=notebooks
+	$(BIN)/jupyter-lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks  # pictures of the docs are within reach
 
 app: $(READY)
 	$(BIN)/python notebooks/serve.py

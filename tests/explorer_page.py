@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,16 +166,18 @@ class ExplorerPage:
 @contextlib.contextmanager
 def chapter_in_lab(browser: Any, chapter: Path, folder: Path) -> Iterator[tuple[ExplorerPage, list[str]]]:
     """A copy of chapter 11, all its cells run in JupyterLab: its explorer, and the list of its page's errors."""
-    (folder / "notebooks").mkdir()
+    root = folder / "root"
+    shutil.copytree(chapter.parents[1] / "docs" / "screenshots", root / "docs" / "screenshots")  # the chapter shows one of them
+    (root / "notebooks").mkdir()
     notebook, done = nbformat.read(chapter, 4), folder / "done"
     notebook.cells.append(nbformat.v4.new_code_cell(f"from pathlib import Path\nPath({str(done)!r}).touch()"))
-    nbformat.write(notebook, folder / "notebooks" / "explorer.ipynb")
+    nbformat.write(notebook, root / "notebooks" / "explorer.ipynb")
     before = os.environ.get("KVSTEER_FIGURES")
     os.environ["KVSTEER_FIGURES"] = str(folder / "figures")
     try:
-        with jupyter_lab(folder / "notebooks", folder / "own") as (server, token):
+        with jupyter_lab(root, folder / "own") as (server, token):
             page, errors = open_page(browser)
-            run_all(page, server, token, "explorer.ipynb")
+            run_all(page, server, token, "notebooks/explorer.ipynb")
             end = time.monotonic() + 240
             while not done.exists():
                 if time.monotonic() > end:
