@@ -10,8 +10,10 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 
+from ..analysis.lens import check_edits
 from ..analysis.reading import attention_to_slot
 from ..architectures import UnsteerableModelError
+from ..interventions import Intervention, Nothing
 from .bench import Bench
 from .comparing import Comparison
 from .knobs import css
@@ -104,7 +106,7 @@ class SideBySide:
             for own in comparison.arms:
                 if cancelled.is_set():
                     raise CancelledError
-                method = bench.intervention(own.arm, state)
+                method = _acting(bench.intervention(own.arm, state))
                 with TABLES:
                     table = attention_to_slot(
                         bench.model, [comparison.asked.prompt], method, [own.generation.token_ids], steps=_STEPS, slot=state.slot, offset=state.offset
@@ -135,3 +137,12 @@ class SideBySide:
             if late != ("kv-earlier" in view._dom_classes):
                 (view.add_class if late else view.remove_class)("kv-earlier")
         self.earlier.layout.visibility = "visible" if earlier & {*self._now.arms} else "hidden"
+
+
+def _acting(method: Intervention) -> Intervention:
+    """The method, or nothing where it adds nothing: here a dose of 0 is a setting like any other, and looks like the baseline."""
+    try:
+        check_edits(method)
+    except ValueError:
+        return Nothing()
+    return method
