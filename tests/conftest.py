@@ -11,9 +11,9 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import random_models
@@ -21,6 +21,11 @@ import torch
 import transformers
 
 import kvsteer_lab as kv
+
+if TYPE_CHECKING:
+    from explorer_bench import Made
+
+    from kvsteer_lab.widgets.explorer import Explorer
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -73,3 +78,23 @@ def load_random(tokenizer: Any) -> Callable[[str], kv.Model]:
         return known[name]
 
     return load
+
+
+@pytest.fixture(scope="module")
+def made(tiny: kv.Model) -> Made:
+    """What explorers are made of: the bundled model, a task, pairs and vectors."""
+    from explorer_bench import make
+
+    return make(tiny)
+
+
+@pytest.fixture
+def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
+    """An explorer that compares the baseline with cache steering, at rest."""
+    from explorer_bench import PATIENCE
+
+    state = made.state(arms=("baseline", "cache steering"))
+    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
+    assert explorer.wait(PATIENCE)
+    yield explorer
+    explorer.close()

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import random_models
-from explorer_bench import PATIENCE, Made, busy, find, make, said, until
+from explorer_bench import PATIENCE, Made, busy, find, said, until
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.page import TABS
 from kvsteer_lab.widgets.state import ExplorerState
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
-
-
-@pytest.fixture
-def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
-    state = made.state(arms=("baseline", "cache steering"))
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
-    assert explorer.wait(PATIENCE)
-    yield explorer
-    explorer.close()
-
 
 # --- speed --------------------------------------------------------------------------------------------------------
 

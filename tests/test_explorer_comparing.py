@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from explorer_bench import Made, compared, make
+from explorer_bench import Made, compared
 
 import kvsteer_lab as kv
 from kvsteer_lab.attention import query_heads
@@ -23,11 +23,6 @@ from kvsteer_lab.widgets.measuring import token_pieces
 from kvsteer_lab.widgets.running import CancelledError
 from kvsteer_lab.widgets.snippet import write_code
 from kvsteer_lab.widgets.state import ARMS
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
 
 
 @pytest.mark.parametrize("changes", [{}, {"sample": True, "seed": 5, "top_p": 0.9}, {"task": None, "prompt": "Ann has 3 apples, gets 4. How many?"}])

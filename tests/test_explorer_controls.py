@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
 import pytest
-from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, walk
+from explorer_bench import PATIENCE, Made, busy, find, said, text_of, walk
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets.controls import OWN_TEXT
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.state import ExplorerState
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
-
-
-@pytest.fixture
-def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
-    state = made.state(arms=("baseline", "cache steering"))
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
-    assert explorer.wait(PATIENCE)
-    yield explorer
-    explorer.close()
-
 
 # --- controls -----------------------------------------------------------------------------------------------------
 

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of
+from explorer_bench import PATIENCE, Made, busy, find, said, text_of
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets import running
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.knobs import slider
 from kvsteer_lab.widgets.state import ExplorerState
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
-
-
-@pytest.fixture
-def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
-    state = made.state(arms=("baseline", "cache steering"))
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
-    assert explorer.wait(PATIENCE)
-    yield explorer
-    explorer.close()
 
 
 @pytest.mark.parametrize(

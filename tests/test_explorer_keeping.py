@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from explorer_bench import PATIENCE, Made, busy, find, make, said, text_of, until
+from explorer_bench import PATIENCE, Made, busy, find, said, text_of, until
 
 import kvsteer_lab as kv
 from kvsteer_lab.figures import read_stamp
 from kvsteer_lab.widgets.explorer import Explorer
 from kvsteer_lab.widgets.keeping import FIGURES
 from kvsteer_lab.widgets.state import ExplorerState
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
-
-
-@pytest.fixture
-def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
-    state = made.state(arms=("baseline", "cache steering"))
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
-    assert explorer.wait(PATIENCE)
-    yield explorer
-    explorer.close()
 
 
 def test_figures_are_saved_once_and_not_overwritten(explorer: Explorer, tmp_path: Path) -> None:

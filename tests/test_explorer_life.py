@@ -7,32 +7,17 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_bench import PATIENCE, Made, make, said, until
+from explorer_bench import PATIENCE, Made, said, until
 from ipywidgets.widgets import widget as widget_module
 
 import kvsteer_lab as kv
 from kvsteer_lab.widgets import worker as worker_module
 from kvsteer_lab.widgets.explorer import Explorer
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
-
-
-@pytest.fixture
-def explorer(made: Made, tmp_path: Path) -> Iterator[Explorer]:
-    state = made.state(arms=("baseline", "cache steering"))
-    explorer = kv.explore(made.model, made.vectors, task=made.task, pairs=made.pairs, state=state, folder=tmp_path)
-    assert explorer.wait(PATIENCE)
-    yield explorer
-    explorer.close()
 
 
 def test_close_leaves_no_thread(made: Made) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from explorer_bench import Made, compared, make, swept
+from explorer_bench import Made, compared, swept
 from matplotlib.text import Text
 
 import kvsteer_lab as kv
@@ -23,11 +23,6 @@ from kvsteer_lab.widgets.extracting import extract_differences
 from kvsteer_lab.widgets.grids import make_grid
 from kvsteer_lab.widgets.running import CancelledError
 from kvsteer_lab.widgets.sweeping import Sweep, run_sweep
-
-
-@pytest.fixture(scope="module")
-def made(tiny: kv.Model) -> Made:
-    return make(tiny)
 
 
 @pytest.mark.parametrize(
