@@ -1,4 +1,6 @@
-"""The explorer on a page: from letting go of a slider to the first steered token and to the whole text, and from Cancel to the line that says so."""
+"""The explorer on a page: from letting go of a slider to the first steered token and to the whole text, and from Cancel
+to the line that says so.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ import tyro
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tests"))
 
-GRID = dict(sweep="ck x cv", sweep_questions=64, sweep_ck=[0.0, 0.25, 0.5, 0.75, 1.0], sweep_cv=[x / 4 for x in range(33)])
+GRID = dict(
+    sweep="ck x cv", sweep_questions=64, sweep_ck=[0.0, 0.25, 0.5, 0.75, 1.0], sweep_cv=[x / 4 for x in range(33)]
+)
 PLACES = (0.55, 0.65)  # of the slider of c_v, from -4 to 8: both reason
 
 
@@ -47,9 +51,15 @@ def main(repeats: int = 10, out: Path | None = None) -> Path:
                 waited = explorer.time_cancel()
                 waits += [waited] if turn >= 0 else []
         version = browser.version
-    results: dict[str, Any] = {f"{name}_ms": measure.spread([drag[name] for drag in drags]) for name in ("first", "full", "coloured")}
+    results: dict[str, Any] = {
+        f"{name}_ms": measure.spread([drag[name] for drag in drags]) for name in ("first", "full", "coloured")
+    }
     results |= {"cancel_ms": measure.spread(waits), "tokens": text, "arms": 2}
-    print(", ".join(f"{name}: {results[f'{name}_ms']['median']:.0f} ms" for name in ("first", "full", "coloured", "cancel")))
+    print(
+        ", ".join(
+            f"{name}: {results[f'{name}_ms']['median']:.0f} ms" for name in ("first", "full", "coloured", "cancel")
+        )
+    )
     clock = measure.Clock("cpu", threads=1)
     load = round(os.getloadavg()[0], 1)
     environment = measure.environment(clock) | {"clock": "wall, in the page", "chromium": version, "load": load}

@@ -1,15 +1,17 @@
 """What steering costs: time to the first token and time a token, steered over unsteered, paired in one run.
 
 Unsteered is the model's own `generate` on the same token ids, offset included. The library's path with nothing added is
-measured beside it, and activation steering in its four ways: once or at every token, with the cache or without. The first token's
-cost is taken apart: one nnsight trace instead of a plain forward pass, the edit inside it, and the second, one-token pass that
-reads the edited cache.
+measured beside it, and activation steering in its four ways: once or at every token, with the cache or without. The
+first token's
+cost is taken apart: one nnsight trace instead of a plain forward pass, the edit inside it, and the second, one-token
+pass that reads the edited cache.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ import torch
 import tyro
 
 import kvsteer_lab as kv
-from kvsteer_lab.cache import fill
-from kvsteer_lab.prompts import offset_token, pad_left, pad_token
-from kvsteer_lab.settings import resolve
+from kvsteer_lab.edits.cache import apply
+from kvsteer_lab.generation.settings import resolve
+from kvsteer_lab.models.prefill import fill
+from kvsteer_lab.models.prompts import offset_token, pad_left, pad_token
 
 Timed = tuple[float, float, list[list[int]]]
 """Seconds to the first token, seconds for each later one, new ids by row."""
@@ -50,7 +53,8 @@ def main(
         device: cpu or cuda.
         dtype: of the weights.
         batch: numbers of prompts decoded together; the first is timed on long prompts, too.
-        shots: worked examples before each question: short and long prompts for the first token. All else is timed on the first.
+        shots: worked examples before each question: short and long prompts for the first token. All else is timed on
+            the first.
         tokens: new tokens in a timed run.
         repeats: rounds; each has every variant once. First tokens get twice as many.
         uncached_repeats: rounds of the variants that use no cache, which are slow; 0 leaves them out.
@@ -60,9 +64,12 @@ def main(
     clock = measure.Clock(device)
     loaded = models.load(model, device, getattr(torch, dtype))
     cached: dict[str, kv.Intervention] = {"nothing": kv.Nothing(), "steered": models.steering(loaded, model)}
-    cached |= {way: models.activation_steering(loaded, model, every_token=every, cache=True) for way, every in WAYS.items()}
+    cached |= {
+        way: models.activation_steering(loaded, model, every_token=every, cache=True) for way, every in WAYS.items()
+    }
     uncached: dict[str, kv.Intervention] = {
-        f"{way}, no cache": models.activation_steering(loaded, model, every_token=every, cache=False) for way, every in WAYS.items()
+        f"{way}, no cache": models.activation_steering(loaded, model, every_token=every, cache=False)
+        for way, every in WAYS.items()
     }
     results = []
     for rows in batch:
@@ -78,12 +85,20 @@ def main(
             slow = measure_uncached(loaded, cached, uncached, prompts, clock, tokens, uncached_repeats, budget)
             results.append(dict(what="time a token without a cache", batch=rows, **slow))
             report(results[-1])
-    settings = dict(model=model, batch=batch, shots=shots, tokens=tokens, repeats=repeats, uncached_repeats=uncached_repeats)
+    settings = dict(
+        model=model, batch=batch, shots=shots, tokens=tokens, repeats=repeats, uncached_repeats=uncached_repeats
+    )
     return measure.write(f"decode-{model}", measure.environment(clock, loaded.dtype), settings, results, out)
 
 
 def variants(
-    model: kv.Model, methods: Mapping[str, kv.Intervention], prompts: list[Any], clock: measure.Clock, tokens: int, *, plain_uncached: bool = False
+    model: kv.Model,
+    methods: Mapping[str, kv.Intervention],
+    prompts: list[Any],
+    clock: measure.Clock,
+    tokens: int,
+    *,
+    plain_uncached: bool = False,
 ) -> dict[str, Callable[[], Timed]]:
     """The model's own `generate` and ours under each method, `tokens` tokens a prompt; each starts from the chats."""
     wanted = _exactly(tokens)
@@ -96,7 +111,10 @@ def variants(
         return model.hf.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
 
     def ours(method: kv.Intervention) -> list[list[int]]:
-        return [list(ids) for ids in kv.generate(model, prompts, method, generation=wanted, batch_size=len(prompts)).token_ids]
+        return [
+            list(ids)
+            for ids in kv.generate(model, prompts, method, generation=wanted, batch_size=len(prompts)).token_ids
+        ]
 
     runs: dict[str, Callable[[], list[list[int]]]] = {"plain": lambda: plain(True)}
     if plain_uncached:
@@ -106,7 +124,9 @@ def variants(
 
 
 def _timed(model: kv.Model, clock: measure.Clock, run: Callable[[], list[list[int]]]) -> Timed:
-    """Run, and read the clock after each forward pass of the plain model. (The prefill of ours is in the traced one.)"""
+    """Run, and read the clock after each forward pass of the plain model. (The prefill of ours is in the traced
+    one.)
+    """
     stamps: list[float] = []
     hook = model.hf.register_forward_hook(lambda *_: stamps.append(clock()))
     try:
@@ -118,14 +138,23 @@ def _timed(model: kv.Model, clock: measure.Clock, run: Callable[[], list[list[in
 
 
 def measure_tokens(
-    model: kv.Model, methods: Mapping[str, kv.Intervention], prompts: list[Any], clock: measure.Clock, tokens: int, repeats: int, budget: float
+    model: kv.Model,
+    methods: Mapping[str, kv.Intervention],
+    prompts: list[Any],
+    clock: measure.Clock,
+    tokens: int,
+    repeats: int,
+    budget: float,
 ) -> dict[str, Any]:
     """Time a token after the first, in milliseconds for the whole batch, and its ratio to the unsteered model's."""
     found = measure.rounds(variants(model, methods, prompts, clock, tokens), repeats, budget=budget)
     ids = {name: runs[0][2] for name, runs in found.items()}
     if model.dtype == torch.float32:
         assert ids["nothing"] == ids["plain"], "with nothing added the tokens must be those of generate"
-    assert ids["plain"] not in (ids["steered"], ids["every token"]), "the steering changed nothing: there is nothing to measure"
+    assert ids["plain"] not in (
+        ids["steered"],
+        ids["every token"],
+    ), "the steering changed nothing: there is nothing to measure"
     seconds = {name: [run[1] for run in runs] for name, runs in found.items()}
     return dict(
         ms={name: measure.spread(s, 1e3) for name, s in seconds.items()},
@@ -150,12 +179,19 @@ def measure_uncached(
 ) -> dict[str, Any]:
     """Time a token after the first without a cache, over the unsteered model's with one, and over cache steering's."""
     methods = {"steered": cached["steered"], **uncached}
-    found = measure.rounds(variants(model, methods, prompts, clock, tokens, plain_uncached=True), repeats, budget=budget)
+    found = measure.rounds(
+        variants(model, methods, prompts, clock, tokens, plain_uncached=True), repeats, budget=budget
+    )
     ids = {name: runs[0][2] for name, runs in found.items()}
-    with_cache = {way: [list(x) for x in kv.generate(model, prompts, cached[way], generation=_exactly(tokens)).token_ids] for way in WAYS}
+    with_cache = {
+        way: [list(x) for x in kv.generate(model, prompts, cached[way], generation=_exactly(tokens)).token_ids]
+        for way in WAYS
+    }
     same = {way: sum(a == b for a, b in zip(ids[f"{way}, no cache"], with_cache[way], strict=True)) for way in WAYS}
     if model.dtype == torch.float32:
-        assert set(same.values()) == {len(prompts)}, f"without the cache the tokens must be the same, but of {len(prompts)} texts only these are: {same}"
+        assert set(same.values()) == {len(prompts)}, (
+            f"without the cache the tokens must be the same, but of {len(prompts)} texts only these are: {same}"
+        )
     seconds = {name: [run[1] for run in runs] for name, runs in found.items()}
     slow = [name for name in seconds if name.endswith("no cache")]
     return dict(
@@ -175,9 +211,16 @@ def _changed(before: list[list[int]], after: list[list[int]]) -> int:
 
 
 def measure_first(
-    model: kv.Model, methods: Mapping[str, kv.Intervention], prompts: list[Any], clock: measure.Clock, repeats: int, budget: float
+    model: kv.Model,
+    methods: Mapping[str, kv.Intervention],
+    prompts: list[Any],
+    clock: measure.Clock,
+    repeats: int,
+    budget: float,
 ) -> dict[str, Any]:
-    """Time to the first token in milliseconds, its ratio to the unsteered model's, and what the difference is made of."""
+    """Time to the first token in milliseconds, its ratio to the unsteered model's, and what the difference is made
+    of.
+    """
     found = measure.rounds(variants(model, methods, prompts, clock, 1), repeats, warm=2, budget=budget)
     seconds = {name: [run[0] for run in runs] for name, runs in found.items()}
     ids, mask = pad_left([model.encode(p) for p in prompts], pad_token(model.tokenizer), model.device)
@@ -190,9 +233,17 @@ def measure_first(
     parts: dict[str, Callable[[], Any]] = {
         "forward": forward,
         "trace": lambda: fill(model, ids, mask),
-        "trace_and_edit": lambda: fill(model, ids, mask, deltas=methods["steered"].deltas(model, lengths)),
+        "trace_and_edit": lambda: fill(
+            model,
+            ids,
+            mask,
+            edit_cache=partial(apply, deltas=methods["steered"].deltas(model, lengths), lengths=lengths),
+        ),
     }
-    split = measure.rounds({name: lambda run=run: clock.time(run)[0] for name, run in parts.items()}, repeats, warm=2, budget=budget)  # type: ignore[misc]
+    # type: ignore[misc]
+    split = measure.rounds(
+        {name: lambda run=run: clock.time(run)[0] for name, run in parts.items()}, repeats, warm=2, budget=budget
+    )
     trace = [b - a for a, b in zip(split["forward"], split["trace"], strict=True)]
     edit = [b - a for a, b in zip(split["trace"], split["trace_and_edit"], strict=True)]
     return dict(
@@ -209,7 +260,10 @@ def measure_first(
 def report(result: dict[str, Any]) -> None:
     """One line a result, and one for each way of steering activations."""
     ms = result["ms"]
-    line = f"{result['what']:12s} batch {result['batch']:2d}  plain {ms['plain']['median']:8.3f} ms  steered {ms['steered']['median']:8.3f} ms"
+    line = (
+        f"{result['what']:12s} batch {result['batch']:2d}  plain {ms['plain']['median']:8.3f} ms  steered"
+        f" {ms['steered']['median']:8.3f} ms"
+    )
     if "steered_over_plain" in result:
         line += f"  {_times(result['steered_over_plain'])}"
     if "trace_ms" in result:

@@ -1,7 +1,9 @@
-"""The bundled pair on its two tasks: every intervention on the same test questions, with tuned coefficients and controls.
+"""The bundled pair on its two tasks: every intervention on the same test questions, with tuned coefficients and
+controls.
 
-Vectors come from the extraction split and coefficients from the development split; the test split is run once. The table, all paired differences
-with Holm's correction over both models and tasks, side effects, and the tuning's cells go to one JSON file.
+Vectors come from the extraction split and coefficients from the development split; the test split is run once. The
+table, all paired differences with Holm's correction over both models and tasks, side effects, and the tuning's cells go
+to one JSON file.
 """
 
 from __future__ import annotations
@@ -54,13 +56,17 @@ def main(
             runs.append(results)
             print(results.summary().to_string(float_format=FLAT, na_rep=""))
             print(kv.side_effects(results).to_string(float_format=FLAT, na_rep=""))
-            tables = dict(summary=results.summary(), effects=kv.side_effects(results), rules=results.by_rule(), cells=tuning.cells)
+            tables = dict(
+                summary=results.summary(), effects=kv.side_effects(results), rules=results.by_rule(), cells=tuning.cells
+            )
             found.append(dict(model=name, task=task.name, **{key: _records(table) for key, table in tables.items()}))
     families = {against: kv.compare(runs, against=against) for against in ("baseline", "CoT prompt", "forced, 1 token")}
     for against, table in families.items():
         print(f"\n== against {against!r}, Holm over {len(table)} comparisons")
         print(table.to_string(float_format=FLAT, index=False))
-    settings = dict(models=models, tasks=tasks, n_test=n_test, n_dev=n_dev, cells=cells, controls=controls, pairs=pairs, seed=seed)
+    settings = dict(
+        models=models, tasks=tasks, n_test=n_test, n_dev=n_dev, cells=cells, controls=controls, pairs=pairs, seed=seed
+    )
     results_of = dict(runs=found, families={against: _records(table) for against, table in families.items()})
     return measure.write("evaluation", measure.environment(measure.Clock("cpu")), settings, results_of, out)
 
@@ -74,7 +80,9 @@ def evaluate(
     activations = kv.extract_activations(model, contrast, progress=False)
     searches = [
         kv.CacheSearch(differences.mean()),
-        kv.CacheSearch(kv.extract(model, contrast, keys="position_free", progress=False), name="cache steering, position-free keys"),
+        kv.CacheSearch(
+            kv.extract(model, contrast, keys="position_free", progress=False), name="cache steering, position-free keys"
+        ),
         kv.ActivationSearch(activations, (0, 1), (None, ""), name="activation, one-shot"),
         kv.ActivationSearch(activations, (0, 1), (None, ""), every_token=True, name="activation, every token"),
     ]

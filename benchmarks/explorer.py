@@ -1,6 +1,8 @@
-"""How long the explorer takes from a slider's release to the first steered token and to the whole text, and from a click on Cancel to rest.
+"""How long the explorer takes from a slider's release to the first steered token and to the whole text, and from a
+click on Cancel to rest.
 
-Measured at the widgets, without a browser: what it adds, the tests in a real one measure. Wall time, since two threads take turns.
+Measured at the widgets, without a browser: what it adds, the tests in a real one measure. Wall time, since two threads
+take turns.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import models
 import tyro
 
 import kvsteer_lab as kv
-from kvsteer_lab.widgets.explorer import Explorer
+from kvsteer_lab.explorer.explorer import Explorer
 
 
 def main(
@@ -46,7 +48,9 @@ def main(
     loaded = models.load(model, device, getattr(torch, dtype))
     steering = models.steering(loaded, model)
     task = kv.tasks.get("tiny-arithmetic")
-    state = kv.ExplorerState(task=task.name, mix={"vectors": 1.0}, ck=steering.ck, cv=steering.cv, max_new_tokens=tokens)
+    state = kv.ExplorerState(
+        task=task.name, mix={"vectors": 1.0}, ck=steering.ck, cv=steering.cv, max_new_tokens=tokens
+    )
     with tempfile.TemporaryDirectory() as folder:
         explorer = kv.explore(loaded, {"vectors": steering.vectors}, task=task, state=state, folder=folder)
         try:
@@ -55,9 +59,14 @@ def main(
         finally:
             explorer.close()
     for name, spread in result.items():
-        print(f"{name}: {spread['median'] * 1e3:.0f} ms [{spread['q1'] * 1e3:.0f}, {spread['q3'] * 1e3:.0f}], median and quartiles of {spread['n']}")
+        print(
+            f"{name}: {spread['median'] * 1e3:.0f} ms [{spread['q1'] * 1e3:.0f}, {spread['q3'] * 1e3:.0f}], median and"
+            f" quartiles of {spread['n']}"
+        )
     settings = dict(model=model, tokens=tokens, repeats=repeats, drag=drag)
-    return measure.write(f"explorer-{model}", measure.environment(clock, loaded.dtype) | {"clock": "wall"}, settings, result, out)
+    return measure.write(
+        f"explorer-{model}", measure.environment(clock, loaded.dtype) | {"clock": "wall"}, settings, result, out
+    )
 
 
 def _measure(explorer: Explorer, cv: float, repeats: int, drag: int) -> dict[str, Any]:
@@ -89,7 +98,8 @@ def _measure(explorer: Explorer, cv: float, repeats: int, drag: int) -> dict[str
         while explorer.swept is before or len(explorer.swept.done) < 1 + turn:  # type: ignore[union-attr]
             time.sleep(0.001)
         time.sleep(0.02)  # into the next chunk
-        assert not explorer.swept.complete, "the sweep was over before it could be cancelled"  # type: ignore[union-attr]
+        # type: ignore[union-attr]
+        assert not explorer.swept.complete, "the sweep was over before it could be cancelled"
         pressed = time.perf_counter()
         explorer.page.ablation.stop.click()
         explorer.wait()

@@ -1,7 +1,7 @@
 """Extraction against the paper's procedure written plainly: the same vectors, time a prompt, and peak memory.
 
-The paper's procedure runs each prompt alone, computes the logits of every token, and asks for all hidden states. Peak memory is
-that of a process of its own for each number of pairs.
+The paper's procedure runs each prompt alone, computes the logits of every token, and asks for all hidden states. Peak
+memory is that of a process of its own for each number of pairs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor
 
 import kvsteer_lab as kv
-from kvsteer_lab.prompts import encode
+from kvsteer_lab.models.prompts import encode
 
 
 def main(
@@ -65,15 +65,29 @@ def main(
             command = [sys.executable, __file__, *own, "--pairs", str(n), "--peak", who]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            results.append(dict(what="peak memory", who=who, pairs=n, shots=shots[0], batch=batch[-1] if who == "ours" else 1, **found))
-            print(f"peak memory  {who:5s} N={n:4d}: {found['peak_mb']:.0f} MB, {found['extraction_mb']:.0f} MB more than before the extraction")
+            results.append(
+                dict(
+                    what="peak memory",
+                    who=who,
+                    pairs=n,
+                    shots=shots[0],
+                    batch=batch[-1] if who == "ours" else 1,
+                    **found,
+                )
+            )
+            print(
+                f"peak memory  {who:5s} N={n:4d}: {found['peak_mb']:.0f} MB, {found['extraction_mb']:.0f} MB more than"
+                " before the extraction"
+            )
     settings = dict(model=model, pairs=pairs, shots=shots, batch=batch, repeats=repeats, memory=memory)
     return measure.write(f"extract-{model}", measure.environment(clock, loaded.dtype), settings, results, out)
 
 
 @torch.no_grad()
 def as_in_the_paper(model: kv.Model, pairs: kv.ContrastiveSet) -> tuple[Tensor, Tensor]:
-    """Keys' and values' mean differences: one prompt at a time, all logits, all hidden states, every pair's slots kept."""
+    """Keys' and values' mean differences: one prompt at a time, all logits, all hidden states, every pair's slots
+    kept.
+    """
     kept: dict[str, list[Tensor]] = {"keys": [], "values": []}
     for pair in pairs:
         sides = []
@@ -81,13 +95,17 @@ def as_in_the_paper(model: kv.Model, pairs: kv.ContrastiveSet) -> tuple[Tensor, 
             ids = torch.tensor([encode(model.tokenizer, text)], device=model.device)
             output = model.hf(input_ids=ids, use_cache=True, output_hidden_states=True)
             layers = output.past_key_values.layers
-            sides.append({name: torch.stack([getattr(x, name)[0, :, -1].float().cpu() for x in layers]) for name in kept})
+            sides.append(
+                {name: torch.stack([getattr(x, name)[0, :, -1].float().cpu() for x in layers]) for name in kept}
+            )
         for name, differences in kept.items():
             differences.append(sides[0][name] - sides[1][name])
     return torch.stack(kept["keys"]).mean(0), torch.stack(kept["values"]).mean(0)
 
 
-def measure_time(model: kv.Model, clock: measure.Clock, n: int, shots: int, batch: tuple[int, ...], repeats: int) -> dict[str, Any]:
+def measure_time(
+    model: kv.Model, clock: measure.Clock, n: int, shots: int, batch: tuple[int, ...], repeats: int
+) -> dict[str, Any]:
     """Milliseconds a prompt, the paper's procedure over ours for each batch size, and how far the vectors are apart."""
     pairs = models.pairs(model, n, shots)
     runs: dict[str, Any] = {"paper": lambda: as_in_the_paper(model, pairs)}
@@ -119,7 +137,11 @@ def measure_peak(model: kv.Model, clock: measure.Clock, who: str, n: int, shots:
     Two pairs go first, so that what is allocated once (buffers, compiled traces) isn't counted.
     """
     pairs = models.pairs(model, n, shots)
-    run = (lambda p: as_in_the_paper(model, p)) if who == "paper" else (lambda p: kv.extract(model, p, batch_size=batch, progress=False))
+    run = (
+        (lambda p: as_in_the_paper(model, p))
+        if who == "paper"
+        else (lambda p: kv.extract(model, p, batch_size=batch, progress=False))
+    )
     run(pairs[:2])
     if clock.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clock.device)
@@ -132,7 +154,9 @@ def measure_peak(model: kv.Model, clock: measure.Clock, who: str, n: int, shots:
 
 
 def peak_mb() -> float:
-    """The most memory this process has had. On Linux from its own status: getrusage counts what its parent had before exec."""
+    """The most memory this process has had. On Linux from its own status: getrusage counts what its parent had before
+    exec.
+    """
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
@@ -145,8 +169,13 @@ def peak_mb() -> float:
 def report(result: dict[str, Any]) -> None:
     """One line a result."""
     low, high = result["prompt_tokens"]
-    line = f"{result['pairs']} pairs, {result['shots']} shots ({low} to {high} tokens): paper {result['ms_a_prompt']['paper']['median']:.2f} ms a prompt;"
-    line += "".join(f" batch {b} x{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for b, r in result["paper_over_ours"].items())
+    line = (
+        f"{result['pairs']} pairs, {result['shots']} shots ({low} to {high} tokens): paper"
+        f" {result['ms_a_prompt']['paper']['median']:.2f} ms a prompt;"
+    )
+    line += "".join(
+        f" batch {b} x{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for b, r in result["paper_over_ours"].items()
+    )
     print(f"{line}; vectors within {result['largest_difference']:.1g}")
 
 

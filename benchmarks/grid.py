@@ -1,6 +1,7 @@
 """64 settings in one forked batch against a loop of 64 runs: the same tokens, one prefill, one decode.
 
-Two loops are measured: `kv.generate` once a setting, and the method written plainly (prefill, edit of the last slot, `generate`).
+Two loops are measured: `kv.generate` once a setting, and the method written plainly (prefill, edit of the last slot,
+`generate`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import tyro
 from transformers import DynamicCache
 
 import kvsteer_lab as kv
-from kvsteer_lab.prompts import offset_token
-from kvsteer_lab.settings import resolve
+from kvsteer_lab.generation.settings import resolve
+from kvsteer_lab.models.prompts import offset_token
 
 
 def main(
@@ -45,12 +46,18 @@ def main(
     clock = measure.Clock(device, threads)
     loaded = models.load(model, device, getattr(torch, dtype))
     full = models.steering(loaded, model)
-    cells = [replace(full, ck=6 * full.ck * i / (side - 1), cv=6 * full.cv * j / (side - 1)) for i in range(side) for j in range(side)]
+    cells = [
+        replace(full, ck=6 * full.ck * i / (side - 1), cv=6 * full.cv * j / (side - 1))
+        for i in range(side)
+        for j in range(side)
+    ]
     prompt = models.prompts(1)
     wanted = {"max_new_tokens": tokens, "min_new_tokens": tokens}
 
     def grid() -> list[list[int]]:
-        return [list(ids) for ids in kv.generate(loaded, prompt, cells, generation=wanted, batch_size=len(cells)).token_ids]
+        return [
+            list(ids) for ids in kv.generate(loaded, prompt, cells, generation=wanted, batch_size=len(cells)).token_ids
+        ]
 
     def loop() -> list[list[int]]:
         return [list(kv.generate(loaded, prompt, cell, generation=wanted).token_ids[0]) for cell in cells]
@@ -60,13 +67,16 @@ def main(
 
     runs = {"grid": grid, "loop": loop, "plain loop": plain}
     kv.generate(loaded, prompt, cells[:2], generation=wanted)  # the first call compiles the trace
-    found = measure.rounds({name: lambda run=run: clock.time(run) for name, run in runs.items()}, repeats, warm=0)  # type: ignore[misc]
+    # type: ignore[misc]
+    found = measure.rounds({name: lambda run=run: clock.time(run) for name, run in runs.items()}, repeats, warm=0)
     seconds = {name: [time for time, _ in timed] for name, timed in found.items()}
     ids = {name: timed[0][1] for name, timed in found.items()}
     same = {name: sum(a == b for a, b in zip(ids["grid"], ids[name], strict=True)) for name in ("loop", "plain loop")}
     distinct = len(set(map(tuple, ids["grid"])))
     if loaded.dtype == torch.float32:
-        assert set(same.values()) == {len(cells)}, f"of {len(cells)} settings these gave the same tokens in the grid: {same}"
+        assert set(same.values()) == {len(cells)}, (
+            f"of {len(cells)} settings these gave the same tokens in the grid: {same}"
+        )
     assert distinct > 1, "the settings changed nothing: there is nothing to measure"
     result = dict(
         settings=len(cells),
@@ -77,11 +87,18 @@ def main(
         plain_loop_over_grid=measure.ratio(seconds["plain loop"], seconds["grid"]),
     )
     print(
-        f"{len(cells)} settings, {tokens} tokens each, {distinct} distinct texts: grid {result['seconds']['grid']['median']:.3f} s,"
-        f" loop x{result['loop_over_grid']['median']:.1f}, plain loop x{result['plain_loop_over_grid']['median']:.1f}; same tokens {same}"
+        f"{len(cells)} settings, {tokens} tokens each, {distinct} distinct texts: grid"
+        f" {result['seconds']['grid']['median']:.3f} s, loop x{result['loop_over_grid']['median']:.1f}, plain loop"
+        f" x{result['plain_loop_over_grid']['median']:.1f}; same tokens {same}"
     )
     settings = dict(model=model, side=side, tokens=tokens, repeats=repeats)
-    return measure.write(f"grid-{model}" + (f"-{threads}threads" if threads > 1 else ""), measure.environment(clock, loaded.dtype), settings, result, out)
+    return measure.write(
+        f"grid-{model}" + (f"-{threads}threads" if threads > 1 else ""),
+        measure.environment(clock, loaded.dtype),
+        settings,
+        result,
+        out,
+    )
 
 
 @torch.no_grad()
@@ -95,7 +112,9 @@ def by_hand(model: kv.Model, prompt: Any, cell: kv.CacheSteering, wanted: dict[s
         layer.keys[:, :, -1] += (cell.ck * cell.vectors.keys[index]).to(layer.keys)
         layer.values[:, :, -1] += (cell.cv * cell.vectors.values[index]).to(layer.values)
     config = resolve(model, wanted, chat=True).config
-    return model.hf.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, generation_config=config)[0, ids.shape[1] :].tolist()
+    return model.hf.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, generation_config=config)[
+        0, ids.shape[1] :
+    ].tolist()
 
 
 if __name__ == "__main__":

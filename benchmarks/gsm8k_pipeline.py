@@ -1,7 +1,7 @@
 """The whole pipeline on real text: GSM8K's train questions and human steps, vectors, test questions generated.
 
-It shows that the pipeline runs and how long it takes. The bundled model can't do GSM8K, so nothing is said about accuracy.
-The files come from the folder that KVSTEER_DATA_DIR names (or --data-dir).
+It shows that the pipeline runs and how long it takes. The bundled model can't do GSM8K, so nothing is said about
+accuracy. The files come from the folder that KVSTEER_DATA_DIR names (or --data-dir).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import kvsteer_lab as kv
-from kvsteer_lab.prompts import encode
+from kvsteer_lab.models.prompts import encode
 from kvsteer_lab.tasks.base import Question
 from kvsteer_lab.tasks.gsm8k import GSM8K
 
@@ -27,8 +27,8 @@ from kvsteer_lab.tasks.gsm8k import GSM8K
 class ShortGSM8K(GSM8K):
     """GSM8K whose train questions are those that take at most `most` tokens with their human steps.
 
-    The bundled tokenizer, trained on another text, spends two to three times a large vocabulary's tokens on this one: with any
-    questions as examples, about one five-shot prompt in seven would exceed the context of 2,048.
+    The bundled tokenizer, trained on another text, spends two to three times a large vocabulary's tokens on this one:
+    with any questions as examples, about one five-shot prompt in seven would exceed the context of 2,048.
     """
 
     def __init__(self, data_dir: Path | None, tokens: Callable[[str], int], most: int) -> None:
@@ -40,7 +40,11 @@ class ShortGSM8K(GSM8K):
         """As in GSM8K; the long ones left out, of the extraction split only."""
         if split != "extraction":
             return super().questions(split, n, seed)
-        found = [q for q in super().questions(split, None, seed) if self.tokens(f"{q.text}\n{q.replies['stepwise']}") <= self.most]
+        found = [
+            q
+            for q in super().questions(split, None, seed)
+            if self.tokens(f"{q.text}\n{q.replies['stepwise']}") <= self.most
+        ]
         if n is not None and n > len(found):
             raise ValueError(f"{len(found)} questions take at most {self.most} tokens, fewer than {n}.")
         return found[:n]
@@ -97,7 +101,9 @@ def main(
     task = ShortGSM8K(data_dir, length, most)
     everything = len(GSM8K(data_dir).questions("extraction"))
     chosen = len(task.questions("extraction"))
-    contrast = step("pairs", lambda: kv.ContrastiveSet.few_shot(task, loaded.tokenizer, style="stepwise", n=pairs, shots=shots))
+    contrast = step(
+        "pairs", lambda: kv.ContrastiveSet.few_shot(task, loaded.tokenizer, style="stepwise", n=pairs, shots=shots)
+    )
     lengths = {side: [length(text) for text in getattr(contrast, side)] for side in ("positive", "negative")}
     for side, found in lengths.items():
         print(f"  {side}: {min(found)} to {max(found)} tokens, median {statistics.median(found):g}")
@@ -117,13 +123,25 @@ def main(
         seconds=seconds,
         examples=dict(of=everything, short_enough=chosen, most_tokens=most),
         prompt_tokens={side: _range(found) for side, found in lengths.items()} | {"test": _range(asked)},
-        new_tokens={name: _range([len(ids) for ids in rows.token_ids]) for name, rows in (("baseline", baseline), ("steered", steered))},
+        new_tokens={
+            name: _range([len(ids) for ids in rows.token_ids])
+            for name, rows in (("baseline", baseline), ("steered", steered))
+        },
         texts_changed=sum(a != b for a, b in zip(baseline.texts, steered.texts, strict=True)),
         rows_forked=len(together.rows),
         same_forked=[*together.token_ids[::2], *together.token_ids[1::2]] == [*baseline.token_ids, *steered.token_ids],
         coefficients=dict(ck=round(ck, 3), cv=round(cv, 3)),
     )
-    settings = dict(model=model, pairs=pairs, shots=shots, questions=questions, tokens=tokens, keys_dose=keys_dose, values_dose=values_dose, batch=batch)
+    settings = dict(
+        model=model,
+        pairs=pairs,
+        shots=shots,
+        questions=questions,
+        tokens=tokens,
+        keys_dose=keys_dose,
+        values_dose=values_dose,
+        batch=batch,
+    )
     return measure.write(f"gsm8k_pipeline-{model}", measure.environment(clock, loaded.dtype), settings, result, out)
 
 

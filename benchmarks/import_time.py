@@ -28,9 +28,14 @@ def main(repeats: int = 15, out: Path | None = None) -> Path:
     wall, cpu, torch_loaded = zip(*(_once() for _ in range(repeats)), strict=True)
     assert not any(torch_loaded), "importing kvsteer_lab loads torch"
     result = {"wall_s": measure.spread(wall), "cpu_s": measure.spread(cpu), "torch_loaded": False}
-    print(f"import kvsteer_lab: {result['wall_s']['median'] * 1e3:.1f} ms wall, {result['cpu_s']['median'] * 1e3:.1f} ms CPU; torch is not loaded")
+    print(
+        f"import kvsteer_lab: {result['wall_s']['median'] * 1e3:.1f} ms wall, {result['cpu_s']['median'] * 1e3:.1f} ms"
+        " CPU; torch is not loaded"
+    )
     clock = measure.Clock("cpu")
-    return measure.write("import_time", measure.environment(clock) | {"clock": "wall, and CPU"}, dict(repeats=repeats), result, out)
+    return measure.write(
+        "import_time", measure.environment(clock) | {"clock": "wall, and CPU"}, dict(repeats=repeats), result, out
+    )
 
 
 def _once() -> tuple[float, float, bool]:

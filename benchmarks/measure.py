@@ -19,14 +19,21 @@ RESULTS = Path(__file__).parent / "results"
 class Clock:
     """Seconds that only this process spent: CPU time on a CPU, wall time between two synchronised points on a GPU.
 
-    CPU time of all threads of one process, run with one thread, is what the wall clock of an idle machine would show; other
-    work on the machine barely disturbs it. With more threads only the wall clock tells, and the machine should be idle.
+    CPU time of all threads of one process, run with one thread, is what the wall clock of an idle machine would show;
+    other work on the machine barely disturbs it. With more threads only the wall clock tells, and the machine should be
+    idle.
     """
 
     def __init__(self, device: str, threads: int = 1) -> None:
         self.device = torch.device(device)
         self.wall = self.device.type == "cuda" or threads > 1
-        self.name = "wall, synchronised" if self.device.type == "cuda" else f"wall, {threads} threads" if threads > 1 else "process CPU time, one thread"
+        self.name = (
+            "wall, synchronised"
+            if self.device.type == "cuda"
+            else f"wall, {threads} threads"
+            if threads > 1
+            else "process CPU time, one thread"
+        )
         if self.device.type == "cpu":
             torch.set_num_threads(threads)
 
@@ -42,8 +49,11 @@ class Clock:
         return self() - start, result
 
 
-def rounds(runs: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 1, budget: float = float("inf")) -> dict[str, list[Any]]:
-    """What each run returns, round by round: interleaved, each round beginning with another one, so that drift hits all alike.
+def rounds(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, warm: int = 1, budget: float = float("inf")
+) -> dict[str, list[Any]]:
+    """What each run returns, round by round: interleaved, each round beginning with another one, so that drift hits all
+    alike.
 
     Args:
         runs: the variants to compare.
@@ -87,13 +97,15 @@ def environment(clock: Clock, dtype: torch.dtype | None = None) -> dict[str, Any
         found["device"] = torch.cuda.get_device_name(clock.device)
     if dtype is not None:
         found["dtype"] = str(dtype).removeprefix("torch.")
-    from kvsteer_lab import __version__
+    from kvsteer_lab._version import __version__
 
     packages = {name: version(name) for name in ("torch", "transformers", "nnsight")}
     return found | {"python": platform.python_version(), **packages, "kvsteer_lab": __version__}
 
 
-def write(name: str, env: Mapping[str, Any], settings: Mapping[str, Any], results: Any, out: Path | None = None) -> Path:
+def write(
+    name: str, env: Mapping[str, Any], settings: Mapping[str, Any], results: Any, out: Path | None = None
+) -> Path:
     """Write `NAME.json` (on a GPU `NAME-cuda.json`) into `out`, by default `benchmarks/results`."""
     folder = RESULTS if out is None else out
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,10 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import kvsteer_lab as kv
-from kvsteer_lab.activations import ActivationVectors, extract_activations
-from kvsteer_lab.cards import Card
-from kvsteer_lab.prompts import offset_token, template_hash
-from kvsteer_lab.residual import hidden_size
+from kvsteer_lab.models.layers import hidden_size
+from kvsteer_lab.models.prompts import offset_token, template_hash
+from kvsteer_lab.vectors.activation import ActivationVectors, extract_activations
+from kvsteer_lab.vectors.cards import Card
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smoke": dict(layers=2, width=32, heads=2, kv_heads=1, ffn=64, vocab=1000),
@@ -43,14 +43,18 @@ def load(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> 
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.device(device):  # drawn where they are used: a big model need not fit into the host's memory in float32
+        with torch.device(
+            device
+        ):  # drawn where they are used: a big model need not fit into the host's memory in float32
             hf = random_llama(**SHAPES[name])
     finally:
         torch.set_default_dtype(before)
     return kv.load(hf, tokenizer)
 
 
-def random_llama(*, layers: int, width: int, heads: int, kv_heads: int, ffn: int, vocab: int, seed: int = 0) -> LlamaForCausalLM:
+def random_llama(
+    *, layers: int, width: int, heads: int, kv_heads: int, ffn: int, vocab: int, seed: int = 0
+) -> LlamaForCausalLM:
     """A Llama of that shape. Weights are drawn wider than is usual: with the usual ones every text is the same."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -71,16 +75,22 @@ def random_llama(*, layers: int, width: int, heads: int, kv_heads: int, ffn: int
 
 
 def steering(model: kv.Model, name: str) -> kv.CacheSteering:
-    """A steering that changes what the model says: extracted from 16 pairs for the bundled model, Gaussian for a random one."""
+    """A steering that changes what the model says: extracted from 16 pairs for the bundled model, Gaussian for a random
+    one.
+    """
     if name == "tiny":
         return kv.CacheSteering(kv.extract(model, pairs(model, 16, shots=3), progress=False), ck=0.1, cv=2.0)
     generator = torch.Generator().manual_seed(0)
-    keys, values = (torch.randn(model.n_layers, model.n_kv_heads, model.head_dim, generator=generator) for _ in range(2))
+    keys, values = (
+        torch.randn(model.n_layers, model.n_kv_heads, model.head_dim, generator=generator) for _ in range(2)
+    )
     return kv.CacheSteering(kv.KVVectors(keys, values, _card(model, "post_rope")), ck=0.5, cv=8.0)
 
 
 def activation_steering(model: kv.Model, name: str, *, every_token: bool, cache: bool) -> kv.ActivationSteering:
-    """Activation steering behind the layer in the middle, as strong as the residual stream there: at every token it changes what the model says."""
+    """Activation steering behind the layer in the middle, as strong as the residual stream there: at every token it
+    changes what the model says.
+    """
     layer = model.n_layers // 2
     if name == "tiny":
         vectors = extract_activations(model, pairs(model, 16, shots=3), progress=False)
@@ -106,7 +116,9 @@ def _card(model: kv.Model, keys: Literal["post_rope"] | None) -> Card:
 
 def pairs(model: kv.Model, n: int, shots: int) -> kv.ContrastiveSet:
     """Contrastive pairs of the bundled model's own task."""
-    return kv.ContrastiveSet.few_shot(kv.tasks.get("tiny-arithmetic"), model.tokenizer, style="stepwise", n=n, shots=shots)
+    return kv.ContrastiveSet.few_shot(
+        kv.tasks.get("tiny-arithmetic"), model.tokenizer, style="stepwise", n=n, shots=shots
+    )
 
 
 def prompts(n: int, shots: int = 0) -> list[Any]:
@@ -114,5 +126,7 @@ def prompts(n: int, shots: int = 0) -> list[Any]:
     task = kv.tasks.get("tiny-arithmetic")
     asked = task.questions("dev", n, 0)
     examples = task.questions("extraction", max(shots, 1), 0)[:shots]
-    before = [m for q in examples for m in (*task.chat(q), {"role": "assistant", "content": task.demonstrate(q, "stepwise")})]
+    before = [
+        m for q in examples for m in (*task.chat(q), {"role": "assistant", "content": task.demonstrate(q, "stepwise")})
+    ]
     return [[*before, *task.chat(q)] for q in asked]

@@ -1,8 +1,9 @@
 """Questions a second: `kv.generate` on a batch of questions against a loop that asks one at a time.
 
-The loop is the model's own `generate` on one prompt after another, offset included, nothing steered. Both start from the chats. Two
-lengths are measured: texts as they end (the bundled model answers with a few tokens, so the prompts' prefill is most of the work, and the
-batch waits for its longest text), and exactly as many tokens for each.
+The loop is the model's own `generate` on one prompt after another, offset included, nothing steered. Both start from
+the chats. Two
+lengths are measured: texts as they end (the bundled model answers with a few tokens, so the prompts' prefill is most of
+the work, and the batch waits for its longest text), and exactly as many tokens for each.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 import tyro
 
 import kvsteer_lab as kv
-from kvsteer_lab.prompts import offset_token
-from kvsteer_lab.settings import resolve
+from kvsteer_lab.generation.settings import resolve
+from kvsteer_lab.models.prompts import offset_token
 
 
 def main(
@@ -47,7 +48,10 @@ def main(
     steering = models.steering(loaded, model)
     prompts = models.prompts(questions)
     results = []
-    for what, wanted in (("texts as they end", {"max_new_tokens": tokens}), (f"{tokens} tokens each", {"max_new_tokens": tokens, "min_new_tokens": tokens})):
+    for what, wanted in (
+        ("texts as they end", {"max_new_tokens": tokens}),
+        (f"{tokens} tokens each", {"max_new_tokens": tokens, "min_new_tokens": tokens}),
+    ):
         results.append(dict(what=what, **measure_questions(loaded, steering, prompts, clock, wanted, repeats)))
         report(results[-1])
     name = f"questions-{model}" + (f"-{threads}threads" if threads > 1 else "")
@@ -56,7 +60,12 @@ def main(
 
 
 def measure_questions(
-    model: kv.Model, steering: kv.CacheSteering, prompts: list[Any], clock: measure.Clock, wanted: dict[str, int], repeats: int
+    model: kv.Model,
+    steering: kv.CacheSteering,
+    prompts: list[Any],
+    clock: measure.Clock,
+    wanted: dict[str, int],
+    repeats: int,
 ) -> dict[str, Any]:
     """Questions a second of the loop and of the batch, nothing added and steered, and the ratio of their times."""
     offset = offset_token(model.tokenizer, "\n")
@@ -71,17 +80,23 @@ def measure_questions(
         return found
 
     def batch(method: kv.Intervention) -> list[list[int]]:
-        return [list(ids) for ids in kv.generate(model, prompts, method, generation=wanted, batch_size=len(prompts)).token_ids]
+        return [
+            list(ids)
+            for ids in kv.generate(model, prompts, method, generation=wanted, batch_size=len(prompts)).token_ids
+        ]
 
     runs = {"loop": loop, "batch": lambda: batch(kv.Nothing()), "steered batch": lambda: batch(steering)}
     kv.generate(model, prompts[:2], steering, generation={"max_new_tokens": 2})  # the first call compiles the trace
-    found = measure.rounds({name: lambda run=run: clock.time(run) for name, run in runs.items()}, repeats, warm=0)  # type: ignore[misc]
+    # type: ignore[misc]
+    found = measure.rounds({name: lambda run=run: clock.time(run) for name, run in runs.items()}, repeats, warm=0)
     seconds = {name: [time for time, _ in timed] for name, timed in found.items()}
     ids: dict[str, Any] = {name: timed[0][1] for name, timed in found.items()}
     same = sum(a == b for a, b in zip(ids["loop"], ids["batch"], strict=True))
     changed = sum(a != b for a, b in zip(ids["batch"], ids["steered batch"], strict=True))
     if model.dtype == torch.float32:
-        assert same == len(prompts), f"the batch must say what the loop says, but only {same} of {len(prompts)} texts are the same"
+        assert same == len(prompts), (
+            f"the batch must say what the loop says, but only {same} of {len(prompts)} texts are the same"
+        )
     assert changed, "the steering changed nothing: there is nothing to measure"
     return dict(
         questions=len(prompts),
@@ -98,7 +113,10 @@ def report(result: dict[str, Any]) -> None:
     """One line a result."""
     rates = ", ".join(f"{name} {rate['median']:.1f}" for name, rate in result["questions_a_second"].items())
     ratio, same = result["loop_over_batch"]["median"], result["same_tokens"]
-    print(f"{result['questions']} questions, {result['what']}; questions a second: {rates}; batch over loop x{ratio:.1f}, same tokens {same}")
+    print(
+        f"{result['questions']} questions, {result['what']}; questions a second: {rates}; batch over loop x{ratio:.1f},"
+        f" same tokens {same}"
+    )
 
 
 if __name__ == "__main__":

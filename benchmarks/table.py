@@ -34,25 +34,53 @@ def _replace(begin: str, end: str, lines: list[str]) -> None:
 
 
 def _pair(found: dict[str, Any]) -> Iterator[str]:
-    """A table for each model and task: every intervention against the baseline, the chain-of-thought prompt and the forced first token."""
+    """A table for each model and task: every intervention against the baseline, the chain-of-thought prompt and the
+    forced first token.
+    """
     families = {
-        against: {(row["model"], row["task"], row["intervention"]): row for row in rows} for against, rows in found["families"].items()
+        against: {(row["model"], row["task"], row["intervention"]): row for row in rows}
+        for against, rows in found["families"].items()
     }
     for run in found["runs"]:
         yield f"\n**{run['model']}, {run['task']}**\n"
-        heads = ["intervention", "accuracy", "over the baseline, points", "p", "over the CoT prompt, p", "beyond the forced token, points", "p"]
+        heads = [
+            "intervention",
+            "accuracy",
+            "over the baseline, points",
+            "p",
+            "over the CoT prompt, p",
+            "beyond the forced token, points",
+            "p",
+        ]
         heads += ["reasoned", "tokens", "p of random"]
         yield f"| {' | '.join(heads)} |"
         yield "|---" * len(heads) + "|"
         for row in run["summary"]:
             label = row["intervention"]
             key = (run["model"], run["task"], label)
-            base, cot, forced = (families[against].get(key) for against in ("baseline", "CoT prompt", "forced, 1 token"))
-            columns = [label, f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]", _points(base), _p(base), _p(cot), _points(forced), _p(forced)]
-            columns += [f"{row['reasoned']:.2f}", f"{row['tokens']:.1f}", "" if row.get("p_random") is None else f"{row['p_random']:.3f}"]
+            base, cot, forced = (
+                families[against].get(key) for against in ("baseline", "CoT prompt", "forced, 1 token")
+            )
+            columns = [
+                label,
+                f"{row['accuracy']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+                _points(base),
+                _p(base),
+                _p(cot),
+                _points(forced),
+                _p(forced),
+            ]
+            columns += [
+                f"{row['reasoned']:.2f}",
+                f"{row['tokens']:.1f}",
+                "" if row.get("p_random") is None else f"{row['p_random']:.3f}",
+            ]
             yield f"| {' | '.join(columns)} |"
         cells = [f"{c['method']}: {c['variant']}, dose {c['dose']:.2g}" for c in run["cells"] if c["chosen"]]
-        yield f"\nChosen on development questions, each among {len(run['cells']) // len(cells)} cells: {'; '.join(cells)}."
+        yield (
+            f"\nChosen on development questions, each among {len(run['cells']) // len(cells)} cells:"
+            f" {'; '.join(cells)}."
+        )
 
 
 def _points(row: dict[str, Any] | None) -> str:
@@ -73,29 +101,52 @@ def _decode(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
         ms = {name: r["ms"][name]["median"] for name in ("plain", "steered")}
         ways = ", ".join(f"{way} {_times(ratio)}" for way, ratio in r.get("activation_over_plain", {}).items())
         if r["what"] == "time a token without a cache":
-            slow = ", ".join(f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_plain"].items())
-            steered = ", ".join(f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_steered"].items())
-            yield f"time a token without a cache, batch {r['batch']}", f"over plain with one: {slow}; over cache steering: {steered}", "stated"
+            slow = ", ".join(
+                f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_plain"].items()
+            )
+            steered = ", ".join(
+                f"{name.removesuffix(', no cache')} {_times(ratio, 2)}" for name, ratio in r["over_steered"].items()
+            )
+            yield (
+                f"time a token without a cache, batch {r['batch']}",
+                f"over plain with one: {slow}; over cache steering: {steered}",
+                "stated",
+            )
             continue
         measured = f"{_times(r['steered_over_plain'])}, {ms['plain']:.2f} → {ms['steered']:.2f} ms"
         if ways:
             measured += f"; activation steering: {ways}"
         if r["what"] == "time a token":
-            yield f"time a token, batch {r['batch']}", f"{measured} (nothing added: {_times(r['nothing_over_plain'])})", "≤ ×1.02"
+            yield (
+                f"time a token, batch {r['batch']}",
+                f"{measured} (nothing added: {_times(r['nothing_over_plain'])})",
+                "≤ ×1.02",
+            )
         else:
-            parts = f"; +{r['overhead_ms']['median']:.2f} ms, of it trace {r['trace_ms']['median']:.2f}, edit {r['edit_ms']['median']:.2f}"
+            parts = (
+                f"; +{r['overhead_ms']['median']:.2f} ms, of it trace {r['trace_ms']['median']:.2f}, edit"
+                f" {r['edit_ms']['median']:.2f}"
+            )
             yield f"first token, batch {r['batch']}, prompts of {r['prompt_tokens']} tokens", measured + parts, "stated"
 
 
 def _questions(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for r in results:
         rates = ", ".join(f"{name} {rate['median']:.0f}" for name, rate in r["questions_a_second"].items())
-        yield f"{r['questions']} questions, {r['what']}, batch over loop", f"{_times(r['loop_over_batch'], 1)}; questions a second: {rates}", "tiny ≥ ×8"
+        yield (
+            f"{r['questions']} questions, {r['what']}, batch over loop",
+            f"{_times(r['loop_over_batch'], 1)}; questions a second: {rates}",
+            "tiny ≥ ×8",
+        )
 
 
 def _grid(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     same = f"{min(r['same_tokens'].values())} of {r['settings']} the same"
-    yield f"{r['settings']} settings, loop of `kv.generate` over one batch", f"{_times(r['loop_over_grid'], 1)}; tokens: {same}", "tiny ≥ ×20, 12 layers ≥ ×10"
+    yield (
+        f"{r['settings']} settings, loop of `kv.generate` over one batch",
+        f"{_times(r['loop_over_grid'], 1)}; tokens: {same}",
+        "tiny ≥ ×20, 12 layers ≥ ×10",
+    )
     yield f"{r['settings']} settings, plain loop over one batch", _times(r["plain_loop_over_grid"], 1), ""
 
 
@@ -108,38 +159,64 @@ def _extract(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
             yield what, f"{ratios}; vectors within {r['largest_difference']:.0e}", "tiny ≥ ×3, 12 layers ≥ ×1.3"
         else:
             who = "ours" if r["who"] == "ours" else "the paper's"
-            yield f"peak memory, {who}, {r['pairs']} pairs", f"{r['peak_mb']:.0f} MB ({r['extraction_mb']:.0f} MB of it for this set)", "no growth with N"
+            yield (
+                f"peak memory, {who}, {r['pairs']} pairs",
+                f"{r['peak_mb']:.0f} MB ({r['extraction_mb']:.0f} MB of it for this set)",
+                "no growth with N",
+            )
 
 
 def _ablation(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     ratios = ", ".join(f"{name} {_times(ratio, 1)}" for name, ratio in r["over_forked"].items())
-    what = f"{r['masks']} single-layer and leave-one-out masks of {r['questions']} questions, brute force over one forked run"
+    what = (
+        f"{r['masks']} single-layer and leave-one-out masks of {r['questions']} questions, brute force over one"
+        " forked run"
+    )
     yield what, f"{ratios}; texts: {min(r['same_texts'].values())} of {r['texts']} the same", "stated"
 
 
 def _explorer(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    goals = {"slider to first steered token": "< 300 ms", "slider to whole texts": "< 1.5 s", "cancel of a sweep": "< 1 s"}
+    goals = {
+        "slider to first steered token": "< 300 ms",
+        "slider to whole texts": "< 1.5 s",
+        "cancel of a sweep": "< 1 s",
+    }
     for what, seconds in r.items():
         median, low, high = (f"{seconds[name] * 1e3:.0f}" for name in ("median", "q1", "q3"))
         yield what, f"{median} ms, quartiles {low} and {high}, of {seconds['n']} (wall)", goals.get(what, "stated")
 
 
 def _import_time(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    yield "`import kvsteer_lab`", f"{r['cpu_s']['median'] * 1e3:.0f} ms CPU, {r['wall_s']['median'] * 1e3:.0f} ms wall; no torch", "< 300 ms"
+    yield (
+        "`import kvsteer_lab`",
+        f"{r['cpu_s']['median'] * 1e3:.0f} ms CPU, {r['wall_s']['median'] * 1e3:.0f} ms wall; no torch",
+        "< 300 ms",
+    )
 
 
 def _gsm8k(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     prompts = r["prompt_tokens"]["positive"]
     seconds = ", ".join(f"{name} {s['clock']:.1f} s" for name, s in r["seconds"].items())
-    yield f"prompts of {prompts['least']} to {prompts['most']} tokens", f"{seconds}; {r['texts_changed']} texts changed", "runs"
+    yield (
+        f"prompts of {prompts['least']} to {prompts['most']} tokens",
+        f"{seconds}; {r['texts_changed']} texts changed",
+        "runs",
+    )
 
 
 def _evaluation(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for run in found["runs"]:
         keys = {"model": run["model"], "task": run["task"], "intervention": "cache steering"}
         gains = {a: next(row for row in rows if keys.items() <= row.items()) for a, rows in found["families"].items()}
-        measured = f"{_points(gains['baseline'])} points over the baseline; beyond the forced first token {_points(gains['forced, 1 token'])}"
-        yield f"{run['model']}, {run['task']}, {gains['baseline']['n']} test questions: cache steering", measured, "stated"
+        measured = (
+            f"{_points(gains['baseline'])} points over the baseline; beyond the forced first token"
+            f" {_points(gains['forced, 1 token'])}"
+        )
+        yield (
+            f"{run['model']}, {run['task']}, {gains['baseline']['n']} test questions: cache steering",
+            measured,
+            "stated",
+        )
 
 
 def _browser(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

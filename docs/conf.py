@@ -1,4 +1,5 @@
-"""Sphinx reads the repository as it lies there, README, notebooks and all, so that every link means on the site what it means in the repository.
+"""Sphinx reads the repository as it lies there, README, notebooks and all, so that every link means on the site what it
+means in the repository.
 
 `make docs` builds `docs/_build/html`. Nothing is fetched, and no notebook is run.
 """
@@ -19,10 +20,21 @@ smartquotes = False  # "direct" is a value as often as a word
 
 # --- what is read ---------------------------------------------------------------------------------------------
 
-PAGES = ["docs/*.md", "docs/guides/*.md", "docs/reference/*.rst", "notebooks/*.ipynb", "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+PAGES = [
+    "docs/*.md",
+    "docs/guides/*.md",
+    "docs/reference/*.rst",
+    "notebooks/*.ipynb",
+    "benchmarks/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+]
 include_patterns = PAGES
 FOLDERS = {page.split("/")[0] for page in PAGES if "/" in page}
-exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS] + ["docs/_build", "**/.ipynb_checkpoints"]
+exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in FOLDERS] + [
+    "docs/_build",
+    "**/.ipynb_checkpoints",
+]
 
 extensions = [
     "myst_nb",

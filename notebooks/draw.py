@@ -1,4 +1,5 @@
-"""Draw every figure of the notebooks and of the README: `python notebooks/draw.py -n 2`. The notebooks stay as they are.
+"""Draw every figure of the notebooks and of the README: `python notebooks/draw.py -n 2`. The notebooks stay as they
+are.
 
 They are drawn into a folder of their own, and take the places of those in `figures/` when all of them are there.
 """
@@ -22,10 +23,16 @@ FIGURES = HERE.parent / "figures"
 
 
 def draw(job: str, folder: Path) -> str:
-    """Draw the figures of one notebook, or of the README, into `folder`. The answer is empty, or says what went wrong."""
+    """Draw the figures of one notebook, or of the README, into `folder`. The answer is empty, or says what went
+    wrong.
+    """
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        command = [str(HERE / "execute.py"), job, "--to", scratch] if job.endswith(".ipynb") else ["-m", "kvsteer_lab.cli", "demo", "--out", scratch]
+        command = (
+            [str(HERE / "execute.py"), job, "--to", scratch]
+            if job.endswith(".ipynb")
+            else ["-m", "kvsteer_lab.cli.main", "demo", "--out", scratch]
+        )
         environment = {**os.environ, **ENVIRONMENT, "KVSTEER_FIGURES": str(folder)}
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
         for path in Path(scratch).glob("quickstart.*"):
@@ -56,7 +63,10 @@ def main() -> int:
         for name in [*drawn, manifest.NAME]:
             os.replace(fresh / name, FIGURES / name)
     size = sum((FIGURES / name).stat().st_size for name in drawn)
-    print(f"{len(drawn) // len(manifest.SUMS_OF)} figures in figures/, {size / 1e6:.1f} MB, {time.perf_counter() - began:.0f} s")
+    print(
+        f"{len(drawn) // len(manifest.SUMS_OF)} figures in figures/, {size / 1e6:.1f} MB,"
+        f" {time.perf_counter() - began:.0f} s"
+    )
     return 0
 
 

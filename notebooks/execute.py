@@ -90,7 +90,17 @@ def canonicalise(notebook: NotebookNode, name: str) -> None:
 
 def check(paths: list[Path], workers: int) -> int:
     """Run the notebooks under nbval; each output must be the one that is stored, and each figure the committed one."""
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(SANITIZE), "--nbval-cell-timeout", "300"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-sanitize-with",
+        str(SANITIZE),
+        "--nbval-cell-timeout",
+        "300",
+    ]
     command += ["-p", "no:cacheprovider", "--durations", "5", *map(str, paths)]
     if workers > 1:
         command += ["-n", str(min(workers, len(paths))), "--dist", "loadfile"]

@@ -1,10 +1,11 @@
 """The hashes of the committed figures, and whether figures that are drawn now are the same.
 
-`figures/SHA256SUMS` is what `sha256sum` writes and checks, under a comment that names what the figures were drawn with. PNG and CSV are committed;
-PDF and SVG, which are large and which `make figures` draws, are held to their hashes alone.
+`figures/SHA256SUMS` is what `sha256sum` writes and checks, under a comment that names what the figures were drawn with.
+PNG and CSV are committed; PDF and SVG, which are large and which `make figures` draws, are held to their hashes alone.
 
-What must hold on every machine: the names, the stamps in the pictures, and the plotted data up to a tolerance. Bytes of a picture must be the same where
-its data are byte for byte the same and it was drawn with the same versions; elsewhere the last digits of a sum or another zlib may change them.
+What must hold on every machine: the names, the stamps in the pictures, and the plotted data up to a tolerance. Bytes of
+a picture must be the same where its data are byte for byte the same and it was drawn with the same versions; elsewhere
+the last digits of a sum or another zlib may change them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import features
 
-from kvsteer_lab.figures import read_stamp
-from kvsteer_lab.figures.stamp import SUFFIXES
+from kvsteer_lab.figures.stamp import SUFFIXES, read_stamp
 
 NAME = "SHA256SUMS"
 SUMS_OF = (*SUFFIXES, ".csv")
@@ -31,7 +31,9 @@ def drawn_with() -> str:
     """What the bytes of a picture depend on beside its data."""
     packages = [f"{name} {version(name)}" for name in ("matplotlib", "numpy", "pillow")]
     compression = f"zlib {zlib.ZLIB_RUNTIME_VERSION} and {features.version('zlib')}"
-    return f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {platform.machine()}"
+    return (
+        f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {platform.machine()}"
+    )
 
 
 def figures_in(folder: Path) -> list[str]:
@@ -79,11 +81,15 @@ def compare(fresh: Path, committed: Path, prefixes: set[str]) -> tuple[list[str]
             continue
         changed = [name for name in pictures if digest(fresh / name) != sums[name]]
         if same_versions:
-            failures += [f"{name} has other bytes, though its data and what it was drawn with are the same" for name in changed]
+            failures += [
+                f"{name} has other bytes, though its data and what it was drawn with are the same" for name in changed
+            ]
         else:
             other_bytes += changed
     remarks = [f"data that differ in the last digits: {', '.join(other_data)}"] * bool(other_data)
-    return failures, remarks + [f"pictures drawn with other versions, with other bytes: {', '.join(other_bytes)}"] * bool(other_bytes)
+    return failures, remarks + [
+        f"pictures drawn with other versions, with other bytes: {', '.join(other_bytes)}"
+    ] * bool(other_bytes)
 
 
 def digest(path: Path) -> str:
@@ -97,7 +103,9 @@ def _told(picture: Path) -> object:
 
 def _differences(fresh: Path, committed: Path) -> list[str]:
     try:
-        pd.testing.assert_frame_equal(pd.read_csv(fresh), pd.read_csv(committed), check_dtype=False, obj=fresh.name, **TOLERANCE)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(fresh), pd.read_csv(committed), check_dtype=False, obj=fresh.name, **TOLERANCE
+        )
     except AssertionError as error:
         return [f"{fresh.name} holds other data: {' '.join(str(error).split())[:200]}"]
     return []

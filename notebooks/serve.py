@@ -44,7 +44,14 @@ def main(port: int = 8866, theme: Literal["light", "dark"] = "light", browser: b
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "explorer.ipynb"
         nbformat.write(explorer_alone(), path)
-        arguments = [str(path), "--Voila.ip=127.0.0.1", f"--port={port}", f"--theme={theme}", "--Voila.auto_token=True", "--show_tracebacks=True"]
+        arguments = [
+            str(path),
+            "--Voila.ip=127.0.0.1",
+            f"--port={port}",
+            f"--theme={theme}",
+            "--Voila.auto_token=True",
+            "--show_tracebacks=True",
+        ]
         Voila.launch_instance([*arguments, *([] if browser else ["--no-browser"])])
 
 

@@ -34,7 +34,11 @@ def left_out() -> str:
     Raises:
         RuntimeError: they can't, but KVSTEER_BROWSER=required.
     """
-    reason = "" if CHROMIUM else "there is no Chromium: install Debian's package `chromium`, or name one with KVSTEER_CHROMIUM"
+    reason = (
+        ""
+        if CHROMIUM
+        else "there is no Chromium: install Debian's package `chromium`, or name one with KVSTEER_CHROMIUM"
+    )
     if not reason and importlib.util.find_spec("playwright") is None:
         reason = "there is no Playwright: pip install playwright (not its browsers)"
     if reason and os.environ.get("KVSTEER_BROWSER") == "required":
@@ -65,12 +69,21 @@ def serving(command: Sequence[str], ready: str, folder: Path, port: int, *, seco
     Raises:
         RuntimeError: it ended, or said nothing for so long; with the end of its log.
     """
-    own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    own = {
+        name: str(folder / name.lower())
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    }
     log, url = folder / "server.log", f"http://127.0.0.1:{port}"
     for path in own.values():
         Path(path).mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=os.environ | own | {"MPLBACKEND": "agg"}, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=os.environ | own | {"MPLBACKEND": "agg"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         end = time.monotonic() + seconds
         while not _answers(url + ready):
@@ -91,7 +104,9 @@ def descendants(process: int) -> list[psutil.Process]:
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
-    """End a server as Ctrl+C does, twice as JupyterLab wants it; what is left of it and of its kernels after that is killed."""
+    """End a server as Ctrl+C does, twice as JupyterLab wants it; what is left of it and of its kernels after that is
+    killed.
+    """
     own = descendants(process.pid)
     for _ in range(2):
         if process.poll() is None:
@@ -117,11 +132,34 @@ def free_port() -> int:
 def jupyter_lab(root: Path, folder: Path) -> Iterator[tuple[Server, str]]:
     """JupyterLab over the notebooks in `root`, and its random token."""
     token, port = secrets.token_hex(16), free_port()
-    path = folder / "jupyter_config_dir" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    path = (
+        folder
+        / "jupyter_config_dir"
+        / "lab"
+        / "user-settings"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}))  # nothing is asked of the network
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}", "--LabApp.extension_manager=readonly", "--LabApp.news_url="]
+    # nothing is asked of the network
+    path.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}))
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    command += [
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=",
+    ]
     with serving(command, "/api", folder, port) as server:
         yield server, token
 
@@ -132,7 +170,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
         try:
             yield browser
         finally:
@@ -144,7 +184,12 @@ def open_page(browser: Any, *, width: int = 1500, height: int = 1050) -> tuple[A
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE)
     errors: list[str] = []
-    page.on("console", lambda message: errors.append(f"{message.text} ({message.location.get('url')})") if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(f"{message.text} ({message.location.get('url')})") if message.type == "error" else None
+        ),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     return page, errors
 
@@ -155,7 +200,8 @@ def run_all(page: Any, server: Server, token: str, name: str) -> None:
 
     page.goto(f"{server.url}/lab/workspaces/test/tree/{name}?reset&token={token}")
     page.locator(".jp-Notebook").wait_for()
-    # The toolbar says "idle" before the kernel's socket is open; the status bar doesn't. Even so the first order may be lost.
+    # The toolbar says "idle" before the kernel's socket is open; the status bar doesn't. Even so the first order may be
+    # lost.
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
     for _ in range(10):
         page.get_by_role("menuitem", name="Run", exact=True).click()

@@ -22,7 +22,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.asked.append({"path": self.path, "headers": dict(self.headers), "body": body, "at": time.monotonic()})
+            self.server.asked.append(
+                {"path": self.path, "headers": dict(self.headers), "body": body, "at": time.monotonic()}
+            )
             fault = self.server.faults.pop(0) if self.server.faults else None
         if fault is not None:
             fault(self)
@@ -31,7 +33,13 @@ class Handler(BaseHTTPRequestHandler):
         self.complete(text)
 
     def complete(self, text: str | None, finish_reason: str = "stop") -> None:
-        self.reply(200, {"object": "chat.completion", "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}]})
+        self.reply(
+            200,
+            {
+                "object": "chat.completion",
+                "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}],
+            },
+        )
 
     def reply(self, status: int, body: Any, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -73,7 +81,9 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
 
-def status(code: int, message: str = "busy", headers: dict[str, str] | None = None, error_code: str | None = None) -> Fault:
+def status(
+    code: int, message: str = "busy", headers: dict[str, str] | None = None, error_code: str | None = None
+) -> Fault:
     """Refuse with this status and the protocol's error object."""
     return lambda handler: handler.reply(code, {"error": {"message": message, "code": error_code}}, headers)
 

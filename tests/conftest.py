@@ -25,7 +25,7 @@ import kvsteer_lab as kv
 if TYPE_CHECKING:
     from explorer_bench import Made
 
-    from kvsteer_lab.widgets.explorer import Explorer
+    from kvsteer_lab.explorer.explorer import Explorer
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -1,4 +1,6 @@
-"""A bench and a state on the bundled model, and how a reader finds their way in the widgets: for the explorer's tests."""
+"""A bench and a state on the bundled model, and how a reader finds their way in the widgets: for the explorer's
+tests.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from typing import Any
 import ipywidgets as w
 
 import kvsteer_lab as kv
-from kvsteer_lab.widgets.bench import Bench
-from kvsteer_lab.widgets.comparing import Comparison, compare_arms
-from kvsteer_lab.widgets.explorer import Explorer
-from kvsteer_lab.widgets.state import ARMS, ExplorerState
-from kvsteer_lab.widgets.sweeping import Sweep, run_sweep
+from kvsteer_lab.explorer.explorer import Explorer
+from kvsteer_lab.explorer.state import ARMS, ExplorerState
+from kvsteer_lab.explorer.work.comparing import Comparison, compare_arms
+from kvsteer_lab.explorer.work.sweeping import Sweep, run_sweep
+from kvsteer_lab.explorer.workspace import Bench
 
 STYLES = ("stepwise", "analogical")
 
@@ -48,7 +50,9 @@ def make(model: kv.Model) -> Made:
 def compared(bench: Bench, state: ExplorerState) -> Comparison:
     """A comparison, measured."""
     found: list[Comparison] = []
-    for _ in compare_arms(bench, state, threading.Event(), lambda comparison: None, found.append, lambda arm, text: None):
+    for _ in compare_arms(
+        bench, state, threading.Event(), lambda comparison: None, found.append, lambda arm, text: None
+    ):
         pass
     return found[0]
 

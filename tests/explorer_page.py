@@ -19,8 +19,12 @@ from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST
 from PIL import Image
 
 TABS = ("Side by side", "Ablation", "Geometry", "Keep")
-UNNAMED = re.compile(r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$", re.MULTILINE)
+UNNAMED = re.compile(
+    r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$",
+    re.MULTILINE,
+)
 """A control without a name, in Playwright's description of what a screen reader is told."""
+
 
 class ExplorerPage:
     """The explorer on an open page.
@@ -117,7 +121,10 @@ class ExplorerPage:
 
     def drag(self, name: str, share: float) -> None:
         """Take a slider's handle to a share of its way, in one movement, and let go."""
-        handle, way = self.at(name).locator(".noUi-handle").bounding_box(), self.at(name).locator(".noUi-base").bounding_box()
+        handle, way = (
+            self.at(name).locator(".noUi-handle").bounding_box(),
+            self.at(name).locator(".noUi-base").bounding_box(),
+        )
         y = handle["y"] + handle["height"] / 2
         self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
         self.page.mouse.down()
@@ -125,7 +132,9 @@ class ExplorerPage:
         self.page.mouse.up()
 
     def time_drag(self, name: str, share: float, arm: str) -> dict[str, float]:
-        """Milliseconds from the last movement of a slider's handle to `first` token, `full` text and `coloured` tokens of an arm."""
+        """Milliseconds from the last movement of a slider's handle to `first` token, `full` text and `coloured` tokens
+        of an arm.
+        """
         self.page.evaluate(CLOCK, [f".kv-arm-{arm.replace(' ', '-')}", ["pointermove", "mousemove"]])
         self.drag(name, share)
         self.page.wait_for_function("window.kvTimes.coloured !== undefined")
@@ -159,15 +168,20 @@ class ExplorerPage:
         self.page.mouse.move(0, 0)
         taken = Image.open(io.BytesIO(self.root.screenshot(animations="disabled")))
         box = self.root.bounding_box()
-        assert (taken.width, taken.height) >= (int(box["width"]), int(box["height"])) and box["y"] >= 0, "the window is too small for the whole"
-        taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+        assert (taken.width, taken.height) >= (int(box["width"]), int(box["height"])) and box["y"] >= 0, (
+            "the window is too small for the whole"
+        )
+        taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
 @contextlib.contextmanager
 def chapter_in_lab(browser: Any, chapter: Path, folder: Path) -> Iterator[tuple[ExplorerPage, list[str]]]:
     """A copy of chapter 11, all its cells run in JupyterLab: its explorer, and the list of its page's errors."""
     root = folder / "root"
-    shutil.copytree(chapter.parents[1] / "docs" / "screenshots", root / "docs" / "screenshots")  # the chapter shows one of them
+    # the chapter shows one of them
+    shutil.copytree(chapter.parents[1] / "docs" / "screenshots", root / "docs" / "screenshots")
     (root / "notebooks").mkdir()
     notebook, done = nbformat.read(chapter, 4), folder / "done"
     notebook.cells.append(nbformat.v4.new_code_cell(f"from pathlib import Path\nPath({str(done)!r}).touch()"))
@@ -181,7 +195,9 @@ def chapter_in_lab(browser: Any, chapter: Path, folder: Path) -> Iterator[tuple[
             end = time.monotonic() + 240
             while not done.exists():
                 if time.monotonic() > end:
-                    raise RuntimeError(f"The chapter isn't through:\n{page.locator('.jp-OutputArea-output').all_inner_texts()}")
+                    raise RuntimeError(
+                        f"The chapter isn't through:\n{page.locator('.jp-OutputArea-output').all_inner_texts()}"
+                    )
                 page.wait_for_timeout(200)
             explorer = ExplorerPage(page, folder)
             explorer.root.scroll_into_view_if_needed()

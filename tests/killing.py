@@ -1,8 +1,11 @@
-"""Begin a run, kill its process, begin it again: `python killing.py OUT KILLS SEED`. Run by test_kill.py, not a test itself.
+"""Begin a run, kill its process, begin it again: `python killing.py OUT KILLS SEED`. Run by test_kill.py, not a test
+itself.
 
-Every process that computes is a fork of this one, so that imports are paid for once and the moments are those of the work. They
-are drawn over the whole run: every other kill comes from outside at any moment, the others at a stage of writing a file, which
-takes too little time to be hit by chance. Prints one JSON line: for each kill, its kind and how many chunks were finished.
+Every process that computes is a fork of this one, so that imports are paid for once and the moments are those of the
+work. They
+are drawn over the whole run: every other kill comes from outside at any moment, the others at a stage of writing a
+file, which takes too little time to be hit by chance. Prints one JSON line: for each kill, its kind and how many chunks
+were finished.
 """
 
 from __future__ import annotations
@@ -31,7 +34,18 @@ def evaluate(model: kv.Model, vectors: Path, out: Path | None) -> kv.Results:
     methods = [steering, kv.CoTPrompt(), *kv.random_controls(steering, 1)]
     generation = {"max_new_tokens": 24, "do_sample": True}
     task, chunk = kv.tasks.get("tiny-arithmetic"), None if out is None else CHUNK
-    return kv.evaluate(model, task, methods, n=QUESTIONS, split="dev", samples=2, generation=generation, out=out, chunk_size=chunk, progress=False)
+    return kv.evaluate(
+        model,
+        task,
+        methods,
+        n=QUESTIONS,
+        split="dev",
+        samples=2,
+        generation=generation,
+        out=out,
+        chunk_size=chunk,
+        progress=False,
+    )
 
 
 def kill_from_outside(child: int, rows: Path, after: int, delay: float) -> None:
@@ -70,14 +84,20 @@ def main(out: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     model, vectors = kv.load("tiny"), out.with_suffix(".safetensors")
     task = kv.tasks.get("tiny-arithmetic")
-    kv.extract(model, kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=8, shots=2, seed=0), progress=False).save(vectors)
+    kv.extract(
+        model, kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=8, shots=2, seed=0), progress=False
+    ).save(vectors)
     start = time.monotonic()
     evaluate(model, vectors, out.with_name("timing"))
     a_chunk = (time.monotonic() - start) / (QUESTIONS // CHUNK)
     rng = random.Random(seed)
     told = []
     for number, share in enumerate(sorted(rng.uniform(0, 0.8) for _ in range(kills))):
-        after, delay, stage = int(share * (QUESTIONS // CHUNK)), rng.random() * a_chunk, STAGES[number // 2 % len(STAGES)]
+        after, delay, stage = (
+            int(share * (QUESTIONS // CHUNK)),
+            rng.random() * a_chunk,
+            STAGES[number // 2 % len(STAGES)],
+        )
         outside = number % 2 == 0
         child = os.fork()
         if not child:
@@ -89,7 +109,13 @@ def main(out: Path, kills: int, seed: int) -> None:
             kill_from_outside(child, out / "rows", after, delay)
         _, status = os.waitpid(child, 0)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        told.append({"killed": killed, "kind": "from outside" if outside else stage, "finished": len(list((out / "rows").glob("*")))})
+        told.append(
+            {
+                "killed": killed,
+                "kind": "from outside" if outside else stage,
+                "finished": len(list((out / "rows").glob("*"))),
+            }
+        )
     print(json.dumps(told))
 
 

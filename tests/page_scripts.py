@@ -1,4 +1,6 @@
-"""JavaScript that looks at a page as a reader does: what stands out, where the keyboard is, how long something takes."""
+"""JavaScript that looks at a page as a reader does: what stands out, where the keyboard is, how long something
+takes.
+"""
 
 CONTRAST = """
 root => {
@@ -22,7 +24,8 @@ root => {
   };
   const opacity = node => node ? Number(getComputedStyle(node).opacity) * opacity(node.parentElement) : 1;
   const light = color => {
-    const [r, g, b] = color.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = color.slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const said = node => {
@@ -32,7 +35,8 @@ root => {
   const found = [];
   for (const node of root.querySelectorAll("*")) {
     const text = said(node), box = node.getBoundingClientRect();
-    if (!text || !box.width || !box.height || /^(STYLE|OPTION|SCRIPT|TITLE|title)$/.test(node.tagName) || node.closest(":disabled")) continue;
+    if (!text || !box.width || !box.height || node.closest(":disabled")) continue;
+    if (/^(STYLE|OPTION|SCRIPT|TITLE|title)$/.test(node.tagName)) continue;
     const style = getComputedStyle(node);
     if (style.visibility !== "visible") continue;
     const under = behind(node), ink = rgba(node instanceof SVGElement ? style.fill : style.color);
@@ -55,10 +59,13 @@ FOCUS = """
   return { name: words.trim().slice(0, 60), seen, number: [...document.querySelectorAll("*")].indexOf(at) };
 }
 """
-"""Where the keyboard is: its name, whether a reader can see that it is there, and which element it is; `null` outside the explorer."""
+"""Where the keyboard is: its name, whether a reader can see that it is there, and which element it is; `null` outside
+the explorer.
+"""
 
 REACHABLE = """
-root => [...root.querySelectorAll("button:enabled, input:enabled, select:enabled, textarea:enabled, [tabindex='0'], [contenteditable='true']")]
+root => [...root.querySelectorAll(
+  "button:enabled, input:enabled, select:enabled, textarea:enabled, [tabindex='0'], [contenteditable='true']")]
   .filter(node => node.checkVisibility({ visibilityProperty: true }) && node.getBoundingClientRect().width)
   .map(node => [...document.querySelectorAll("*")].indexOf(node))
 """
@@ -88,7 +95,9 @@ CLOCK = """
   watch.observe(arm, { subtree: true, childList: true, characterData: true });
 }
 """
-"""Milliseconds from the last of some events to the frame in which an arm's first token, its whole text, and its coloured tokens are there."""
+"""Milliseconds from the last of some events to the frame in which an arm's first token, its whole text, and its
+coloured tokens are there.
+"""
 
 CANCEL_CLOCK = """
 () => {

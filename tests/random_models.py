@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import kvsteer_lab as kv
-from kvsteer_lab.activations import ActivationVectors
-from kvsteer_lab.cards import Card
-from kvsteer_lab.residual import hidden_size
+from kvsteer_lab.models.layers import hidden_size
+from kvsteer_lab.vectors.activation import ActivationVectors
+from kvsteer_lab.vectors.cards import Card
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -23,16 +23,25 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PROMPTS = ["What is 12 + 7?", "The quick brown fox jumps over the lazy dog, and then it rests.", "Add 2 to 3."]
-_CORPUS = ["The quick brown fox jumps over the lazy dog. Step 1: add 2 and 3 to get 5.\n", "system user assistant What is 12 + 7? The answer is 19.\n"] * 20
+_CORPUS = [
+    "The quick brown fox jumps over the lazy dog. Step 1: add 2 and 3 to get 5.\n",
+    "system user assistant What is 12 + 7? The answer is 19.\n",
+] * 20
 
 
-def tokenizer(special: tuple[str, ...] = ("<|pad|>", "<|im_start|>", "<|im_end|>"), template: str | None = CHAT_TEMPLATE, **named: str) -> Any:
+def tokenizer(
+    special: tuple[str, ...] = ("<|pad|>", "<|im_start|>", "<|im_end|>"),
+    template: str | None = CHAT_TEMPLATE,
+    **named: str,
+) -> Any:
     """Byte-level BPE over a few sentences, so that any text encodes and a lone newline is one token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 20, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 20, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator(_CORPUS, trainer)
     if not named:
         named = {"pad_token": "<|pad|>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
@@ -54,13 +63,37 @@ _SIZES: dict[str, Any] = dict(
     eos_token_id=None,
 )
 _FALCON: dict[str, Any] = dict(
-    vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=None
+    vocab_size=VOCABULARY,
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=None,
 )
-_GPT2: dict[str, Any] = dict(vocab_size=VOCABULARY, n_embd=64, n_layer=4, n_head=4, n_positions=512, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+_GPT2: dict[str, Any] = dict(
+    vocab_size=VOCABULARY,
+    n_embd=64,
+    n_layer=4,
+    n_head=4,
+    n_positions=512,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=None,
+)
 _GPT_NEO: dict[str, Any] = dict(
-    vocab_size=VOCABULARY, hidden_size=64, num_layers=4, num_heads=4, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=None
+    vocab_size=VOCABULARY,
+    hidden_size=64,
+    num_layers=4,
+    num_heads=4,
+    max_position_embeddings=512,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=None,
 )
-_BLOOM: dict[str, Any] = dict(vocab_size=VOCABULARY, hidden_size=64, n_layer=4, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=None)
+_BLOOM: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, hidden_size=64, n_layer=4, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=None
+)
 _MOE: dict[str, Any] = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 
 
@@ -84,7 +117,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3": _sized("qwen3", head_dim=16),
     "qwen3_moe": _sized("qwen3_moe", head_dim=16, **_MOE),
     "gemma2": _sized("gemma2", head_dim=16, sliding_window=8, query_pre_attn_scalar=16),
-    "gemma3": _sized("gemma3_text", head_dim=16, sliding_window=8, query_pre_attn_scalar=16, layer_types=["sliding_attention"] * 3 + ["full_attention"]),
+    "gemma3": _sized(
+        "gemma3_text",
+        head_dim=16,
+        sliding_window=8,
+        query_pre_attn_scalar=16,
+        layer_types=["sliding_attention"] * 3 + ["full_attention"],
+    ),
     "phi3": _sized("phi3"),
     "gpt2": _plain("gpt2", _GPT2),
     "gpt_neox": _sized("gpt_neox", drop=("num_key_value_heads",)),
@@ -101,10 +140,27 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 """Architectures that are steered: every oracle is tested on each."""
 
 ROTATED: dict[str, Callable[[], Any]] = {
-    **{name: CONFIGS[name] for name in ("llama", "qwen3", "gemma3", "gpt_neox", "olmo2", "smollm3", "granite", "starcoder2", "cohere", "glm4")},
+    **{
+        name: CONFIGS[name]
+        for name in (
+            "llama",
+            "qwen3",
+            "gemma3",
+            "gpt_neox",
+            "olmo2",
+            "smollm3",
+            "granite",
+            "starcoder2",
+            "cohere",
+            "glm4",
+        )
+    },
     "llama, yarn": _sized("llama", rope_parameters=_rope("yarn", factor=4.0, original_max_position_embeddings=128)),
     "llama, llama3": _sized(
-        "llama", rope_parameters=_rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+        "llama",
+        rope_parameters=_rope(
+            "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+        ),
     ),
     "llama, linear": _sized("llama", rope_parameters=_rope("linear", factor=4.0)),
     "phi3, half rotated": _sized("phi3", rope_parameters=_rope("default", partial_rotary_factor=0.5)),
@@ -114,12 +170,16 @@ ROTATED: dict[str, Callable[[], Any]] = {
 OTHERS: dict[str, Callable[[], Any]] = {
     "llama, dynamic": _sized("llama", rope_parameters=_rope("dynamic", factor=4.0)),
     "phi3, longrope": _sized(
-        "phi3", original_max_position_embeddings=128, rope_parameters=_rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=4.0)
+        "phi3",
+        original_max_position_embeddings=128,
+        rope_parameters=_rope("longrope", short_factor=[1.0] * 8, long_factor=[4.0] * 8, factor=4.0),
     ),
     "gptj": _plain("gptj", _GPT2, rotary_dim=8),
     "gpt_neo": _plain("gpt_neo", _GPT_NEO, attention_types=[[["global", "local"], 2]], window_size=8),
     "bloom": _plain("bloom", _BLOOM),
-    "long llama": _sized("llama", num_hidden_layers=12, hidden_size=256, num_attention_heads=8, max_position_embeddings=2048),
+    "long llama": _sized(
+        "llama", num_hidden_layers=12, hidden_size=256, num_attention_heads=8, max_position_embeddings=2048
+    ),
 }
 
 
@@ -156,13 +216,17 @@ def vectors_for(model: kv.Model, seed: int = 0, **changes: Any) -> kv.KVVectors:
     """Random vectors that fit `model`."""
     generator = torch.Generator().manual_seed(seed)
     shape = (model.n_layers, model.n_kv_heads, model.head_dim)
-    return kv.KVVectors(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), card_of(model, **changes))
+    return kv.KVVectors(
+        torch.randn(shape, generator=generator), torch.randn(shape, generator=generator), card_of(model, **changes)
+    )
 
 
 def activations_for(model: kv.Model, seed: int = 0, **changes: Any) -> ActivationVectors:
     """Random directions of the residual stream that fit `model`."""
     shape = (model.n_layers, hidden_size(model.hf))
-    return ActivationVectors(torch.randn(shape, generator=torch.Generator().manual_seed(seed)), card_of(model, keys=None, **changes))
+    return ActivationVectors(
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed)), card_of(model, keys=None, **changes)
+    )
 
 
 def newline(model: kv.Model) -> int:

@@ -22,7 +22,9 @@ def prefill(hf: PreTrainedModel, ids: Sequence[int]) -> DynamicCache:
 
 @torch.no_grad()
 def steered(hf: PreTrainedModel, ids: Sequence[int], offset: int, keys: Tensor, values: Tensor, new: int) -> list[int]:
-    """Prefill, add `keys` and `values` `[layers, kv_heads, head_dim]` to the last slot, read the offset token, decode greedily."""
+    """Prefill, add `keys` and `values` `[layers, kv_heads, head_dim]` to the last slot, read the offset token, decode
+    greedily.
+    """
     cache = prefill(hf, ids)
     for index, layer in enumerate(cache.layers):
         layer.keys[0, :, -1] += keys[index]
@@ -36,12 +38,22 @@ def steered(hf: PreTrainedModel, ids: Sequence[int], offset: int, keys: Tensor, 
 
 def plain(hf: PreTrainedModel, ids: Sequence[int], new: int, **settings: Any) -> list[int]:
     """`model.generate` on one prompt, greedy."""
-    out = hf.generate(torch.tensor([list(ids)]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=new, do_sample=False, **settings)
+    out = hf.generate(
+        torch.tensor([list(ids)]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=new,
+        do_sample=False,
+        **settings,
+    )
     return out[0, len(ids) :].tolist()
 
 
-def mean_difference(hf: PreTrainedModel, positive: Sequence[Sequence[int]], negative: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Mean over pairs of the last slot's keys and values, positive minus negative: `[layers, kv_heads, head_dim]` each."""
+def mean_difference(
+    hf: PreTrainedModel, positive: Sequence[Sequence[int]], negative: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor]:
+    """Mean over pairs of the last slot's keys and values, positive minus negative: `[layers, kv_heads, head_dim]`
+    each.
+    """
     totals: list[Any] = [0.0, 0.0]
     for sign, side in ((1, positive), (-1, negative)):
         for ids in side:
@@ -51,11 +63,18 @@ def mean_difference(hf: PreTrainedModel, positive: Sequence[Sequence[int]], nega
     return (totals[0] / len(positive)).float(), (totals[1] / len(positive)).float()
 
 
-def activation_steered(hf: PreTrainedModel, ids: Sequence[int], vectors: Tensor, slot: int, new: int, *, onward: bool) -> list[int]:
-    """`model.generate` on one prompt while hooks add `vectors` `[layers, hidden]` behind each layer, at `slot` or from there on at every token."""
+def activation_steered(
+    hf: PreTrainedModel, ids: Sequence[int], vectors: Tensor, slot: int, new: int, *, onward: bool
+) -> list[int]:
+    """`model.generate` on one prompt while hooks add `vectors` `[layers, hidden]` behind each layer, at `slot` or from
+    there on at every token.
+    """
     layers = [module for module in hf.modules() if isinstance(module, GradientCheckpointingLayer)]
     assert len(layers) == len(vectors)
-    handles = [layer.register_forward_hook(_adding(vector, slot, onward)) for layer, vector in zip(layers, vectors, strict=True)]
+    handles = [
+        layer.register_forward_hook(_adding(vector, slot, onward))
+        for layer, vector in zip(layers, vectors, strict=True)
+    ]
     try:
         return plain(hf, ids, new, eos_token_id=hf.config.vocab_size)
     finally:

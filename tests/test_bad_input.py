@@ -18,7 +18,7 @@ import torch
 from random_models import PROMPTS, build, vectors_for
 
 import kvsteer_lab as kv
-from kvsteer_lab.files import write_atomically
+from kvsteer_lab._util.files import write_atomically
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def idle(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> kv.Model:
 
     monkeypatch.setattr(model.hf, "forward", computed)
     monkeypatch.setattr(model.hf, "generate", computed)
-    for module in ("decoding", "models", "cache"):
+    for module in ("generation.decoding", "models.prefill"):
         monkeypatch.setattr(f"kvsteer_lab.{module}.fill", computed)
-    for module in ("extraction", "cache"):
+    for module in ("vectors.extraction", "vectors.norms", "models.prefill"):
         monkeypatch.setattr(f"kvsteer_lab.{module}.last_slots", computed)
     return model
 
@@ -40,7 +40,11 @@ def idle(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> kv.Model:
 def one_sentence(error: BaseException) -> str:
     """The message, checked to be a single sentence in a single line."""
     message = str(error)
-    assert message.endswith((".", "...")) and "\n" not in message and not re.search(r"[a-z]\. [A-Z].*[a-z]\. [A-Z]", message), message
+    assert (
+        message.endswith((".", "..."))
+        and "\n" not in message
+        and not re.search(r"[a-z]\. [A-Z].*[a-z]\. [A-Z]", message)
+    ), message
     return message
 
 
@@ -48,7 +52,9 @@ def one_sentence(error: BaseException) -> str:
 
 EVERY_WAY: list[Callable[..., Any]] = [
     lambda model, prompts, **rest: kv.generate(model, prompts, **rest),
-    lambda model, prompts, **rest: kv.score(model, prompts, ["fox"] * (1 if isinstance(prompts, str) else len(prompts)), **rest),
+    lambda model, prompts, **rest: kv.score(
+        model, prompts, ["fox"] * (1 if isinstance(prompts, str) else len(prompts)), **rest
+    ),
     lambda model, prompts, **rest: kv.stream(model, prompts, **rest),
 ]
 every_way = pytest.mark.parametrize("call", EVERY_WAY, ids=["generate", "score", "stream"])
@@ -77,7 +83,10 @@ def test_bad_prompts(call: Callable[..., Any], prompts: Any, message: str, idle:
 def test_a_prompt_that_leaves_no_room_for_an_answer(call: Callable[..., Any], idle: kv.Model) -> None:
     prompt = "?" * (512 - len(idle.encode("?")))
     assert len(idle.encode(prompt)) == 511
-    message = r"A prompt of 511 tokens and \d+ new ones need \d+ slots, but the context of .* is 512; shorten the prompt or lower max_new_tokens"
+    message = (
+        r"A prompt of 511 tokens and \d+ new ones need \d+ slots, but the context of .* is 512; shorten the prompt or"
+        r" lower max_new_tokens"
+    )
     with pytest.raises(ValueError, match=message) as refused:
         call(idle, prompt)
     one_sentence(refused.value)
@@ -91,11 +100,15 @@ def test_an_empty_string_among_others_is_named(idle: kv.Model) -> None:
 @every_way
 def test_no_chat_template(call: Callable[..., Any], tokenizer: Any) -> None:
     bare = kv.load(build("llama"), random_models.tokenizer(template=None))
-    with pytest.raises(ValueError, match=r"no chat template; pass chat=False \(or rendered texts\), or set tokenizer\.chat_template") as refused:
+    with pytest.raises(
+        ValueError, match=r"no chat template; pass chat=False \(or rendered texts\), or set tokenizer\.chat_template"
+    ) as refused:
         call(bare, "fox")
     one_sentence(refused.value)
     with pytest.raises(ValueError, match="no chat template"):
-        kv.ContrastiveSet.from_chats([[{"role": "user", "content": "a"}]], [[{"role": "user", "content": "b"}]], bare.tokenizer)
+        kv.ContrastiveSet.from_chats(
+            [[{"role": "user", "content": "a"}]], [[{"role": "user", "content": "b"}]], bare.tokenizer
+        )
     assert call(bare, "fox", chat=False) is not None
 
 
@@ -104,10 +117,14 @@ def test_a_system_message_where_the_template_has_no_system_role(tokenizer: Any) 
 
     family = FAMILIES["gemma"]
     model = kv.load(build("llama"), random_models.tokenizer(family.special, family.template, **family.named))
-    with pytest.raises(ValueError, match=r"System role not supported.*put the system message's text into the first user message") as refused:
+    with pytest.raises(
+        ValueError, match=r"System role not supported.*put the system message's text into the first user message"
+    ) as refused:
         kv.generate(model, [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "fox"}]])
     one_sentence(refused.value)
-    assert kv.generate(model, "fox", generation={"max_new_tokens": 1}).texts, "without a system message the template will do"
+    assert kv.generate(model, "fox", generation={"max_new_tokens": 1}).texts, (
+        "without a system message the template will do"
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -133,7 +150,13 @@ def test_a_chat_that_is_not_to_be_rendered(idle: kv.Model) -> None:
 @pytest.mark.parametrize(
     ("offset", "message"),
     [
-        ("two tokens", r"The offset 'two tokens' is \d+ tokens for this tokenizer, not one; choose another text or pass a token id"),
+        (
+            "two tokens",
+            (
+                r"The offset 'two tokens' is \d+ tokens for this tokenizer, not one; choose another text or pass a"
+                r" token id"
+            ),
+        ),
         ("", "The offset '' is 0 tokens"),
         (10_000, r"Offset id 10000 is outside the vocabulary of \d+ tokens"),
         (-1, "Offset id -1 is outside the vocabulary"),
@@ -180,8 +203,14 @@ def test_steering_that_cannot_be(chosen: dict[str, Any], message: str, vectors: 
 @pytest.mark.parametrize("slot", [99, -99])
 def test_a_slot_out_of_range(call: Callable[..., Any], slot: int, idle: kv.Model, vectors: kv.KVVectors) -> None:
     n = len(idle.encode("fox"))
-    with pytest.raises(ValueError, match=rf"Slot {slot} is out of range for row 0, which has {n} cached tokens; choose -{n} to {n - 1}") as refused:
-        call(idle, "fox", **{"interventions" if call is EVERY_WAY[0] else "intervention": kv.CacheSteering(vectors, 1, 1, slot=slot)})
+    with pytest.raises(
+        ValueError, match=rf"Slot {slot} is out of range for row 0, which has {n} cached tokens; choose -{n} to {n - 1}"
+    ) as refused:
+        call(
+            idle,
+            "fox",
+            **{"interventions" if call is EVERY_WAY[0] else "intervention": kv.CacheSteering(vectors, 1, 1, slot=slot)},
+        )
     one_sentence(refused.value)
 
 
@@ -196,7 +225,9 @@ def test_a_model_that_computes_nan_gives_no_vectors(tokenizer: Any) -> None:
     hf = build("llama")
     with torch.no_grad():
         hf.model.layers[1].self_attn.k_proj.weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="The vectors' keys hold NaN or infinity; extract them again, in float32 or bfloat16"):
+    with pytest.raises(
+        ValueError, match="The vectors' keys hold NaN or infinity; extract them again, in float32 or bfloat16"
+    ):
         kv.extract(kv.load(hf, tokenizer), kv.ContrastiveSet.from_texts(["a"], ["b"]), progress=False)
 
 
@@ -228,7 +259,10 @@ def test_several_interventions_where_one_is_taken(idle: kv.Model) -> None:
     ("generation", "message"),
     [
         ({"num_beams": 4}, "generation can't set num_beams; it takes .*max_new_tokens"),
-        ({"cache_implementation": "static", "do_sampel": True}, "generation can't set cache_implementation, do_sampel; it takes"),
+        (
+            {"cache_implementation": "static", "do_sampel": True},
+            "generation can't set cache_implementation, do_sampel; it takes",
+        ),
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, not 0"),
         ({"max_new_tokens": 2.5}, r"max_new_tokens must be a whole number of at least 1, not 2\.5"),
         ({"max_new_tokens": 500}, "need 5[0-9]{2} slots, but the context of"),
@@ -247,7 +281,9 @@ def test_a_batch_size_below_one(idle: kv.Model) -> None:
 
 def test_vectors_of_another_model(load_random: Any, idle: kv.Model) -> None:
     foreign = vectors_for(load_random("gpt2"))
-    with pytest.raises(ValueError, match=r"These vectors are of a gpt2 .*, the model is a llama .*; extract vectors from this model") as refused:
+    with pytest.raises(
+        ValueError, match=r"These vectors are of a gpt2 .*, the model is a llama .*; extract vectors from this model"
+    ) as refused:
         kv.generate(idle, "fox", [kv.Nothing(), kv.CacheSteering(foreign, 1, 1)])
     one_sentence(refused.value)
 
@@ -275,7 +311,9 @@ def test_a_folder_that_cannot_be_written(saved: Any, tmp_path: Path, monkeypatch
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.mkstemp", denied)  # root may write anywhere, so permissions alone can't be tested
-    with pytest.raises(OSError, match=r"^Cannot write .*: Permission denied\. Choose a folder that you can write to\.$"):
+    with pytest.raises(
+        OSError, match=r"^Cannot write .*: Permission denied\. Choose a folder that you can write to\.$"
+    ):
         saved.save(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -294,7 +332,7 @@ def test_the_old_file_survives_a_full_disk(saved: Any, tmp_path: Path, monkeypat
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("kvsteer_lab.cards.save_file", full)
+    monkeypatch.setattr("kvsteer_lab.vectors.cards.save_file", full)
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"^Cannot write .*out: No space left on device\. Nothing was changed there"):
         saved.save(path)
@@ -317,13 +355,12 @@ def test_the_old_file_survives_ctrl_c(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files are POSIX")
 def test_safetensors_running_out_of_space_says_so_too(tmp_path: Path) -> None:
     """A real limit on the size of files stands in for a full disk: safetensors raises an error of its own kind."""
-    script = textwrap.dedent(
-        """
+    script = textwrap.dedent("""
         import resource, signal, sys
         from pathlib import Path
         import torch
         import kvsteer_lab as kv
-        from kvsteer_lab.vectors import Card
+        from kvsteer_lab.vectors.kv import Card
         card = Card("m", "llama", "0", "torch.float32", "post_rope", 1, None, 1)
         path = Path(sys.argv[1])
         small, big = (kv.KVVectors(torch.ones(n, 2, 16), torch.ones(n, 2, 16), card) for n in (1, 2000))
@@ -335,11 +372,14 @@ def test_safetensors_running_out_of_space_says_so_too(tmp_path: Path) -> None:
         except OSError as error:
             print(error)
         assert path.read_bytes() == old and len(list(path.parent.iterdir())) == 1
-        """
+        """)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "v.safetensors")], capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "v.safetensors")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"Cannot write .*v\.safetensors: .*File too large.* Nothing was changed there; free some space", done.stdout), done.stdout
+    assert re.match(
+        r"Cannot write .*v\.safetensors: .*File too large.* Nothing was changed there; free some space", done.stdout
+    ), done.stdout
 
 
 # --- import -----------------------------------------------------------------------------------------------------

@@ -38,20 +38,30 @@ def read(path: Path) -> dict[str, Any]:
     assert '"/' not in text, "a path of this machine"
     found = json.loads(text)
     assert found.keys() == {"benchmark", "environment", "settings", "results"}
-    assert {"cpu", "device", "clock", "threads", "python", "torch", "transformers", "nnsight", "kvsteer_lab"} <= found["environment"].keys()
+    assert {"cpu", "device", "clock", "threads", "python", "torch", "transformers", "nnsight", "kvsteer_lab"} <= found[
+        "environment"
+    ].keys()
     assert all(str(value).strip() for value in found["environment"].values())
     return found
 
 
 def test_decode(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = read(benchmark("decode").main(model="smoke", batch=(1, 2), shots=(0, 1), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path))
+    found = read(
+        benchmark("decode").main(
+            model="smoke", batch=(1, 2), shots=(0, 1), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path
+        )
+    )
     assert found["environment"]["kvsteer_lab"] == kv.__version__
     by_kind: dict[str, list[Any]] = {}
     for result in found["results"]:
         by_kind.setdefault(result["what"], []).append(result)
     ways = {"one-shot", "every token"}
     for result in by_kind["first token"] + by_kind["time a token"]:
-        assert result["ms"].keys() == {"plain", "nothing", "steered"} | ways == result["activation_over_plain"].keys() | {"plain", "nothing", "steered"}
+        assert (
+            result["ms"].keys()
+            == {"plain", "nothing", "steered"} | ways
+            == result["activation_over_plain"].keys() | {"plain", "nothing", "steered"}
+        )
         assert result["steered_over_plain"].keys() == SPREAD
         assert result["steered_over_plain"]["median"] > 0
     for result in by_kind["time a token without a cache"]:
@@ -60,15 +70,22 @@ def test_decode(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixt
         assert result["over_plain"].keys() == result["over_steered"].keys() == slow
         assert result["same_as_cached"] == dict.fromkeys(ways, result["batch"])
     assert [len(by_kind[what]) for what in ("time a token", "time a token without a cache")] == [2, 2]
-    assert all(r["changed_texts"]["every token"] == r["batch"] and r["changed_texts"]["nothing"] == 0 for r in by_kind["time a token"])
+    assert all(
+        r["changed_texts"]["every token"] == r["batch"] and r["changed_texts"]["nothing"] == 0
+        for r in by_kind["time a token"]
+    )
     assert [(r["batch"], r["shots"]) for r in by_kind["first token"]] == [(1, 0), (1, 1), (2, 0)]
-    assert all(r["trace_ms"].keys() == r["edit_ms"].keys() == r["overhead_ms"].keys() == SPREAD for r in by_kind["first token"])
+    assert all(
+        r["trace_ms"].keys() == r["edit_ms"].keys() == r["overhead_ms"].keys() == SPREAD for r in by_kind["first token"]
+    )
     assert [r["same_tokens"] for r in by_kind["time a token"]] == [True, True]
     assert "time a token batch  2" in capsys.readouterr().out
 
 
 def test_questions(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ended, exact = read(benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path))["results"]
+    ended, exact = read(benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path))[
+        "results"
+    ]
     assert [ended["what"], exact["what"]] == ["texts as they end", "6 tokens each"]
     for result in (ended, exact):
         assert result["questions_a_second"].keys() == {"loop", "batch", "steered batch"} == result["new_tokens"].keys()
@@ -79,29 +96,49 @@ def test_questions(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_evaluation(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: dict[str, Any] = dict(models=("tiny",), tasks=("tiny-arithmetic",), n_test=4, n_dev=4, cells=12, controls=2, pairs=6)
+    sizes: dict[str, Any] = dict(
+        models=("tiny",), tasks=("tiny-arithmetic",), n_test=4, n_dev=4, cells=12, controls=2, pairs=6
+    )
     path = benchmark("evaluation").main(**sizes, out=tmp_path / "results")
     found = read(path)["results"]
     run = found["runs"][0]
     labels = [row["intervention"] for row in run["summary"]]
-    assert {"baseline", "CoT prefix", "cache steering", "activation, one-shot", "2 label shuffle vectors for cache steering"} <= set(labels)
+    assert {
+        "baseline",
+        "CoT prefix",
+        "cache steering",
+        "activation, one-shot",
+        "2 label shuffle vectors for cache steering",
+    } <= set(labels)
     cells: dict[str, int] = {}
     for cell in run["cells"]:
         cells[cell["method"]] = cells.get(cell["method"], 0) + 1
     assert len(cells) == 4 and len(set(cells.values())) == 1, "every method gets as many cells"
     table = benchmark("table")
-    (tmp_path / "README.md").write_text(f"{table.BEGIN}\n{table.END}\n{table.PAIR_BEGIN}\nold\n{table.PAIR_END}\nafter\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        f"{table.BEGIN}\n{table.END}\n{table.PAIR_BEGIN}\nold\n{table.PAIR_END}\nafter\n", encoding="utf-8"
+    )
     monkeypatch.setattr(table, "HERE", tmp_path)
     table.main()
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "**tiny, tiny-arithmetic**" in text and all(f"| {label} |" in text for label in labels) and "\nold\n" not in text
+    assert (
+        "**tiny, tiny-arithmetic**" in text
+        and all(f"| {label} |" in text for label in labels)
+        and "\nold\n" not in text
+    )
 
 
-def test_the_table_reads_every_kind_of_result(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_reads_every_kind_of_result(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = benchmark("table")
     (tmp_path / "results").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{table.BEGIN}\nold\n{table.END}\n{table.PAIR_BEGIN}\n{table.PAIR_END}\nafter\n", encoding="utf-8")
-    benchmark("decode").main(model="smoke", batch=(1,), shots=(0,), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path / "results")
+    (tmp_path / "README.md").write_text(
+        f"before\n{table.BEGIN}\nold\n{table.END}\n{table.PAIR_BEGIN}\n{table.PAIR_END}\nafter\n", encoding="utf-8"
+    )
+    benchmark("decode").main(
+        model="smoke", batch=(1,), shots=(0,), tokens=6, repeats=2, uncached_repeats=2, out=tmp_path / "results"
+    )
     benchmark("questions").main(model="smoke", questions=4, tokens=6, repeats=2, out=tmp_path / "results")
     for path in RESULTS:
         (tmp_path / "results" / path.name).write_bytes(path.read_bytes())
@@ -110,7 +147,10 @@ def test_the_table_reads_every_kind_of_result(benchmark: Benchmark, tmp_path: Pa
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text
     assert "| decode-smoke | time a token without a cache, batch 1 | over plain with one: plain ×" in text
-    assert "activation steering: one-shot ×" in text and "| questions-smoke | 4 questions, 6 tokens each, batch over loop | ×" in text
+    assert (
+        "activation steering: one-shot ×" in text
+        and "| questions-smoke | 4 questions, 6 tokens each, batch over loop | ×" in text
+    )
     assert all(f"| {path.stem.replace('_', ' ')} |" in text for path in RESULTS)
 
 
@@ -140,7 +180,9 @@ def test_explorer(benchmark: Benchmark, tmp_path: Path) -> None:
 
 
 def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes: dict[str, Any] = dict(model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",))
+    sizes: dict[str, Any] = dict(
+        model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",)
+    )
     times, peak = read(benchmark("extract").main(**sizes, out=tmp_path))["results"]
     assert times["largest_difference"] < 1e-5
     assert times["paper_over_ours"]["2"].keys() == SPREAD
@@ -158,11 +200,19 @@ def test_import_time(benchmark: Benchmark, tmp_path: Path) -> None:
 def test_gsm8k_pipeline(benchmark: Benchmark, tmp_path: Path) -> None:
     for part, n in (("train", 40), ("test", 4)):
         rows = [
-            {"question": f"Tom has {i} apples and buys 3 more. How many?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}.\n#### {i + 3}"} for i in range(n)
+            {
+                "question": f"Tom has {i} apples and buys 3 more. How many?",
+                "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}.\n#### {i + 3}",
+            }
+            for i in range(n)
         ]
         (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     module = benchmark("gsm8k_pipeline")
-    found = read(module.main(model="smoke", pairs=4, shots=2, questions=3, tokens=5, values_dose=20.0, data_dir=tmp_path, out=tmp_path))["results"]
+    found = read(
+        module.main(
+            model="smoke", pairs=4, shots=2, questions=3, tokens=5, values_dose=20.0, data_dir=tmp_path, out=tmp_path
+        )
+    )["results"]
     assert found["seconds"].keys() == {"pairs", "extraction", "baseline", "steered", "both forked"}
     assert found["prompt_tokens"].keys() == {"positive", "negative", "test"}
     assert found["rows_forked"] == 6

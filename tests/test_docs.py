@@ -1,4 +1,6 @@
-"""The documentation: it builds without a warning and without a network, leaves out no public name and no notebook, and its guides run as they stand."""
+"""The documentation: it builds without a warning and without a network, leaves out no public name and no notebook, and
+its guides run as they stand.
+"""
 
 import contextlib
 import inspect
@@ -16,7 +18,7 @@ import pytest
 from sphinx.errors import SphinxError
 
 import kvsteer_lab as kv
-from kvsteer_lab.commands import COMMANDS
+from kvsteer_lab.cli.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -41,7 +43,9 @@ def test_a_guide_runs_and_prints_what_it_says(name, tmp_path, monkeypatch):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, f"{name}.md, block {number}", "exec"), namespace)
-        assert printed.getvalue() == says, f"block {number} of docs/guides/{name}.md prints something else than is written below it"
+        assert printed.getvalue() == says, (
+            f"block {number} of docs/guides/{name}.md prints something else than is written below it"
+        )
 
 
 def test_there_are_guides_for_a_method_a_task_and_a_figure():
@@ -69,7 +73,10 @@ def notebook(tmp_path, first, png=()):
     return path
 
 
-WHOLE = "# Why?\n\n**What you'll learn.** How. And more.\n\n**Runtime and hardware.** Seconds on a CPU. `KVSTEER_MODEL` needs a GPU."
+WHOLE = (
+    "# Why?\n\n**What you'll learn.** How. And more.\n\n**Runtime and hardware.** Seconds on a CPU. `KVSTEER_MODEL`"
+    " needs a GPU."
+)
 
 
 def test_a_card_shows_first_sentences_and_the_tagged_picture(tmp_path):
@@ -88,7 +95,10 @@ def test_a_card_stops_at_the_first_clause(tmp_path):
 
 @pytest.mark.parametrize("missing", ["# Why?", "**What you'll learn.**", "**Runtime and hardware.**"])
 def test_a_notebook_without_what_its_card_shows_is_refused(tmp_path, missing):
-    with pytest.raises(SphinxError, match=r"The first cell of notebooks/42_answers.ipynb has no line that begins with .+; its card .+ needs one\.$"):
+    with pytest.raises(
+        SphinxError,
+        match=r"The first cell of notebooks/42_answers.ipynb has no line that begins with .+; its card .+ needs one\.$",
+    ):
         gallery.read_chapter(notebook(tmp_path, WHOLE.replace(missing, "")))
 
 
@@ -97,7 +107,12 @@ def test_a_notebook_without_what_its_card_shows_is_refused(tmp_path, missing):
 
 def test_every_public_name_is_on_one_page(tmp_path):
     reference.check_pages()
-    with pytest.raises(SphinxError, match=r"No page of docs/reference/ describes brand_new; add each public name to the `.. public::` of one page\."):
+    with pytest.raises(
+        SphinxError,
+        match=(
+            r"No page of docs/reference/ describes brand_new; add each public name to the `.. public::` of one page\."
+        ),
+    ):
         reference.check_pages(public=(*kv.__all__, "brand_new"))
     with pytest.raises(SphinxError, match="describes tune, which kvsteer_lab doesn't export"):
         reference.check_pages(public=tuple(name for name in kv.__all__ if name != "tune"))
@@ -108,7 +123,10 @@ def test_every_public_name_is_on_one_page(tmp_path):
 
 def test_annotations_are_shown_as_they_are_written():
     written, gives = docstrings.signature(None, "function", "", kv.extract, None, "()", None)
-    assert written.startswith("(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16") and gives == "~kvsteer_lab.vectors.KVVectors"
+    assert (
+        written.startswith("(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16")
+        and gives == "~kvsteer_lab.vectors.kv.KVVectors"
+    )
     written, _ = docstrings.signature(None, "function", "", kv.published.check_metrics, None, "()", None)
     assert written == "(run: ~kvsteer_lab.published.runs.Run)"  # kv.Run is another class
     written, _ = docstrings.signature(None, "class", "", kv.CacheDelta, None, "()", None)
@@ -122,9 +140,24 @@ def test_bars_and_colons_of_docstrings_are_text():
 
 
 def test_what_is_set_in_stays_as_it_is():
-    lines = ["It splits:", "", "    value  |S|   read", "    rest   other", "", "The end.", "", "Args:", "    n: how many.", "", "    m: more |S|."]
+    lines = [
+        "It splits:",
+        "",
+        "    value  |S|   read",
+        "    rest   other",
+        "",
+        "The end.",
+        "",
+        "Args:",
+        "    n: how many.",
+        "",
+        "    m: more |S|.",
+    ]
     docstrings.prepare(None, "function", "", None, None, lines)
-    assert lines[2:7] == [".. code-block:: text", "", "    value  |S|   read", "    rest   other", ""] and lines[-1] == r"    m: more \|S\|."
+    assert (
+        lines[2:7] == [".. code-block:: text", "", "    value  |S|   read", "    rest   other", ""]
+        and lines[-1] == r"    m: more \|S\|."
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -160,8 +193,26 @@ class Page(HTMLParser):
 def pages(tmp_path_factory):
     """Every page of the site by its path, built where nobody else builds."""
     folder = tmp_path_factory.mktemp("docs")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", str(folder / "doctrees"), ".", str(folder / "html")]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-c",
+        "docs",
+        "-d",
+        str(folder / "doctrees"),
+        ".",
+        str(folder / "html"),
+    ]
+    offline = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
     done = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return {path: Page(path) for path in sorted((folder / "html").rglob("*.html"))}
@@ -169,7 +220,9 @@ def pages(tmp_path_factory):
 
 def test_pages_load_nothing_from_elsewhere(pages):
     assert len(pages) > 30
-    assert {load for page in pages.values() for load in page.loads if urlsplit(load).scheme or load.startswith("//")} == set()
+    assert {
+        load for page in pages.values() for load in page.loads if urlsplit(load).scheme or load.startswith("//")
+    } == set()
 
 
 def test_links_between_pages_lead_somewhere(pages):
@@ -180,7 +233,9 @@ def test_links_between_pages_lead_somewhere(pages):
             if parts.scheme or parts.netloc:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists() or (parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids):
+            if not target.exists() or (
+                parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids
+            ):
                 broken.append(f"{path.name}: {link}")
     assert broken == []
 
@@ -188,8 +243,14 @@ def test_links_between_pages_lead_somewhere(pages):
 def test_every_public_name_and_every_notebook_has_its_place(pages):
     ids = set().union(*(page.ids for page in pages.values()))
     modules = {name: getattr(kv, name) for name in kv.__all__ if inspect.ismodule(getattr(kv, name))}
-    assert [name for name in kv.__all__ if name not in modules and name != "__version__" and f"kvsteer_lab.{name}" not in ids] == []
+    assert [
+        name
+        for name in kv.__all__
+        if name not in modules and name != "__version__" and f"kvsteer_lab.{name}" not in ids
+    ] == []
     for module, found in modules.items():  # what the package exports itself is described there
-        assert [name for name in found.__all__ if {f"kvsteer_lab.{module}.{name}", f"kvsteer_lab.{name}"}.isdisjoint(ids)] == []
+        assert [
+            name for name in found.__all__ if {f"kvsteer_lab.{module}.{name}", f"kvsteer_lab.{name}"}.isdisjoint(ids)
+        ] == []
     front = next(page for path, page in pages.items() if path.name == "gallery.html")
     assert {f"../notebooks/{path.stem}.html" for path in NOTEBOOKS} <= set(front.links)

@@ -55,8 +55,12 @@ def test_shows_no_error_no_stderr_no_private_path_and_no_random_id(notebook: Any
             assert output.output_type != "error", f"{cell.id}: {output.get('evalue')}"
             assert output.get("name") != "stderr", f"{cell.id}: {output.text[:200]}"
             shown = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
-            assert not any(PRIVATE_PATH.search(text) for text in shown), f"{cell.id} shows a path of the machine it ran on"
-            assert not any(STYLER_ID.search(text) for text in shown), f"{cell.id} shows pandas' random ids; show a plain table, or set its uuid"
+            assert not any(PRIVATE_PATH.search(text) for text in shown), (
+                f"{cell.id} shows a path of the machine it ran on"
+            )
+            assert not any(STYLER_ID.search(text) for text in shown), (
+                f"{cell.id} shows pandas' random ids; show a plain table, or set its uuid"
+            )
 
 
 def test_shows_a_picture_or_a_table(notebook: Any) -> None:
@@ -76,7 +80,9 @@ def test_every_figure_is_saved_under_a_name_of_its_own_that_begins_with_the_note
         for cell in cells:
             drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
             assert not drawn or "save_figure(" in source, f"{path.name}: {cell.id} shows a figure that isn't saved"
-            assert "kv.figures.plot_" not in cell.source or "save_figure(" in cell.source, f"{path.name}: {cell.id} draws a figure that isn't saved"
+            assert "kv.figures.plot_" not in cell.source or "save_figure(" in cell.source, (
+                f"{path.name}: {cell.id} draws a figure that isn't saved"
+            )
     assert len(names) == len(set(names))
 
 

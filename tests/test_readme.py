@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvsteer_lab.cli import main
+from kvsteer_lab.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,9 @@ def test_the_first_example_runs(namespace):
     assert (namespace["folder"] / "stepwise.safetensors").is_file()
     printed = namespace["results"].summary().to_string()
     assert "baseline" in printed and "40 random vectors" in printed
-    plain, steered = (namespace["results"].of(label).text.tolist() for label in ("baseline", namespace["steering"].label))
+    plain, steered = (
+        namespace["results"].of(label).text.tolist() for label in ("baseline", namespace["steering"].label)
+    )
     assert plain != steered
 
 
@@ -45,13 +47,19 @@ def test_the_second_example_runs_with_smaller_numbers(namespace, monkeypatch, ca
         example = example.replace(written, small)
     exec(compile(example, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out
-    assert "p_holm" in printed and "truncated" in printed and (namespace["folder"] / "runs" / "test" / "config.json").is_file()
+    assert (
+        "p_holm" in printed
+        and "truncated" in printed
+        and (namespace["folder"] / "runs" / "test" / "config.json").is_file()
+    )
 
 
 def test_the_commands_run(namespace, monkeypatch, capsys):
     monkeypatch.chdir(namespace["folder"])
     commands = [line for line in block("On the command line:", "bash").splitlines() if line.strip()]
-    assert [shlex.split(line)[:2] for line in commands] == [["kvsteer", name] for name in ("extract", "generate", "evaluate", "info")]
+    assert [shlex.split(line)[:2] for line in commands] == [
+        ["kvsteer", name] for name in ("extract", "generate", "evaluate", "info")
+    ]
     for line in commands:
         main(shlex.split(line)[1:])
     printed = capsys.readouterr().out

@@ -20,7 +20,9 @@ class Toy(Task):
         made = []
         for i in range(self.n):
             text, direct = f"How many legs have {i} {animals[i % 4]}s?", f"The answer is {4 * i}."
-            made.append(Question(f"toy/{i}", text, str(4 * i), {"direct": direct, "stepwise": f"Step 1: {i} times 4. {direct}"}))
+            made.append(
+                Question(f"toy/{i}", text, str(4 * i), {"direct": direct, "stepwise": f"Step 1: {i} times 4. {direct}"})
+            )
         return made[:n]
 
     def read_answer(self, text: str) -> str | None:

@@ -15,8 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import kvsteer_lab
-from kvsteer_lab.cli import main
-from kvsteer_lab.commands import COMMANDS
+from kvsteer_lab.cli.commands import COMMANDS
+from kvsteer_lab.cli.main import main
 
 WIDTH = 92
 
@@ -24,7 +24,11 @@ WIDTH = 92
 def help_of(*command: str) -> str:
     """What `kvsteer COMMAND --help` prints, lines folded and rules left out."""
     printed = io.StringIO()
-    with mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH), "NO_COLOR": "1"}), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH), "NO_COLOR": "1"}),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
         main([*command, "--help"])
     said, *boxes = re.split(r"\n (?=[a-z ]+\n -+\n)", re.sub(r" +$", "", printed.getvalue(), flags=re.MULTILINE))
     folded = "\n".join(textwrap.fill(line, WIDTH) for line in said.splitlines())
@@ -39,7 +43,9 @@ class Commands(SphinxDirective):
 
     def _section(self, name: str) -> nodes.section:
         title = f"kvsteer {name}"
-        section = nodes.section("", nodes.title(title, title), ids=[nodes.make_id(title)], names=[nodes.fully_normalize_name(title)])
+        section = nodes.section(
+            "", nodes.title(title, title), ids=[nodes.make_id(title)], names=[nodes.fully_normalize_name(title)]
+        )
         text = help_of(name)
         section += nodes.literal_block(text, text, language="text")
         return section

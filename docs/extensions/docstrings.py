@@ -1,4 +1,6 @@
-"""How the library's docstrings become pages: what stands in single backticks, annotations as they are written, and the little that rst would misread."""
+"""How the library's docstrings become pages: what stands in single backticks, annotations as they are written, and the
+little that rst would misread.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,12 @@ class Code(SphinxRole):
         return [link], []
 
 
-def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str | None, returned: str | None) -> tuple[str, str] | None:
-    """Annotations as they are written: `Float[Tensor, "layers kv_heads head_dim"]` says more than the class that it makes."""
+def signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str | None, returned: str | None
+) -> tuple[str, str] | None:
+    """Annotations as they are written: `Float[Tensor, "layers kv_heads head_dim"]` says more than the class that it
+    makes.
+    """
     if what not in ("class", "exception", "function", "method") or arguments is None:
         return None
     found = inspect.signature(thing)
@@ -92,7 +98,9 @@ def plain(text: str) -> str:
 
 
 def prepare(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Escape bars, keep napoleon from taking words before a colon for a type, and show what is set in from the text (a formula, say) as it is."""
+    """Escape bars, keep napoleon from taking words before a colon for a type, and show what is set in from the text (a
+    formula, say) as it is.
+    """
     text = list(takewhile(lambda line: not _SECTION.fullmatch(line), lines))
     prepared: list[str] = []
     for i, line in enumerate(lines):

@@ -1,4 +1,6 @@
-"""A card for each notebook, read from the notebook: its title, what you'll learn, runtime and hardware, one of its pictures."""
+"""A card for each notebook, read from the notebook: its title, what you'll learn, runtime and hardware, one of its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ import kvsteer_lab
 ROOT = Path(__file__).resolve().parents[2]
 NEUTRAL = Path(__file__).resolve().parents[1] / "_static" / "neutral.png"
 SIZE = (800, 360)
-_FIELDS = {"question": r"\A# (.+)$", "learn": r"^\*\*What you'll learn\.\*\* (.+)$", "runtime": r"^\*\*Runtime and hardware\.\*\* (.+)$"}
+_FIELDS = {
+    "question": r"\A# (.+)$",
+    "learn": r"^\*\*What you'll learn\.\*\* (.+)$",
+    "runtime": r"^\*\*Runtime and hardware\.\*\* (.+)$",
+}
 _SHOWN = {"question": "# a title", "learn": "**What you'll learn.**", "runtime": "**Runtime and hardware.**"}
 
 
@@ -33,7 +39,8 @@ class Chapter:
     Attributes:
         name: the file's name without its suffix.
         question: the title.
-        learn: what "What you'll learn" begins with: the first sentence as far as its first semicolon or colon, without parentheses; a card is no contents page.
+        learn: what "What you'll learn" begins with: the first sentence as far as its first semicolon or colon, without
+            parentheses; a card is no contents page.
         runtime: the first sentence of "Runtime and hardware".
         picture: PNG, the first one of the notebook's outputs, or of the cell tagged `thumbnail`; `None`: it shows none.
     """
@@ -57,11 +64,19 @@ def read_chapter(path: Path) -> Chapter:
     for field, pattern in _FIELDS.items():
         match = re.search(pattern, first, re.MULTILINE)
         if match is None:
-            raise SphinxError(f"The first cell of notebooks/{path.name} has no line that begins with {_SHOWN[field]!r}; its card in the gallery needs one.")
+            raise SphinxError(
+                f"The first cell of notebooks/{path.name} has no line that begins with {_SHOWN[field]!r}; its card in"
+                " the gallery needs one."
+            )
         found[field] = match[1] if field == "question" else _first_sentence(match[1])
     found["learn"] = _first_clause(found["learn"])
     cells = sorted(notebook.cells, key=lambda cell: "thumbnail" not in cell.metadata.get("tags", []))
-    pictures = [output.data["image/png"] for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    pictures = [
+        output.data["image/png"]
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
     return Chapter(path.stem, picture=base64.b64decode(pictures[0]) if pictures else None, **found)
 
 

@@ -1,4 +1,6 @@
-"""The README's words on these pages: `{include}` takes them from there, and its links are made to start from this folder."""
+"""The README's words on these pages: `{include}` takes them from there, and its links are made to start from this
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The pages of `reference/` say which public names they describe; every public name is on exactly one of them.
 
-    .. public:: extract KVVectors       names of `kvsteer_lab`, in this order
-    .. public-module:: analysis         all names of `kvsteer_lab.analysis`
+.. public:: extract KVVectors       names of `kvsteer_lab`, in this order
+.. public-module:: analysis         all names of `kvsteer_lab.analysis`
 """
 
 from __future__ import annotations
@@ -37,14 +37,27 @@ def check_pages(pages: Path = PAGES, public: tuple[str, ...] = tuple(kvsteer_lab
     Raises:
         SphinxError: one sentence with the names and the remedy.
     """
-    listed = Counter(name for page in sorted(pages.glob("*.rst")) for names in _LISTED.findall(page.read_text(encoding="utf-8")) for name in names.split())
+    listed = Counter(
+        name
+        for page in sorted(pages.glob("*.rst"))
+        for names in _LISTED.findall(page.read_text(encoding="utf-8"))
+        for name in names.split()
+    )
     wanted = {name for name in public if not name.startswith("__")}
     if missing := sorted(wanted - set(listed)):
-        raise SphinxError(f"No page of docs/reference/ describes {', '.join(missing)}; add each public name to the `.. public::` of one page.")
+        raise SphinxError(
+            f"No page of docs/reference/ describes {', '.join(missing)}; add each public name to the `.. public::` of"
+            " one page."
+        )
     if unknown := sorted(set(listed) - wanted):
-        raise SphinxError(f"docs/reference/ describes {', '.join(unknown)}, which kvsteer_lab doesn't export; take it out, or add it to _HOME.")
+        raise SphinxError(
+            f"docs/reference/ describes {', '.join(unknown)}, which kvsteer_lab doesn't export; take it out, or add it"
+            " to _HOME."
+        )
     if twice := sorted(name for name, n in listed.items() if n > 1):
-        raise SphinxError(f"docs/reference/ describes {', '.join(twice)} more than once; leave each name in one `.. public::`.")
+        raise SphinxError(
+            f"docs/reference/ describes {', '.join(twice)} more than once; leave each name in one `.. public::`."
+        )
 
 
 def described(module: str, names: list[str]) -> str:
@@ -55,14 +68,23 @@ def described(module: str, names: list[str]) -> str:
     for name, text in texts.items():
         table += [f"   * - :py:obj:`~{module}.{name}`", f"     - {plain(first_sentence(text))}"]
     own = [_described(f"{module}.{name}", getattr(home, name), text) for name, text in texts.items()]
-    theirs = [f".. autoclass:: {c.__module__}.{c.__qualname__}" for name in names for c in returned().get(f"{module}.{name}", [])]
+    theirs = [
+        f".. autoclass:: {c.__module__}.{c.__qualname__}"
+        for name in names
+        for c in returned().get(f"{module}.{name}", [])
+    ]
     return "\n\n".join(["\n".join(table), *own, *([".. rubric:: What they return", *theirs] if theirs else [])])
 
 
 @functools.cache
 def returned() -> dict[str, list[type]]:
-    """Classes that public functions and methods return and that have no public name: by the name that is the first to return them."""
-    modules = [kvsteer_lab, *(home for name in kvsteer_lab.__all__ if inspect.ismodule(home := getattr(kvsteer_lab, name)))]
+    """Classes that public functions and methods return and that have no public name: by the name that is the first to
+    return them.
+    """
+    modules = [
+        kvsteer_lab,
+        *(home for name in kvsteer_lab.__all__ if inspect.ismodule(home := getattr(kvsteer_lab, name))),
+    ]
     public = {f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__}
     known = {thing for thing in public.values() if inspect.isclass(thing)}
     found: dict[str, list[type]] = {}
@@ -80,7 +102,8 @@ def _functions(thing: Any) -> list[Any]:
     if not inspect.isclass(thing):
         return [thing] if inspect.isfunction(thing) else []
     inner = [value for name, value in vars(thing).items() if not name.startswith("_")]
-    inner = [getattr(value, "fget", None) or getattr(value, "__func__", value) for value in inner]  # properties, class methods
+    # properties, class methods
+    inner = [getattr(value, "fget", None) or getattr(value, "__func__", value) for value in inner]
     return [value for value in inner if inspect.isfunction(value)]
 
 
@@ -100,8 +123,13 @@ def _text(home: ModuleType, name: str) -> str:
     if inspect.isclass(thing) or inspect.isroutine(thing):
         found = inspect.getdoc(thing)
     else:
-        modules = [other for other in sorted(sys.modules) if other == home.__name__ or other.startswith(f"{home.__name__}.")]
-        found = next(("\n".join(d) for m in modules if (d := ModuleAnalyzer.for_module(m).find_attr_docs().get(("", name)))), None)
+        modules = [
+            other for other in sorted(sys.modules) if other == home.__name__ or other.startswith(f"{home.__name__}.")
+        ]
+        found = next(
+            ("\n".join(d) for m in modules if (d := ModuleAnalyzer.for_module(m).find_attr_docs().get(("", name)))),
+            None,
+        )
     if not found:
         raise SphinxError(f"{home.__name__}.{name} has no docstring; say below its definition what it is.")
     return found

@@ -17,13 +17,22 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
     Bars of accuracy are 95% Wilson intervals; the one of the random vectors holds the middle 95% of them.
     """
     place = np.arange(len(summary))[::-1]
-    figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.28 * len(summary)), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, 2, figsize=(TWO_COLUMNS, 0.7 + 0.28 * len(summary)), layout="constrained", sharey=True
+    )
     for y, (label, row) in zip(place, summary.iterrows(), strict=True):
         color = color_of(str(label))
         axes[0].plot([row.low, row.high], [y, y], color=color, linewidth=1)
         axes[0].plot(row.accuracy, y, "o", color=color)
         axes[1].barh(y, row.reasoned, color=color, height=0.6)
-        axes[1].annotate(f"{row.reasoned:.2f}", (row.reasoned, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes[0].set(yticks=place, yticklabels=summary.index, xlim=(-0.03, 1.03), xlabel=f"accuracy, {int(summary.n.iloc[0])} questions")
+        axes[1].annotate(
+            f"{row.reasoned:.2f}", (row.reasoned, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7
+        )
+    axes[0].set(
+        yticks=place,
+        yticklabels=summary.index,
+        xlim=(-0.03, 1.03),
+        xlabel=f"accuracy, {int(summary.n.iloc[0])} questions",
+    )
     axes[1].set(xlim=(0, 1.12), xlabel="share of replies that reason", xticks=[0, 0.5, 1])
     return figure

@@ -14,11 +14,21 @@ MARKERS = "osD^v"
 
 @styled
 def plot_costs(table: pd.DataFrame) -> Figure:
-    """Time a token over the plain model's, a panel a model and a marker a batch size: the table that `analysis.decode_costs` gives."""
+    """Time a token over the plain model's, a panel a model and a marker a batch size: the table that
+    `analysis.decode_costs` gives.
+    """
     panels = list(table.groupby("model", sort=False))
     methods = list(dict.fromkeys(table.method))
     batches = sorted(table.batch.unique())
-    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 0.9 + 0.32 * len(methods)), layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(TWO_COLUMNS, 0.9 + 0.32 * len(methods)),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
     for axis, (model, part) in zip(axes[0], panels, strict=True):
         axis.axvline(1, color="black", linewidth=0.6)
         for row in part.itertuples():
@@ -27,13 +37,23 @@ def plot_costs(table: pd.DataFrame) -> Figure:
             color = color_of("baseline" if row.method.startswith(("plain", "nothing")) else row.method)
             axis.plot([row.low, row.high], [y, y], color=color, linewidth=1)
             axis.plot(row.ratio, y, MARKERS[i], color=color, markerfacecolor=color if i else "white")
-            axis.annotate(f"{row.ratio:.2f}", (max(row.high, row.ratio), y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
+            axis.annotate(
+                f"{row.ratio:.2f}",
+                (max(row.high, row.ratio), y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6,
+            )
         axis.set(title=f"{model}\n{part.device.iloc[0]}", xscale="log", xlabel="time a token / plain, cached")
         axis.set_yticks(range(len(methods)), methods[::-1])
         axis.margins(x=0.3)
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-    marks = [plt.Line2D([], [], marker=MARKERS[i], color="black", linestyle="", markerfacecolor="black" if i else "white") for i in range(len(batches))]
+    marks = [
+        plt.Line2D([], [], marker=MARKERS[i], color="black", linestyle="", markerfacecolor="black" if i else "white")
+        for i in range(len(batches))
+    ]
     figure.legend(marks, [f"batch {b}" for b in batches], loc="outside upper center", ncols=len(batches))
     return figure

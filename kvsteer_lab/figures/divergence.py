@@ -11,13 +11,17 @@ from matplotlib.figure import Figure
 
 from .style import TWO_COLUMNS, attach, color_of, styled
 
-LOOKS: list[dict[str, Any]] = [dict(linestyle="-", linewidth=3.2, alpha=0.4), *(dict(linestyle=dash, linewidth=1.2) for dash in ("--", ":", "-."))]
+LOOKS: list[dict[str, Any]] = [
+    dict(linestyle="-", linewidth=3.2, alpha=0.4),
+    *(dict(linestyle=dash, linewidth=1.2) for dash in ("--", ":", "-.")),
+]
 """Where texts agree, a thin line lies on a broad one and both are seen."""
 
 
 @styled
 def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int = 32) -> Figure:
-    """Mean KL(steered || plain) in nats at each token: `Divergence.to_frame()` by (method, text that is read), a panel a method.
+    """Mean KL(steered || plain) in nats at each token: `Divergence.to_frame()` by (method, text that is read), a panel
+    a method.
 
     Bands hold the middle 90% of the texts.
 
@@ -26,10 +30,15 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
     """
     wrong = [key for key in frames if not isinstance(key, tuple) or len(key) != 2]
     if wrong:
-        raise ValueError(f"The key {wrong[0]!r} names no method and text; pass tables by pairs, such as ('cache steering', 'its own text').")
+        raise ValueError(
+            f"The key {wrong[0]!r} names no method and text; pass tables by pairs, such as ('cache steering', 'its own"
+            " text')."
+        )
     methods = list(dict.fromkeys(method for method, _ in frames))
     texts = list(dict.fromkeys(text for _, text in frames))
-    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(methods), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False
+    )
     for axis, method in zip(axes[0], methods, strict=True):
         for i, text in enumerate(texts):
             frame = frames.get((method, text))

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..stats import wilson
+from ..stats.intervals import wilson
 from .style import COLORS, TWO_COLUMNS, attach, color_of, styled
 
 
@@ -22,32 +22,47 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
     Bars are 95% Wilson intervals; the band holds the middle 95% of the random controls, the dotted line is their mean.
     """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True)
-    for axis, column, title in zip(axes, ("reasoned", "accuracy"), ("replies that reason", "correct answers"), strict=True):
+    for axis, column, title in zip(
+        axes, ("reasoned", "accuracy"), ("replies that reason", "correct answers"), strict=True
+    ):
         _draw(axis, table, column, COLORS["steered"])
         axis.set(title=title, xlabel="dose: $|c_v S^V|$ / norm of the slot's own values")
     axes[0].set_ylabel("share of questions")
-    axes[0].annotate("dose\n($c_v$)", (0, 0), xytext=(-26, -11), xycoords="axes fraction", textcoords="offset points", fontsize=6, va="top", ha="center")
+    axes[0].annotate(
+        "dose\n($c_v$)",
+        (0, 0),
+        xytext=(-26, -11),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=6,
+        va="top",
+        ha="center",
+    )
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 @styled
 def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
-    """Several methods over doses in the same units, a panel each: tables of `kv.dose_response` by label. Bars and bands as in `plot_dose_response`.
+    """Several methods over doses in the same units, a panel each: tables of `kv.dose_response` by label. Bars and bands
+    as in `plot_dose_response`.
 
     Raises:
         ValueError: no tables.
     """
     if not tables:
         raise ValueError("There are no tables to draw; pass {label: kv.dose_response(...)}.")
-    figure, axes = plt.subplots(1, len(tables), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False
+    )
     for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
         _draw(axis, table, column, color_of(label))
         axis.set(title=label, xlabel="dose (coefficient)")
         axis.tick_params(axis="x", labelsize=6)
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True)) | {"steering vectors": Line2D([], [], color="black", marker="o")}  # each panel has its colour
+    # each panel has its colour
+    shown = dict(zip(labels, handles, strict=True)) | {"steering vectors": Line2D([], [], color="black", marker="o")}
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3)
     return attach(figure, tables, ("method",))
 
@@ -57,11 +72,15 @@ def _draw(axis: Axes, table: pd.DataFrame, column: str, color: str) -> None:
     controls = table[table.vector != "steering"].groupby("dose")
     bounds = np.array([wilson(round(k * n), int(n)) for k, n in zip(steered[column], steered.n, strict=True)])
     error = np.abs(np.stack([steered[column] - bounds[:, 0], bounds[:, 1] - steered[column]]))
-    axis.errorbar(steered.dose, steered[column], error, color=color, marker="o", elinewidth=0.7, label="steering vectors")
+    axis.errorbar(
+        steered.dose, steered[column], error, color=color, marker="o", elinewidth=0.7, label="steering vectors"
+    )
     if len(controls):
         band = controls[column].quantile([0.025, 0.975]).unstack()
         low, high = band[0.025] - 0.01, band[0.975] + 0.01  # a band of no height is drawn as a line
-        axis.fill_between(band.index, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
+        axis.fill_between(
+            band.index, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%"
+        )
         axis.plot(controls[column].mean(), ":", color=COLORS["random"], label="random vectors, mean")
     axis.set(ylim=(-0.04, 1.04), xscale="log")
     ticks = steered.dose.to_numpy()

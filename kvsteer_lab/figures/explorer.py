@@ -1,4 +1,6 @@
-"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal components."""
+"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal
+components.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,25 @@ from .geometry import look, words
 from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
 _FEW = 5  # columns of a sweep that can be read in one column of a paper, beside the names of its rows
-_MARKERS = {"baseline": "P", "CoT prompt": "s", "forced prefix": "^", "cache steering": "o", "activation steering": "D", "random control": "x"}
+_MARKERS = {
+    "baseline": "P",
+    "CoT prompt": "s",
+    "forced prefix": "^",
+    "cache steering": "o",
+    "activation steering": "D",
+    "random control": "x",
+}
 
 
 @styled
-def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", row_title: str = "", column_title: str = "") -> Figure:
+def plot_sweep(
+    table: pd.DataFrame, measure: str = "reasoned", title: str = "", row_title: str = "", column_title: str = ""
+) -> Figure:
     """A sweep of the explorer, a cell for each setting: what `Sweep.to_frame` gives.
 
     Args:
-        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the title.
+        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
+            title.
         measure: the column that is drawn.
         title, row_title, column_title: what is swept.
 
@@ -32,11 +44,15 @@ def plot_sweep(table: pd.DataFrame, measure: str = "reasoned", title: str = "", 
         raise ValueError(f"There is nothing to draw: no finished cell of the sweep has the measure {measure!r}.")
     rows, columns = (list(dict.fromkeys(cells[name])) for name in ("row", "column"))
     columns.sort(key=float)
-    grid = cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
+    grid = (
+        cells.pivot(index="row", columns="column", values=measure).reindex(index=rows, columns=columns).to_numpy(float)
+    )
     width = ONE_COLUMN if len(columns) <= _FEW else TWO_COLUMNS
     figure, axes = plt.subplots(figsize=(width, 1.1 + 0.3 * len(rows)), layout="constrained")
     image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
-    axes.set(xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title))
+    axes.set(
+        xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title)
+    )
     axes.set_xticklabels(columns)
     axes.set_yticklabels(rows)
     axes.tick_params(length=0)
@@ -66,7 +82,8 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
     """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
 
     Args:
-        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what `Comparison.tokens` gives.
+        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
+            `Comparison.tokens` gives.
 
     Raises:
         ValueError: an empty table.
@@ -92,14 +109,19 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x` and `explained_y`.
+        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
+            and `explained_y`.
         layer, part: what they are of.
     """
     figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.9), layout="constrained")
     for name, own in table.groupby("set", sort=False):
         color, marker = look(str(own["style"].iloc[0]))
         axes.scatter(own.x, own.y, s=9, color=color, marker=marker, linewidths=0.4, alpha=0.7, label=words(str(name)))
-    axes.set(xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})", ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})", title=f"layer {layer}, {part}")
+    axes.set(
+        xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})",
+        ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})",
+        title=f"layer {layer}, {part}",
+    )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, handletextpad=0.2)
     return figure
 

@@ -1,4 +1,6 @@
-"""What was foretold, and what came of it: forecasts against effects, and how stable a mean is at each number of pairs."""
+"""What was foretold, and what came of it: forecasts against effects, and how stable a mean is at each number of
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from matplotlib.lines import Line2D
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_HUES = (*(COLORS[kind] for kind in ("steered", "prompt", "activation", "random")), "#cc79a7", "#e69f00", "#000000", COLORS["baseline"])
+_HUES = (
+    *(COLORS[kind] for kind in ("steered", "prompt", "activation", "random")),
+    "#cc79a7",
+    "#e69f00",
+    "#000000",
+    COLORS["baseline"],
+)
 _ALMOST = 1 - 1e-6
 _NAMES = {
     "agreement": "agreement of two pairs (cosine)",
@@ -25,9 +33,11 @@ _NAMES = {
 
 @styled
 def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str = "effect") -> Figure:
-    """Forecast against realised effect, a panel a forecast: the tables of `analysis.realised_effects` and `analysis.forecast_correlations`.
+    """Forecast against realised effect, a panel a forecast: the tables of `analysis.realised_effects` and
+    `analysis.forecast_correlations`.
 
-    Markers are places, filled for the first model and hollow for others; bars are the points' 95% intervals. Above a panel stand Spearman's
+    Markers are places, filled for the first model and hollow for others; bars are the points' 95% intervals. Above a
+    panel stand Spearman's
     correlations with their intervals: over all points, and in the narrowest scope of the table.
 
     Args:
@@ -36,23 +46,41 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         effect: the column on the vertical axis: `"effect"` (adoption of the style) or `"gain"` (accuracy).
     """
     low, high = ("gain_low", "gain_high") if effect == "gain" else ("low", "high")
-    names, places, models = (list(dict.fromkeys(column)) for column in (correlations.forecast, table.place, table.model))
+    names, places, models = (
+        list(dict.fromkeys(column)) for column in (correlations.forecast, table.place, table.model)
+    )
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     size = (TWO_COLUMNS if columns > 1 else ONE_COLUMN, 0.5 + 2.2 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        for place, color, marker in reversed([*zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)]):  # the first on top
+        # the first on top
+        for place, color, marker in reversed(
+            [*zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)]
+        ):
             for model in models:
                 own = table[(table.place == place) & (table.model == model)]
-                axis.vlines(own[name], own[low], own[high], color=COLORS["baseline"], alpha=0.15, linewidth=0.5, zorder=1)
+                axis.vlines(
+                    own[name], own[low], own[high], color=COLORS["baseline"], alpha=0.15, linewidth=0.5, zorder=1
+                )
                 face = color if model == models[0] else "none"
-                axis.scatter(own[name], own[effect], s=11, marker=marker, facecolor=face, edgecolor=color, linewidths=0.6, alpha=0.8)
+                axis.scatter(
+                    own[name],
+                    own[effect],
+                    s=11,
+                    marker=marker,
+                    facecolor=face,
+                    edgecolor=color,
+                    linewidths=0.6,
+                    alpha=0.8,
+                )
         _scale(axis, name, table)
         axis.set(xlabel=_NAMES.get(name, name))
         axis.set_title(_written(correlations[correlations.forecast == name]), fontsize=7, loc="left")
     for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy over the baseline's" if effect == "gain" else "share in the style over the baseline's")
+        axis.set_ylabel(
+            "accuracy over the baseline's" if effect == "gain" else "share in the style over the baseline's"
+        )
     for axis in list(axes.flat)[len(names) :]:
         axis.set_axis_off()
     _legend(figure, places, models)
@@ -63,7 +91,8 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
 def plot_split_half(table: pd.DataFrame) -> Figure:
     """Split-half stability against the number of pairs, a panel a part: the table that `analysis.split_half` gives.
 
-    Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what random signs give, over all sets.
+    Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what
+    random signs give, over all sets.
     """
     parts, names = list(dict.fromkeys(table.part)), list(dict.fromkeys(table.pairs))
     width = ONE_COLUMN if len(parts) == 1 else TWO_COLUMNS
@@ -72,7 +101,9 @@ def plot_split_half(table: pd.DataFrame) -> Figure:
         _draw_stability(axis, table[table.part == part], names)
         axis.set(title=part, xlabel="pairs in each half")
     axes[0, 0].set_ylabel("cosine between the halves' means")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if len(parts) == 1 else 5)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if len(parts) == 1 else 5
+    )
     return figure
 
 
@@ -80,7 +111,9 @@ def _scale(axis: Axes, name: str, table: pd.DataFrame) -> None:
     """Cosines by Fisher's z, which gives those near 1 their room; ratios and counts by their logarithms."""
     if name in ("agreement", "stability"):
         axis.set_xscale("function", functions=(lambda x: np.arctanh(np.clip(x, -_ALMOST, _ALMOST)), np.tanh))
-        shown = [x for x in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if table[name].min() - 0.2 < x < table[name].max()]
+        shown = [
+            x for x in (-0.9, -0.5, 0, 0.5, 0.9, 0.99, 0.999, 0.9999) if table[name].min() - 0.2 < x < table[name].max()
+        ]
         axis.set_xticks(shown, [f"{x:g}".replace("0.", ".") for x in shown])
     elif name == "signal_to_noise":
         axis.set_xscale("symlog", linthresh=1)
@@ -93,11 +126,34 @@ def _scale(axis: Axes, name: str, table: pd.DataFrame) -> None:
 def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
     band = table.groupby("n")[["flipped_low", "flipped_high"]].agg({"flipped_low": "min", "flipped_high": "max"})
     low, high = band.flipped_low, band.flipped_high
-    axis.fill_between(band.index, low, high, color=COLORS["random"], alpha=0.25, linewidth=0, hatch="////", label="random signs, all sets")
-    for i, (name, color, marker) in enumerate(zip(names, _cycle(_HUES, len(names)), _cycle(_MARKS, len(names)), strict=True)):
+    axis.fill_between(
+        band.index,
+        low,
+        high,
+        color=COLORS["random"],
+        alpha=0.25,
+        linewidth=0,
+        hatch="////",
+        label="random signs, all sets",
+    )
+    for i, (name, color, marker) in enumerate(
+        zip(names, _cycle(_HUES, len(names)), _cycle(_MARKS, len(names)), strict=True)
+    ):
         own = table[table.pairs == name].sort_values("n")
-        at, bars = own.n * 1.08 ** (i - (len(names) - 1) / 2), (own.stability - own.low, own.high - own.stability)  # side by side
-        axis.errorbar(at, own.stability, yerr=bars, color=color, marker=marker, markersize=4, linewidth=1, elinewidth=0.6, capsize=1.5, label=name)
+        # side by side
+        at, bars = own.n * 1.08 ** (i - (len(names) - 1) / 2), (own.stability - own.low, own.high - own.stability)
+        axis.errorbar(
+            at,
+            own.stability,
+            yerr=bars,
+            color=color,
+            marker=marker,
+            markersize=4,
+            linewidth=1,
+            elinewidth=0.6,
+            capsize=1.5,
+            label=name,
+        )
         axis.plot(at, own.extrapolated, color=color, linestyle=":", linewidth=1.2)
     axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"foretold by n = {table.n.min()}")
     sizes = sorted(table.n.unique())
@@ -119,10 +175,16 @@ def _written(rows: pd.DataFrame) -> str:
 
 def _legend(figure: Figure, places: list[str], models: list[str]) -> None:
     looks = zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)
-    keys = [Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4.5, label=place) for place, color, marker in looks]
+    keys = [
+        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4.5, label=place)
+        for place, color, marker in looks
+    ]
     if len(models) > 1:
         filled = {models[0]: "black", ", ".join(models[1:]): "none"}
-        keys += [Line2D([], [], color="black", marker="o", markerfacecolor=f, linestyle="none", markersize=4.5, label=m) for m, f in filled.items()]
+        keys += [
+            Line2D([], [], color="black", marker="o", markerfacecolor=f, linestyle="none", markersize=4.5, label=m)
+            for m, f in filled.items()
+        ]
     figure.legend(handles=keys, loc="outside upper center", ncols=4, columnspacing=1, handletextpad=0.2)
 
 

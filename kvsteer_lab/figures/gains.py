@@ -13,11 +13,20 @@ from .style import TWO_COLUMNS, color_of, styled
 def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
     """Gain in accuracy over `against`, in points, a panel a model and task: the table that `kv.compare` gives.
 
-    Lines are 95% intervals of the paired bootstrap; behind them the exact McNemar test's p, Holm-corrected over the whole table.
+    Lines are 95% intervals of the paired bootstrap; behind them the exact McNemar test's p, Holm-corrected over the
+    whole table.
     """
     panels = list(table.groupby(["model", "task"], sort=False))
     most = max(len(part) for _, part in panels)
-    figure, axes = plt.subplots(1, len(panels), figsize=(TWO_COLUMNS, 0.8 + 0.26 * most), layout="constrained", sharey=True, sharex=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(TWO_COLUMNS, 0.8 + 0.26 * most),
+        layout="constrained",
+        sharey=True,
+        sharex=True,
+        squeeze=False,
+    )
     labels = list(dict.fromkeys(table.intervention))
     for axis, ((model, task), part) in zip(axes[0], panels, strict=True):
         axis.axvline(0, color="black", linewidth=0.6)
@@ -28,6 +37,12 @@ def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
             p = "p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.2g}"
             axis.annotate(p, (100 * row.high, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
         title = task if table.model.nunique() == 1 else f"{model}\n{task}"
-        axis.set(title=title, xlabel=f"points over {against}", yticks=range(len(labels)), yticklabels=labels[::-1], ylim=(-0.6, len(labels) - 0.4))
+        axis.set(
+            title=title,
+            xlabel=f"points over {against}",
+            yticks=range(len(labels)),
+            yticklabels=labels[::-1],
+            ylim=(-0.6, len(labels) - 0.4),
+        )
         axis.margins(x=0.3 if len(panels) > 1 else 0.15)
     return figure

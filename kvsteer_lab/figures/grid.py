@@ -27,24 +27,32 @@ _MOST_WRITTEN = 72  # cells of a panel that can still be read
 
 
 @styled
-def plot_coefficient_grid(table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "loops")) -> Figure:
-    """A heat map a measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put together by `pd.concat`.
+def plot_coefficient_grid(
+    table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "loops")
+) -> Figure:
+    """A heat map a measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put
+    together by `pd.concat`.
 
-    Each panel's title gives the baseline; the cell without any edit has a frame. Where there are too many cells to write numbers into, a contour is drawn
-    half-way between the ends of the colour bar. The colour map gets lighter evenly, so it can be read in grey.
+    Each panel's title gives the baseline; the cell without any edit has a frame. Where there are too many cells to
+    write numbers into, a contour is drawn half-way between the ends of the colour bar. The colour map gets lighter
+    evenly, so it can be read in grey.
 
     Raises:
         ValueError: no cells, no measures, or one that isn't known.
     """
     cells = table[table.cell == "cell"]
     if cells.empty or not measures:
-        raise ValueError("There are no cells or no measures to draw; pass the table that kv.analysis.coefficient_grid returned.")
+        raise ValueError(
+            "There are no cells or no measures to draw; pass the table that kv.analysis.coefficient_grid returned."
+        )
     if unknown := [m for m in measures if m not in MEASURES]:
         raise ValueError(f"There is no measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.")
     tasks = list(dict.fromkeys(table.task))
     rows = cells.ck.nunique()
     size = (TWO_COLUMNS, 0.75 + len(tasks) * (0.55 + 0.17 * max(rows, 4)))
-    figure, axes = plt.subplots(len(tasks), len(measures), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(tasks), len(measures), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     for column, measure in zip(axes.T, measures, strict=True):
         most = 1.0 if measure != "tokens" else float(table.tokens.max())
         for axis, task in zip(column, tasks, strict=True):
@@ -66,13 +74,24 @@ def _draw(axis: Axes, cells: pd.DataFrame, measure: str, most: float) -> AxesIma
     image = axis.imshow(shown, cmap="cividis", vmin=0, vmax=most, origin="lower", aspect="auto")
     if shown.size <= _MOST_WRITTEN:
         for (i, j), value in np.ndenumerate(shown):
-            axis.annotate(_write(value), (j, i), ha="center", va="center", fontsize=4.8, color="white" if value < 0.55 * most else "black")
+            axis.annotate(
+                _write(value),
+                (j, i),
+                ha="center",
+                va="center",
+                fontsize=4.8,
+                color="white" if value < 0.55 * most else "black",
+            )
     elif min(shown.shape) > 1:
         axis.contour(shown, levels=[most / 2], colors="white", linewidths=0.8)
     if 0 in grid.index and 0 in grid.columns:
         i, j = list(grid.index).index(0), list(grid.columns).index(0)
-        axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.4, clip_on=False, zorder=3))
-        axis.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.6, clip_on=False, zorder=4))
+        axis.add_patch(
+            Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.4, clip_on=False, zorder=3)
+        )
+        axis.add_patch(
+            Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=0.6, clip_on=False, zorder=4)
+        )
     for which, values in (("x", grid.columns), ("y", grid.index)):
         step = -(-len(values) // 9)
         ticks = range(0, len(values), step)

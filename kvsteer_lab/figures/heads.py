@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..analysis.reading import over_prompts
+from ..stats.averaging import over_prompts
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 _PARTS = {"value": (COLORS["steered"], ""), "reweighting": (COLORS["prompt"], "////"), "indirect": ("#bbbbbb", "....")}
@@ -19,9 +19,11 @@ _FLOOR = 1e-4  # nats; below, the axis is linear
 
 @styled
 def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figure:
-    """The parts of each head's change, along the change itself and on the logit: a table of `kv.analysis.attribute_heads`.
+    """The parts of each head's change, along the change itself and on the logit: a table of
+    `kv.analysis.attribute_heads`.
 
-    Bars are means over prompts, black lines the whole with its 95% bootstrap interval, pale blue marks the middle 95% of random vectors' wholes.
+    Bars are means over prompts, black lines the whole with its 95% bootstrap interval, pale blue marks the middle 95%
+    of random vectors' wholes.
 
     Args:
         table: with controls or without.
@@ -44,13 +46,32 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
         for part, (color, hatch) in _PARTS.items():
             values = means[f"{prefix}{part}"].to_numpy()
             start = np.where(values >= 0, ahead, behind)
-            axis.barh(place, values, left=start, color=color, hatch=hatch, edgecolor="white", linewidth=0, height=0.7, label=part)
+            axis.barh(
+                place,
+                values,
+                left=start,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0,
+                height=0.7,
+                label=part,
+            )
             ahead, behind = ahead + np.clip(values, 0, None), behind + np.clip(values, None, 0)
         own = wholes[whole].loc[heads]
         error = np.abs(np.stack([own[whole] - own.low, own.high - own[whole]]))
-        axis.errorbar(own[whole], place, xerr=error, fmt="|", color="black", elinewidth=0.8, markersize=5, label="whole")
+        axis.errorbar(
+            own[whole], place, xerr=error, fmt="|", color="black", elinewidth=0.8, markersize=5, label="whole"
+        )
         if "random_low" in own:
-            axis.hlines(place + 0.42, own.random_low, own.random_high, color=COLORS["random"], linewidth=2, label="whole, random vectors")
+            axis.hlines(
+                place + 0.42,
+                own.random_low,
+                own.random_high,
+                color=COLORS["random"],
+                linewidth=2,
+                label="whole, random vectors",
+            )
         axis.axvline(0, color="black", linewidth=0.5)
     axes[0].set(yticks=place, yticklabels=[f"{a}.{b}" for a, b in heads], ylabel="layer.query head")
     axes[0].set_xlabel("change of what the head writes (length in the residual stream)")
@@ -61,17 +82,23 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5)
     parts = means[[f"{prefix}{part}" for prefix in ("", "logit_") for part in _PARTS]]
-    named = [own.loc[heads].rename(columns=lambda name, whole=whole: name if name == whole else f"{whole}_{name}") for whole, own in wholes.items()]
+    named = [
+        own.loc[heads].rename(columns=lambda name, whole=whole: name if name == whole else f"{whole}_{name}")
+        for whole, own in wholes.items()
+    ]
     return attach(figure, parts.join(named))
 
 
 @styled
-def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3) -> Figure:
-    """What each analysis says of each head against what hiding the slot from that head costs: the tables that `kv.analysis.judge_heads` takes.
+def plot_judged(
+    named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3
+) -> Figure:
+    """What each analysis says of each head against what hiding the slot from that head costs: the tables that
+    `kv.analysis.judge_heads` takes.
 
-    Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis names instead. Lines on the marks are 95%
-    bootstrap intervals over prompts. The dotted rule is the most that another slot is worth, hidden from all heads; where the slot itself is worth no more,
-    no head is named.
+    Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis
+    names instead. Lines on the marks are 95% bootstrap intervals over prompts. The dotted rule is the most that another
+    slot is worth, hidden from all heads; where the slot itself is worth no more, no head is named.
 
     Raises:
         ValueError: nothing to draw.
@@ -94,29 +121,60 @@ def plot_judged(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
         best = set(value.sort_values(ascending=False, kind="stable").index[: k if found else 0])
         axis.hlines(cost, said.value_low, said.value_high, color=_MARK, linewidth=0.6, alpha=0.7)
         axis.vlines(value, costs.low, costs.high, color=_MARK, linewidth=0.6, alpha=0.7)
-        for chosen, fill, label in ((costly, _MARK, f"the {k} heads that cost most"), (~costly, "white", "other heads")):
+        for chosen, fill, label in (
+            (costly, _MARK, f"the {k} heads that cost most"),
+            (~costly, "white", "other heads"),
+        ):
             if not chosen.any():  # an empty line would have no place in the layout
                 continue
-            axis.plot(value[chosen], cost[chosen], "o", color=_MARK, markerfacecolor=fill, markersize=4, linestyle="none", clip_on=False, label=label)
+            axis.plot(
+                value[chosen],
+                cost[chosen],
+                "o",
+                color=_MARK,
+                markerfacecolor=fill,
+                markersize=4,
+                linestyle="none",
+                clip_on=False,
+                label=label,
+            )
         for head in true | best:
             far = value[head] > 0.6 * value.max()
             text = f"{head[0]}.{head[1]}"
-            axis.annotate(text, (value[head], cost[head]), xytext=(-4 if far else 4, 3), textcoords="offset points", ha="right" if far else "left", fontsize=6)
-        axis.axhline(other, color=COLORS["random"], linestyle=":", linewidth=1, label="another slot, hidden from all heads")
+            axis.annotate(
+                text,
+                (value[head], cost[head]),
+                xytext=(-4 if far else 4, 3),
+                textcoords="offset points",
+                ha="right" if far else "left",
+                fontsize=6,
+            )
+        axis.axhline(
+            other, color=COLORS["random"], linestyle=":", linewidth=1, label="another slot, hidden from all heads"
+        )
         axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.4)
         axis.set(xlabel=name, ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
         axis.margins(x=0.06)
         drawn[name] = said.assign(nats=cost, nats_low=costs.low, nats_high=costs.high).reset_index()
     axes[0, 0].set_ylabel("nats lost without the head")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if width == TWO_COLUMNS else 1)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if width == TWO_COLUMNS else 1
+    )
     return attach(figure, drawn, ["analysis"])
 
 
 def _sizes(table: pd.DataFrame) -> pd.DataFrame:
-    """By head, the size of the mean over prompts of what a table says in its last column, and its 95% bootstrap interval; of means alone there is none."""
+    """By head, the size of the mean over prompts of what a table says in its last column, and its 95% bootstrap
+    interval; of means alone there is none.
+    """
     column = table.columns[-1]
     if "prompt" not in table.columns:
-        return table.set_index(["layer", "head"])[[column]].abs().set_axis(["value"], axis=1).assign(value_low=np.nan, value_high=np.nan)
+        return (
+            table.set_index(["layer", "head"])[[column]]
+            .abs()
+            .set_axis(["value"], axis=1)
+            .assign(value_low=np.nan, value_high=np.nan)
+        )
     found = over_prompts(table[["prompt", "layer", "head", column]], column).set_index(["layer", "head"])
     ends = found[["low", "high"]].abs()
     low = ends.min(axis=1).where(found.low * found.high > 0, 0.0)  # an interval around 0 holds sizes down to it

@@ -16,16 +16,20 @@ _LEAST = 1e-3
 
 @styled
 def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
-    """Log-probability of each chosen token behind each layer, a panel a token: the `tokens` of `kv.analysis.logit_lens`.
+    """Log-probability of each chosen token behind each layer, a panel a token: the `tokens` of
+    `kv.analysis.logit_lens`.
 
-    Lines on the steered points are 95% intervals of the change; the band holds the middle 95% of random vectors, counted from the plain run.
+    Lines on the steered points are 95% intervals of the change; the band holds the middle 95% of random vectors,
+    counted from the plain run.
 
     Raises:
         ValueError: a step that the table doesn't hold.
     """
     here = tokens[tokens.step == step]
     if here.empty:
-        raise ValueError(f"The table holds no step {step}; choose one of: {', '.join(map(str, sorted(set(tokens.step))))}.")
+        raise ValueError(
+            f"The table holds no step {step}; choose one of: {', '.join(map(str, sorted(set(tokens.step))))}."
+        )
     names = list(dict.fromkeys(here.token))
     width = ONE_COLUMN if len(names) <= 2 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(names), figsize=(width, 2.3), layout="constrained", sharey=True, squeeze=False)
@@ -33,10 +37,30 @@ def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
         rows = here[here.token == name]
         if "random_low" in rows:
             low, high = rows.plain + rows.random_low, rows.plain + rows.random_high
-            axis.fill_between(rows.layer, low, high, color=COLORS["random"], alpha=0.4, linewidth=0, label="random vectors")
+            axis.fill_between(
+                rows.layer, low, high, color=COLORS["random"], alpha=0.4, linewidth=0, label="random vectors"
+            )
         error = np.abs(np.stack([rows.change - rows.low, rows.high - rows.change]))
-        axis.errorbar(rows.layer, rows.steered, error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered")
-        axis.plot(rows.layer, rows.plain, "o--", color=COLORS["baseline"], markersize=5, markerfacecolor="none", linewidth=1, label="plain")
+        axis.errorbar(
+            rows.layer,
+            rows.steered,
+            error,
+            fmt="s-",
+            color=COLORS["steered"],
+            markersize=3,
+            elinewidth=1,
+            label="steered",
+        )
+        axis.plot(
+            rows.layer,
+            rows.plain,
+            "o--",
+            color=COLORS["baseline"],
+            markersize=5,
+            markerfacecolor="none",
+            linewidth=1,
+            label="plain",
+        )
         axis.set(title=repr(name), xlabel="behind layer", xticks=_ticks(rows.layer))
     axes[0, 0].set_ylabel("log-probability, nats")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -45,17 +69,31 @@ def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
 
 @styled
 def plot_lens_divergence(divergence: pd.DataFrame) -> Figure:
-    """KL(steered || plain) of the lenses: at the offset token beside random vectors, and along the text: the `divergence` of `kv.analysis.logit_lens`.
+    """KL(steered || plain) of the lenses: at the offset token beside random vectors, and along the text: the
+    `divergence` of `kv.analysis.logit_lens`.
 
-    Left, the lines on the points are 95% intervals over prompts and the band holds the middle 95% of random vectors. Right, white is below 0.001 nats.
+    Left, the lines on the points are 95% intervals over prompts and the band holds the middle 95% of random vectors.
+    Right, white is below 0.001 nats.
     """
     first = divergence[divergence.step == 0]
     figure, (left, right) = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", width_ratios=(1, 1.4))
     if "random_low" in first:
-        left.fill_between(first.layer, first.random_low, first.random_high, color=COLORS["random"], alpha=0.4, linewidth=0, label="random vectors")
+        left.fill_between(
+            first.layer,
+            first.random_low,
+            first.random_high,
+            color=COLORS["random"],
+            alpha=0.4,
+            linewidth=0,
+            label="random vectors",
+        )
     error = np.abs(np.stack([first.kl - first.low, first.high - first.kl]))
-    left.errorbar(first.layer, first.kl, error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered")
-    left.set(xlabel="behind layer", ylabel="KL to the plain run, nats", title="offset token", xticks=_ticks(first.layer))
+    left.errorbar(
+        first.layer, first.kl, error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered"
+    )
+    left.set(
+        xlabel="behind layer", ylabel="KL to the plain run, nats", title="offset token", xticks=_ticks(first.layer)
+    )
     left.set_ylim(0, max(0.1, left.get_ylim()[1]))  # a tenth of a nat is little: less shall look like nothing
     left.legend(loc="best")
     grid = divergence.pivot(index="layer", columns="step", values="kl")

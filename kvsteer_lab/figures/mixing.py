@@ -15,10 +15,11 @@ from .style import COLORS, TWO_COLUMNS, styled
 
 @styled
 def plot_style_mixing(table: pd.DataFrame) -> Figure:
-    """Share of replies in each style along the interpolation, and under sum and differences: the table that `analysis.style_mixing` gives.
+    """Share of replies in each style along the interpolation, and under sum and differences: the table that
+    `analysis.style_mixing` gives.
 
-    Bars are 95% Wilson intervals; broad ones on the right, where there are controls, hold the middle 95% of random vectors of the same norms. Only styles
-    that come out somewhere are drawn.
+    Bars are 95% Wilson intervals; broad ones on the right, where there are controls, hold the middle 95% of random
+    vectors of the same norms. Only styles that come out somewhere are drawn.
     """
     seen = table.groupby("style")["share"].max()
     styles = [s for s in dict.fromkeys(table["style"]) if seen[s] > 0]
@@ -35,16 +36,38 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
         rows = len(own) - 1 - np.arange(len(own)) - 0.16 * shift
         if "random" in own:
             ends = (own.random_low, own.random_high)
-            axes[1].plot(ends, (rows, rows), "-|", color=COLORS["random"], linewidth=3.5, markersize=8, markeredgewidth=1.5, alpha=0.5)
+            axes[1].plot(
+                ends,
+                (rows, rows),
+                "-|",
+                color=COLORS["random"],
+                linewidth=3.5,
+                markersize=8,
+                markeredgewidth=1.5,
+                alpha=0.5,
+            )
         axes[1].errorbar(own["share"], rows, xerr=_error(own), fmt=marker, **points)
     _name_ends(axes[0], path)
     names = others.drop_duplicates("mix")
-    labels = [f"{words(mix)}\n(size {size:.2f})" if size else mix for mix, size in zip(names.mix, names["size"], strict=True)]
-    axes[1].set(yticks=len(names) - 1 - np.arange(len(names)), yticklabels=labels, xlim=(-0.04, 1.04), ylim=(-0.6, len(names) - 0.4))
+    labels = [
+        f"{words(mix)}\n(size {size:.2f})" if size else mix for mix, size in zip(names.mix, names["size"], strict=True)
+    ]
+    axes[1].set(
+        yticks=len(names) - 1 - np.arange(len(names)),
+        yticklabels=labels,
+        xlim=(-0.04, 1.04),
+        ylim=(-0.6, len(names) - 0.4),
+    )
     axes[1].set(xlabel=f"share of {int(table.n.iloc[0])} replies")
     handles, found = axes[0].get_legend_handles_labels()
     if "random" in table:
-        handles, found = [*handles, Line2D([], [], color=COLORS["random"], linewidth=3.5, alpha=0.5)], [*found, "random vectors, middle 95%"]
+        handles, found = (
+            [*handles, Line2D([], [], color=COLORS["random"], linewidth=3.5, alpha=0.5)],
+            [
+                *found,
+                "random vectors, middle 95%",
+            ],
+        )
     figure.legend(handles, found, loc="outside upper center", ncols=len(found))
     return figure
 

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..vectors import KVVectors
+from ..vectors.kv import KVVectors
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 
@@ -25,7 +25,9 @@ def plot_norms(vectors: KVVectors) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, min(height, 8)), layout="constrained", sharey=True)
     for axis, name, symbol in zip(axes, ("keys", "values"), ("|S^K|", "|S^V|"), strict=True):
         grid = table.pivot(index="layer", columns="head", values=name)
-        sns.heatmap(grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"})
+        sns.heatmap(
+            grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"}
+        )
         axis.set(title=f"{name}", xlabel="KV head", ylabel="layer" if axis is axes[0] else "")
         axis.tick_params(axis="y", rotation=0)
     return attach(figure, table)
@@ -38,8 +40,19 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
     axis.plot(relative.layer, relative["keys"], "o--", color=COLORS["prompt"], label="keys, $|S^K|/|K|$")
     axis.plot(relative.layer, relative["values"], "s-", color=COLORS["steered"], label="values, $|S^V|/|V|$")
     axis.axhline(1, color=COLORS["baseline"], linewidth=0.6, zorder=0)
-    axis.annotate("as large as the slot's own", (relative.layer.iloc[-1], 1), ha="right", va="bottom", fontsize=6, color=COLORS["baseline"])
-    axis.set(xlabel="layer", ylabel="dose at coefficient 1", xticks=relative.layer if len(relative) <= 16 else relative.layer[:: len(relative) // 8])
+    axis.annotate(
+        "as large as the slot's own",
+        (relative.layer.iloc[-1], 1),
+        ha="right",
+        va="bottom",
+        fontsize=6,
+        color=COLORS["baseline"],
+    )
+    axis.set(
+        xlabel="layer",
+        ylabel="dose at coefficient 1",
+        xticks=relative.layer if len(relative) <= 16 else relative.layer[:: len(relative) // 8],
+    )
     axis.set_ylim(bottom=0)
     axis.margins(y=0.25)
     axis.legend(loc="best")

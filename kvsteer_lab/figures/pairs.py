@@ -38,7 +38,12 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
         mean, band = groups.mean(), groups.quantile([0.05, 0.95]).unstack()
         axis.fill_between(band.index, band[0.05], band[0.95], color=color, alpha=0.2, linewidth=0)
         axis.plot(mean, marker=marker, color=color, label=part)
-    axis.set(xscale="log", xlabel="pairs averaged", ylabel="cosine to the held-out mean", ylim=(min(0.0, table.cosine.min()), 1.02))
+    axis.set(
+        xscale="log",
+        xlabel="pairs averaged",
+        ylabel="cosine to the held-out mean",
+        ylim=(min(0.0, table.cosine.min()), 1.02),
+    )
     axis.set_xticks(sorted(table.n.unique()), [str(n) for n in sorted(table.n.unique())])
     axis.minorticks_off()
     axis.legend(loc="lower right")

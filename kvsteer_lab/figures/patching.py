@@ -16,30 +16,44 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    A panel a way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched ones. Hatched: an effect that can't be
-    told from random vectors', of which there is no share.
+    A panel a way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
+    ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
     sites = list(dict.fromkeys(table.inject))
     effects = table.drop_duplicates("inject").set_index("inject").effect
     layers = sorted(set(table.layer))
     size = (TWO_COLUMNS, 0.7 + len(patches) * (0.55 + 0.24 * len(sites)))
-    figure, axes = plt.subplots(len(patches), len(ways), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(patches), len(ways), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     for line, patch in zip(axes, patches, strict=True):
         for axis, way in zip(line, ways, strict=True):
-            grid = table[(table.patch == patch) & (table.way == way)].pivot(index="inject", columns="layer", values="share").reindex(sites)
+            grid = (
+                table[(table.patch == patch) & (table.way == way)]
+                .pivot(index="inject", columns="layer", values="share")
+                .reindex(sites)
+            )
             axis.set_facecolor("#f2f2f2")
             image = axis.imshow(grid, aspect="auto", cmap="Oranges", vmin=0, vmax=1)
             for i, site in enumerate(sites):
                 for j, layer in enumerate(layers):
                     share = grid.loc[site, layer]
                     if pd.isna(share):
-                        axis.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#bbbbbb", linewidth=0))
+                        axis.add_patch(
+                            plt.Rectangle(
+                                (j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#bbbbbb", linewidth=0
+                            )
+                        )
                     elif len(layers) <= 12:
                         text = f"{share:.2f}".replace("-0.00", "0.00")
-                        axis.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if share > 0.6 else "black")
+                        axis.text(
+                            j, i, text, ha="center", va="center", fontsize=6, color="white" if share > 0.6 else "black"
+                        )
             axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
-            axis.set_yticklabels([f"{'layer ' if site != 'all' else ''}{site} ({effects[site]:+.2f})" for site in sites])
+            axis.set_yticklabels(
+                [f"{'layer ' if site != 'all' else ''}{site} ({effects[site]:+.2f})" for site in sites]
+            )
             axis.set_xlabel(_WHAT.get(patch, patch))
             axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(False)

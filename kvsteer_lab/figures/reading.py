@@ -27,7 +27,8 @@ _MOST_TICKS = 8
 
 @styled
 def plot_attention(table: pd.DataFrame) -> Figure:
-    """Mean attention to the slot, a panel an intervention (controls left out), a row a query head, a column a step: a table of `kv.analysis.attention_to_slot`.
+    """Mean attention to the slot, a panel an intervention (controls left out), a row a query head, a column a step: a
+    table of `kv.analysis.attention_to_slot`.
 
     Raises:
         ValueError: no interventions but controls.
@@ -38,10 +39,21 @@ def plot_attention(table: pd.DataFrame) -> Figure:
         raise ValueError("The table holds no interventions to draw, only controls; pass rows of what they control.")
     heads = own[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
     width = ONE_COLUMN if len(labels) < 3 else TWO_COLUMNS
-    figure, axes = plt.subplots(1, len(labels), figsize=(width, min(6.0, 0.9 + 0.11 * len(heads))), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1,
+        len(labels),
+        figsize=(width, min(6.0, 0.9 + 0.11 * len(heads))),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
     order = pd.MultiIndex.from_frame(heads)
     for axis, label in zip(axes[0], labels, strict=True):
-        mean = own[own.intervention == label].pivot_table(index=["layer", "head"], columns="step", values="attention").reindex(order)
+        mean = (
+            own[own.intervention == label]
+            .pivot_table(index=["layer", "head"], columns="step", values="attention")
+            .reindex(order)
+        )
         image = axis.imshow(mean.to_numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         step = -(-mean.shape[1] // _MOST_TICKS)
         axis.set(title=label, xlabel="step", xticks=range(0, mean.shape[1], step), xticklabels=mean.columns[::step])
@@ -51,27 +63,42 @@ def plot_attention(table: pd.DataFrame) -> Figure:
     names = [f"{layer}.{head}" for layer, head in order]
     axes[0, 0].set(yticks=range(0, len(heads), every), yticklabels=names[::every], ylabel="layer.query head")
     figure.colorbar(image, ax=axes, label="attention to the slot", pad=0.02)
-    return attach(figure, own.groupby(["intervention", "layer", "head", "step"], sort=False).attention.mean().reset_index())
+    return attach(
+        figure, own.groupby(["intervention", "layer", "head", "step"], sort=False).attention.mean().reset_index()
+    )
 
 
 @styled
 def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, with the slot hidden: a table of `kv.analysis.knock_out_reading`.
 
-    A panel for the whole slot and other slots, for layers, heads and steps, as far as the table has them. Filled: hidden from this one; open: from all but
-    this one. Lines are 95% Wilson intervals; the rule is the run that reads the slot. The colour is that of what is there to be read.
+    A panel for the whole slot and other slots, for layers, heads and steps, as far as the table has them. Filled:
+    hidden from this one; open: from all but this one. Lines are 95% Wilson intervals; the rule is the run that reads
+    the slot. The colour is that of what is there to be read.
 
     Raises:
         ValueError: a table without knock-outs.
     """
-    panels = {name: ways for name, ways in _GROUPS.items() if table.way.isin(ways[1:] if name == "whole" else ways).any()}
+    panels = {
+        name: ways for name, ways in _GROUPS.items() if table.way.isin(ways[1:] if name == "whole" else ways).any()
+    }
     if not panels:
-        raise ValueError("The table holds no knock-outs to draw; pass the one that kv.analysis.knock_out_reading returned.")
+        raise ValueError(
+            "The table holds no knock-outs to draw; pass the one that kv.analysis.knock_out_reading returned."
+        )
     low, high = ("low", "high") if column == "accuracy" else (f"{column}_low", f"{column}_high")
     own = color_of(table.intervention.iloc[0])
     sizes = [max(3, len(_names(table, ways))) for ways in panels.values()]
     width = ONE_COLUMN if sum(sizes) <= 12 else TWO_COLUMNS
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.1), layout="constrained", sharey=True, squeeze=False, width_ratios=[s**0.7 for s in sizes])
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(width, 2.1),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+        width_ratios=[s**0.7 for s in sizes],
+    )
     for axis, (name, ways) in zip(axes[0], panels.items(), strict=True):
         names = _names(table, ways)
         for rule in table[table.way == "nothing"][column]:
@@ -89,7 +116,13 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
             look = dict(fmt=marker, color=color, markerfacecolor=fill, elinewidth=0.8, clip_on=False)
             axis.errorbar(np.array(place) + shift, part[column], error, label=label, **look)
         step = -(-len(names) // (_MOST_TICKS if len(names) < 20 else 2 * _MOST_TICKS))
-        axis.set(xticks=range(0, len(names), step), xticklabels=names[::step], xlim=(-0.7, len(names) - 0.3), ylim=(-0.05, 1.05), yticks=[0, 0.5, 1])
+        axis.set(
+            xticks=range(0, len(names), step),
+            xticklabels=names[::step],
+            xlim=(-0.7, len(names) - 0.3),
+            ylim=(-0.05, 1.05),
+            yticks=[0, 0.5, 1],
+        )
         axis.set_xlabel({"whole": "slot", "layers": "layer", "heads": "layer.query head", "steps": "step"}[name])
         if len(names) > _MOST_TICKS or name == "whole":
             axis.tick_params(axis="x", labelrotation=90)
@@ -112,9 +145,11 @@ def _name(row: object) -> str:
 
 @styled
 def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
-    """What reading the slot is still worth from each step on, a line an intervention: the tables of `kv.analysis.half_life`.
+    """What reading the slot is still worth from each step on, a line an intervention: the tables of
+    `kv.analysis.half_life`.
 
-    Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the prompt is worth.
+    Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the
+    prompt is worth.
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3), layout="constrained")
     for (label, part), (marker, line) in zip(steps.groupby("intervention", sort=False), _LOOKS * 9, strict=False):
@@ -122,7 +157,9 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         axis.plot(part.step, part.left, marker=marker, linestyle=line, color=color, label=label, markersize=3)
         axis.fill_between(part.step, part.left_low, part.left_high, color=color, alpha=0.2, linewidth=0)
         if summary is not None:
-            axis.axhline(summary.set_index("intervention").other[label], color=color, linestyle=(0, (1, 3)), linewidth=0.8)
+            axis.axhline(
+                summary.set_index("intervention").other[label], color=color, linestyle=(0, (1, 3)), linewidth=0.8
+            )
     axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.5)
     axis.set(xlabel="slot hidden from step", ylabel="nats lost in the rest of the text", ylim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

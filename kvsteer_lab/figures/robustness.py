@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..stats import wilson
+from ..stats.intervals import wilson
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
 MARKERS = "os^Dv"
@@ -19,8 +19,9 @@ MARKERS = "os^Dv"
 def plot_robustness(table: pd.DataFrame) -> Figure:
     """Gain around the tuned coefficient, a panel a method: the table of `kv.analysis.robustness_curve`.
 
-    Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of the gain at c* (the dashed rule
-    is what is needed), open ones don't. The title counts them: the robustness number, and the mean of the random vectors' numbers.
+    Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of
+    the gain at c* (the dashed rule is what is needed), open ones don't. The title counts them: the robustness number,
+    and the mean of the random vectors' numbers.
     """
     methods = list(dict.fromkeys(table.method))
     width = TWO_COLUMNS if len(methods) > 1 else ONE_COLUMN
@@ -28,12 +29,19 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
     for axis, method in zip(axes[0], methods, strict=True):
         own = table[table.method == method].sort_values("ratio")
         _draw_gains(axis, own, color_of(method))
-        axis.set(title=f"{method}, $c^*$ at dose {own.dose[np.isclose(own.ratio, 1)].iloc[0]:.2g}\n{_verdict(own)}", xlabel="coefficient / $c^*$")
+        axis.set(
+            title=f"{method}, $c^*$ at dose {own.dose[np.isclose(own.ratio, 1)].iloc[0]:.2g}\n{_verdict(own)}",
+            xlabel="coefficient / $c^*$",
+        )
     axes[0, 0].set_ylabel(f"gain over the baseline,\n{int(table.n.iloc[0])} questions")
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     for label, face in (("steering, kept", "black"), ("steering, not kept", "white")):
         if label in handles:  # the same mark in every panel, whatever its colour
-            handles[label] = Line2D([], [], linestyle="none", marker="o", color="black", markerfacecolor=face, markersize=4)
+            handles[label] = Line2D(
+                [], [], linestyle="none", marker="o", color="black", markerfacecolor=face, markersize=4
+            )
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5 if len(methods) > 1 else 2)
     return figure
 
@@ -43,30 +51,61 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     """Methods against relative dose on the left, and against the divergence from the plain model on the right.
 
     Args:
-        table: `kv.dose_response` merged with `kv.analysis.divergence_response` on `coefficient` and `vector`, with a column `method`; of several methods
-            put together by `pd.concat`. Rows of random vectors, where both tables have them, are small crosses.
+        table: `kv.dose_response` merged with `kv.analysis.divergence_response` on `coefficient` and `vector`, with a
+            column `method`; of several methods put together by `pd.concat`. Rows of random vectors, where both tables
+            have them, are small crosses.
         column: `"accuracy"` or `"reasoned"`.
 
     Raises:
         ValueError: a table without doses, divergences and methods.
     """
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
-        raise ValueError(f"The table has no column {min(missing)!r}; merge kv.dose_response with kv.analysis.divergence_response and name each method.")
+        raise ValueError(
+            f"The table has no column {min(missing)!r}; merge kv.dose_response with kv.analysis.divergence_response and"
+            " name each method."
+        )
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), layout="constrained", sharey=True)
-    units = {"dose": "dose: added norm / norm of what it's added to", "kl": "KL(steered || plain) on the baseline's text, nats"}
+    units = {
+        "dose": "dose: added norm / norm of what it's added to",
+        "kl": "KL(steered || plain) on the baseline's text, nats",
+    }
     for axis, (unit, label) in zip(axes, units.items(), strict=True):
         for i, (method, own) in enumerate(table.groupby("method", sort=False)):
             others = own[own.vector != "steering"]
-            axis.plot(others[unit], others[column], "x+1"[i % 3], color=COLORS["random"], markersize=4, markeredgewidth=0.9, zorder=4)
+            axis.plot(
+                others[unit],
+                others[column],
+                "x+1"[i % 3],
+                color=COLORS["random"],
+                markersize=4,
+                markeredgewidth=0.9,
+                zorder=4,
+            )
             line = own[own.vector == "steering"].sort_values("dose")
-            look = dict(color=color_of(str(method)), marker=MARKERS[i % len(MARKERS)], linestyle=("-", "--", ":")[i % 3], elinewidth=0.7)
+            look = dict(
+                color=color_of(str(method)),
+                marker=MARKERS[i % len(MARKERS)],
+                linestyle=("-", "--", ":")[i % 3],
+                elinewidth=0.7,
+            )
             axis.errorbar(line[unit], line[column], _error(line, column), label=str(method), **look)
             if len(others):
-                axis.plot([], [], "x+1"[i % 3], color=COLORS["random"], markersize=4, markeredgewidth=0.9, label=f"random for {method}")
+                axis.plot(
+                    [],
+                    [],
+                    "x+1"[i % 3],
+                    color=COLORS["random"],
+                    markersize=4,
+                    markeredgewidth=0.9,
+                    label=f"random for {method}",
+                )
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[1].locator_params(axis="x", nbins=4)
     axes[0].set_xscale("log")
-    axes[0].set_xticks(ticks := sorted(table.dose.round(6).unique())[:: 2 if table.dose.nunique() > 6 else 1], [f"{t:.2g}" for t in ticks])
+    axes[0].set_xticks(
+        ticks := sorted(table.dose.round(6).unique())[:: 2 if table.dose.nunique() > 6 else 1],
+        [f"{t:.2g}" for t in ticks],
+    )
     axes[0].minorticks_off()
     axes[0].set_ylabel({"accuracy": "accuracy", "reasoned": "share that reasons"}[column])
     handles, labels = axes[0].get_legend_handles_labels()
@@ -77,7 +116,9 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 def _draw_gains(axis: Axes, own: pd.DataFrame, color: str) -> None:
     if "random" in own and own["random"].notna().all():
         low, high = own.random_low - 0.008, own.random_high + 0.008  # a band of no height is drawn as a line
-        axis.fill_between(own.ratio, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%")
+        axis.fill_between(
+            own.ratio, low, high, color=COLORS["random"], alpha=0.35, linewidth=0, label="random vectors, middle 95%"
+        )
         axis.plot(own.ratio, own.random, ":", color=COLORS["random"], label="random vectors, mean")
     if own.kept.notna().all():
         axis.axhline(own.needed.iloc[0], color="black", linestyle="--", linewidth=0.6, label="needed")
@@ -87,9 +128,15 @@ def _draw_gains(axis: Axes, own: pd.DataFrame, color: str) -> None:
     kept = own.kept.fillna(False).to_numpy(bool)
     for chosen, face, label in ((kept, color, "steering, kept"), (~kept, "white", "steering, not kept")):
         if chosen.any():
-            axis.plot(own.ratio[chosen], own.gain[chosen], "o", color=color, markerfacecolor=face, markersize=4, label=label)
+            axis.plot(
+                own.ratio[chosen], own.gain[chosen], "o", color=color, markerfacecolor=face, markersize=4, label=label
+            )
     axis.set_xscale("log", base=2)
-    ticks = [r for r in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if own.ratio.min() * 0.99 <= r <= own.ratio.max() * 1.01]
+    ticks = [
+        r
+        for r in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
+        if own.ratio.min() * 0.99 <= r <= own.ratio.max() * 1.01
+    ]
     axis.set_xticks(ticks, [f"{t:g}" if t >= 1 else f"1/{1 / t:g}" for t in ticks])
     axis.minorticks_off()
     lowest = own[["low", "random_low"]].min().min() if "random_low" in own else own.low.min()

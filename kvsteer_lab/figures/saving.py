@@ -6,28 +6,28 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..files import write_together
+from .._util.files import write_together
+from ..models.model import Model
 from .stamp import SUFFIXES, Stamp, stamp
 from .style import SHEET, data_of
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 _DIGITS = 9  # enough to give back every float32 exactly
 _LAYOUTS = 6  # each is some hundred times closer to the last than the one before
 
 
-def save_figure(figure: Figure, path: str | Path, *, model: Model | Sequence[Model] | None = None, seed: int | None = None) -> Figure:
+def save_figure(
+    figure: Figure, path: str | Path, *, model: Model | Sequence[Model] | None = None, seed: int | None = None
+) -> Figure:
     """Write a figure as `path` + `.pdf`, `.svg` and `.png`, and what it plots as `path` + `.csv`; all four or none.
 
-    The same figure gives the same bytes, in any process. Inside each picture lies a stamp with the figure's name, the model's name and fingerprint,
-    the seed, the package version and the hash of the CSV: `kvsteer figure-info` reads it. The CSV is the tidy table that the figure was drawn from,
-    numbers with nine significant digits; `pandas.read_csv` reads it.
+    The same figure gives the same bytes, in any process. Inside each picture lies a stamp with the figure's name, the
+    model's name and fingerprint,
+    the seed, the package version and the hash of the CSV: `kvsteer figure-info` reads it. The CSV is the tidy table
+    that the figure was drawn from, numbers with nine significant digits; `pandas.read_csv` reads it.
 
     Args:
         figure: made by a function of `kv.figures`, or by one's own that is `kv.figures.styled` and takes a table first.
@@ -44,31 +44,49 @@ def save_figure(figure: Figure, path: str | Path, *, model: Model | Sequence[Mod
     """
     path = Path(path)
     if not isinstance(figure, Figure):
-        raise ValueError(f"save_figure takes a Matplotlib figure, not a {type(figure).__name__}; pass what a function of kv.figures returned.")
+        raise ValueError(
+            f"save_figure takes a Matplotlib figure, not a {type(figure).__name__}; pass what a function of kv.figures"
+            " returned."
+        )
     if path.suffix in (*SUFFIXES, ".csv"):
-        raise ValueError(f"Leave out the suffix {path.suffix} of {path}: the figure is written as PDF, SVG, PNG and CSV under one name.")
+        raise ValueError(
+            f"Leave out the suffix {path.suffix} of {path}: the figure is written as PDF, SVG, PNG and CSV under one"
+            " name."
+        )
     table = data_of(figure)
     if table is None:
-        raise ValueError("This figure carries no data to write beside it; draw it with a function of kv.figures, or give it some with kv.figures.attach.")
+        raise ValueError(
+            "This figure carries no data to write beside it; draw it with a function of kv.figures, or give it some"
+            " with kv.figures.attach."
+        )
     data = table.to_csv(index=False, float_format=f"%.{_DIGITS}g", lineterminator="\n").encode()
     about = stamp(path.name, model, seed, hashlib.sha256(data).hexdigest(), len(table))
-    write_together({**{_with(path, suffix): picture for suffix, picture in _draw(figure, about).items()}, _with(path, ".csv"): data})
+    write_together(
+        {
+            **{_with(path, suffix): picture for suffix, picture in _draw(figure, about).items()},
+            _with(path, ".csv"): data,
+        }
+    )
     return figure
 
 
 def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
-    """The picture in each format, in one layout: a layout engine starts from where the last drawing left it, so it is run until it (nearly) stands still."""
+    """The picture in each format, in one layout: a layout engine starts from where the last drawing left it, so it is
+    run until it (nearly) stands still.
+    """
     files = {suffix: io.BytesIO() for suffix in SUFFIXES}
     engine, dpi = figure.get_layout_engine(), figure.dpi
     with plt.style.context(SHEET, after_reset=True):  # whatever the reader's own settings are
-        figure.set_dpi(plt.rcParams["savefig.dpi"])  # on a coarser grid letters are wider, and labels would be given the wrong room
+        # on a coarser grid letters are wider, and labels would be given the wrong room
+        figure.set_dpi(plt.rcParams["savefig.dpi"])
         for _ in range(_LAYOUTS):
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for axes in figure.axes:
             in_layout = axes.get_in_layout()
             axes.set_position(tuple(round(side, 6) for side in axes.get_position(original=True).bounds))
-            axes.set_in_layout(in_layout)  # where axes are placed by hand, Matplotlib would leave them there from now on
+            # where axes are placed by hand, Matplotlib would leave them there from now on
+            axes.set_in_layout(in_layout)
         try:
             for suffix, file in files.items():
                 figure.savefig(file, format=suffix[1:], metadata=about.metadata(suffix))

@@ -6,20 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
-from .. import __version__
-
-if TYPE_CHECKING:
-    from ..models import Model
+from .._version import __version__
+from ..models.model import Model
 
 SUFFIXES = (".pdf", ".svg", ".png")
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a saved figure says about itself. It names no date, commit, machine or path, so that the same figure gives the same bytes.
+    """What a saved figure says about itself. It names no date, commit, machine or path, so that the same figure gives
+    the same bytes.
 
     Attributes:
         figure: its name.
@@ -67,14 +66,20 @@ def read_stamp(path: str | Path) -> Stamp:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} is no picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that kv.save_figure wrote.")
+        raise ValueError(
+            f"{path} is no picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that"
+            " kv.save_figure wrote."
+        )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; give a picture that kv.save_figure wrote.")
     text = {".pdf": _in_pdf, ".svg": _in_svg, ".png": _in_png}[path.suffix.lower()](path)
     try:
         return Stamp.read(text)
     except ValueError as error:
-        raise ValueError(f"{path} carries no stamp of kvsteer_lab: kv.save_figure didn't write it, or another program saved it again.") from error
+        raise ValueError(
+            f"{path} carries no stamp of kvsteer_lab: kv.save_figure didn't write it, or another program saved it"
+            " again."
+        ) from error
 
 
 def _in_pdf(path: Path) -> str:
@@ -84,7 +89,8 @@ def _in_pdf(path: Path) -> str:
     try:
         found = PdfReader(path, strict=True).metadata
         return str(found.subject or "") if found is not None else ""
-    except (PyPdfError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:  # pypdf raises all of these on broken files
+    # pypdf raises all of these on broken files
+    except (PyPdfError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(path, "PDF", error) from error
 
 
@@ -112,17 +118,30 @@ def _broken(path: Path, kind: str, error: Exception) -> ValueError:
     return ValueError(f"{path} is no complete {kind} file ({reason}); save or copy it again.")
 
 
-def stamp(figure: str, models: Model | Sequence[Model] | None, seed: int | None, csv_sha256: str, csv_rows: int) -> Stamp:
+def stamp(
+    figure: str, models: Model | Sequence[Model] | None, seed: int | None, csv_sha256: str, csv_rows: int
+) -> Stamp:
     """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept.
 
     Raises:
         ValueError: something that is no model.
     """
-    shown = [] if models is None else list(models) if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    shown = (
+        []
+        if models is None
+        else list(models)
+        if isinstance(models, Sequence) and not isinstance(models, str)
+        else [models]
+    )
     wrong = [each for each in shown if not hasattr(each, "fingerprint")]
     if wrong:
-        raise ValueError(f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of these.")
-    return Stamp(figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows)
+        raise ValueError(
+            f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of"
+            " these."
+        )
+    return Stamp(
+        figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows
+    )
 
 
 def _public(name: str) -> str:

@@ -18,12 +18,23 @@ from pandas.api.typing import DataFrameGroupBy
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches of one and of two columns of a paper."""
 
-COLORS = {"baseline": "#7f7f7f", "prompt": "#0072b2", "steered": "#d55e00", "activation": "#009e73", "random": "#56b4e9"}
-"""Okabe and Ito's palette: told apart by readers with colour-vision deficiency. In grey they are not: there labels, markers and lines must do it."""
+COLORS = {
+    "baseline": "#7f7f7f",
+    "prompt": "#0072b2",
+    "steered": "#d55e00",
+    "activation": "#009e73",
+    "random": "#56b4e9",
+}
+"""Okabe and Ito's palette: told apart by readers with colour-vision deficiency. In grey they are not: there labels,
+markers and lines must do it.
+"""
 
 _KINDS = {
-    "random": r"(\d+ )?(random|(label|layer) shuffle|sign flip|other slot|other vectors)( \d+)?( (vectors|control))*( (for|of)\b.*)?"
-    r"|slot -?\d+ for .*|.+ for (steered|cache steering)\b.*",
+    "random": (
+        r"(\d+ )?(random|(label|layer) shuffle|sign flip|other slot|other vectors)( \d+)?( (vectors|control))*("
+        r" (for|of)\b.*)?"
+        r"|slot -?\d+ for .*|.+ for (steered|cache steering)\b.*"
+    ),
     "activation": r".*\bactivation\b.*",
     "prompt": r"(CoT|forced|few-shot|\d+-shot)\b.*",
     "baseline": r"baseline|no offset|offset\b.*|slot (-?\d+ )?hidden\b.*",
@@ -37,11 +48,12 @@ _PLOTTED: WeakKeyDictionary[Figure, pd.DataFrame] = WeakKeyDictionary()
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a figure function under the style sheet, remember what it plots, and close its figure for pyplot, so that notebooks show it once.
+    """Run a figure function under the style sheet, remember what it plots, and close its figure for pyplot, so that
+    notebooks show it once.
 
-    What it plots is its first argument where that is a table or a mapping of tables; a function of something else calls `attach` itself. What is
-    no table (where the first argument is annotated as one), a table without rows, or without a column that the function reads, is refused with a sentence
-    (`ValueError`), so the functions need not look.
+    What it plots is its first argument where that is a table or a mapping of tables; a function of something else calls
+    `attach` itself. What is no table (where the first argument is annotated as one), a table without rows, or without a
+    column that the function reads, is refused with a sentence (`ValueError`), so the functions need not look.
     """
 
     @functools.wraps(draw)
@@ -75,20 +87,35 @@ def _check_kind(draw: Callable[..., Figure], data: object) -> None:
     """Refuse what isn't the table, or the tables by name, that a function's first annotation asks for."""
     takes = str(next(iter(draw.__annotations__.values()), ""))
     if takes == "pd.DataFrame" and not isinstance(data, pd.DataFrame):
-        raise ValueError(f"{draw.__name__} draws a pandas table, not a {type(data).__name__}; pass the one that its docstring names.")
+        raise ValueError(
+            f"{draw.__name__} draws a pandas table, not a {type(data).__name__}; pass the one that its docstring names."
+        )
     if takes.startswith("Mapping[") and not isinstance(data, Mapping):
-        raise ValueError(f"{draw.__name__} draws several tables by their names, not a {type(data).__name__}; pass them as its docstring says.")
+        raise ValueError(
+            f"{draw.__name__} draws several tables by their names, not a {type(data).__name__}; pass them as its"
+            " docstring says."
+        )
 
 
 def _refusal(draw: Callable[..., Figure], data: object, error: Exception | None) -> str | None:
-    """Why a figure can't be drawn of these tables, where its own function didn't say: there are no rows, or a column is missing."""
+    """Why a figure can't be drawn of these tables, where its own function didn't say: there are no rows, or a column is
+    missing.
+    """
     if isinstance(error, ValueError) and _raised_by_us(error):
         return None
     tables = list(data.values()) if isinstance(data, Mapping) else [data]
     frames = [table for table in tables if isinstance(table, pd.DataFrame)]
     if not tables or (frames and all(table.empty for table in frames)):
-        return f"{draw.__name__} was given no rows, so there is nothing to draw; pass the table that its docstring names."
-    lacks = error.args[0] if isinstance(error, KeyError) else error.name if isinstance(error, AttributeError) and _holds_columns(error.obj, frames) else None
+        return (
+            f"{draw.__name__} was given no rows, so there is nothing to draw; pass the table that its docstring names."
+        )
+    lacks = (
+        error.args[0]
+        if isinstance(error, KeyError)
+        else error.name
+        if isinstance(error, AttributeError) and _holds_columns(error.obj, frames)
+        else None
+    )
     if frames and lacks is not None and any(lacks not in table.columns for table in frames):
         what = f"has no column {lacks!r}" if str(lacks).isidentifier() else "lacks columns that it reads"
         return f"The table that {draw.__name__} was given {what}; pass the table that its docstring names."
@@ -139,9 +166,9 @@ def data_of(figure: Figure) -> pd.DataFrame | None:
 def color_of(label: str) -> str:
     """The colour of an intervention, by its label.
 
-    Of several at once (`kv.Together`), a control's colour comes first, then activation steering's, cache steering's, a prompt's; what only hides a slot or
-    changes the offset has the baseline's. A name of one's own that doesn't begin as those of its kind do (`CoT ...`, `2-shot ...`, `forced ...`) is taken
-    for a steering's.
+    Of several at once (`kv.Together`), a control's colour comes first, then activation steering's, cache steering's, a
+    prompt's; what only hides a slot or changes the offset has the baseline's. A name of one's own that doesn't begin as
+    those of its kind do (`CoT ...`, `2-shot ...`, `forced ...`) is taken for a steering's.
     """
     parts = re.sub(r"'[^']*'|\"[^\"]*\"", "''", label).split(" + ")  # forced words may hold anything
     kinds = {next((kind for kind, look in _KINDS.items() if re.fullmatch(look, part)), "steered") for part in parts}

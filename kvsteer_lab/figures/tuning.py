@@ -14,9 +14,13 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen cell, with its 95% Wilson interval."""
+    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen
+    cell, with its 95% Wilson interval.
+    """
     methods = list(dict.fromkeys(cells.method))
-    figure, axes = plt.subplots(1, len(methods), figsize=(TWO_COLUMNS, 3.0), layout="constrained", sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(methods), figsize=(TWO_COLUMNS, 3.0), layout="constrained", sharey=True, squeeze=False
+    )
     for axis, method in zip(axes[0], methods, strict=True):
         own = cells[cells.method == method]
         variants = list(dict.fromkeys(own.variant))
@@ -27,7 +31,15 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             axis.plot(line.dose, line.accuracy, color=color_of(method), label=variant, **look)
         best = own[own.chosen].iloc[0]
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
-        axis.plot(best.dose, best.accuracy, "o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.9)
+        axis.plot(
+            best.dose,
+            best.accuracy,
+            "o",
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor="black",
+            markeredgewidth=0.9,
+        )
         title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
         axis.set(xscale="log", ylim=(-0.04, 1.04))

@@ -21,10 +21,12 @@ _COLUMNS = 4
 
 @styled
 def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
-    """A share, or the change of the watched token's log-odds (`"change"`), in each turn: a table of `kv.analysis.summarise_turns`, a panel a way.
+    """A share, or the change of the watched token's log-odds (`"change"`), in each turn: a table of
+    `kv.analysis.summarise_turns`, a panel a way.
 
-    Lines on the points are 95% intervals (Wilson's; of the change, bootstrap). Bands hold the middle 95% of random vectors. The change is counted from the
-    plain conversations, so these lie at 0; beyond 2 nats it is drawn on a scale that is linear up to 1 nat.
+    Lines on the points are 95% intervals (Wilson's; of the change, bootstrap). Bands hold the middle 95% of random
+    vectors. The change is counted from the plain conversations, so these lie at 0; beyond 2 nats it is drawn on a scale
+    that is linear up to 1 nat.
 
     Raises:
         ValueError: an unknown column, or a table without edited conversations.
@@ -33,21 +35,52 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         raise ValueError(f"There is no column {column!r} to draw; choose one of: {', '.join(_LABELS)}.")
     ways = [way for way in dict.fromkeys(table.way) if way != "plain"]
     if not ways:
-        raise ValueError("The table holds plain conversations only; pass the one that kv.analysis.summarise_turns returned.")
+        raise ValueError(
+            "The table holds plain conversations only; pass the one that kv.analysis.summarise_turns returned."
+        )
     lines = -(-len(ways) // _COLUMNS)
     size = (TWO_COLUMNS, 0.6 + 1.35 * lines)
-    figure, axes = plt.subplots(lines, min(_COLUMNS, len(ways)), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        lines, min(_COLUMNS, len(ways)), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     plain = table[table.way == "plain"]
     for axis, way in zip(axes.flat, ways, strict=False):
         rows = table[table.way == way]
         low, high = f"random_{column}_low", f"random_{column}_high"
         if low in rows and rows[low].notna().any():
             pad = 0.012 if column != "change" else 0.0  # a band of no height is drawn as a line
-            axis.fill_between(rows.turn, rows[low] - pad, rows[high] + pad, color=COLORS["random"], alpha=0.5, linewidth=0, label="random vectors")
+            axis.fill_between(
+                rows.turn,
+                rows[low] - pad,
+                rows[high] + pad,
+                color=COLORS["random"],
+                alpha=0.5,
+                linewidth=0,
+                label="random vectors",
+            )
         level = plain[column] if column != "change" else 0 * plain.turn
-        axis.plot(plain.turn, level, "o--", color=COLORS["baseline"], markerfacecolor="none", markersize=5, linewidth=0.8, label="plain conversation")
+        axis.plot(
+            plain.turn,
+            level,
+            "o--",
+            color=COLORS["baseline"],
+            markerfacecolor="none",
+            markersize=5,
+            linewidth=0.8,
+            label="plain conversation",
+        )
         error = np.abs(np.stack([rows[column] - rows[f"{column}_low"], rows[f"{column}_high"] - rows[column]]))
-        axis.errorbar(rows.turn, rows[column], error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered", clip_on=False)
+        axis.errorbar(
+            rows.turn,
+            rows[column],
+            error,
+            fmt="s-",
+            color=COLORS["steered"],
+            markersize=3,
+            elinewidth=1,
+            label="steered",
+            clip_on=False,
+        )
         axis.set(title=way, xticks=sorted(set(table.turn)))
         axis.xaxis.set_tick_params(labelbottom=True)
         if column != "change":

@@ -18,10 +18,11 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, a line a dose: tables of `kv.analysis.vary_extraction` by `"pairs"` or `"shots"`.
+    """Adoption (or `"gain"`) against numbers of pairs or shots, a line a dose: tables of `kv.analysis.vary_extraction`
+    by `"pairs"` or `"shots"`.
 
-    Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the highest vector; the band holds the
-    middle 95% of random vectors.
+    Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the
+    highest vector; the band holds the middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
@@ -38,11 +39,23 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
             shift = 1 + 0.03 * (i - (len(doses) - 1) / 2)
             place = own[what] * shift
             error = np.stack([own[column] - own[low], own[high] - own[column]]).clip(min=0)
-            look = dict(marker=MARKERS[i % 5], linestyle=LINES[i % 4], markerfacecolor="white" if i % 2 == 0 else COLORS["steered"], elinewidth=0.7)
+            look = dict(
+                marker=MARKERS[i % 5],
+                linestyle=LINES[i % 4],
+                markerfacecolor="white" if i % 2 == 0 else COLORS["steered"],
+                elinewidth=0.7,
+            )
             axis.errorbar(place, own[column], error, color=COLORS["steered"], label=f"dose {dose:g}", **look)
             if column == "adopted":
                 name = "lowest to highest vector" if i == 0 else None
-                axis.vlines(place * 1.05, own.adopted_min - 0.004, own.adopted_max + 0.004, color="black", linewidth=1.6, label=name)
+                axis.vlines(
+                    place * 1.05,
+                    own.adopted_min - 0.004,
+                    own.adopted_max + 0.004,
+                    color="black",
+                    linewidth=1.6,
+                    label=name,
+                )
                 if "random_adopted_low" in own:
                     band = (own.random_adopted_low - 0.008, own.random_adopted_high + 0.008)
                     name = "random vectors, middle 95%" if i == 0 else None
@@ -82,8 +95,22 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
         for vector, (color, marker, line) in looks.items():
             own = table[table.vector == vector].sort_values("temperature")
             error = np.stack([own[column] - own[low], own[high] - own[column]]).clip(min=0)
-            axis.errorbar(own.temperature, own[column], error, color=color, marker=marker, linestyle=line, elinewidth=0.7, label=vector)
-        axis.set(xlabel="temperature (0: greedy)", title=_NAMES[column], ylim=(-0.04, 1.04), xticks=sorted(table.temperature.unique()))
+            axis.errorbar(
+                own.temperature,
+                own[column],
+                error,
+                color=color,
+                marker=marker,
+                linestyle=line,
+                elinewidth=0.7,
+                label=vector,
+            )
+        axis.set(
+            xlabel="temperature (0: greedy)",
+            title=_NAMES[column],
+            ylim=(-0.04, 1.04),
+            xticks=sorted(table.temperature.unique()),
+        )
     axes[0].set_ylabel("share of replies")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
@@ -91,7 +118,8 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
-    """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by `"slot"` and `"offset"`.
+    """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by
+    `"slot"` and `"offset"`.
 
     Bars are 95% Wilson intervals; the broad bars behind the points hold the middle 95% of random vectors.
 
@@ -108,7 +136,9 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
         else:
             _draw_offsets(axis, table, column)
     axes[0, 0].set(ylabel=_NAMES[column], ylim=(-0.04, 1.04))
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     return figure
 
@@ -116,11 +146,27 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
 def _draw_slots(axis: Axes, table: pd.DataFrame, column: str) -> None:
     own = table[table.slot.notna()]
     place = np.arange(len(own))
-    axis.axhline(table[table.slot.isna()][column].iloc[0], color=COLORS["baseline"], linestyle="--", linewidth=0.8, label="baseline")
+    axis.axhline(
+        table[table.slot.isna()][column].iloc[0],
+        color=COLORS["baseline"],
+        linestyle="--",
+        linewidth=0.8,
+        label="baseline",
+    )
     if "random_low" in own and column == "accuracy":
-        axis.vlines(place, own.random_low - 0.012, own.random_high + 0.012, color=COLORS["random"], alpha=0.5, linewidth=8, label="random vectors, middle 95%")
+        axis.vlines(
+            place,
+            own.random_low - 0.012,
+            own.random_high + 0.012,
+            color=COLORS["random"],
+            alpha=0.5,
+            linewidth=8,
+            label="random vectors, middle 95%",
+        )
     _points(axis, place, own, column, "steered", "o", "steering")
-    axis.set_xticks(place, [f"{slot}\n{_token(token)}" for slot, token in zip(own.slot, own.token, strict=True)], fontsize=6)
+    axis.set_xticks(
+        place, [f"{slot}\n{_token(token)}" for slot, token in zip(own.slot, own.token, strict=True)], fontsize=6
+    )
     axis.set(xlabel="steered slot and its token", xlim=(-0.5, len(own) - 0.5))
 
 
@@ -134,7 +180,15 @@ def _draw_offsets(axis: Axes, table: pd.DataFrame, column: str) -> None:
     if "random_low" in table and column == "accuracy":
         own = table[table.random_low.notna()]
         place = np.array([names.index(o) for o in own.offset]) + 0.12
-        axis.vlines(place, own.random_low - 0.012, own.random_high + 0.012, color=COLORS["random"], alpha=0.5, linewidth=8, label="random vectors, middle 95%")
+        axis.vlines(
+            place,
+            own.random_low - 0.012,
+            own.random_high + 0.012,
+            color=COLORS["random"],
+            alpha=0.5,
+            linewidth=8,
+            label="random vectors, middle 95%",
+        )
 
 
 def _points(axis: Axes, place: np.ndarray, own: pd.DataFrame, column: str, kind: str, marker: str, label: str) -> None:

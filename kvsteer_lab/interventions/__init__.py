@@ -1,33 +1,5 @@
-"""Everything that is compared in an experiment; one method a file."""
+"""Everything that can be compared in an experiment, one method a file."""
 
-from .activation import ActivationSteering, random_activation_controls
-from .base import Intervention, NoOffset, Nothing
-from .cache import CacheSteering
-from .controls import Control, label_shuffle_controls, layer_shuffle_controls, other_slot, other_vectors, random_controls, sign_flip
-from .hiding import HideSlot
-from .offset import OtherOffset
-from .prompt import CoTPrefix, CoTPrompt, FewShot, ForcedPrefix
-from .together import Together
+from .._util.lazy import attach as _attach
 
-__all__ = [
-    "ActivationSteering",
-    "CacheSteering",
-    "CoTPrefix",
-    "CoTPrompt",
-    "Control",
-    "FewShot",
-    "ForcedPrefix",
-    "HideSlot",
-    "Intervention",
-    "NoOffset",
-    "Nothing",
-    "OtherOffset",
-    "Together",
-    "label_shuffle_controls",
-    "layer_shuffle_controls",
-    "other_slot",
-    "other_vectors",
-    "random_activation_controls",
-    "random_controls",
-    "sign_flip",
-]
+__getattr__, __dir__, __all__ = _attach(__name__, __file__)

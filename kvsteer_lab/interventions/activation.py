@@ -5,32 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..prompts import offset_token
-from ..residual import ResidualDelta, decoder_layers
-from ..vectors import check_indices
+from ..edits.residual import ResidualDelta
+from ..models.layers import decoder_layers
+from ..models.model import Model
+from ..models.prompts import offset_token
+from ..vectors.activation import ActivationVectors
+from ..vectors.kv import check_indices
 from .base import Intervention
-
-if TYPE_CHECKING:
-    from ..activations import ActivationVectors
-    from ..models import Model
 
 
 @dataclass(frozen=True)
 class ActivationSteering(Intervention):
-    """Add `coefficient` times a difference of means to the residual stream behind one layer: h_l += c r_l (Turner et al. 2023; Rimsky et al. 2024).
+    """Add `coefficient` times a difference of means to the residual stream behind one layer: h_l += c r_l (Turner et
+    al. 2023; Rimsky et al. 2024).
 
-    Four ways to run it, told by the label. One-shot edits the prompt's last token during prefill, at the slot that cache steering edits;
-    every token edits that slot and all after it, generated ones included. Each with the cache, or with everything computed anew for each
-    token, as in the comparison of Belitsky et al. (2025): the same texts, at another cost.
+    Four ways to run it, told by the label. One-shot edits the prompt's last token during prefill, at the slot that
+    cache steering edits; every token edits that slot and all after it, generated ones included. Each with the cache, or
+    with everything computed anew for each token, as in the comparison of Belitsky et al. (2025): the same texts, at
+    another cost.
 
     Args:
         vectors: what to add at coefficient 1.
-        layer: behind which decoder layer, counted from 0; several, each with its own vector. Behind the last layer nothing attends to it: a
-            one-shot edit there does nothing unless the answer begins right after it, without an offset token.
+        layer: behind which decoder layer, counted from 0; several, each with its own vector. Behind the last layer
+            nothing attends to it: a one-shot edit there does nothing unless the answer begins right after it, without
+            an offset token.
         coefficient: means little by itself: see `vectors.relative_to`.
         every_token: at every token from the slot on, or at the slot alone.
         cache: whether decoding reads the cache.
@@ -67,7 +69,11 @@ class ActivationSteering(Intervention):
     def label(self) -> str:
         if self.name:
             return self.name
-        parts = [f"activation {self.vectors.card.recipe.get('style', '')}".strip(), f"layer={','.join(map(str, self.layers))}", f"c={self.coefficient:g}"]
+        parts = [
+            f"activation {self.vectors.card.recipe.get('style', '')}".strip(),
+            f"layer={','.join(map(str, self.layers))}",
+            f"c={self.coefficient:g}",
+        ]
         parts += ["every token" if self.every_token else "one-shot", f"cache {'on' if self.cache else 'off'}"]
         parts += [] if self.offset is None else ["no offset" if self.offset == "" else f"offset={self.offset!r}"]
         return " ".join(parts)
@@ -145,4 +151,8 @@ def random_directions(vectors: ActivationVectors, seed: int) -> ActivationVector
     """Gaussian directions with the norm of each layer's vector; zeros stay zeros."""
     noise = torch.randn(vectors.residuals.shape, generator=torch.Generator().manual_seed(seed))
     size = vectors.residuals.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-    return replace(vectors, residuals=noise * size, card=replace(vectors.card, history=(*vectors.card.history, f"random, seed {seed}")))
+    return replace(
+        vectors,
+        residuals=noise * size,
+        card=replace(vectors.card, history=(*vectors.card.history, f"random, seed {seed}")),
+    )

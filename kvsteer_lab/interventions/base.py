@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..attention import HiddenSlot
-from ..cache import CacheDelta
-from ..residual import ResidualDelta
+from ..edits.cache import CacheDelta
+from ..edits.hiding import HiddenSlot
+from ..edits.residual import ResidualDelta
+from ..models.model import Model
 from ..tasks.base import Chat
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 
 class Intervention:
     """A method to compare. Every hook's default is to change nothing; a new method overrides the one it needs.
 
-    The path: the chat is rendered and tokenised; its cache is filled, the residual stream edited meanwhile; the deltas are added to the
-    cache; the tail (the offset token, unless the method says otherwise) is read from the edited cache, and decoding begins.
+    The path: the chat is rendered and tokenised; its cache is filled, the residual stream edited meanwhile; the deltas
+    are added to the cache; the tail (the offset token, unless the method says otherwise) is read from the edited cache,
+    and decoding begins.
     """
 
     @property
@@ -34,7 +33,9 @@ class Intervention:
 
     @property
     def control_kind(self) -> str | None:
-        """For a control, what is random about it ("random", "label shuffle", ...); controls of one kind are summarised together."""
+        """For a control, what is random about it ("random", "label shuffle", ...); controls of one kind are summarised
+        together.
+        """
         return None
 
     def check(self, model: Model) -> None:
@@ -49,7 +50,9 @@ class Intervention:
         return offset
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
-        """Token ids put between the prompt's last cached slot and the first generated token: the offset token, then forced words."""
+        """Token ids put between the prompt's last cached slot and the first generated token: the offset token, then
+        forced words.
+        """
         return [] if offset is None else [offset]
 
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
@@ -83,7 +86,9 @@ class Intervention:
 
     @property
     def uses_cache(self) -> bool:
-        """Whether decoding reads the cache; otherwise every token is computed from all tokens before it, each time anew."""
+        """Whether decoding reads the cache; otherwise every token is computed from all tokens before it, each time
+        anew.
+        """
         return True
 
 

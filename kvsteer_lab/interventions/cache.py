@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
-from ..cache import CacheDelta, check_slot
-from ..vectors import KVVectors, check_indices
+from ..edits.cache import CacheDelta, check_slot
+from ..models.model import Model
+from ..vectors.kv import KVVectors, check_indices
 from .base import Intervention
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,27 @@ class CacheSteering(Intervention):
             if not math.isfinite(value):
                 raise ValueError(f"The coefficient {key} is {value}; it must be a finite number.")
         check_slot(self.slot)
-        object.__setattr__(self, "layers", None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers)))
-        object.__setattr__(self, "heads", None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads)))
+        object.__setattr__(
+            self,
+            "layers",
+            None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers)),
+        )
+        object.__setattr__(
+            self,
+            "heads",
+            None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads)),
+        )
 
     @property
     def label(self) -> str:
         if self.name:
             return self.name
         parts = [f"steered {self.vectors.card.recipe.get('style', '')}".strip(), f"ck={self.ck:g}", f"cv={self.cv:g}"]
-        parts += [f"{what}={','.join(map(str, chosen))}" for what, chosen in (("layers", self.layers), ("heads", self.heads)) if chosen is not None]
+        parts += [
+            f"{what}={','.join(map(str, chosen))}"
+            for what, chosen in (("layers", self.layers), ("heads", self.heads))
+            if chosen is not None
+        ]
         parts += [f"slot={self.slot}"] if self.slot != -1 else []
         return " ".join(parts)
 

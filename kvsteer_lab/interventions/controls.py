@@ -6,16 +6,14 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..vectors import Card, KVVectors
+from ..vectors.cards import Card
+from ..vectors.extraction import PairDifferences
+from ..vectors.kv import KVVectors
 from .cache import CacheSteering
-
-if TYPE_CHECKING:
-    from ..extraction import PairDifferences
 
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
@@ -58,36 +56,47 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
     return [_control(steering, "random", random_like(own, seed + i), f"random {seed + i} for") for i in range(n)]
 
 
-def label_shuffle_controls(steering: CacheSteering, differences: PairDifferences, n: int = 40, seed: int = 0) -> list[Control]:
-    """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each layer's keys and values.
+def label_shuffle_controls(
+    steering: CacheSteering, differences: PairDifferences, n: int = 40, seed: int = 0
+) -> list[Control]:
+    """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each
+    layer's keys and values.
 
-    What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal halves
-    some of the true vector stays, and the rescaling makes it whole again, up to its sign. It can come back here, too: pairs that
-    mostly differ in how far they go in the shared direction leave that direction, once with each sign. So look at the cosine with the
-    true vectors, and at random controls beside these.
+    What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal
+    halves some of the true vector stays, and the rescaling makes it whole again, up to its sign. It can come back here,
+    too: pairs that mostly differ in how far they go in the shared direction leave that direction, once with each sign.
+    So look at the cosine with the true vectors, and at random controls beside these.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
-        differences: from `kv.extract_pairs`, on the pairs and the model that the steering's vectors are of. Of an odd number, another
-            pair is left out each time.
+        differences: from `kv.extract_pairs`, on the pairs and the model that the steering's vectors are of. Of an odd
+            number, another pair is left out each time.
         n: how many; no two exchange the same half.
         seed: which halves.
 
     Raises:
-        ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs that don't differ from each other.
+        ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs
+            that don't differ from each other.
     """
     own = _own(steering, n)
     pairs = len(differences)
     _check_mean(steering.vectors, differences)
     # A half and its complement give the same vector up to sign; they count as two.
     if (most := math.comb(pairs, pairs // 2) if pairs > 1 else 0) < n:
-        raise ValueError(f"{pairs} pairs have only {most} halves to exchange, too few for {n} label shuffles; extract from more pairs.")
+        raise ValueError(
+            f"{pairs} pairs have only {most} halves to exchange, too few for {n} label shuffles; extract from more"
+            " pairs."
+        )
     chosen = _distinct(n, seed, lambda rng: _balanced_signs(pairs, rng))
-    return [_control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of") for i, signs in enumerate(chosen, seed)]
+    return [
+        _control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
+        for i, signs in enumerate(chosen, seed)
+    ]
 
 
 def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
-    """The steered layers' vectors in another order, keys and values alike, each rescaled to the norms of the layer where it lands.
+    """The steered layers' vectors in another order, keys and values alike, each rescaled to the norms of the layer
+    where it lands.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
@@ -99,13 +108,21 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
     """
     own, scope = _own(steering, n), steering.scope
     if math.factorial(len(scope)) - 1 < n:
-        raise ValueError(f"{len(scope)} steered layers have only {math.factorial(len(scope)) - 1} other orders, too few for {n} layer shuffles; ask for fewer.")
+        raise ValueError(
+            f"{len(scope)} steered layers have only {math.factorial(len(scope)) - 1} other orders, too few for {n}"
+            " layer shuffles; ask for fewer."
+        )
     orders = _distinct(n, seed, lambda rng: tuple(rng.sample(scope, len(scope))), without=tuple(scope))
     made = []
     for i, order in enumerate(orders, seed):
         source = torch.arange(own.n_layers)
         source[list(scope)] = torch.tensor(order)
-        moved = replace(own, keys=own.keys[source], values=own.values[source], card=_after(own.card, f"layers {list(scope)} from {list(order)}"))
+        moved = replace(
+            own,
+            keys=own.keys[source],
+            values=own.values[source],
+            card=_after(own.card, f"layers {list(scope)} from {list(order)}"),
+        )
         made.append(_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
     return made
 
@@ -134,7 +151,8 @@ def other_slot(steering: CacheSteering, slot: int) -> Control:
 
 
 def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None = None) -> Control:
-    """Vectors of another task or style in place of the steering's, rescaled to the norm of each layer's keys and values.
+    """Vectors of another task or style in place of the steering's, rescaled to the norm of each layer's keys and
+    values.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
@@ -145,12 +163,26 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
         ValueError: vectors of another shape, architecture or key mode, or with nothing in a layer that is steered.
     """
     ours, theirs = steering.vectors.card, vectors.card
-    if (ours.model_type, ours.keys, steering.vectors.keys.shape) != (theirs.model_type, theirs.keys, vectors.keys.shape):
+    if (ours.model_type, ours.keys, steering.vectors.keys.shape) != (
+        theirs.model_type,
+        theirs.keys,
+        vectors.keys.shape,
+    ):
         raise ValueError(
-            "The other vectors are of another architecture, shape or key mode than the steering's; extract them from the same model in the same way."
+            "The other vectors are of another architecture, shape or key mode than the steering's; extract them from"
+            " the same model in the same way."
         )
-    called = name or " ".join(str(theirs.recipe[key]) for key in ("task", "style") if key in theirs.recipe) or "other vectors"
-    return _control(steering, "other vectors", _match(vectors.only(steering.scope, steering.heads), _own(steering, 1)), f"{called} for")
+    called = (
+        name
+        or " ".join(str(theirs.recipe[key]) for key in ("task", "style") if key in theirs.recipe)
+        or "other vectors"
+    )
+    return _control(
+        steering,
+        "other vectors",
+        _match(vectors.only(steering.scope, steering.heads), _own(steering, 1)),
+        f"{called} for",
+    )
 
 
 def random_like(vectors: KVVectors, seed: int) -> KVVectors:
@@ -193,7 +225,10 @@ def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
         part = part * (target.norm(dim=-1, keepdim=True) > 0)
         empty = part.flatten(1).norm(dim=-1) < _NOISE * target.flatten(1).norm(dim=-1)
         if empty.any():
-            raise ValueError(f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing can be rescaled there.")
+            raise ValueError(
+                f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing"
+                " can be rescaled there."
+            )
         parts.append(_rescale(part, target))
     return KVVectors(parts[0], parts[1], _after(vectors.card, "rescaled to each layer's norm"))
 
@@ -212,8 +247,13 @@ def _check_mean(vectors: KVVectors, differences: PairDifferences) -> None:
     for name in ("keys", "values"):
         mean, own = getattr(differences, name).double().mean(0), getattr(vectors, name).double()
         here = own.norm(dim=-1) > 0  # layers or heads may have been left out of the vectors
-        if mean.shape != own.shape or (here.any() and torch.cosine_similarity(mean[here].flatten(), own[here].flatten(), dim=0).abs() < 0.99):
-            raise ValueError(f"The steering's {name} aren't the mean of these differences; take kv.extract_pairs on the same model, pairs and key mode.")
+        if mean.shape != own.shape or (
+            here.any() and torch.cosine_similarity(mean[here].flatten(), own[here].flatten(), dim=0).abs() < 0.99
+        ):
+            raise ValueError(
+                f"The steering's {name} aren't the mean of these differences; take kv.extract_pairs on the same model,"
+                " pairs and key mode."
+            )
 
 
 def _balanced_signs(pairs: int, rng: random.Random) -> tuple[int, ...]:
@@ -225,11 +265,15 @@ def _balanced_signs(pairs: int, rng: random.Random) -> tuple[int, ...]:
 
 def _signed_mean(differences: PairDifferences, signs: tuple[int, ...]) -> KVVectors:
     weight = torch.tensor(signs, dtype=torch.float64) / sum(map(abs, signs))
-    keys, values = (torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values))
+    keys, values = (
+        torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values)
+    )
     return KVVectors(keys, values, _after(differences.card, "half of the labels exchanged"))
 
 
-def _distinct(n: int, seed: int, draw: Callable[[random.Random], tuple[int, ...]], without: tuple[int, ...] | None = None) -> list[tuple[int, ...]]:
+def _distinct(
+    n: int, seed: int, draw: Callable[[random.Random], tuple[int, ...]], without: tuple[int, ...] | None = None
+) -> list[tuple[int, ...]]:
     """`n` distinct draws, none of them `without`; the caller sees to it that there are so many."""
     rng = random.Random(seed)
     found: dict[tuple[int, ...], None] = {}

@@ -1,27 +1,29 @@
-"""Knock-out of reading: a slot that some heads don't read while the answer is written (Geva et al. 2023 bar attention edges so)."""
+"""Knock-out of reading: a slot that some heads don't read while the answer is written (Geva et al. 2023 bar attention
+edges so).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from ..attention import HiddenSlot, query_heads
-from ..cache import check_slot
-from ..vectors import check_indices
+from ..edits.cache import check_slot
+from ..edits.hiding import HiddenSlot
+from ..models.attention import query_heads
+from ..models.model import Model
+from ..vectors.kv import check_indices
 from .base import Intervention
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 
 @dataclass(frozen=True)
 class HideSlot(Intervention):
-    """Bar query heads from reading one cached slot. The cache itself stays as it is, and so does what the prompt's own tokens read.
+    """Bar query heads from reading one cached slot. The cache itself stays as it is, and so does what the prompt's own
+    tokens read.
 
-    Alone it acts on prompts as they are; `kv.Together(steering, kv.HideSlot(...))` acts on steered ones. Rows that hide different things are decoded together.
+    Alone it acts on prompts as they are; `kv.Together(steering, kv.HideSlot(...))` acts on steered ones. Rows that hide
+    different things are decoded together.
 
     Args:
         layers: hide it from all heads of exactly these layers; `None`, without `heads`: from everything.
@@ -32,8 +34,8 @@ class HideSlot(Intervention):
         name: the label, if the one made from the settings won't do.
 
     Raises:
-        ValueError: layers as well as heads, an empty list of them, or steps that hold no step. When it is used: a layer or head that the model
-            hasn't got, or a model whose attention can't be looked into.
+        ValueError: layers as well as heads, an empty list of them, or steps that hold no step. When it is used: a layer
+            or head that the model hasn't got, or a model whose attention can't be looked into.
     """
 
     layers: Iterable[int] | None = None
@@ -49,11 +51,18 @@ class HideSlot(Intervention):
         for what in ("layers", "heads"):
             chosen = getattr(self, what)
             if chosen is not None:
-                object.__setattr__(self, what, tuple(sorted({tuple(x) if isinstance(x, (tuple, list)) else x for x in chosen})))
+                object.__setattr__(
+                    self, what, tuple(sorted({tuple(x) if isinstance(x, (tuple, list)) else x for x in chosen}))
+                )
                 if not getattr(self, what):
-                    raise ValueError(f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot from everything.")
+                    raise ValueError(
+                        f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot"
+                        " from everything."
+                    )
         if self.first < 0 or (self.end is not None and self.end <= self.first):
-            raise ValueError(f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it.")
+            raise ValueError(
+                f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it."
+            )
         check_slot(self.slot)
 
     @property
@@ -62,7 +71,9 @@ class HideSlot(Intervention):
             return self.name
         parts = [f"slot {self.slot} hidden" if self.slot != -1 else "slot hidden"]
         parts += [f"layers={','.join(map(str, self.layers))}"] if self.layers is not None else []
-        parts += [f"heads={','.join(f'{layer}.{head}' for layer, head in self.heads)}"] if self.heads is not None else []
+        parts += (
+            [f"heads={','.join(f'{layer}.{head}' for layer, head in self.heads)}"] if self.heads is not None else []
+        )
         parts += [f"from step {self.first}"] if self.first else []
         parts += [f"to step {self.end - 1}"] if self.end is not None else []
         return " ".join(parts)

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..prompts import encode
-from ..shots import put_before, shots_chat, worked
+from ..models.prompts import encode
 from ..tasks.base import Chat, Message, Task
+from ..vectors.shots import put_before, shots_chat, worked
 from .base import Intervention
 
 STEP_BY_STEP = "Let's think step by step."
@@ -85,7 +85,8 @@ class ForcedPrefix(Intervention):
 
 @dataclass(frozen=True)
 class CoTPrefix(Intervention):
-    """Chain-of-thought prompting as the paper does it: the assistant's first words, not the user's last (Belitsky et al. 2025).
+    """Chain-of-thought prompting as the paper does it: the assistant's first words, not the user's last (Belitsky et
+    al. 2025).
 
     Args:
         text: the words; they count as part of the answer.
@@ -121,7 +122,10 @@ class FewShot(Intervention):
     def __post_init__(self) -> None:
         roles = [message.get("role") for message in self.examples]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise ValueError("Few-shot examples are messages of the user and the assistant in turn, beginning with the user; pass at least one of each.")
+            raise ValueError(
+                "Few-shot examples are messages of the user and the assistant in turn, beginning with the user; pass at"
+                " least one of each."
+            )
 
     @property
     def label(self) -> str:
@@ -144,7 +148,10 @@ class FewShot(Intervention):
             raise ValueError(f"shots must be at least 1, not {shots}.")
         pool = worked(task, (style,), seed)
         if shots > len(pool):
-            raise ValueError(f"Task {task.name!r} has {len(pool)} questions for extraction with replies in style {style!r}, fewer than {shots}; ask for fewer.")
+            raise ValueError(
+                f"Task {task.name!r} has {len(pool)} questions for extraction with replies in style {style!r}, fewer"
+                f" than {shots}; ask for fewer."
+            )
         chosen = random.Random(seed).sample(pool, shots)
         return cls(tuple(shots_chat(task, chosen, style)), f"{shots}-shot {style}")
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..attention import HiddenSlot
-from ..cache import CacheDelta
-from ..residual import ResidualDelta
+from ..edits.cache import CacheDelta
+from ..edits.hiding import HiddenSlot
+from ..edits.residual import ResidualDelta
+from ..models.model import Model
 from ..tasks.base import Chat
 from .base import Intervention
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 
 @dataclass(frozen=True, init=False)
 class Together(Intervention):
-    """All of `parts` at once: chats are changed in their order, and what they add to the cache and to the residual stream is added up;
-    what one hides is hidden.
+    """All of `parts` at once: chats are changed in their order, and what they add to the cache and to the residual
+    stream is added up; what one hides is hidden.
 
     With a control among the parts, the whole is a control of the same parts with what it controls in its place.
 
@@ -41,7 +39,9 @@ class Together(Intervention):
         flat = tuple(inner for part in parts for inner in (part.parts if isinstance(part, Together) else (part,)))
         setters = [part.label for part in flat if _sets_tail(part)]
         if len(setters) > 1:
-            raise ValueError(f"{setters[0]!r} and {setters[1]!r} both set what is read before the answer; keep one of them.")
+            raise ValueError(
+                f"{setters[0]!r} and {setters[1]!r} both set what is read before the answer; keep one of them."
+            )
         object.__setattr__(self, "parts", flat)
 
     @property

@@ -17,7 +17,8 @@ class Arm:
     Attributes:
         runs: the files, in the order of their names.
         label: what was varied, with a number where several runs share it.
-        same_as: the file of the same cell and group whose generations these are, letter for letter; `None` if they are its own.
+        same_as: the file of the same cell and group whose generations these are, letter for letter; `None` if they are
+            its own.
     """
 
     runs: tuple[Scored, ...]
@@ -50,15 +51,17 @@ class Arm:
 def arms(scored: Sequence[Scored]) -> list[Arm]:
     """The arms of all runs that can be scored, in the order of their files.
 
-    Sampled runs of one configuration are pooled, if they differ in their seed. Greedy runs are not: each is an arm of its own, and says
-    if its generations are those of an earlier file.
+    Sampled runs of one configuration are pooled, if they differ in their seed. Greedy runs are not: each is an arm of
+    its own, and says if its generations are those of an earlier file.
     """
     together: dict[tuple[object, ...], list[Scored]] = {}
     for number, one in enumerate(scored):
         if one.rules:
             run = one.run
             apart = "sampled" if run.sampled else str(number)
-            together.setdefault((run.cell, run.kind, run.group, run.setting, run.style, one.rules, apart), []).append(one)
+            together.setdefault((run.cell, run.kind, run.group, run.setting, run.style, one.rules, apart), []).append(
+                one
+            )
     found: list[Arm] = []
     first: dict[tuple[object, ...], str] = {}
     taken: dict[tuple[object, ...], int] = {}
@@ -74,4 +77,6 @@ def arms(scored: Sequence[Scored]) -> list[Arm]:
 
 def reference(arm: Arm, kind: str, among: Sequence[Arm]) -> Arm | None:
     """The arm of a kind ("baseline" or "CoT") in the same cell; the first one, where there are several."""
-    return next((other for other in among if other.kind == kind and other.cell == arm.cell and other.group != "style"), None)
+    return next(
+        (other for other in among if other.kind == kind and other.cell == arm.cell and other.group != "style"), None
+    )

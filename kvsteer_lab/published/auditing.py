@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..files import write_atomically
+from .._util.files import write_atomically
 from .arms import arms
 from .comparisons import compare, effect_table, sensitivity, text_effects
 from .extras import latency, style_adoption
@@ -29,8 +29,10 @@ class Audit:
     Attributes:
         root: the name of the folder or archive.
         checks: one row a file and metric: the file's own number, the recomputed one, and how it was recomputed.
-        runs: one row a run: settings, accuracy by every rule, with Wilson's interval for the paper's main one, and measures of its texts.
-        effects: the best steered run of each model and task against its baseline, as `comparisons.effect_table` gives it.
+        runs: one row a run: settings, accuracy by every rule, with Wilson's interval for the paper's main one, and
+            measures of its texts.
+        effects: the best steered run of each model and task against its baseline, as `comparisons.effect_table` gives
+            it.
         comparisons: as `comparisons.compare` gives them, with p-values corrected by Holm in declared families.
         extractors: gains under each rule.
         texts: length ratios, loops, cuts, share of replies that reason.
@@ -79,14 +81,18 @@ class Audit:
         Raises:
             OSError: the folder can't be written.
         """
-        return [write_atomically(Path(folder) / f"{name}.csv", partial(_write, table)) for name, table in self.tables.items()]
+        return [
+            write_atomically(Path(folder) / f"{name}.csv", partial(_write, table))
+            for name, table in self.tables.items()
+        ]
 
 
 def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     """Score every run of a release again and compare the steered ones with the baseline and with CoT prompting.
 
     Args:
-        release: its folder, its tar archive, or what `read_release` gave. From a path, files are read and let go one by one.
+        release: its folder, its tar archive, or what `read_release` gave. From a path, files are read and let go one by
+            one.
         progress: show a bar over the files.
 
     Raises:
@@ -114,8 +120,11 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
             problems.append(part)
     if not scored and not timings:
         first = f"; for one, {problems[0]}" if problems else ""
-        raise ValueError(f"There is no run and no file of times in {root}{first}. Give the folder of the release, or its .tar.xz.")
-    scored.sort(key=lambda one: one.run.file)  # an archive has its own order; the first of several baselines shall be the same one
+        raise ValueError(
+            f"There is no run and no file of times in {root}{first}. Give the folder of the release, or its .tar.xz."
+        )
+    # an archive has its own order; the first of several baselines shall be the same one
+    scored.sort(key=lambda one: one.run.file)
     among = arms(scored)
     tested = compare(among)
     times, bad_times = latency(timings)
@@ -129,9 +138,9 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
         texts=text_effects(among),
         styles=style_adoption(among),
         latency=times,
-        problems=pd.DataFrame([vars(problem) for problem in problems + bad_times], columns=["file", "reason", "matters", "opened"]).astype(
-            {"matters": bool, "opened": bool}
-        ),
+        problems=pd.DataFrame(
+            [vars(problem) for problem in problems + bad_times], columns=["file", "reason", "matters", "opened"]
+        ).astype({"matters": bool, "opened": bool}),
     )
 
 
@@ -153,4 +162,7 @@ def _check_row(one: Scored, check: Any) -> dict[str, Any]:
 def _unchecked(one: Scored) -> list[Problem]:
     """Metrics that could not be recomputed: by an unknown rule, without stored verdicts."""
     unknown = [check.metric for check in one.checks if check.by == "nothing"]
-    return [Problem(one.run.file, f"claims a metric of an unknown rule ({name}) and does not store what it read") for name in unknown]
+    return [
+        Problem(one.run.file, f"claims a metric of an unknown rule ({name}) and does not store what it read")
+        for name in unknown
+    ]

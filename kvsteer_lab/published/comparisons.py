@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import permutation_test
 
-from ..stats import holm, mcnemar, paired_bootstrap
+from ..stats.intervals import paired_bootstrap
+from ..stats.significance import holm, mcnemar
 from .arms import Arm, reference
 from .scored import share
 
@@ -19,7 +20,21 @@ SEED = 0
 
 _RESAMPLES = 2000
 _COLUMNS = (
-    *("family", "against", "group", "model", "task", "decoding", "kind", "setting", "file", "reference_file", "n", "reference", "accuracy"),
+    *(
+        "family",
+        "against",
+        "group",
+        "model",
+        "task",
+        "decoding",
+        "kind",
+        "setting",
+        "file",
+        "reference_file",
+        "n",
+        "reference",
+        "accuracy",
+    ),
     *("gain", "low", "high", "gained", "lost", "p", "p_holm", "best_of", "is_best", "same_as", "note"),
 )
 
@@ -27,13 +42,15 @@ _COLUMNS = (
 def compare(among: Sequence[Arm]) -> pd.DataFrame:
     """Every arm against the baseline and against CoT prompting of its cell, on the questions that both answered.
 
-    A family is all runs of a group (cache steering with and without CoT; ablations; activation steering) against one reference, over all
-    models and tasks; CoT prompting against the baseline is a family of its own. Generations that two files share count once in a family.
+    A family is all runs of a group (cache steering with and without CoT; ablations; activation steering) against one
+    reference, over all models and tasks; CoT prompting against the baseline is a family of its own. Generations that
+    two files share count once in a family.
 
-    Columns: `gain` in accuracy by the paper's main rule with its 95% paired bootstrap interval `low`, `high`; `gained` and `lost` questions;
-    `p`, exact McNemar (with several samples a question: a sign-flip test of the questions' means), and `p_holm`; `best_of`, the runs that share
-    model, task and kind, and `is_best`, which of them scores highest (a choice made after the fact, on these very questions); `same_as`, an earlier
-    file with the same generations; `note`, why something was not compared.
+    Columns: `gain` in accuracy by the paper's main rule with its 95% paired bootstrap interval `low`, `high`; `gained`
+    and `lost` questions; `p`, exact McNemar (with several samples a question: a sign-flip test of the questions'
+    means), and `p_holm`; `best_of`, the runs that share model, task and kind, and `is_best`, which of them scores
+    highest (a choice made after the fact, on these very questions); `same_as`, an earlier file with the same
+    generations; `note`, why something was not compared.
     """
     rows = []
     for arm in among:
@@ -47,28 +64,49 @@ def compare(among: Sequence[Arm]) -> pd.DataFrame:
     for _, family in table[table.p.notna() & table.same_as.isna()].groupby("family"):
         table.loc[family.index, "p_holm"] = holm(family.p.tolist())
     for i in table.index[table.same_as.notna()]:
-        twin = table[(table.file == table.same_as[i]) & (table.against == table.against[i]) & (table.family == table.family[i])]
+        twin = table[
+            (table.file == table.same_as[i]) & (table.against == table.against[i]) & (table.family == table.family[i])
+        ]
         table.loc[i, "p_holm"] = twin.p_holm.iloc[0] if len(twin) else np.nan
     return _mark_best(table)
 
 
 def effect_table(compared: pd.DataFrame) -> pd.DataFrame:
-    """The table that articles about the paper show: the gain of cache steering over the baseline by model and task, one row each.
+    """The table that articles about the paper show: the gain of cache steering over the baseline by model and task, one
+    row each.
 
-    Where several runs of a model and task were released it is the best one's: `best_of` says of how many. That choice was made after the fact, on the
-    questions that are tested here; `p_holm` corrects for all of them, the interval for none.
+    Where several runs of a model and task were released it is the best one's: `best_of` says of how many. That choice
+    was made after the fact, on the questions that are tested here; `p_holm` corrects for all of them, the interval for
+    none.
 
     Args:
         compared: what `compare` gives.
     """
     found = compared[compared.is_best & (compared.kind == "steered") & (compared.against == "baseline")]
-    columns = ["model", "task", "decoding", "best_of", "setting", "n", "reference", "accuracy", "gain", "low", "high", "p", "p_holm", "file"]
+    columns = [
+        "model",
+        "task",
+        "decoding",
+        "best_of",
+        "setting",
+        "n",
+        "reference",
+        "accuracy",
+        "gain",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "file",
+    ]
     return found[columns].sort_values(["model", "task", "decoding"], kind="stable", ignore_index=True)
 
 
 def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
-    """The gain of each arm under each rule that both it and its reference were read by: columns `rule`, `reference`, `accuracy`, `gain` with
-    its 95% paired bootstrap interval `low`, `high`, and `p`."""
+    """The gain of each arm under each rule that both it and its reference were read by: columns `rule`, `reference`,
+    `accuracy`, `gain` with
+    its 95% paired bootstrap interval `low`, `high`, and `p`.
+    """
     rows = []
     for arm in among:
         for kind in REFERENCES:
@@ -79,14 +117,22 @@ def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
             for rule in rules:
                 ours, theirs = _paired(arm, other, f"by_{rule}")
                 low, high = _interval(ours, theirs)
-                tested = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), low=low, high=high, p=paired_p(ours, theirs))
+                tested = dict(
+                    reference=theirs.mean(),
+                    accuracy=ours.mean(),
+                    gain=(ours - theirs).mean(),
+                    low=low,
+                    high=high,
+                    p=paired_p(ours, theirs),
+                )
                 rows.append({**_names(arm), "against": kind, "rule": rule, "n": len(ours), **tested})
     names = ["group", "model", "task", "decoding", "kind", "setting", "file", "against", "rule", "n"]
     return pd.DataFrame(rows, columns=[*names, "reference", "accuracy", "gain", "low", "high", "p"])
 
 
 def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
-    """How each arm's replies differ as texts from the baseline's to the same questions: length ratio with its 95% interval, loops, cuts, style.
+    """How each arm's replies differ as texts from the baseline's to the same questions: length ratio with its 95%
+    interval, loops, cuts, style.
 
     Shares of loops and of half-repeated replies have 95% intervals, too: `loop_low`, `loop_high` and so on.
     """
@@ -103,7 +149,12 @@ def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), share(answers, name), strict=True))
         rows.append(row | {name: answers[name].mean() for name in ("refused", "blank", "cut", "reasoned")})
     names = ["group", "model", "task", "decoding", "kind", "setting", "file"]
-    shares = [f"{name}{end}" for name in ("loop", "half_repeated") for end in ("", "_low", "_high")] + ["refused", "blank", "cut", "reasoned"]
+    shares = [f"{name}{end}" for name in ("loop", "half_repeated") for end in ("", "_low", "_high")] + [
+        "refused",
+        "blank",
+        "cut",
+        "reasoned",
+    ]
     return pd.DataFrame(rows, columns=[*names, "n", "words", "ratio", "ratio_low", "ratio_high", *shares])
 
 
@@ -119,8 +170,16 @@ def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def _row(arm: Arm, kind: str, other: Arm | None) -> dict[str, Any]:
     group = "prompting" if arm.kind == "CoT" else arm.group
-    row: dict[str, Any] = {"family": f"{group} against {kind}", "against": kind, **_names(arm), "group": group, "same_as": arm.same_as}
-    why = f"there is no {kind} with the same model, task, prompt and decoding" if other is None else _why_not(arm, other)
+    row: dict[str, Any] = {
+        "family": f"{group} against {kind}",
+        "against": kind,
+        **_names(arm),
+        "group": group,
+        "same_as": arm.same_as,
+    }
+    why = (
+        f"there is no {kind} with the same model, task, prompt and decoding" if other is None else _why_not(arm, other)
+    )
     if why or other is None:
         return {**row, "note": why}
     ours, theirs = _paired(arm, other, f"by_{arm.rule}")
@@ -140,7 +199,15 @@ def _interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 def _names(arm: Arm) -> dict[str, Any]:
     run = arm.runs[0].run
-    return dict(group=arm.group, model=run.model, task=run.task, decoding=run.decoding, kind=arm.kind, setting=arm.label, file=run.file)
+    return dict(
+        group=arm.group,
+        model=run.model,
+        task=run.task,
+        decoding=run.decoding,
+        kind=arm.kind,
+        setting=arm.label,
+        file=run.file,
+    )
 
 
 def _why_not(arm: Arm, other: Arm) -> str | None:
@@ -171,7 +238,9 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
 
 
 def _mark_best(table: pd.DataFrame) -> pd.DataFrame:
-    shared = table[table.group.eq("steering") & table.gain.notna()].groupby(["model", "task", "decoding", "kind", "against"])
+    shared = table[table.group.eq("steering") & table.gain.notna()].groupby(
+        ["model", "task", "decoding", "kind", "against"]
+    )
     table["best_of"] = shared.gain.transform("size").reindex(table.index)
     table["is_best"] = table.index.isin(shared.accuracy.idxmax()) if len(shared) else False
     return table

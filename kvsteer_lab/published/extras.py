@@ -8,21 +8,34 @@ from typing import Any
 
 import pandas as pd
 
-from ..stats import wilson
-from ..styles import STYLES
+from ..stats.intervals import wilson
+from ..tasks.styles import STYLES
 from .arms import Arm
 from .release import Timing
 from .sources import Problem, shown
 
 _STYLE = ["model", "task", "style", "n", "adopted", "low", "high", "without", "other", "half_repeated", "file"]
-_TIME = ["file", "method", "batch_size", "runs", "ms_per_token", "fastest", "slowest", "ratio", "tokens_per_answer", "ratio_per_answer"]
+_TIME = [
+    "file",
+    "method",
+    "batch_size",
+    "runs",
+    "ms_per_token",
+    "fastest",
+    "slowest",
+    "ratio",
+    "tokens_per_answer",
+    "ratio_per_answer",
+]
 
 
 def style_adoption(among: Sequence[Arm]) -> pd.DataFrame:
-    """How often replies steered towards a style have it, by `kvsteer_lab.styles.detect_style`: one row a style-transfer run.
+    """How often replies steered towards a style have it, by `kvsteer_lab.tasks.styles.detect_style`: one row a
+    style-transfer run.
 
-    Columns: `adopted` with its 95% Wilson interval; `without`, the share among the plain baseline's replies to the same questions, whose limit of
-    tokens may differ; `other`, the commonest style or "other"; `half_repeated`, the share in which half the 4-grams are repeats.
+    Columns: `adopted` with its 95% Wilson interval; `without`, the share among the plain baseline's replies to the same
+    questions, whose limit of tokens may differ; `other`, the commonest style or "other"; `half_repeated`, the share in
+    which half the 4-grams are repeats.
     """
     rows = []
     for arm in (arm for arm in among if arm.group == "style"):
@@ -31,18 +44,38 @@ def style_adoption(among: Sequence[Arm]) -> pd.DataFrame:
         found = arm.answers["style"] == wanted
         low, high = wilson(int(found.sum()), len(found))
         asked = set(arm.answers.question)
-        plain = [other.answers[other.answers.question.isin(asked)] for other in among if other.kind == "baseline" and other.cell[:2] == arm.cell[:2]]
+        plain = [
+            other.answers[other.answers.question.isin(asked)]
+            for other in among
+            if other.kind == "baseline" and other.cell[:2] == arm.cell[:2]
+        ]
         without = (plain[0]["style"] == wanted).mean() if plain and len(plain[0]) else math.nan
-        common = dict(other=arm.answers["style"].mode().iloc[0], half_repeated=(arm.answers.repeated >= 0.5).mean(), file=run.file)
-        rows.append(dict(model=run.model, task=run.task, style=run.style, n=len(found), adopted=found.mean(), low=low, high=high, without=without, **common))
+        common = dict(
+            other=arm.answers["style"].mode().iloc[0], half_repeated=(arm.answers.repeated >= 0.5).mean(), file=run.file
+        )
+        rows.append(
+            dict(
+                model=run.model,
+                task=run.task,
+                style=run.style,
+                n=len(found),
+                adopted=found.mean(),
+                low=low,
+                high=high,
+                without=without,
+                **common,
+            )
+        )
     return pd.DataFrame(rows, columns=_STYLE)
 
 
 def latency(timings: Sequence[Timing]) -> tuple[pd.DataFrame, list[Problem]]:
-    """Time a token and an answer by method and batch size, and ratios to the baseline of the same file and batch; what is unreadable as problems.
+    """Time a token and an answer by method and batch size, and ratios to the baseline of the same file and batch; what
+    is unreadable as problems.
 
-    Columns: `ms_per_token`, the mean over runs, with `fastest` and `slowest`; `ratio`; `tokens_per_answer`, padding of a batch included, as the file
-    counts it; `ratio_per_answer`, that of the time until an answer is finished, which grows with its length.
+    Columns: `ms_per_token`, the mean over runs, with `fastest` and `slowest`; `ratio`; `tokens_per_answer`, padding of
+    a batch included, as the file counts it; `ratio_per_answer`, that of the time until an answer is finished, which
+    grows with its length.
     """
     rows: list[dict[str, Any]] = []
     problems = []
@@ -68,10 +101,19 @@ def _row(label: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     batch = int(runs[0]["batch_size"])
     tokens = sum(run.get("average_generated_tokens", math.nan) for run in runs) / len(runs) / batch
     continuous = runs[0].get("continuous")
-    method = shown(str(runs[0].get("name", label))).replace("_", " ") + ("" if continuous is None else ", every token" if continuous else ", one-shot")
+    method = shown(str(runs[0].get("name", label))).replace("_", " ") + (
+        "" if continuous is None else ", every token" if continuous else ", one-shot"
+    )
     mean = sum(times) / len(times)
     ends = dict(ms_per_token=mean, fastest=min(times), slowest=max(times))
-    return dict(method=method, batch_size=batch, runs=len(runs), **ends, tokens_per_answer=tokens, seconds_per_answer=mean * tokens / 1000)
+    return dict(
+        method=method,
+        batch_size=batch,
+        runs=len(runs),
+        **ends,
+        tokens_per_answer=tokens,
+        seconds_per_answer=mean * tokens / 1000,
+    )
 
 
 def _is_measured(run: Any) -> bool:

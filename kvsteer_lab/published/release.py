@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..progress import bar
+from .._util.progress import bar
 from .runs import Answer, Run
 from .sources import Problem, Source, count_sources, iterate_sources, shown
 
@@ -46,7 +46,10 @@ class Release:
 
     def __str__(self) -> str:
         answers = sum(len(run.answers) for run in self.runs)
-        return f"{len(self.runs)} runs with {answers:,} answers, {len(self.timings)} files of times, {len(self.problems)} problems"
+        return (
+            f"{len(self.runs)} runs with {answers:,} answers, {len(self.timings)} files of times, {len(self.problems)}"
+            " problems"
+        )
 
 
 class UnreadableFile(ValueError):
@@ -56,7 +59,8 @@ class UnreadableFile(ValueError):
 def read_release(path: str | Path, progress: bool = False) -> Release:
     """Everything in a folder or a tar archive that looks like the paper's release.
 
-    Files that are missing a key, cut off, empty, no JSON, links, or hostile in name or path are named in `problems`; the rest is read.
+    Files that are missing a key, cut off, empty, no JSON, links, or hostile in name or path are named in `problems`;
+    the rest is read.
 
     Raises:
         ValueError: `path` is neither a folder nor a tar archive.
@@ -101,7 +105,11 @@ def parse(source: Source) -> Run | Timing:
         raise UnreadableFile(f"holds a JSON {type(content).__name__}, not a run's object")
     if not {"arguments", "metrics", "samples"} & content.keys() and _is_timing(content):
         return Timing(source.file, content)
-    for key, kind, what in (("arguments", dict, "an object"), ("metrics", dict, "an object"), ("samples", list, "a list")):
+    for key, kind, what in (
+        ("arguments", dict, "an object"),
+        ("metrics", dict, "an object"),
+        ("samples", list, "a list"),
+    ):
         if key not in content:
             raise UnreadableFile(f"has no key {key!r}")
         if not isinstance(content[key], kind):

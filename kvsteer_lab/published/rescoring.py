@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..tasks import extractors, paper
+from ..tasks import paper
+from ..tasks import rules as extractors
 from ..tasks.base import Question
 from .runs import Answer, Run
 
@@ -35,7 +36,8 @@ class Check:
         metric: its name.
         claimed: the file's own number; NaN if what stands there is no number.
         rescored: the share of answers that are correct when read again; NaN if that can't be done.
-        by: "rule", "stored" (from the verdicts in the file, where the reader was a language model or is unknown), or "nothing".
+        by: "rule", "stored" (from the verdicts in the file, where the reader was a language model or is unknown), or
+            "nothing".
         changed: answers whose verdict by the rule is not the stored one.
     """
 
@@ -51,7 +53,9 @@ class Check:
 
 
 def check_metrics(run: Run) -> list[Check]:
-    """Each metric of a run recomputed: by the paper's rule where there is one, else from the verdicts that the file stores."""
+    """Each metric of a run recomputed: by the paper's rule where there is one, else from the verdicts that the file
+    stores.
+    """
     return [_check(run, name) for name in run.metrics]
 
 
@@ -61,7 +65,9 @@ def main_metric(run: Run) -> str:
 
 
 def read(run: Run, metric: str) -> list[str | None] | None:
-    """What is read from each answer under a metric, by the paper's rule or as stored; `None` if neither exists for every answer."""
+    """What is read from each answer under a metric, by the paper's rule or as stored; `None` if neither exists for
+    every answer.
+    """
     if metric in PAPER:
         letters = "AB" if metric == "last_letter" and _has_two_choices(run) else paper.LETTERS
         return [PAPER[metric](answer.text, letters) for answer in run.answers]
@@ -71,7 +77,9 @@ def read(run: Run, metric: str) -> list[str | None] | None:
 
 
 def read_by_our_rules(run: Run) -> dict[str, list[bool]]:
-    """Whether each answer is correct by this library's rules: name -> verdicts. Empty for tasks that are neither choice nor number."""
+    """Whether each answer is correct by this library's rules: name -> verdicts. Empty for tasks that are neither choice
+    nor number.
+    """
     kind = answer_kind(run)
     if kind == "choice":
         rules = {"two_stage": extractors.two_stage, "strict": extractors.strict_choice}
@@ -85,13 +93,17 @@ def read_by_our_rules(run: Run) -> dict[str, list[bool]]:
 
 def answer_kind(run: Run) -> str:
     """ "choice", "number" or "other": what the answers of a run's task are."""
-    if {"augmented_extract", "last_letter"} & run.metrics.keys() or any(paper.CLOSING in answer.text for answer in run.answers):
+    if {"augmented_extract", "last_letter"} & run.metrics.keys() or any(
+        paper.CLOSING in answer.text for answer in run.answers
+    ):
         return "choice"
     return "number" if all(extractors.is_number(answer.target) for answer in run.answers) else "other"
 
 
 def choices_of(prompt: str) -> dict[str, str]:
-    """The choices of the last question in a prompt, label -> text: lines "A: ...", "B: ..." or "1: ...", in order. Empty if there are none."""
+    """The choices of the last question in a prompt, label -> text: lines "A: ...", "B: ..." or "1: ...", in order.
+    Empty if there are none.
+    """
     lines = _CHOICE.findall(_MARK.sub("\n", prompt))
     starts = [i for i, (label, _) in enumerate(lines) if label in "A1"]
     found: dict[str, str] = {}
@@ -125,7 +137,9 @@ def _plain(stored: object) -> str | None:
 
 
 def _has_two_choices(run: Run) -> bool:
-    """Whether the paper's second rule looked for A and B alone: by the prompts (or the task's name), unless the file stores another letter."""
+    """Whether the paper's second rule looked for A and B alone: by the prompts (or the task's name), unless the file
+    stores another letter.
+    """
     if any(answer.stored.get("last_letter") in ("C", "D", "E") for answer in run.answers):
         return False
     return run.task.startswith("piqa") or all(list(choices_of(answer.prompt)) == ["A", "B"] for answer in run.answers)

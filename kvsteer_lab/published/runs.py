@@ -69,8 +69,12 @@ class Run:
 
     @cached_property
     def kind(self) -> str:
-        """One of `KINDS`, by the arguments: coefficients or a vector mean steering, a multiplier activation steering."""
-        has = {name for name in ("c_keys", "c_values", "vector_id", "multiplier") if self.arguments.get(name) is not None}
+        """One of `KINDS`, by the arguments: coefficients or a vector mean steering, a multiplier activation
+        steering.
+        """
+        has = {
+            name for name in ("c_keys", "c_values", "vector_id", "multiplier") if self.arguments.get(name) is not None
+        }
         prompted = bool(self.arguments.get("append_prefix_to_prompt"))
         if not has:
             return "CoT" if prompted else "baseline"
@@ -100,23 +104,36 @@ class Run:
     @property
     def decoding(self) -> str:
         """How answers were decoded: "greedy", or the settings of sampling; with the limit of tokens."""
-        settings = [f"{short}={self._generation(name)}" for name, short in (("temperature", "T"), ("top_p", "p"), ("top_k", "k")) if self._generation(name)]
+        settings = [
+            f"{short}={self._generation(name)}"
+            for name, short in (("temperature", "T"), ("top_p", "p"), ("top_k", "k"))
+            if self._generation(name)
+        ]
         limit = "" if self.max_new_tokens is None else f" <={self.max_new_tokens}"
         return shown((", ".join(["sampled", *settings]) if self.sampled else "greedy") + limit)
 
     @property
     def cell(self) -> tuple[str, ...]:
         """What two runs must share to be compared: model, task, decoding, and how the prompt is made."""
-        made = [str(self.arguments.get(name)) for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")]
+        made = [
+            str(self.arguments.get(name))
+            for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")
+        ]
         return (self.model, short_task(self.task), self.decoding, *made)
 
     @property
     def setting(self) -> str:
-        """What was varied between steered runs: coefficients or multiplier, and pairs x examples the vector was made of."""
+        """What was varied between steered runs: coefficients or multiplier, and pairs x examples the vector was made
+        of.
+        """
         if self.kind in ("baseline", "CoT"):
             return ""
         a = self.arguments
-        parts = [f"{short}{a[name]:g}" for name, short in (("c_keys", "ck"), ("c_values", "cv"), ("multiplier", "m")) if _is_number(a.get(name)) and a[name]]
+        parts = [
+            f"{short}{a[name]:g}"
+            for name, short in (("c_keys", "ck"), ("c_values", "cv"), ("multiplier", "m"))
+            if _is_number(a.get(name)) and a[name]
+        ]
         if a.get("multiplier") is not None:
             parts.append(f"layer {a.get('layers')}")
         pairs, shots = a.get("n_contrastive_samples"), a.get("num_fewshot_examples")

@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from ..effects import is_loop, is_refusal
-from ..stats import clustered_mean, repetition, wilson
-from ..styles import REASONING_STYLES, detect_style
+from ..stats.intervals import clustered_mean, wilson
+from ..stats.texts import is_loop, is_refusal, repetition
 from ..tasks.paper import LETTERS
+from ..tasks.styles import REASONING_STYLES, detect_style
 from .rescoring import Check, answer_kind, check_metrics, main_metric, read, read_by_our_rules, reply_of
 from .runs import Answer, Run
 
 CHARACTERS_A_TOKEN = 2.5
-"""Below any usual ratio for English: a reply that is this long for its limit of tokens, and ends in mid-sentence, was probably cut."""
+"""Below any usual ratio for English: a reply that is this long for its limit of tokens, and ends in mid-sentence, was
+probably cut.
+"""
 
 LOOP_TAIL = 3000
 """Words at a reply's end in which a loop is looked for."""
@@ -31,8 +33,9 @@ class Scored:
         run: file, arguments and metrics; its answers are dropped.
         checks: the file's metrics, recomputed.
         rules: the rules that `answers` has a verdict for, the paper's main one first.
-        answers: one row a reply: `question`, `target`, a column `by_RULE` of verdicts for each of `rules`, `style`, `reasoned`, `words`, `characters`,
-            `repeated`, `loop`, `refused`, `blank`, `cut`; `unreachable`, whether the gold label is none of the letters that the paper's rules know.
+        answers: one row a reply: `question`, `target`, a column `by_RULE` of verdicts for each of `rules`, `style`,
+            `reasoned`, `words`, `characters`, `repeated`, `loop`, `refused`, `blank`, `cut`; `unreachable`, whether the
+            gold label is none of the letters that the paper's rules know.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
     """
 
@@ -49,14 +52,27 @@ class Scored:
         return bool(possible) and all(check.matches for check in possible)
 
     def summary(self) -> dict[str, Any]:
-        """One row of the table of runs; `low`, `high`: 95% interval of the accuracy, Wilson's, or clustered by question where there are several replies."""
+        """One row of the table of runs; `low`, `high`: 95% interval of the accuracy, Wilson's, or clustered by question
+        where there are several replies.
+        """
         n, run = len(self.answers), self.run
         right, low, high = self._accuracy()
         return {
-            **dict(file=run.file, group=run.group, model=run.model, task=run.task, kind=run.kind, setting=run.setting, decoding=run.decoding),
+            **dict(
+                file=run.file,
+                group=run.group,
+                model=run.model,
+                task=run.task,
+                kind=run.kind,
+                setting=run.setting,
+                decoding=run.decoding,
+            ),
             **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right, low=low, high=high),
             **{f"accuracy_{rule}": self.answers[f"by_{rule}"].mean() for rule in self.rules},
-            **{name: self.answers[name].mean() for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut", "unreachable")},
+            **{
+                name: self.answers[name].mean()
+                for name in ("words", "characters", "repeated", "loop", "refused", "blank", "cut", "unreachable")
+            },
             "half_repeated": (self.answers.repeated >= 0.5).mean(),
             "reasoned": self.answers.reasoned.mean(),
             "matches": self.matches,
@@ -92,7 +108,9 @@ def score(run: Run) -> Scored:
     head = {"question": [answer.id for answer in run.answers], "target": [answer.target for answer in run.answers]}
     columns = {f"by_{rule}": values for rule, values in verdicts.items()}
     answers = pd.concat([pd.DataFrame({**head, **columns}), texts], axis=1)
-    print_of = hashlib.sha256("\0".join(f"{a.id}\0{a.text}" for a in run.answers).encode(errors="surrogatepass")).hexdigest()
+    print_of = hashlib.sha256(
+        "\0".join(f"{a.id}\0{a.text}" for a in run.answers).encode(errors="surrogatepass")
+    ).hexdigest()
     light = Run(run.file, run.arguments, run.metrics, ())
     return Scored(light, tuple(check_metrics(run)), tuple(verdicts), answers, print_of)
 

@@ -1,6 +1,8 @@
-"""The JSON files below a folder or in a tar archive, as bytes. What can't or mustn't be read is named, and the rest goes on.
+"""The JSON files below a folder or in a tar archive, as bytes. What can't or mustn't be read is named, and the rest
+goes on.
 
-Nothing is written, no link is followed, and a name counts only as a label: no path from inside a tree or an archive is ever opened as such.
+Nothing is written, no link is followed, and a name counts only as a label: no path from inside a tree or an archive is
+ever opened as such.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def check_root(path: str | Path) -> Path:
     if not root.exists():
         raise ValueError(f"There is nothing at {shown(str(path))}; give the folder of the release, or its .tar.xz.")
     if not root.is_dir() and not (root.is_file() and tarfile.is_tarfile(root)):
-        raise ValueError(f"{shown(str(path))} is neither a folder nor a tar archive; give the folder of the release, or its .tar.xz.")
+        raise ValueError(
+            f"{shown(str(path))} is neither a folder nor a tar archive; give the folder of the release, or its .tar.xz."
+        )
     return root
 
 
@@ -129,7 +133,9 @@ def _walk(root: Path) -> Iterator[Path | Problem]:
 
 def _read(path: Path, label: str) -> Source | Problem:
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

@@ -42,15 +42,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes in {n} trials make no proportion.")
     low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return float(low) if successes else 0.0, float(high) if successes < n else 1.0  # exact at the ends, where rounding leaves 1e-17
+    # exact at the ends, where rounding leaves 1e-17
+    return float(low) if successes else 0.0, float(high) if successes < n else 1.0
 
 
 def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], confidence: float = 0.95) -> Estimate:
     """The difference of two shares of the same questions, with Newcombe's interval for paired data (1998, method 10).
 
-    It is put together from both shares' Wilson intervals and their correlation, and unlike a bootstrap it keeps a width where all outcomes agree. With
-    shares p and q, their intervals (l, u) and (m, v), the correlation r and d = p - q, it runs from
-    d - sqrt((p - l)^2 - 2 r (p - l) (v - q) + (v - q)^2) to d + sqrt((u - p)^2 - 2 r (u - p) (q - m) + (q - m)^2).
+    It is put together from both shares' Wilson intervals and their correlation, and unlike a bootstrap it keeps a width
+    where all outcomes agree. With shares p and q, their intervals (l, u) and (m, v), the correlation r and d = p - q,
+    it runs from d - sqrt((p - l)^2 - 2 r (p - l) (v - q) + (v - q)^2) to d + sqrt((u - p)^2 - 2 r (u - p) (q - m) + (q
+    - m)^2).
 
     Args:
         ours, theirs: verdicts in one order.
@@ -64,7 +66,9 @@ def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], confidence: 
         raise ValueError("Shares are of outcomes that are true or false; for other numbers use paired_bootstrap.")
     p, q, n = float(a.mean()), float(b.mean()), a.size
     (low, high), (other_low, other_high) = wilson(int(a.sum()), n, confidence), wilson(int(b.sum()), n, confidence)
-    both, ours_only, theirs_only, neither = (float(np.sum(x)) for x in (a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)))
+    both, ours_only, theirs_only, neither = (
+        float(np.sum(x)) for x in (a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b))
+    )
     spread = (both + ours_only) * (both + theirs_only) * (ours_only + neither) * (theirs_only + neither)
     along = both * neither - ours_only * theirs_only
     r = 0.0 if spread == 0 else (max(along - n / 2, 0.0) if along > 0 else along) / math.sqrt(spread)
@@ -101,7 +105,16 @@ def paired_bootstrap(
     a, b = paired(ours, theirs)
     group = _codes(np.arange(a.size) if clusters is None else clusters, a.size)
     sums, counts = np.bincount(group, a - b), np.bincount(group).astype(float)
-    found = bootstrap((sums, counts), _ratio, paired=True, n_resamples=n, batch=1000, confidence_level=confidence, method="percentile", rng=seed)
+    found = bootstrap(
+        (sums, counts),
+        _ratio,
+        paired=True,
+        n_resamples=n,
+        batch=1000,
+        confidence_level=confidence,
+        method="percentile",
+        rng=seed,
+    )
     low, high = found.confidence_interval
     return Estimate(float((a - b).mean()), float(low), float(high), float(found.standard_error))
 
@@ -114,12 +127,13 @@ def vector_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap of the mean of `ours - theirs` over both its sources: the extraction pairs and the questions.
+    """Percentile bootstrap of the mean of `ours - theirs` over both its sources: the extraction pairs and the
+    questions.
 
     Each row of `ours` holds the outcomes of one vector that was extracted from a resample, with replacement, of the
-    extraction pairs. A replicate draws one row and resamples the questions, so its variance is the variance of the rows'
-    means plus the mean of the rows' own sampling variances. Rows are drawn and not averaged: more rows describe the spread
-    between vectors more finely, but don't make it smaller.
+    extraction pairs. A replicate draws one row and resamples the questions, so its variance is the variance of the
+    rows' means plus the mean of the rows' own sampling variances. Rows are drawn and not averaged: more rows describe
+    the spread between vectors more finely, but don't make it smaller.
 
     Args:
         ours: outcomes, vectors x questions; forty vectors or more for a 95% interval.
@@ -131,12 +145,17 @@ def vector_bootstrap(
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.ndim != 2 or b.shape != a.shape[1:] or min(a.shape) < 2:
-        raise ValueError(f"Outcomes must be at least 2 vectors x 2 questions, and a baseline on these questions, not {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"Outcomes must be at least 2 vectors x 2 questions, and a baseline on these questions, not {a.shape} and"
+            f" {b.shape}."
+        )
     difference = a - b
     refuse_nan(difference)
     rng = np.random.default_rng(seed)
     vectors, questions = a.shape
-    means = np.array([difference[rng.integers(vectors), rng.integers(questions, size=questions)].mean() for _ in range(n)])
+    means = np.array(
+        [difference[rng.integers(vectors), rng.integers(questions, size=questions)].mean() for _ in range(n)]
+    )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(difference.mean()), float(low), float(high), float(means.std(ddof=1)))
 

@@ -26,4 +26,6 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Values, Valu
 def refuse_nan(values: np.ndarray) -> None:
     """Raise a `ValueError` unless all values are finite."""
     if not np.isfinite(values).all():
-        raise ValueError("There is NaN or infinity among the outcomes; leave out or repair the rows that have no verdict.")
+        raise ValueError(
+            "There is NaN or infinity among the outcomes; leave out or repair the rows that have no verdict."
+        )

@@ -20,7 +20,9 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     """
     a, b = paired(ours, theirs)
     if not np.isin(np.concatenate([a, b]), (0, 1)).all():
-        raise ValueError("McNemar's test takes outcomes that are true or false; for other numbers use paired_bootstrap.")
+        raise ValueError(
+            "McNemar's test takes outcomes that are true or false; for other numbers use paired_bootstrap."
+        )
     gained, lost = int((a > b).sum()), int((a < b).sum())
     return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost, 0.5).pvalue)
 
@@ -42,9 +44,12 @@ def mcnemar_power(n: int, discordance: float, effect: float, alpha: float = 0.05
     """
     if n < 1 or not 0 < discordance <= 1 or not 0 <= effect <= discordance or not 0 < alpha < 1:
         found = f"n={n}, discordance={discordance}, effect={effect}, alpha={alpha}"
-        raise ValueError(f"Power needs n >= 1, 0 < discordance <= 1, 0 <= effect <= discordance and 0 < alpha < 1, not {found}.")
+        raise ValueError(
+            f"Power needs n >= 1, 0 < discordance <= 1, 0 <= effect <= discordance and 0 < alpha < 1, not {found}."
+        )
     m = np.arange(1, n + 1)
-    most = binom.ppf(alpha / 2, m, 0.5)  # the largest count whose lower tail is at most alpha / 2; -1 where there is none
+    # the largest count whose lower tail is at most alpha / 2; -1 where there is none
+    most = binom.ppf(alpha / 2, m, 0.5)
     most = np.where(binom.cdf(most, m, 0.5) > alpha / 2 * (1 + 1e-12), most - 1, most)
     gained = (1 + effect / discordance) / 2
     found = binom.cdf(most, m, gained) + binom.cdf(most, m, 1 - gained)
@@ -54,8 +59,8 @@ def mcnemar_power(n: int, discordance: float, effect: float, alpha: float = 0.05
 def minimum_detectable_effect(n: int, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest difference in accuracy that the exact McNemar test finds with the given power.
 
-    It belongs to the plan of a run: the share of discordant questions is assumed beforehand (from development questions,
-    say), never taken from the outcome that is judged.
+    It belongs to the plan of a run: the share of discordant questions is assumed beforehand (from development
+    questions, say), never taken from the outcome that is judged.
 
     Args:
         n: questions.
@@ -70,7 +75,10 @@ def minimum_detectable_effect(n: int, discordance: float, alpha: float = 0.05, p
         raise ValueError(f"The power must lie between 0 and 1, not be {power}.")
     best = mcnemar_power(n, discordance, discordance, alpha)
     if best < power:
-        raise ValueError(f"With {n} questions and a discordance of {discordance:g} the power is at most {best:.2f}; ask more questions.")
+        raise ValueError(
+            f"With {n} questions and a discordance of {discordance:g} the power is at most {best:.2f}; ask more"
+            " questions."
+        )
     if mcnemar_power(n, discordance, 0.0, alpha) >= power:
         return 0.0
     return float(brentq(lambda effect: mcnemar_power(n, discordance, effect, alpha) - power, 0.0, discordance))
@@ -84,7 +92,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     p = np.asarray(p_values, dtype=float)
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("A family of p-values holds something that lies outside 0 to 1, or NaN; test every comparison of the family first.")
+        raise ValueError(
+            "A family of p-values holds something that lies outside 0 to 1, or NaN; test every comparison of the family"
+            " first."
+        )
     return [float(adjusted) for adjusted in multipletests(p, method="holm")[1]] if p.size else []
 
 
@@ -98,7 +109,10 @@ def holm_family(p_values: Mapping[str, float | None]) -> dict[str, float]:
         raise ValueError("A family of comparisons can't be empty; declare what is compared.")
     for name, p in p_values.items():
         if p is None or not 0 <= p <= 1:
-            raise ValueError(f"The declared comparison {name!r} has no p-value ({p}); test it, or declare a smaller family before looking.")
+            raise ValueError(
+                f"The declared comparison {name!r} has no p-value ({p}); test it, or declare a smaller family before"
+                " looking."
+            )
     return dict(zip(p_values, holm([float(p) for p in p_values.values() if p is not None]), strict=True))
 
 

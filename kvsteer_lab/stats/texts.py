@@ -1,8 +1,45 @@
-"""Statistics of a single text."""
+"""Statistics of single texts: repetition, loops and refusals."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+LOOP_TURNS, LOOP_WORDS, LOOP_CHARACTERS = 3, 12, 48
+
+
+"""A text loops if it ends in this many turns of one block that are this many words together; so does a last word of
+this many characters.
+"""
+
+
+_REFUSAL = re.compile(
+    r"\s*((I'?m|I am) (sorry|unable)|sorry\b|I (can't|cannot|can not|won't) (help|answer|assist|provide|do)|as an"
+    r" AI\b)",
+    re.IGNORECASE,
+)
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text ends in a block of words said three times or more in a row (twelve words at least in all).
+
+    The same holds within a last word of 48 characters or more: models that break down often leave out the spaces.
+    """
+    words = text.split()
+    return _recurs(words, LOOP_WORDS) or (bool(words) and _recurs(words[-1], LOOP_CHARACTERS))
+
+
+def _recurs(parts: Sequence[str], least: int) -> bool:
+    for period in range(1, len(parts) // LOOP_TURNS + 1):
+        tail = parts[-max(LOOP_TURNS * period, least) :]
+        if len(tail) >= least and tail[period:] == tail[:-period]:
+            return True
+    return False
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a reply opens by declining: an apology, "I can't help", "as an AI"."""
+    return _REFUSAL.match(text.replace("’", "'")) is not None
 
 
 def repetition(token_ids: Sequence[int], n: int = 4) -> float:

@@ -8,7 +8,9 @@ from .source import Row, Source
 
 
 class ARCChallenge(MultipleChoice):
-    """Read from `arc_challenge_PART.jsonl` or `.parquet`, or `allenai/ai2_arc`. Some questions label their choices 1 to 4 instead of A to D."""
+    """Read from `arc_challenge_PART.jsonl` or `.parquet`, or `allenai/ai2_arc`. Some questions label their choices 1 to
+    4 instead of A to D.
+    """
 
     name = "arc_challenge"
     source = Source(("arc_challenge",), ("train", "validation", "test"), "allenai/ai2_arc", "ARC-Challenge")

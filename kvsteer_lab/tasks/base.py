@@ -27,8 +27,8 @@ class Question:
         text: the user's message.
         answer: the gold answer, as `Task.read_answer` would return it.
         replies: style -> the assistant's whole reply in that style.
-        choices: letter (or whatever labels them: some questions have 1 to 4) -> text for a multiple-choice question, in the order shown;
-            empty for an open one.
+        choices: letter (or whatever labels them: some questions have 1 to 4) -> text for a multiple-choice question, in
+            the order shown; empty for an open one.
     """
 
     id: str
@@ -63,7 +63,9 @@ class Task(ABC):
     splits: tuple[str, ...] = SPLITS
     """The splits that `questions` knows; no question is in two of them."""
     closing: str | None = None
-    """For a two-stage extraction: the words that are put behind a finished reply, and which the model completes with its choice."""
+    """For a two-stage extraction: the words that are put behind a finished reply, and which the model completes with
+    its choice.
+    """
 
     @abstractmethod
     def questions(self, split: str, n: int | None = None, seed: int | None = None) -> list[Question]:
@@ -79,7 +81,9 @@ class Task(ABC):
 
     @property
     def extractors(self) -> Mapping[str, Extractor]:
-        """All rules by name. The first is the one that accuracy is computed by; the others show how much hangs on it."""
+        """All rules by name. The first is the one that accuracy is computed by; the others show how much hangs on
+        it.
+        """
         return {"answer": lambda question, text: self.read_answer(text)}
 
     def chat(self, question: Question) -> Chat:
@@ -120,17 +124,23 @@ class ListedTask(Task):
         check_split(split, self.splits)
         found = list(self.listed[split])
         if not found:
-            raise ValueError(f"The {split} split of {self.name} is empty; it has questions in: {', '.join(s for s in self.splits if self.listed[s])}.")
+            raise ValueError(
+                f"The {split} split of {self.name} is empty; it has questions in:"
+                f" {', '.join(s for s in self.splits if self.listed[s])}."
+            )
         if n is not None and not 0 <= n <= len(found):
             fewer = f"has {len(found)} questions, fewer than {n}" if n > 0 else f"can't give {n} questions"
-            raise ValueError(f"The {split} split of {self.name} {fewer}; ask for 0 to {len(found)}, or leave n out for all.")
+            raise ValueError(
+                f"The {split} split of {self.name} {fewer}; ask for 0 to {len(found)}, or leave n out for all."
+            )
         if seed is not None:
             random.Random(seed).shuffle(found)
         return found[:n]
 
 
 def content_ids(texts: Iterable[str]) -> list[str]:
-    """An id for each text, made from nothing but the text: a version-5 UUID in the DNS namespace, as in the paper's released files.
+    """An id for each text, made from nothing but the text: a version-5 UUID in the DNS namespace, as in the paper's
+    released files.
 
     A text that occurs again keeps its place: the second one's id ends in "-2", and so on.
     """

@@ -1,4 +1,6 @@
-"""What the benchmarks share: rows of a source become questions in three splits, and multiple choice is asked as in the paper."""
+"""What the benchmarks share: rows of a source become questions in three splits, and multiple choice is asked as in the
+paper.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,23 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from .base import Extractor, ListedTask, Question, by_hash, content_ids
-from .extractors import ANY_CHOICE, CHOICE, CLOSING, two_stage
+from .rules import ANY_CHOICE, CHOICE, CLOSING, two_stage
 from .source import Row, Source, Text
 
 
 class Benchmark(ListedTask):
     """A public dataset with answers.
 
-    Splits: where the source has one part only, all of its questions are divided by a hash of the id (70% extraction, 15% dev, 15% test). Where
-    it has more, the last of train, validation and test is the test split and the first is for extraction; the one between is dev, and without
-    one a hash of the id takes 15% of the first for dev.
+    Splits: where the source has one part only, all of its questions are divided by a hash of the id (70% extraction,
+    15% dev, 15% test). Where it has more, the last of train, validation and test is the test split and the first is for
+    extraction; the one between is dev, and without one a hash of the id takes 15% of the first for dev.
 
-    Ids are made from the question as it is asked (`content_ids`), so a question has the same id in a local file, on the hub and in the paper's
-    released generations, whatever the dataset itself calls it.
+    Ids are made from the question as it is asked (`content_ids`), so a question has the same id in a local file, on the
+    hub and in the paper's released generations, whatever the dataset itself calls it.
 
     Args:
-        data_dir: a folder with the dataset's files, or with them in `benchmarks/`; by default `KVSTEER_DATA_DIR`, and without that the hub.
+        data_dir: a folder with the dataset's files, or with them in `benchmarks/`; by default `KVSTEER_DATA_DIR`, and
+            without that the hub.
 
     Raises:
         ValueError: a folder is named and the files aren't there.
@@ -52,7 +55,10 @@ class Benchmark(ListedTask):
         """
         parts = {part: [self.ask(row) for row in rows] for part, rows in self.source.read(self.row, self.files).items()}
         ids = iter(content_ids(q.text for questions in parts.values() for q in questions))
-        named = [[Question(next(ids), q.text, q.answer, q.replies, q.choices) for q in questions] for questions in parts.values()]
+        named = [
+            [Question(next(ids), q.text, q.answer, q.replies, q.choices) for q in questions]
+            for questions in parts.values()
+        ]
         if len(named) == 1:
             return by_hash(named[0])
         first, *between, last = named
@@ -84,9 +90,16 @@ class Choices(BaseModel):
     @model_validator(mode="after")
     def _match(self) -> Choices:
         if len(self.label) != len(self.text) or len(self.label) < 2:
-            raise ValueError(f"there are {len(self.label)} labels and {len(self.text)} texts; each choice needs both, and two choices are the least")
-        if len(set(self.label)) < len(self.label) or not all(len(label) == 1 and label.isalnum() for label in self.label):
-            raise ValueError(f"the labels are {', '.join(map(repr, self.label))}; each must be a letter or digit of its own")
+            raise ValueError(
+                f"there are {len(self.label)} labels and {len(self.text)} texts; each choice needs both, and two"
+                " choices are the least"
+            )
+        if len(set(self.label)) < len(self.label) or not all(
+            len(label) == 1 and label.isalnum() for label in self.label
+        ):
+            raise ValueError(
+                f"the labels are {', '.join(map(repr, self.label))}; each must be a letter or digit of its own"
+            )
         return self
 
 
@@ -122,6 +135,8 @@ class MultipleChoice(Benchmark):
 
 
 def choice_question(text: str, choices: Mapping[str, str], answer: str, header: str = "\n\nChoices:\n") -> Question:
-    """A multiple-choice question as the paper asks it: the question, then a line `A: text` for each choice; its id is left empty."""
+    """A multiple-choice question as the paper asks it: the question, then a line `A: text` for each choice; its id is
+    left empty.
+    """
     lines = "\n".join(f"{label}: {choice}" for label, choice in choices.items())
     return Question("", f"{text}{header}{lines}", answer, {"direct": f"The correct choice is {answer}."}, dict(choices))

@@ -9,7 +9,7 @@ from pydantic import field_validator
 
 from .base import Extractor, Question
 from .benchmark import Benchmark
-from .extractors import NUMBER, is_number, last_number, plain
+from .rules import NUMBER, is_number, last_number, plain
 from .source import Row, Source, Text
 
 _MARKS = re.compile(r"<<[^>]*>>")
@@ -33,7 +33,8 @@ class GSM8KRow(Row):
 class GSM8K(Benchmark):
     """Read from `gsm8k_PART.jsonl` or `.parquet`, or `openai/gsm8k`.
 
-    The test part is the test split; the train part is divided into extraction and dev. Replies in steps are the dataset's human ones.
+    The test part is the test split; the train part is divided into extraction and dev. Replies in steps are the
+    dataset's human ones.
     """
 
     name = "gsm8k"
@@ -47,7 +48,9 @@ class GSM8K(Benchmark):
         steps, _, number = row.answer.rpartition("####")
         answer = plain(number)
         end = f"The answer is {answer}."
-        return Question("", row.question, answer, {"direct": end, "stepwise": f"{_MARKS.sub('', steps).strip()}\n{end}"})
+        return Question(
+            "", row.question, answer, {"direct": end, "stepwise": f"{_MARKS.sub('', steps).strip()}\n{end}"}
+        )
 
     @property
     def extractors(self) -> Mapping[str, Extractor]:

@@ -1,10 +1,12 @@
 """The answer rules of the paper's evaluation, as pure functions of a finished reply.
 
-Re-written from how the authors' public evaluation behaves, and equal to the verdict that their files store for each of the 56,412
-multiple-choice generations at hand. They are here to be compared with, errors included; `kvsteer_lab.tasks` has stricter ones.
+Re-written from how the authors' public evaluation behaves, and equal to the verdict that their files store for each of
+the 56,412 multiple-choice generations at hand. They are here to be compared with, errors included; `kvsteer_lab.tasks`
+has stricter ones.
 
-The paper's replies have two or three stages: the text, then the words `CLOSING` and at most ten more tokens, and, where `augmented_extract` still
-finds neither a letter nor a refusal to choose, one forced letter behind those words. All rules read the whole reply, closing words included.
+The paper's replies have two or three stages: the text, then the words `CLOSING` and at most ten more tokens, and, where
+`augmented_extract` still finds neither a letter nor a refusal to choose, one forced letter behind those words. All
+rules read the whole reply, closing words included.
 """
 
 from __future__ import annotations
@@ -19,24 +21,36 @@ LETTERS = "ABCDE"
 """The letters that the paper's rules know, however many choices a question has."""
 
 _OPENINGS = (
-    *("[Tt]he correct choice is:?", "[Tt]he correct answer is:?", "[Tt]he best answer is:?", "[Tt]he correct choice is option:?", "[Tt]he final answer is:?"),
+    *(
+        "[Tt]he correct choice is:?",
+        "[Tt]he correct answer is:?",
+        "[Tt]he best answer is:?",
+        "[Tt]he correct choice is option:?",
+        "[Tt]he final answer is:?",
+    ),
     *("[Tt]he answer is:?", "[Ff]inal answer is:?", "[Tt]he best answer is option:?", "[Aa]nswer:"),
 )
 _DOUBT = "not|n't|incorrect|wrong|and|or|combination|all of|[,;]"
 _LIST = r"[A-E](?:\s*(?:,|or|and)\s*[A-E])+"
-_NO_CHOICE = re.compile(rf"\b(?:none|no correct|no answer|no option|(?:options?|choices?)\s+{_LIST}|{_LIST}|combination of)\b", re.IGNORECASE)
+_NO_CHOICE = re.compile(
+    rf"\b(?:none|no correct|no answer|no option|(?:options?|choices?)\s+{_LIST}|{_LIST}|combination of)\b",
+    re.IGNORECASE,
+)
 _AMOUNT = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _STATED = re.compile(r"The answer is (-?[0-9.,]+).")
 
 
 def augmented_extract(text: str, letters: str = LETTERS) -> str | None:
-    """The letter behind the first phrase, in a fixed order of twelve, that occurs anywhere in the reply; of that phrase, the last occurrence.
+    """The letter behind the first phrase, in a fixed order of twelve, that occurs anywhere in the reply; of that
+    phrase, the last occurrence.
 
-    "The correct choice is" comes first, so the second stage wins where it names a letter; then "The correct answer is" and so on, last "Answer:"
-    and a letter with a colon at the very start. Brackets, hyphens and bold marks are dropped before.
+    "The correct choice is" comes first, so the second stage wins where it names a letter; then "The correct answer is"
+    and so on, last "Answer:" and a letter with a colon at the very start. Brackets, hyphens and bold marks are dropped
+    before.
 
-    It errs where the reply goes on after its letter ("The correct choice is A because ..., no, B"), takes the article in "The best answer is A dog" for
-    a choice, takes letters that are no choice (C, where there are only A and B), and knows no choices that are numbered.
+    It errs where the reply goes on after its letter ("The correct choice is A because ..., no, B"), takes the article
+    in "The best answer is A dog" for a choice, takes letters that are no choice (C, where there are only A and B), and
+    knows no choices that are numbered.
 
     Args:
         text: the whole reply, with the closing words and what follows them.
@@ -56,8 +70,9 @@ def augmented_extract(text: str, letters: str = LETTERS) -> str | None:
 def last_letter(text: str, letters: str = LETTERS) -> str | None:
     """The last capital among `letters` anywhere in the reply, inside words, too; `None` if there is none.
 
-    It errs wherever a capital follows the answer: "A: Earth turns" gives E, and "So the correct choice is oil companies." gives whatever capital came
-    before. The paper's runs look for A to E, and for A and B in two-choice tasks.
+    It errs wherever a capital follows the answer: "A: Earth turns" gives E, and "So the correct choice is oil
+    companies." gives whatever capital came before. The paper's runs look for A to E, and for A and B in two-choice
+    tasks.
 
     Args:
         text: the whole reply, with the closing words and what follows them.
@@ -68,7 +83,8 @@ def last_letter(text: str, letters: str = LETTERS) -> str | None:
 
 
 def refuses_choice(text: str) -> bool:
-    """Whether a reply in which `augmented_extract` finds nothing says behind the closing words that it takes none or several of the choices.
+    """Whether a reply in which `augmented_extract` finds nothing says behind the closing words that it takes none or
+    several of the choices.
 
     The paper counts such a reply as wrong ("[incorrect]"); others ("[invalid]") get a forced letter.
     """
@@ -79,18 +95,19 @@ def refuses_choice(text: str) -> bool:
 def last_digit(text: str) -> str | None:
     """The last number in the reply, without dollar signs, commas and points; `None` if there is none.
 
-    It errs on decimals ("18.00" gives 1800), on whatever number follows the answer, and on dots in a row, which it takes for an empty number.
-    No released numeric run was at hand to check it on.
+    It errs on decimals ("18.00" gives 1800), on whatever number follows the answer, and on dots in a row, which it
+    takes for an empty number. No released numeric run was at hand to check it on.
     """
     found = _AMOUNT.findall(text)
     return _bare(found[-1]) if found else None
 
 
 def strict_match(text: str) -> str | None:
-    """The number behind the last "The answer is", without commas and points, as `last_digit`; `None` if the phrase isn't there.
+    """The number behind the last "The answer is", without commas and points, as `last_digit`; `None` if the phrase
+    isn't there.
 
-    It errs on other wordings and on "The answer is $18". At the reply's very end, without a full stop, it loses the last digit.
-    No released numeric run was at hand to check it on.
+    It errs on other wordings and on "The answer is $18". At the reply's very end, without a full stop, it loses the
+    last digit. No released numeric run was at hand to check it on.
     """
     found = _STATED.findall(text)
     return _bare(found[-1]) if found else None
@@ -101,8 +118,12 @@ def _patterns(letters: str) -> tuple[re.Pattern[str], ...]:
     """The twelve phrases in the order in which they are tried, as patterns whose one group is the letter."""
     letter = f"[{re.escape(letters)}]"
     plain = [rf"{opening}\s*({letter})\b" for opening in _OPENINGS]
-    # Up to fifty characters may stand between, unless they express doubt or the next of these capitals is another lone letter.
-    loose = rf"\b[Tt]he correct answer is:?\s*(?:(?!{_DOUBT}).){{0,50}}?\b({letter})\b(?![^{re.escape(letters)}]*\b{letter}\b)"
+    # Up to fifty characters may stand between, unless they express doubt or the next of these capitals is another lone
+    # letter.
+    loose = (
+        r"\b[Tt]he correct answer"
+        rf" is:?\s*(?:(?!{_DOUBT}).){{0,50}}?\b({letter})\b(?![^{re.escape(letters)}]*\b{letter}\b)"
+    )
     named = rf"[Tt]he correct choice is:?\s*Choice\s+({letter})\s*:"
     ordered = [*plain[:2], loose, *plain[2:-1], named, plain[-1], rf"^({letter})\s*:"]
     return tuple(re.compile(pattern) for pattern in ordered)

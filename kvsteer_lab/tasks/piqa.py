@@ -25,7 +25,8 @@ class PIQA(MultipleChoice):
     """
 
     name = "piqa"
-    # The main branch holds a loading script, which `datasets` no longer runs; the hub keeps its rows as parquet beside it.
+    # The main branch holds a loading script, which `datasets` no longer runs; the hub keeps its rows as parquet beside
+    # it.
     source = Source(("piqa",), ("train", "validation"), "ybisk/piqa", revision="refs/convert/parquet")
     row = PIQARow
 

@@ -45,7 +45,8 @@ class Source:
     revision: str | None = None
 
     def files(self, data_dir: str | Path | None) -> dict[str, Path]:
-        """Part -> file, in `data_dir` (`None`: in `KVSTEER_DATA_DIR`) or its `benchmarks/`; nothing if neither is set: then it is the hub.
+        """Part -> file, in `data_dir` (`None`: in `KVSTEER_DATA_DIR`) or its `benchmarks/`; nothing if neither is set:
+        then it is the hub.
 
         Raises:
             ValueError: a folder is set that has none of the files, or two for one part.
@@ -56,7 +57,9 @@ class Source:
         for place in (Path(folder), Path(folder) / "benchmarks"):
             found: dict[str, Path] = {}
             for part in self.parts:
-                paths = [p for name in self.names for ending in _ENDINGS if (p := place / f"{name}_{part}{ending}").is_file()]
+                paths = [
+                    p for name in self.names for ending in _ENDINGS if (p := place / f"{name}_{part}{ending}").is_file()
+                ]
                 if len(paths) > 1:
                     raise ValueError(f"{paths[0]} and {paths[1].name} both hold the part {part!r}; keep one of them.")
                 if paths:
@@ -64,7 +67,10 @@ class Source:
             if found:
                 return found
         wanted = " or ".join(f"{self.names[0]}_{part}.jsonl" for part in self.parts)
-        raise ValueError(f"There is no {wanted} (or .parquet) in {folder}; put the dataset's files there, or name another folder with data_dir=.")
+        raise ValueError(
+            f"There is no {wanted} (or .parquet) in {folder}; put the dataset's files there, or name another folder"
+            " with data_dir=."
+        )
 
     def read(self, row: type[RowT], files: Mapping[str, Path]) -> dict[str, list[RowT]]:
         """Part -> rows, all of them, checked.
@@ -74,14 +80,26 @@ class Source:
             files: from `files`; none: the hub.
 
         Raises:
-            ValueError: a file that can't be read, an empty one, a row that isn't in the schema, an id twice, no way to the hub.
+            ValueError: a file that can't be read, an empty one, a row that isn't in the schema, an id twice, no way to
+                the hub.
         """
-        raw = {part: (str(path), list(_lines(path))) for part, path in files.items()} or {part: self._download(part) for part in self.parts}
+        raw = {part: (str(path), list(_lines(path))) for part, path in files.items()} or {
+            part: self._download(part) for part in self.parts
+        }
         for where, rows in raw.values():
             if not rows:
                 raise ValueError(f"{where} is empty; put the dataset's rows there, or take the file away.")
-        checked = {part: [_check(row, value, f"Row {i} of {where}") for i, value in enumerate(rows, 1)] for part, (where, rows) in raw.items()}
-        _check_ids([(getattr(r, "id", None), f"row {i} of {raw[part][0]}") for part, rows in checked.items() for i, r in enumerate(rows, 1)])
+        checked = {
+            part: [_check(row, value, f"Row {i} of {where}") for i, value in enumerate(rows, 1)]
+            for part, (where, rows) in raw.items()
+        }
+        _check_ids(
+            [
+                (getattr(r, "id", None), f"row {i} of {raw[part][0]}")
+                for part, rows in checked.items()
+                for i, r in enumerate(rows, 1)
+            ]
+        )
         return checked
 
     def _download(self, part: str) -> tuple[str, list[Any]]:
@@ -93,7 +111,10 @@ class Source:
         except Exception as error:  # of the network, the hub, the cache; its kinds change from version to version
             reason = str(error).strip().split("\n")[0].rstrip(".")
             names = " and ".join(f"{self.names[0]}_{p}.jsonl" for p in self.parts)
-            raise ValueError(f"Could not load {where} ({reason}); put {names} in a folder, and name it with data_dir= or KVSTEER_DATA_DIR.") from error
+            raise ValueError(
+                f"Could not load {where} ({reason}); put {names} in a folder, and name it with data_dir= or"
+                " KVSTEER_DATA_DIR."
+            ) from error
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -105,7 +126,9 @@ def _lines(path: Path) -> Iterator[Any]:
         try:
             yield from pq.read_table(path).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path} is no readable parquet file ({str(error).strip().splitlines()[0]}); copy it again.") from error
+            raise ValueError(
+                f"{path} is no readable parquet file ({str(error).strip().splitlines()[0]}); copy it again."
+            ) from error
         return
     try:
         text = path.read_text(encoding="utf-8")
@@ -116,7 +139,9 @@ def _lines(path: Path) -> Iterator[Any]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise ValueError(f"Line {number} of {path} is no complete JSON ({error}); the file may be cut off, copy it again.") from error
+            raise ValueError(
+                f"Line {number} of {path} is no complete JSON ({error}); the file may be cut off, copy it again."
+            ) from error
 
 
 def _check(row: type[RowT], value: Any, where: str) -> RowT:
@@ -125,8 +150,13 @@ def _check(row: type[RowT], value: Any, where: str) -> RowT:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         at = ".".join(str(part) for part in first["loc"])
-        problem = {"missing": "is missing", "string_pattern_mismatch": "is blank"}.get(first["type"], f"is wrong: {first['msg'].removeprefix('Value error, ')}")
-        raise ValueError(f"{where}: {f'column {at!r}' if at else 'it'} {problem}; the dataset's columns are {', '.join(row.model_fields)}.") from error
+        problem = {"missing": "is missing", "string_pattern_mismatch": "is blank"}.get(
+            first["type"], f"is wrong: {first['msg'].removeprefix('Value error, ')}"
+        )
+        raise ValueError(
+            f"{where}: {f'column {at!r}' if at else 'it'} {problem}; the dataset's columns are"
+            f" {', '.join(row.model_fields)}."
+        ) from error
 
 
 def _check_ids(ids: Sequence[tuple[str | None, str]]) -> None:
@@ -135,5 +165,8 @@ def _check_ids(ids: Sequence[tuple[str | None, str]]) -> None:
         if found is None:
             continue
         if found in seen:
-            raise ValueError(f"The id {found!r} is in {seen[found]} and again in {where}; ids must be distinct: take one of the rows out, or rename it.")
+            raise ValueError(
+                f"The id {found!r} is in {seen[found]} and again in {where}; ids must be distinct: take one of the rows"
+                " out, or rename it."
+            )
         seen[found] = where

@@ -1,31 +1,32 @@
-"""What comes of a steering in each head: its output's change, split exactly into what it reads, how it weighs, and what came through other tokens."""
+"""What comes of a steering in each head: its output's change, split exactly into what it reads, how it weighs, and what
+came through other tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...attention import Attention, Watching, query_heads
-from ...batching import in_batches
-from ...cache import slot_from_end
-from ...decoding import group_rows
-from ...heads import head_writes, output_projections
+from ..._util.batching import in_batches
+from ...edits.cache import slot_from_end
+from ...generation.rows import group_rows
+from ...generation.scoring import logits_along
 from ...interventions.cache import CacheSteering
 from ...interventions.controls import random_controls
-from ...prompts import Prompt, as_list
-from ...scoring import logits_along
-from ..lens import check_steering
+from ...models.attention import Attention, Watching, query_heads
+from ...models.heads import head_writes, output_projections
+from ...models.lock import LOCK
+from ...models.model import Model
+from ...models.prompts import Prompt, as_list
+from ..residual.lens import check_steering
+from .followed_text import Continuations, FollowedText, follow
 from .logits import LastResiduals, logit_directions
-from .texts import Continuations, Followed, follow
-
-if TYPE_CHECKING:
-    from ...models import Model
 
 PARTS = ("value", "reweighting", "indirect")
 
@@ -45,16 +46,22 @@ def attribute_heads(
 ) -> pd.DataFrame:
     """Split the change of every head's output, steered minus plain, into three parts that add up to it.
 
-    With a_j and a'_j the weights of a head with its plain query and keys, and with its plain query and the edited slot's key k_s + c_k S^K:
+    With a_j and a'_j the weights of a head with its plain query and keys, and with its plain query and the edited
+    slot's key k_s + c_k S^K:
 
         value        a'_s c_v S^V W_O                  what the head reads at the slot that wasn't there before
-        reweighting  sum over j of (a'_j - a_j) v_j W_O   what it reads more or less of, because the slot's key has changed
-        indirect     the rest: its query and the answer's own slots have changed, because lower layers or earlier tokens had read the edit
+        reweighting  sum over j of (a'_j - a_j) v_j W_O   what it reads more or less of, because the slot's key has
+        changed
+        indirect     the rest: its query and the answer's own slots have changed, because lower layers or earlier tokens
+            had read the edit
 
-    Both runs read the same text. Steer one single layer, and there is nothing indirect in it. The parts are vectors in the residual stream; the table holds two
-    views of each that add up: along the whole change, in units of the stream; and along the gradient, in the steered run, of the logit (less the
-    mean logit) of the token that is said next with respect to what leaves the last layer: its direct effect on that logit, to first order. Direct
-    means straight to the unembedding: what later layers make of it isn't counted, and neither are norms or factors behind the attention.
+    Both runs read the same text. Steer one single layer, and there is nothing indirect in it. The parts are vectors in
+    the residual stream; the table holds two
+    views of each that add up: along the whole change, in units of the stream; and along the gradient, in the steered
+    run, of the logit (less the mean logit) of the token that is said next with respect to what leaves the last layer:
+    its direct effect on that logit, to first order. Direct
+    means straight to the unembedding: what later layers make of it isn't counted, and neither are norms or factors
+    behind the attention.
 
     Args:
         model: from `kv.load`.
@@ -68,32 +75,42 @@ def attribute_heads(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row an intervention (the steering, its controls), prompt, step, layer and query head: `control_of`, `kv_head`, `plain` and `steered` (attention to the
-        slot), `change` (the length of what the head writes differently) and its parts `value`, `reweighting`, `indirect`; `logit` and its parts
-        `logit_value`, `logit_reweighting`, `logit_indirect`.
+        A row an intervention (the steering, its controls), prompt, step, layer and query head: `control_of`, `kv_head`,
+        `plain` and `steered` (attention to the slot), `change` (the length of what the head writes differently) and its
+        parts `value`, `reweighting`, `indirect`; `logit` and its parts `logit_value`, `logit_reweighting`,
+        `logit_indirect`.
 
     Raises:
-        ValueError: a single prompt, no steps, a steering that adds nothing, or what `kv.generate` refuses; before anything is computed.
+        ValueError: a single prompt, no steps, a steering that adds nothing, or what `kv.generate` refuses; before
+            anything is computed.
         UnsteerableModelError: attention in code of its own, or heads that no plain projection takes.
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
     output_projections(model.hf)
-    settings = dict(chat=chat, offset=offset, batch_size=batch_size)
-    own = follow(model, given, steering, continuations, steps, steering.slot, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = dict(chat=chat, offset=offset, batch_size=batch_size)
+    own = follow(model, given, steering, continuations, steps, steering.slot, **settings)
     texts = [each.target for each in own]
     tables = [_attribute(model, own, steering, batch_size)]
     for control in random_controls(steering, controls, seed) if controls else []:
-        tables.append(_attribute(model, follow(model, given, control, texts, steps, steering.slot, **settings), control, batch_size))  # type: ignore[arg-type]
-    table = pd.concat([t.assign(control_of=None if i == 0 else steering.label) for i, t in enumerate(tables)], ignore_index=True)
+        tables.append(
+            _attribute(
+                model, follow(model, given, control, texts, steps, steering.slot, **settings), control, batch_size
+            )
+        )
+    table = pd.concat(
+        [t.assign(control_of=None if i == 0 else steering.label) for i, t in enumerate(tables)], ignore_index=True
+    )
     first = ["intervention", "control_of", "prompt", "step", "layer", "head", "kv_head"]
     return table[[*first, *(c for c in table.columns if c not in first)]]
 
 
-def _attribute(model: Model, rows: Sequence[Followed], steering: CacheSteering, batch_size: int) -> pd.DataFrame:
+def _attribute(model: Model, rows: Sequence[FollowedText], steering: CacheSteering, batch_size: int) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     for group in group_rows(model, [each.row for each in rows]):
-        for _, part in in_batches(group, max(1, batch_size // 2), lambda batch: _compare(model, [rows[i] for i in batch], steering.slot)):
+        for _, part in in_batches(
+            group, max(1, batch_size // 2), lambda batch: _compare(model, [rows[i] for i in batch], steering.slot)
+        ):
             found.append(part)
     table = pd.concat(found)
     return table.sort_values(["prompt", "step", "layer", "head"], kind="stable")
@@ -101,7 +118,9 @@ def _attribute(model: Model, rows: Sequence[Followed], steering: CacheSteering, 
 
 @dataclass
 class _Change:
-    """Of one layer in one forward pass: `[3 parts, prompts, heads, queries, head_dim]`, and the attention to the slot, plain and steered."""
+    """Of one layer in one forward pass: `[3 parts, prompts, heads, queries, head_dim]`, and the attention to the slot,
+    plain and steered.
+    """
 
     layer: int
     column: int
@@ -110,8 +129,7 @@ class _Change:
 
 
 @torch.no_grad()
-def _compare(model: Model, rows: Sequence[Followed], slot: int) -> pd.DataFrame:
-    from ...models import LOCK
+def _compare(model: Model, rows: Sequence[FollowedText], slot: int) -> pd.DataFrame:
 
     width = max(len(each.row.cached) for each in rows)
     tail = max(len(each.row.read) for each in rows)
@@ -126,9 +144,21 @@ def _compare(model: Model, rows: Sequence[Followed], slot: int) -> pd.DataFrame:
                 pass
         ends = [width + tail - len(each.row.read) + len(each.read) for each in rows]
         said = [[*each.read[1:], each.target[-1]] for each in rows]
-        hidden = [residuals.stream[2 * i + 1, end - width - len(s) : end - width] for i, (end, s) in enumerate(zip(ends, said, strict=True))]
-        directions = logit_directions(model.hf, torch.cat(hidden), [token for s in said for token in s]).cpu().split([len(s) for s in said])
-        steps = torch.stack([torch.nn.functional.pad(d, (0, 0, end - width - len(d), max(ends) - end)) for d, end in zip(directions, ends, strict=True)])
+        hidden = [
+            residuals.stream[2 * i + 1, end - width - len(s) : end - width]
+            for i, (end, s) in enumerate(zip(ends, said, strict=True))
+        ]
+        directions = (
+            logit_directions(model.hf, torch.cat(hidden), [token for s in said for token in s])
+            .cpu()
+            .split([len(s) for s in said])
+        )
+        steps = torch.stack(
+            [
+                torch.nn.functional.pad(d, (0, 0, end - width - len(d), max(ends) - end))
+                for d, end in zip(directions, ends, strict=True)
+            ]
+        )
         found = [_rows(model, rows, change, width, ends, steps) for change in changes]
     return pd.concat(found)
 
@@ -142,25 +172,38 @@ def _split(attention: Attention, width: int, slots: Tensor) -> _Change:
     keys[0::2, :, :edge] = keys[1::2, :, :edge]  # the cached prompt differs by the edit alone
     keys[1::2, :, edge:] = keys[0::2, :, edge:]
     values[1::2, :, edge:] = values[0::2, :, edge:]
-    edited, _ = attention.attend(query, keys, values)  # plain rows: keys edited; steered rows: keys and values edited, all else plain
+    # plain rows: keys edited; steered rows: keys and values edited, all else plain
+    edited, _ = attention.attend(query, keys, values)
     parts = torch.stack([edited[1::2] - edited[0::2], edited[0::2] - outputs[0::2], outputs[1::2] - edited[1::2]])
     at = slots.to(attention.weights.device) + attention.slot_of(0)
     index = at.clamp(min=0)[:, None, None, None].expand(-1, *attention.weights.shape[1:3], 1)
-    looks = torch.stack([attention.weights[side::2].gather(-1, index)[..., 0] * (at >= 0)[:, None, None] for side in (0, 1)])
+    looks = torch.stack(
+        [attention.weights[side::2].gather(-1, index)[..., 0] * (at >= 0)[:, None, None] for side in (0, 1)]
+    )
     return _Change(attention.layer, attention.column, parts.float().cpu(), looks.float().cpu())
 
 
 def _rows(
-    model: Model, rows: Sequence[Followed], change: _Change, width: int, ends: Sequence[int], directions: Float[Tensor, "prompts columns hidden"]
+    model: Model,
+    rows: Sequence[FollowedText],
+    change: _Change,
+    width: int,
+    ends: Sequence[int],
+    directions: Float[Tensor, "prompts columns hidden"],
 ) -> pd.DataFrame:
-    """One row a prompt, head and query of this pass that belongs to the text; `directions` are those of the columns behind the cache."""
+    """One row a prompt, head and query of this pass that belongs to the text; `directions` are those of the columns
+    behind the cache.
+    """
     heads = query_heads(model.hf)
     n = change.parts.shape[3]
     begin = change.column - width
-    at = torch.nn.functional.pad(directions, (0, 0, 0, max(0, begin + n - directions.shape[1])))[:, begin : begin + n].double()
+    at = torch.nn.functional.pad(directions, (0, 0, 0, max(0, begin + n - directions.shape[1])))[
+        :, begin : begin + n
+    ].double()
     table = []
     for head in range(heads):
-        written = head_writes(model.hf, change.layer, head, change.parts[:, :, head]).double()  # parts, prompts, queries, hidden
+        # parts, prompts, queries, hidden
+        written = head_writes(model.hf, change.layer, head, change.parts[:, :, head]).double()
         total = written.sum(0)
         length = total.norm(dim=-1)
         along = (written * (total / length.clamp(min=1e-30)[..., None])).sum(-1)
@@ -171,7 +214,12 @@ def _rows(
                 step = change.column + q - (ends[i] - len(each.read))
                 if 0 <= step < len(each.read):
                     looks = (float(change.looks[0, i, head, q]), float(change.looks[1, i, head, q]))
-                    parts = (float(length[i, q]), *along[:, i, q].tolist(), float(logit[:, i, q].sum()), *logit[:, i, q].tolist())
+                    parts = (
+                        float(length[i, q]),
+                        *along[:, i, q].tolist(),
+                        float(logit[:, i, q].sum()),
+                        *logit[:, i, q].tolist(),
+                    )
                     table.append((each.intervention, each.prompt, step, *where, *looks, *parts))
     names = ["intervention", "prompt", "step", "layer", "head", "kv_head", "plain", "steered"]
     return pd.DataFrame(table, columns=[*names, "change", *PARTS, "logit", *(f"logit_{part}" for part in PARTS)])

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ...generation import check_interventions
+from ...generation.generate import check_interventions
 from ...interventions.base import Intervention
-from ...prompts import Prompt
-from ...stats import control_p, paired_bootstrap
-from .masks import knock_outs
-from .nats import divergences
-from .texts import Continuations, follow
-
-if TYPE_CHECKING:
-    from ...models import Model
+from ...models.model import Model
+from ...models.prompts import Prompt
+from ...stats.intervals import paired_bootstrap
+from ...stats.significance import control_p
+from .divergence import divergences
+from .followed_text import Continuations, follow
+from .knock_outs import knock_outs
 
 _RESAMPLES = 1000
 
@@ -28,12 +26,15 @@ class HalfLife:
     """How the influence of a slot wears off.
 
     Attributes:
-        steps: a row an intervention and step: `n`, how many texts are that long; `now`, the nats by which the distribution at that step moves when the slot
-            is hidden at that step alone; `left`, the nats that the rest of the text loses when the slot is hidden from that step on; both with 95% bootstrap
-            intervals over prompts; `share`, what is left of the nats at step 0.
-        summary: a row an intervention: `n`, `nats`, all that reading is worth, with its interval `low`, `high`; `other`, the most that one of the prompt's
-            other slots is worth, and `p_other`, the share of them (plus one) that are worth at least as much; `half_life`, the first step from which on the
-            slot can be hidden and at least half of the nats stay, with its interval `half_low`, `half_high`. It is missing where another slot is worth as
+        steps: a row an intervention and step: `n`, how many texts are that long; `now`, the nats by which the
+            distribution at that step moves when the slot is hidden at that step alone; `left`, the nats that the rest
+            of the text loses when the slot is hidden from that step on; both with 95% bootstrap intervals over prompts;
+            `share`, what is left of the nats at step 0.
+        summary: a row an intervention: `n`, `nats`, all that reading is worth, with its interval `low`, `high`;
+            `other`, the most that one of the prompt's other slots is worth, and `p_other`, the share of them (plus one)
+            that are worth at least as much; `half_life`, the first step from which on the slot can be hidden and at
+            least half of the nats stay, with its interval `half_low`, `half_high`. It is missing where another slot is
+            worth as
             much: then there is nothing to halve.
     """
 
@@ -57,9 +58,10 @@ def half_life(
 ) -> HalfLife:
     """Hide the slot from each step on, along a fixed text, and see how much of its influence that takes away.
 
-    With L(t) the KL(read || hidden from step t on), summed over a text of T tokens, L(0) is what reading the slot is worth in this text, L(t) what it is
-    still worth at step t, and L(T) = 0. The half-life is the first t with L(t) <= L(0) / 2. What earlier tokens have read and cached stays; so a short
-    half-life means that the slot has been read, not that it is forgotten. The text is fixed, so the question is what reading adds to what the text itself says.
+    With L(t) the KL(read || hidden from step t on), summed over a text of T tokens, L(0) is what reading the slot is
+    worth in this text, L(t) what it is still worth at step t, and L(T) = 0. The half-life is the first t with L(t) <=
+    L(0) / 2. What earlier tokens have read and cached stays; so a short half-life means that the slot has been read,
+    not that it is forgotten. The text is fixed, so the question is what reading adds to what the text itself says.
 
     Args:
         model, prompts, continuations, others, slot, seed, chat, offset, batch_size: as in `nats_of_reading`.
@@ -71,15 +73,27 @@ def half_life(
     """
     curves, totals = [], []
     for method in check_interventions(model, interventions):
-        whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
+        whole = follow(
+            model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size
+        )
         if len(whole) < 2:
             raise ValueError("An interval needs at least two prompts, not one; pass more of them.")
-        outs = knock_outs(model, ("from step", "only at step", "other slot"), range(steps), slot, others, [len(each.row.cached) for each in whole], seed)
+        outs = knock_outs(
+            model,
+            ("from step", "only at step", "other slot"),
+            range(steps),
+            slot,
+            others,
+            [len(each.row.cached) for each in whole],
+            seed,
+        )
         moved = divergences(model, whole, outs, batch_size)
         left = np.array([[float(row.sum()) for row in moved[t]] for t in range(steps)])
         now = np.array([[float(row[t]) if t < len(row) else np.nan for row in moved[steps + t]] for t in range(steps)])
         other = [float(np.mean([float(row.sum()) for row in rows])) for rows in moved[2 * steps :]]
-        curves += [dict(intervention=method.label, step=t) | _point(now[t], left[t], left[0], seed) for t in range(steps)]
+        curves += [
+            dict(intervention=method.label, step=t) | _point(now[t], left[t], left[0], seed) for t in range(steps)
+        ]
         totals.append(dict(intervention=method.label, n=len(whole)) | _total(left, other, seed))
     return HalfLife(pd.DataFrame(curves), pd.DataFrame(totals))
 
@@ -97,7 +111,13 @@ def _point(now: np.ndarray, left: np.ndarray, whole: np.ndarray, seed: int) -> d
 def _total(left: np.ndarray, other: Sequence[float], seed: int) -> dict[str, float]:
     whole = left[0]
     estimate = paired_bootstrap(whole.tolist(), np.zeros_like(whole).tolist(), n=_RESAMPLES, seed=seed)
-    found = dict(nats=estimate.value, low=estimate.low, high=estimate.high, other=max(other), p_other=control_p(estimate.value, list(other)))
+    found = dict(
+        nats=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        other=max(other),
+        p_other=control_p(estimate.value, list(other)),
+    )
     if estimate.value <= max(other):
         return found | dict(half_life=float("nan"), half_low=float("nan"), half_high=float("nan"))
     resampled = np.random.default_rng(seed).integers(0, left.shape[1], (_RESAMPLES, left.shape[1]))

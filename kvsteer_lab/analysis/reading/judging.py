@@ -16,15 +16,18 @@ _PLACES = {"head": ("one head", ["layer", "head"]), "layer": ("one layer", ["lay
 """By what is judged: the way that hides the slot from each of them, and the columns that name one."""
 
 
-def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3, *, seed: int = 0) -> pd.DataFrame:
+def judge_heads(
+    named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3, *, seed: int = 0
+) -> pd.DataFrame:
     """Rank heads by each analysis and by what hiding the slot from that head alone costs, and compare the ranks.
 
-    A head whose loss others make up for looks unimportant to single knock-outs: they are the measure here, not the truth. Where hiding the slot from
-    everything costs no more than hiding another slot, there is nothing to be found, and no agreement is reported. Heads that cost less than 0.00001 nats
-    cost nothing, and are tied.
+    A head whose loss others make up for looks unimportant to single knock-outs: they are the measure here, not the
+    truth. Where hiding the slot from everything costs no more than hiding another slot, there is nothing to be found,
+    and no agreement is reported. Heads that cost less than 0.00001 nats cost nothing, and are tied.
 
     Args:
-        named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size counts. A table of means, without
+        named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size
+            counts. A table of means, without
             prompts, does as well: then the interval is that of the knock-outs alone.
         knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one head"` and `"other slot"`.
         column: `"first"`, the nats of the first new token, or `"nats"`, of the whole text.
@@ -32,24 +35,30 @@ def judge_heads(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, co
         seed: of the bootstrap.
 
     Returns:
-        A row an analysis: `heads`, `found` (whether hiding the slot costs more than hiding any other one drawn), Spearman's `rank` correlation with a 95%
-        bootstrap interval `low`, `high` over prompts; `hits` of the `k` heads that are named, among the k that cost most, `chance`, how many are expected of
-        names drawn by lot, and `p_hits`, the chance of as many or more; `named`, `true`, these heads as layer.head.
+        A row an analysis: `heads`, `found` (whether hiding the slot costs more than hiding any other one drawn),
+            Spearman's `rank` correlation with a 95%
+        bootstrap interval `low`, `high` over prompts; `hits` of the `k` heads that are named, among the k that cost
+        most, `chance`, how many are expected of names drawn by lot, and `p_hits`, the chance of as many or more;
+        `named`, `true`, these heads as layer.head.
 
     Raises:
-        ValueError: nothing to judge, a table that lacks a way or a column, analyses of other heads than those knocked out, or a k that isn't 1 to the
-            number of heads.
+        ValueError: nothing to judge, a table that lacks a way or a column, analyses of other heads than those knocked
+            out, or a k that isn't 1 to the number of heads.
     """
     return _judged("head", named, knocked_out, column, k, seed)
 
 
-def judge_layers(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 1, *, seed: int = 0) -> pd.DataFrame:
+def judge_layers(
+    named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 1, *, seed: int = 0
+) -> pd.DataFrame:
     """Rank layers by each analysis and by what hiding the slot from that layer alone costs: `judge_heads` for layers.
 
-    A small model has few layers, and few orders of them: of four, one in 24 is right by luck, and the first one is named right by luck once in four.
+    A small model has few layers, and few orders of them: of four, one in 24 is right by luck, and the first one is
+    named right by luck once in four.
 
     Args:
-        named: by name, a table with a row a prompt and layer, or a layer (means), and its values in the last column. Values of heads are summed in their layer.
+        named: by name, a table with a row a prompt and layer, or a layer (means), and its values in the last column.
+            Values of heads are summed in their layer.
         knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one layer"` and `"other slot"`.
         column, k, seed: as in `judge_heads`; k counts layers.
 
@@ -62,15 +71,23 @@ def judge_layers(named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, c
     return _judged("layer", named, knocked_out, column, k, seed)
 
 
-def _judged(place: str, named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str, k: int, seed: int) -> pd.DataFrame:
+def _judged(
+    place: str, named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str, k: int, seed: int
+) -> pd.DataFrame:
     way, keys = _PLACES[place]
     if not isinstance(named, Mapping) or not named:
         raise ValueError("There is no analysis to judge; pass at least one table by its name.")
     if column not in ("first", "nats") or not {"way", "slot", "prompt", column, *keys} <= set(knocked_out.columns):
-        raise ValueError(f"The knock-outs have no costs {column!r} of single {place}s; pass a table of nats_of_reading and its column 'first' or 'nats'.")
+        raise ValueError(
+            f"The knock-outs have no costs {column!r} of single {place}s; pass a table of nats_of_reading and its"
+            " column 'first' or 'nats'."
+        )
     missing = [each for each in ("everything", way, "other slot") if not (knocked_out.way == each).any()]
     if missing:
-        raise ValueError(f"The knock-outs lack the way {missing[0]!r}; run nats_of_reading with 'everything', {way!r} and 'other slot'.")
+        raise ValueError(
+            f"The knock-outs lack the way {missing[0]!r}; run nats_of_reading with 'everything', {way!r} and 'other"
+            " slot'."
+        )
     truth = _by_prompt("the knock-outs", knocked_out[knocked_out.way == way], column, keys)
     if not 1 <= k <= truth.shape[1]:
         raise ValueError(f"k must be 1 to {truth.shape[1]}, the number of {place}s, not {k}.")
@@ -80,16 +97,25 @@ def _judged(place: str, named: Mapping[str, pd.DataFrame], knocked_out: pd.DataF
     for name, table in named.items():
         values = _by_prompt(repr(name), table, str(table.columns[-1]) if len(table.columns) else "", keys).abs()
         if list(values.columns) != list(truth.columns):
-            raise ValueError(f"{name!r} is about other {place}s than those that were knocked out; pass a row for each {place}, of one intervention and step.")
-        rows.append({"analysis": name, f"{place}s": truth.shape[1], "found": found} | _judge(values, truth, k, found, seed))
+            raise ValueError(
+                f"{name!r} is about other {place}s than those that were knocked out; pass a row for each {place}, of"
+                " one intervention and step."
+            )
+        rows.append(
+            {"analysis": name, f"{place}s": truth.shape[1], "found": found} | _judge(values, truth, k, found, seed)
+        )
     return pd.DataFrame(rows)
 
 
 def _judge(values: pd.DataFrame, truth: pd.DataFrame, k: int, found: bool, seed: int) -> dict[str, Any]:
-    best, true = (list(means.sort_values(ascending=False, kind="stable").index[:k]) for means in (values.mean(), truth.mean()))
+    best, true = (
+        list(means.sort_values(ascending=False, kind="stable").index[:k]) for means in (values.mean(), truth.mean())
+    )
     hits = len(set(best) & set(true))
     heads = truth.shape[1]
-    row: dict[str, Any] = dict(rank=np.nan, low=np.nan, high=np.nan, k=k, hits=np.nan, chance=k * k / heads, p_hits=np.nan)
+    row: dict[str, Any] = dict(
+        rank=np.nan, low=np.nan, high=np.nan, k=k, hits=np.nan, chance=k * k / heads, p_hits=np.nan
+    )
     if found:
         random = np.random.default_rng(seed)
         same = list(values.index) == list(truth.index)
@@ -99,7 +125,9 @@ def _judge(values: pd.DataFrame, truth: pd.DataFrame, k: int, found: bool, seed:
             theirs = ours if same else random.integers(0, len(truth), len(truth))
             each.append(_rank(values.to_numpy()[ours].mean(0), truth.to_numpy()[theirs].mean(0)))
         low, high = np.nanquantile(each, [0.025, 0.975])
-        row |= dict(rank=_rank(values.mean().to_numpy(), truth.mean().to_numpy()), low=float(low), high=float(high), hits=hits)
+        row |= dict(
+            rank=_rank(values.mean().to_numpy(), truth.mean().to_numpy()), low=float(low), high=float(high), hits=hits
+        )
         row["p_hits"] = float(hypergeom.sf(hits - 1, heads, k, k))
     return row | dict(named=_names(best), true=_names(true) if found else "")
 
@@ -110,12 +138,23 @@ def _by_prompt(name: str, table: pd.DataFrame, column: str, keys: list[str]) -> 
     Raises:
         ValueError: no rows, no values, or several rows of one prompt and head or layer.
     """
-    if table.empty or not set(keys) <= set(table.columns) or column in (*keys, "prompt") or not is_numeric_dtype(table[column]):
-        raise ValueError(f"Of {name} there is nothing to judge: a table must hold rows with {', '.join(keys)} and, in its last column, numbers.")
+    if (
+        table.empty
+        or not set(keys) <= set(table.columns)
+        or column in (*keys, "prompt")
+        or not is_numeric_dtype(table[column])
+    ):
+        raise ValueError(
+            f"Of {name} there is nothing to judge: a table must hold rows with {', '.join(keys)} and, in its last"
+            " column, numbers."
+        )
     table = table if "prompt" in table.columns else table.assign(prompt=0)[["prompt", *table.columns]]
     single = ["prompt", "layer", *(["head"] if "head" in table.columns and table["head"].notna().any() else [])]
     if table.duplicated(single).any():
-        raise ValueError(f"A table to judge has one row a {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step and way of it.")
+        raise ValueError(
+            f"A table to judge has one row a {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step and"
+            " way of it."
+        )
     summed = table.astype(dict.fromkeys(keys, int)).groupby(["prompt", *keys])[column].sum().reset_index()
     wide = summed.pivot(index="prompt", columns=keys if len(keys) > 1 else keys[0], values=column)
     return wide.sort_index(axis=0).sort_index(axis=1).astype(float)

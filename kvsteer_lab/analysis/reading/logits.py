@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
-from ...residual import decoder_layers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from ...models.layers import decoder_layers
 
 
 class LastResiduals:
@@ -35,19 +33,27 @@ class LastResiduals:
         return torch.cat(self._found, 1)
 
     def __enter__(self) -> LastResiduals:
-        self._handle = self._layer.register_forward_hook(lambda module, given, output: self._found.append(_hidden(output).detach()))
+        self._handle = self._layer.register_forward_hook(
+            lambda module, given, output: self._found.append(_hidden(output).detach())
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._handle is not None:
             self._handle.remove()
 
 
-def logit_directions(hf: PreTrainedModel, hidden: Float[Tensor, "n hidden"], tokens: Sequence[int]) -> Float[Tensor, "n hidden"]:
-    """The gradient of each token's logit, less the mean logit, with respect to the residual stream that leaves the last layer, at `hidden`; float32.
+def logit_directions(
+    hf: PreTrainedModel, hidden: Float[Tensor, "n hidden"], tokens: Sequence[int]
+) -> Float[Tensor, "n hidden"]:
+    """The gradient of each token's logit, less the mean logit, with respect to the residual stream that leaves the last
+    layer, at `hidden`; float32.
 
-    One token is run through the model for each, and what the last layer puts out is replaced: so the final norm, the unembedding, logit scales and
-    soft-capping are the model's own. A norm's scale is not frozen: the gradient counts that it grows with what is added.
+    One token is run through the model for each, and what the last layer puts out is replaced: so the final norm, the
+    unembedding, logit scales and soft-capping are the model's own. A norm's scale is not frozen: the gradient counts
+    that it grows with what is added.
     """
     given: list[Tensor] = []
 

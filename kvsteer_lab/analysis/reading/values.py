@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,22 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...attention import query_heads
-from ...heads import head_writes
 from ...interventions.cache import CacheSteering
 from ...interventions.controls import random_controls
-from ...stats import control_p
-from ...unembedding import check_unembedding, unembed
+from ...models.attention import query_heads
+from ...models.heads import head_writes
+from ...models.lock import LOCK
+from ...models.model import Model
+from ...stats.significance import control_p
+from ..residual.unembedding import check_unembedding, unembed
 
-if TYPE_CHECKING:
-    from ...models import Model
 
+def unembed_values(
+    model: Model, steering: CacheSteering, top: int = 5, *, controls: int = 40, seed: int = 0
+) -> pd.DataFrame:
+    """The tokens that each head would say if c_v S^V W_O, what it reads at the slot per unit of attention, were all of
+    the residual stream.
 
-def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, controls: int = 40, seed: int = 0) -> pd.DataFrame:
-    """The tokens that each head would say if c_v S^V W_O, what it reads at the slot per unit of attention, were all of the residual stream.
-
-    The model's own final norm takes the direction by itself: so its length doesn't matter, logits are in the units of a stream of normal size, and only
-    their order and their distance to random vectors' mean something. Layers in between are left out: it is what a head would say alone, not what comes of it.
+    The model's own final norm takes the direction by itself: so its length doesn't matter, logits are in the units of a
+    stream of normal size, and only their order and their distance to random vectors' mean something. Layers in between
+    are left out: it is what a head would say alone, not what comes of it.
 
     Args:
         model: from `kv.load`.
@@ -36,13 +38,16 @@ def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, contr
         seed: of the random vectors.
 
     Returns:
-        A row a steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit` (less the mean over the vocabulary), and
-        `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of them (plus one) that reach the logit
-        there, and `p_family`, the share of them (plus one) that reach it at *any* head: the one to ask when the table is searched for words that stand out.
+        A row a steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit`
+            (less the mean over the vocabulary), and
+        `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of
+        them (plus one) that reach the logit there, and `p_family`, the share of them (plus one) that reach it at *any*
+        head: the one to ask when the table is searched for words that stand out.
 
     Raises:
         ValueError: a steering without values in its layers and heads, or fewer than one token.
-        UnsteerableModelError: heads that no plain projection takes, or logits that aren't a function of the last layer's output.
+        UnsteerableModelError: heads that no plain projection takes, or logits that aren't a function of the last
+            layer's output.
     """
     if not isinstance(steering, CacheSteering):
         raise ValueError(f"{type(steering).__name__} has no values to unembed; pass a kv.CacheSteering.")
@@ -51,23 +56,43 @@ def unembed_values(model: Model, steering: CacheSteering, top: int = 5, *, contr
         raise ValueError(f"top must be at least 1, not {top}.")
     own = _values(steering)
     if not own.any():
-        raise ValueError(f"{steering.label!r} adds nothing to values, so there is nothing to unembed; give it a cv and layers whose values differ.")
+        raise ValueError(
+            f"{steering.label!r} adds nothing to values, so there is nothing to unembed; give it a cv and layers whose"
+            " values differ."
+        )
     check_unembedding(model)
     drawn = [_values(control) for control in random_controls(steering, controls, seed)] if controls else []
     group = query_heads(model.hf) // model.n_kv_heads
-    found: dict[tuple[int, int], tuple[float, Tensor, np.ndarray]] = {}  # by head: the norm, the best tokens' logits, each random vector's highest one
+    found: dict[
+        tuple[int, int], tuple[float, Tensor, np.ndarray]
+    ] = {}  # by head: the norm, the best tokens' logits, each random vector's highest one
     best: dict[tuple[int, int], list[int]] = {}
     for layer, head in product(steering.scope, range(query_heads(model.hf))):
         if own[layer, head // group].any():
             written = head_writes(model.hf, layer, head, torch.stack([v[layer, head // group] for v in (own, *drawn)]))
             logits = _logits(model, written)
             values, tokens = logits[0].topk(min(top, logits.shape[1]))
-            found[layer, head], best[layer, head] = (float(written[0].norm()), values, logits[1:].amax(1).numpy()), tokens.tolist()
+            found[layer, head], best[layer, head] = (
+                (
+                    float(written[0].norm()),
+                    values,
+                    logits[1:].amax(1).numpy(),
+                ),
+                tokens.tolist(),
+            )
     anywhere = np.max([highest for _, _, highest in found.values()], axis=0)
     rows = []
     for (layer, head), (norm, values, highest) in found.items():
         for rank, (token, logit) in enumerate(zip(best[layer, head], values.tolist(), strict=True)):
-            row = dict(layer=layer, head=head, kv_head=head // group, norm=norm, rank=rank, token=model.tokenizer.decode([token]), logit=logit)
+            row = dict(
+                layer=layer,
+                head=head,
+                kv_head=head // group,
+                norm=norm,
+                rank=rank,
+                token=model.tokenizer.decode([token]),
+                logit=logit,
+            )
             if len(highest):
                 row |= dict(random_high=float(np.quantile(highest, 0.975)), p_random=control_p(logit, highest.tolist()))
                 row["p_family"] = control_p(logit, anywhere.tolist())
@@ -80,7 +105,6 @@ def _values(steering: CacheSteering) -> Float[Tensor, "layers kv_heads head_dim"
 
 
 def _logits(model: Model, written: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-    from ...models import LOCK
 
     with LOCK:
         logits = unembed(model, written.to(model.device)[:, None])[:, 0].float().cpu()

@@ -1,0 +1,72 @@
+"""What a token costs under each method: the files that `benchmarks/decode.py` writes, as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+NAMES = {
+    "nothing": "nothing added",
+    "steered": "cache steering",
+    "one-shot": "activation, one-shot",
+    "every token": "activation, every token",
+    "plain, no cache": "plain, no cache",
+    "one-shot, no cache": "activation, one-shot, no cache",
+    "every token, no cache": "activation, every token, no cache",
+}
+
+
+def decode_costs(*paths: str | Path) -> pd.DataFrame:
+    """Time a token over that of the model's own `generate` with its cache, as measured side by side in one run.
+
+    Args:
+        paths: JSON files of `benchmarks/decode.py`, or folders that hold them.
+
+    Returns:
+        One row a file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
+            `low`, `high`.
+
+    Raises:
+        ValueError: no such file, or one that `benchmarks/decode.py` didn't write.
+    """
+    files = [
+        file for path in map(Path, paths) for file in (sorted(path.glob("decode-*.json")) if path.is_dir() else [path])
+    ]
+    if not files:
+        raise ValueError(f"There is no decode-*.json in {', '.join(map(str, paths))}; run benchmarks/decode.py.")
+    return pd.DataFrame([row for file in files for row in _rows(file)])
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        environment = found["environment"]
+        device = environment["device"] if environment["device"] != "cpu" else environment["cpu"]
+        for result in found["results"]:
+            ratios: dict[str, Any] = {}
+            if result["what"] == "time a token":
+                ratios = {
+                    "nothing": result["nothing_over_plain"],
+                    "steered": result["steered_over_plain"],
+                    **result["activation_over_plain"],
+                }
+            elif result["what"] == "time a token without a cache":
+                ratios = result["over_plain"]
+            for name, ratio in ratios.items():
+                measured = dict(ratio=ratio["median"], low=ratio["low"], high=ratio["high"])
+                yield dict(
+                    model=found["settings"]["model"],
+                    device=device,
+                    batch=result["batch"],
+                    method=NAMES[name],
+                    **measured,
+                )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is no file of benchmarks/decode.py with activation steering in it ({error!r}); run the benchmark"
+            " again."
+        ) from error

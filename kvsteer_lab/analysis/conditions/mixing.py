@@ -1,0 +1,201 @@
+"""Style arithmetic: what a model says when two styles' vectors are interpolated, added or subtracted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from ...evaluation.evaluate import evaluate
+from ...evaluation.results import Results
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...models.model import Model
+from ...stats.intervals import wilson
+from ...stats.significance import control_p
+from ...tasks.base import Task
+from ...tasks.styles import STYLES
+from ...vectors.kv import KVVectors
+
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def style_mixing(
+    model: Model,
+    task: Task,
+    first: CacheSteering,
+    second: CacheSteering,
+    weights: Sequence[float] = WEIGHTS,
+    *,
+    controls: int = 0,
+    n: int = 40,
+    split: str = "dev",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Which style the replies have when two styles' vectors are mixed, all mixes in one run.
+
+    Args:
+        model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`.
+        first, second, weights: as in `style_mixes`.
+        controls: random vectors of the same norms, for each mix its own.
+
+    Returns:
+        One row a mix and detected style, the baseline first: `mix`; `kind`, `"baseline"`, `"interpolation"`, `"sum"` or
+            `"difference"`; `weight` of the second,
+        for interpolations; `size`, the norm of what is added over the mean of the two styles' own; `style`; `share` of
+        the replies that have it, with its 95% Wilson interval `low`, `high`; `n`. With controls also `random`, their
+        mean share, `random_low`, `random_high`, the middle 95% of them, and `p`, the share of controls (plus one) that
+        have the style at least as often.
+
+    Raises:
+        ValueError: what `style_mixes` or `kv.evaluate` refuses; before anything is computed.
+    """
+    mixes = style_mixes(first, second, weights)
+    drawn = [control for mix in mixes for control in random_controls(mix, controls, seed)] if controls else []
+    results = evaluate(
+        model,
+        task,
+        [*mixes, *drawn],
+        n=n,
+        split=split,
+        seed=seed,
+        offset=offset,
+        generation=generation,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    distinct = list(dict.fromkeys(float(w) for w in weights))
+    kinds = [("interpolation", w) for w in distinct] + [
+        ("sum", math.nan),
+        ("difference", math.nan),
+        ("difference", math.nan),
+    ]
+    unit = (_norm(first) + _norm(second)) / 2
+    described = {"baseline": ("baseline", math.nan, 0.0)} | {
+        m.label: (*kind, _norm(m) / unit) for m, kind in zip(mixes, kinds, strict=True)
+    }
+    return pd.DataFrame(
+        [row for label, (kind, weight, size) in described.items() for row in _rows(results, label, kind, weight, size)]
+    )
+
+
+def style_mixes(first: CacheSteering, second: CacheSteering, weights: Sequence[float] = WEIGHTS) -> list[CacheSteering]:
+    """Interpolations (1 - w) A + w B of two styles' vectors A and B, their sum, and both differences, as cache
+    steerings.
+
+    Vectors of two styles share what makes any reasoning; a difference takes that out, a sum doubles it.
+
+    Args:
+        first, second: the two styles, with the same coefficients, layers, heads and slot.
+        weights: of the second; 0 and 1 give the styles themselves.
+
+    Raises:
+        ValueError: no or infinite weights, steerings that differ in more than their vectors, vectors of different
+            models, of one and the same style, or zero where they steer.
+    """
+    if not weights or not all(math.isfinite(w) for w in weights):
+        raise ValueError(
+            "Weights must be one or more finite numbers, from 0 (the first style) to 1 (the second), not"
+            f" {tuple(weights)}."
+        )
+    _check(first, second)
+    (one, a), (other, b) = ((_name(s), s.vectors) for s in (first, second))
+
+    def steer(vectors: KVVectors, name: str) -> CacheSteering:
+        return replace(first, vectors=vectors, name=name)
+
+    between = [
+        steer(_interpolated(a, b, w), {0.0: one, 1.0: other}.get(w, f"{1 - w:g} {one} + {w:g} {other}"))
+        for w in dict.fromkeys(map(float, weights))
+    ]
+    return [
+        *between,
+        steer(a + b, f"{one} + {other}"),
+        steer(a - b, f"{one} - {other}"),
+        steer(b - a, f"{other} - {one}"),
+    ]
+
+
+def _interpolated(a: KVVectors, b: KVVectors, weight: float) -> KVVectors:
+    return a if weight == 0 else b if weight == 1 else (1 - weight) * a + weight * b
+
+
+def _check(first: CacheSteering, second: CacheSteering) -> None:
+    for steering in (first, second):
+        if not isinstance(steering, CacheSteering):
+            raise ValueError(f"Vectors of cache steering are mixed, kv.CacheSteering, not {type(steering).__name__}.")
+    for setting, attribute in dict(ck="ck", cv="cv", layers="scope", heads="heads", slot="slot").items():
+        ours, theirs = getattr(first, attribute), getattr(second, attribute)
+        if ours != theirs:
+            raise ValueError(
+                f"The two steerings differ in {setting}, {ours} and {theirs}; mix styles that differ in their vectors"
+                " only."
+            )
+    a, b = first.vectors, second.vectors
+    if a.card.fingerprint != b.card.fingerprint or a.keys.shape != b.keys.shape:
+        models = f"{a.card.model} and {b.card.model}"
+        raise ValueError(
+            f"The vectors of {_name(first)!r} and {_name(second)!r} are of different models, {models}; extract both"
+            " from one."
+        )
+    for steering in (first, second):
+        if _norm(steering) == 0:
+            raise ValueError(
+                f"What {_name(steering)!r} adds is zero in the steered layers; check its vectors, coefficients and"
+                " layers."
+            )
+    if _norm(replace(first, vectors=a - b)) == 0:
+        raise ValueError("The two steerings add the same, so there is nothing between them; pass two styles.")
+    if _name(first) == _name(second):
+        raise ValueError(
+            f"Both vectors are of style {_name(first)!r}; give the steerings names of their own: kv.CacheSteering(...,"
+            " name=...)."
+        )
+
+
+def _name(steering: CacheSteering) -> str:
+    return steering.name or str(steering.vectors.card.recipe.get("style", steering.label))
+
+
+def _norm(steering: CacheSteering) -> float:
+    """Of all that is added, over the steered layers and heads."""
+    own = steering.vectors.only(steering.scope, steering.heads)
+    return math.hypot(steering.ck * float(own.keys.double().norm()), steering.cv * float(own.values.double().norm()))
+
+
+def _rows(results: Results, label: str, kind: str, weight: float, size: float) -> list[dict[str, Any]]:
+    replies = results.rows[results.rows["sample"] == 0]
+    own = replies["style"][replies.intervention == label]
+    controls = replies[replies.control_of == label]
+    rows = []
+    for style in (*STYLES, "other"):
+        hits = int((own == style).sum())
+        low, high = wilson(hits, len(own))
+        row = dict(
+            mix=label,
+            kind=kind,
+            weight=weight,
+            size=size,
+            style=style,
+            share=hits / len(own),
+            low=low,
+            high=high,
+            n=len(own),
+        )
+        if len(controls):
+            each = (controls["style"] == style).groupby(controls.intervention).mean()
+            row |= dict(
+                random=each.mean(),
+                random_low=each.quantile(0.025),
+                random_high=each.quantile(0.975),
+                p=control_p(hits / len(own), each.tolist()),
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,209 @@
+"""How much hangs on the pairs: vectors from other seeds, fewer pairs, other numbers of shots, at equal relative
+dose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...evaluation.bands import band
+from ...evaluation.doses import check_adds, check_cache_steering, scaled
+from ...evaluation.evaluate import evaluate
+from ...evaluation.results import Results
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import Control, random_controls
+from ...models.model import Model
+from ...stats.intervals import vector_bootstrap, wilson
+from ...tasks.base import Task
+from ...vectors.extraction import extract_pairs
+from ...vectors.kv import KVVectors
+from ...vectors.norms import slot_norms
+from ...vectors.pairs import ContrastiveSet
+
+_RESAMPLES = 2000
+
+
+def vary_extraction(
+    model: Model,
+    task: Task,
+    steering: CacheSteering,
+    doses: Sequence[float],
+    *,
+    pairs: Sequence[int] = (100,),
+    shots: Sequence[int] = (3,),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    controls: int = 0,
+    n: int | None = 24,
+    split: str = "dev",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Extract the same style again from other pairs, and steer with each of the vectors at the same relative dose; all
+    of them in one run.
+
+    Every number of pairs is crossed with every number of shots, every seed and every dose. Of one seed and number of
+    shots, fewer pairs are the first ones of more.
+
+    Args:
+        model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`. Pairs come from the
+            task's extraction split.
+        steering: gives the styles, layers, heads, slot, and the ratio of `ck` to `cv`; its vectors are not used.
+        doses: |c_v S^V| / |V| at the steered slot, averaged over the layers; each vector gets the coefficient that
+            makes it so.
+        pairs, shots: numbers to extract with.
+        seeds: of the pairs, two or more.
+        controls: random vectors at each dose, of the norms that the first seed's vectors from most pairs have there.
+
+    Returns:
+        One row a dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds), `cv`
+            (their mean coefficient), `n`;
+        `accuracy` and `adopted` (the style asked for), means over the vectors, with `accuracy_min`, `accuracy_max`,
+        `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95% intervals `low`, `high` and
+        `adopted_low`, `adopted_high` over both vectors and questions: they are for one more vector extracted like these
+        (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all vectors agree; `tokens`;
+        `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they are added; with controls
+        `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at
+        that dose, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the
+        vectors.
+
+    Raises:
+        ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style
+            they are of, keys alone, vectors that are zero, or what the builders of pairs and `kv.evaluate` refuse.
+    """
+    check_cache_steering(steering)
+    recipe = _check(steering, doses, pairs, shots, seeds)
+    if steering.cv == 0:
+        raise ValueError(
+            f"{steering.label!r} edits keys only (cv=0), so its dose can't be set by cv; give it a value coefficient."
+        )
+    chats = [task.chat(q) for q in task.questions(split, n, seed)]
+    if len(chats) < 2:
+        raise ValueError(f"An interval over questions needs at least two of them, not {len(chats)}; ask for more.")
+    factor = 1 / slot_norms(model, chats, slot=steering.slot)["values"].clamp_min(1e-12)
+    made: list[_Vector] = []
+    for s in dict.fromkeys(shots):
+        for r in dict.fromkeys(seeds):
+            drawn = ContrastiveSet.few_shot(
+                task, model.tokenizer, style=recipe["style"], against=recipe["against"], n=max(pairs), shots=s, seed=r
+            )
+            differences = extract_pairs(model, drawn, keys=steering.vectors.card.keys or "post_rope", progress=progress)
+            made += [_Vector(s, p, r, differences.take(range(p)).mean()) for p in dict.fromkeys(pairs)]
+    methods: dict[tuple[_Vector, float], CacheSteering] = {}
+    for vector in made:
+        own = replace(steering, vectors=vector.vectors, name=None)
+        check_adds(own)
+        unit = _unit(own, factor.mean(0))
+        for dose in dict.fromkeys(float(d) for d in doses):
+            name = f"{vector.shots} shots {vector.pairs} pairs seed {vector.seed} dose {dose:g}"
+            methods[vector, dose] = scaled(own, float(np.sign(steering.cv)) * dose / unit, name)  # type: ignore[assignment]
+    bands = _controls(methods, controls, seed)
+    settings: dict[str, Any] = dict(
+        n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress
+    )
+    results = evaluate(model, task, [*methods.values(), *(c for band in bands.values() for c in band)], **settings)
+    if not results.complete:
+        raise KeyboardInterrupt("the run was interrupted")
+    rows = []
+    for dose in dict.fromkeys(dose for _, dose in methods):
+        replies = [results.of(c.label) for c in bands.get(dose, [])]
+        correct, adopted = (
+            [p.correct.mean() for p in replies],
+            [(p["style"] == recipe["style"]).mean() for p in replies],
+        )
+        for s in dict.fromkeys(shots):
+            for p in dict.fromkeys(pairs):
+                same = [steered for (v, d), steered in methods.items() if (v.shots, v.pairs, d) == (s, p, dose)]
+                row = (
+                    dict(dose=dose, shots=s, pairs=p, vectors=len(same))
+                    | _measure(results, same, recipe["style"])
+                    | _cosines(same)
+                )
+                rows.append(row | band(row["accuracy"], correct) | band(row["adopted"], adopted, "adopted"))
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Vector:
+    shots: int
+    pairs: int
+    seed: int
+    vectors: KVVectors
+
+
+def _check(
+    steering: CacheSteering, doses: Sequence[float], pairs: Sequence[int], shots: Sequence[int], seeds: Sequence[int]
+) -> Mapping[str, Any]:
+    recipe = steering.vectors.card.recipe
+    if not {"style", "against"} <= recipe.keys():
+        raise ValueError(
+            "The steering's vectors don't say which styles they contrast; pass vectors that kv.extract made from"
+            " ContrastiveSet.few_shot."
+        )
+    for name, given in dict(doses=doses, pairs=pairs, shots=shots).items():
+        if len(given) == 0:
+            raise ValueError(f"{name} is empty, so there is nothing to extract or to steer with; pass at least one.")
+    if len(set(seeds)) < 2:
+        raise ValueError(
+            f"Seeds are compared with each other, so two or more are needed, not {len(set(seeds))}; five are a good"
+            " number."
+        )
+    if wrong := [d for d in doses if not 0 < d < float("inf")]:
+        raise ValueError(f"There is a dose {wrong[0]}; doses must be positive numbers.")
+    if wrong := [p for p in pairs if p < 1]:
+        raise ValueError(f"{wrong[0]} pairs make no vector; extract from at least 1.")
+    return recipe
+
+
+def _unit(steering: CacheSteering, factor: torch.Tensor) -> float:
+    """|S^V| / |V| averaged over the edited layers; `factor` is the mean of 1 / |V| over prompts, per layer."""
+    size = steering.vectors.only(steering.scope, steering.heads).values.flatten(1).norm(dim=-1)
+    if not size[list(steering.scope)].any():
+        raise ValueError(
+            "The values of a vector that was extracted anew are zero in the steered layers, so it has no dose; steer"
+            " other layers."
+        )
+    return float((size * factor)[list(steering.scope)].mean())
+
+
+def _controls(methods: Mapping[tuple[_Vector, float], CacheSteering], n: int, seed: int) -> dict[float, list[Control]]:
+    most = max(vector.pairs for vector, _ in methods)
+    first = next(vector for vector, _ in methods if vector.pairs == most)
+    return (
+        {dose: random_controls(own, n, seed) for (vector, dose), own in methods.items() if vector is first} if n else {}
+    )
+
+
+def _measure(results: Results, own: Sequence[CacheSteering], style: str) -> dict[str, Any]:
+    parts = [results.of(steered.label) for steered in own]
+    correct, adopted = (
+        np.stack([p.correct for p in parts]).astype(float),
+        np.stack([p["style"] == style for p in parts]).astype(float),
+    )
+    gain = vector_bootstrap(correct, results.of("baseline").correct.astype(float).tolist(), n=_RESAMPLES)
+    taken = vector_bootstrap(adopted, [0.0] * adopted.shape[1], n=_RESAMPLES)
+    row: dict[str, Any] = dict(cv=float(np.mean([steered.cv for steered in own])), n=correct.shape[1])
+    for name, values in (("accuracy", correct.mean(1)), ("adopted", adopted.mean(1))):
+        row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
+    low, high = (taken.low, taken.high) if 0 < adopted.mean() < 1 else wilson(int(adopted[0].sum()), adopted.shape[1])
+    row |= dict(adopted_low=low, adopted_high=high, gain=gain.value, low=gain.low, high=gain.high)
+    return row | dict(tokens=float(np.mean([p.tokens.mean() for p in parts])))
+
+
+def _cosines(own: Sequence[CacheSteering]) -> dict[str, float]:
+    """Between what any two of the steerings add."""
+    added = []
+    for steered in own:
+        chosen = steered.vectors.only(steered.scope, steered.heads)
+        added.append(torch.cat([(steered.ck * chosen.keys).flatten(), (steered.cv * chosen.values).flatten()]).double())
+    each = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in combinations(added, 2)]
+    return dict(cosine=float(np.mean(each)), cosine_min=min(each))

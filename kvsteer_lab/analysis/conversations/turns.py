@@ -1,0 +1,217 @@
+"""How long does one edit last? Conversations that go on behind it in several ways, beside plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..._util.batching import in_batches
+from ..._util.progress import bar
+from ...generation.conversation import check_going_on, next_turn
+from ...generation.settings import resolve
+from ...interventions.base import Intervention, Nothing
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...models.model import Model
+from ...models.prompts import offset_token
+from ...tasks.base import Question, Task
+from ...tasks.styles import detect_style, is_reasoned
+from ..residual.lens import check_steering, first_tokens
+from ..residual.unembedding import token_id
+from .histories import WAYS, Dialogues, Ids, Reply
+
+
+def follow_conversations(
+    model: Model,
+    task: Task,
+    steering: CacheSteering,
+    ways: str | Sequence[str] = tuple(WAYS),
+    *,
+    turns: int = 4,
+    controls: int = 0,
+    token: str | int | None = None,
+    n: int = 24,
+    split: str = "dev",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | None = None,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Conversations of several questions each, edited once, in their first turn, and gone on with in several ways; the
+    plain ones beside them.
+
+    The ways: `"kept"` goes on in the very cache in which the steered reply was generated; `"subtracted"` takes the edit
+    out of the slot behind that reply, whose text, and keys and values computed beside the edit, stay; `"re-prefilled"`
+    computes the same ids anew without the edit, so only the text stays; `"plain reply"` keeps the edited slot, but the
+    plain reply is read behind it; `"traces alone"` then takes the edit out; `"slot alone"` edits the first turn's slot
+    of the plain conversation after its reply; `"every turn"` is kept, with a fresh edit in each turn's slot. What lies
+    in the cache is told in `kvsteer_lab.generation.conversation.Conversation`. Subtracting is exact up to the rounding
+    of the cache's dtype.
+
+    Args:
+        model: from `kv.load`; with full attention in all layers.
+        task: its questions are asked, each once; a second stage of extraction (`Task.closing`) isn't run.
+        steering: what is added to the first turn's slot.
+        ways: names of ways to go on.
+        turns: questions a conversation.
+        controls: random vectors of the same norms, for each way; 0: none.
+        token: whose log-odds are watched where each reply begins: a text that is one token, or an id; `None`: the
+            commonest first token of the steered run.
+        n: conversations.
+        split, seed: as in `kv.evaluate`.
+        offset: the token between the slot and the reply, in every turn.
+        generation: as in `kv.generate`; greedy.
+        batch_size: conversations answered together; halved where memory runs out.
+        progress: whether to show a bar.
+
+    Returns:
+        A row a way (`"plain"` first), vector, conversation and turn: `way`, `vector` (the steering's or control's
+        label; the baseline's for plain), `control_of` (for controls, the steering's label), `conversation`, `turn`
+        (from 1), `question`, `text`, `tokens`, `finish_reason`, `gold`, `read_answer`, `correct`, `style`, `reasoned`,
+        `adopted` (whether the style is that of the vectors), and `odds`, the log-odds log p / (1 - p) of `token` as the
+        reply's first. `summarise_turns` makes a table of it.
+
+    Raises:
+        ValueError: a single turn or conversation, zero vectors, an unknown way, sampling, conversations that may exceed
+            the context, sliding windows, a template that doesn't write out past replies, or what `kv.generate` refuses;
+            before anything is computed.
+    """
+    named = _check_ways(ways, turns, n)
+    check_going_on(model)
+    asked = task.questions(split, n * turns, seed)
+    questions = [asked[c * turns : (c + 1) * turns] for c in range(n)]
+    check_steering(model, steering, [task.chat(q) for q in asked])
+    talks = _plan(model, task, steering, questions, offset, generation, token)
+    methods = [steering, *(random_controls(steering, controls, seed) if controls else [])]
+    plain: dict[int, list[Reply]] = {}
+    done: dict[tuple[str, int, int], list[Reply]] = {}
+    units = [(m, c) for m in range(len(methods)) for c in range(n)]
+    with bar(n + len(units), "converse", "conversation", progress) as shown:
+        for batch, replies in in_batches(range(n), batch_size, talks.plainly):
+            plain.update(zip(batch, replies, strict=True))
+            shown.update(len(batch))
+        for part in (
+            units[:n],
+            units[n:],
+        ):  # a batch takes as long as its longest reply, and random vectors' are of another length
+            for some, found in in_batches(
+                part, batch_size, lambda some: talks.edited([(methods[m], c) for m, c in some], plain, named)
+            ):
+                done.update(
+                    {
+                        (way, *unit): replies
+                        for way, each in found.items()
+                        for unit, replies in zip(some, each, strict=True)
+                    }
+                )
+                shown.update(len(some))
+    style = steering.vectors.card.recipe.get("style")
+    rows = [
+        row for c in range(n) for row in _describe(talks, task, "plain", Nothing(), c, questions[c], plain[c], style)
+    ]
+    rows += [
+        row
+        for way in named
+        for m, c in units
+        for row in _describe(talks, task, way, methods[m], c, questions[c], done[way, m, c], style)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _check_ways(ways: str | Sequence[str], turns: int, n: int) -> list[str]:
+    named = list(dict.fromkeys([ways] if isinstance(ways, str) else ways))
+    unknown = [way for way in named if way not in WAYS]
+    if unknown:
+        raise ValueError(f"There is no way {unknown[0]!r} to go on; choose from: {', '.join(WAYS)}.")
+    if not named:
+        raise ValueError(f"The list of ways is empty; choose from: {', '.join(WAYS)}.")
+    for name, value in (("turns", turns), ("n", n)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name}={value!r} is no whole number; take two or more.")
+    if turns < 2:
+        raise ValueError(f"turns={turns} leaves no later turn that an edit could last to; take two or more.")
+    if n < 2:
+        raise ValueError(f"n={n} conversations make no interval; take two or more.")
+    return named
+
+
+def _plan(
+    model: Model,
+    task: Task,
+    steering: CacheSteering,
+    questions: Sequence[Sequence[Question]],
+    offset: str | int,
+    generation: Mapping[str, Any] | None,
+    token: str | int | None,
+) -> Dialogues:
+    """What is read in every turn of each conversation; whatever is wrong is raised here."""
+    tail = offset_token(model.tokenizer, offset)
+    if tail is None:
+        raise ValueError("A steered slot needs an offset token that reads it; pass offset='\\n'.")
+    settings = resolve(model, generation, chat=True)
+    if settings.sample:
+        raise ValueError(
+            "Conversations are answered greedily, for all that follows hangs on what was said; leave do_sample out."
+        )
+    watched = None if token is None else token_id(model.tokenizer, token)
+    prompts: list[list[Ids]] = []
+    for row in questions:
+        first, *later = [task.chat(q) for q in row]
+        turns = [first, *([m for m in chat if m["role"] != "system"] for chat in later)]
+        prompts.append([model.encode(first), *(next_turn(model, turns[: t + 1]) for t in range(1, len(turns)))])
+    n, new = len(questions[0]), settings.max_new_tokens
+    need = max(sum(map(len, row)) for row in prompts) + n * (1 + new)
+    if model.context is not None and need > model.context:
+        raise ValueError(
+            f"{n} turns of up to {new} new tokens may need {need} slots, but the context of {model.name} is"
+            f" {model.context}; take fewer turns or lower max_new_tokens."
+        )
+    if watched is None:
+        watched = first_tokens(model, [task.chat(row[0]) for row in questions], steering, True, offset)[0]
+    return Dialogues(model, prompts, (tail,), settings, watched)
+
+
+def _describe(
+    talks: Dialogues,
+    task: Task,
+    way: str,
+    method: Intervention,
+    conversation: int,
+    questions: Sequence[Question],
+    replies: Sequence[Reply],
+    style: str | None,
+) -> list[dict[str, Any]]:
+    """A row a turn."""
+    read_answer = next(iter(task.extractors.values()))
+    rows = []
+    for turn, (question, reply) in enumerate(zip(questions, replies, strict=True), 1):
+        ended = reply.ids[-1] in talks.settings.eos
+        text = talks.model.tokenizer.decode(reply.ids[:-1] if ended else reply.ids, skip_special_tokens=True)
+        read, looks = read_answer(question, text), detect_style(text)
+        where = dict(
+            way=way,
+            vector=method.label,
+            control_of=method.control_of,
+            conversation=conversation,
+            turn=turn,
+            question=question.id,
+        )
+        said = dict(
+            text=text,
+            tokens=len(reply.ids),
+            finish_reason="eos" if ended else "length",
+            gold=question.answer,
+            read_answer=read,
+        )
+        judged = dict(
+            correct=read == question.answer,
+            style=looks,
+            reasoned=is_reasoned(text),
+            adopted=looks == style,
+            odds=reply.odds,
+        )
+        rows.append(where | said | judged)
+    return rows

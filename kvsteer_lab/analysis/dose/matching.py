@@ -1,0 +1,197 @@
+"""Steerings compared at equal divergence: each at the coefficient at which it moves the model equally far, and random
+vectors alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..._util.progress import bar
+from ...evaluation.bands import band
+from ...evaluation.doses import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
+from ...evaluation.evaluate import evaluate
+from ...evaluation.measures import measure, style_of
+from ...generation.divergence import divergences
+from ...generation.generate import generate
+from ...models.model import Model
+from ...stats.significance import mcnemar
+from ...tasks.base import Task
+
+_STEP = 0.01  # in log coefficient: where KL goes with its square, within 1% of the nats asked for
+_LEAST = 1e-12  # nats; less is rounding
+_BANDS = ("random_low", "random_high", "p_random", "random_adopted_low", "random_adopted_high", "p_random_adopted")
+
+
+def match_divergence(
+    model: Model,
+    task: Task,
+    steerings: Mapping[str, Steering],
+    nats: Sequence[float],
+    *,
+    span: float = 16.0,
+    controls: int = 40,
+    n: int = 16,
+    split: str = "dev",
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Evaluate steerings, and random vectors, each scaled until KL(steered || plain) is what is asked for; all of them
+    in one run.
+
+    The KL is summed over the baseline's own replies, which are the same for all, and averaged over questions. Vectors
+    of equal norm may move the model very differently; here a random vector is made as large as it takes. One that
+    doesn't get there within the span is left out and counted.
+
+    Args:
+        model, task, n, split, seed, batch_size, progress: as in `kv.evaluate`.
+        steerings: by name; of each, a coefficient near which to look.
+        nats: the divergences to compare at.
+        span: how far from a steering's own coefficient to look, as a factor, upwards and downwards.
+        controls: random vectors a steering; 0: none.
+        max_new_tokens: of the replies.
+
+    Returns:
+        One row a steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
+            `kl`, what was reached; `n`, `accuracy`
+        and the other measures of `coefficient_grid`; `p_first`, the exact McNemar test against the first steering at
+        the same divergence; with controls `matched`, how many random vectors get there, `random_low`, `random_high`,
+        the middle 95% of their accuracies, `p_random`, the share of them (plus one) that are as accurate, and the same
+        of `adopted`. A steering that doesn't get there has no numbers.
+
+    Raises:
+        ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a steering that adds
+            nothing or has a coefficient of 0, or what `kv.evaluate` refuses; before anything is generated.
+    """
+    if not steerings:
+        raise ValueError("There are no steerings to compare; pass {name: steering}.")
+    if len(nats) == 0 or not all(0 < x < math.inf for x in nats):
+        raise ValueError(f"Divergences are one or more positive numbers of nats, not {list(nats)}.")
+    if not 1 < span < math.inf:
+        raise ValueError(f"The span must be a number above 1, not {span}.")
+    for name, steering in steerings.items():
+        check_adds(steering)
+        if coefficient_of(steering) == 0:
+            raise ValueError(
+                f"The coefficient of {name!r} is 0, so there is nothing to scale; give it one near which to look."
+            )
+    targets = list(dict.fromkeys(map(float, nats)))
+    chats = [task.chat(q) for q in task.questions(split, n, seed)]
+    texts = generate(
+        model, chats, generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=False
+    ).token_ids
+
+    def move(given: Sequence[Steering]) -> list[float]:
+        return [float(np.mean(each.totals)) for each in divergences(model, chats, texts, given, batch_size=batch_size)]
+
+    found: dict[tuple[str, float], dict[str, Steering]] = {}
+    shown = bar(len(steerings), "match", "steering", progress)
+    for name, steering in steerings.items():
+        vectors = {"steering": steering} | {
+            f"random {seed + i}": control for i, control in enumerate(controls_of(steering, controls, seed))
+        }
+        for (vector, x), factor in _factors(vectors, targets, span, move).items():
+            own = vectors[vector]
+            found.setdefault((name, x), {})[vector] = scaled(
+                own, factor * coefficient_of(own), f"{name}, {vector}, {x:g} nats"
+            )
+        shown.update(1)
+    shown.close()
+    methods = [method for same in found.values() for method in same.values()]
+    replies: dict[str, pd.DataFrame] = {}
+    if methods:
+        settings = dict(
+            n=n,
+            split=split,
+            seed=seed,
+            generation=dict(max_new_tokens=max_new_tokens),
+            batch_size=batch_size,
+            progress=progress,
+        )
+        results = evaluate(model, task, methods, **settings)  # type: ignore[arg-type]
+        if not results.complete:
+            raise KeyboardInterrupt("the comparison was interrupted")
+        replies = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
+    units = {name: unit_dose(model, steering, chats) for name, steering in steerings.items()}
+    rows, (first, *_) = [], steerings
+    for x in targets:
+        for name, steering in steerings.items():
+            same = {vector: replies[method.label] for vector, method in found.get((name, x), {}).items()}
+            row: dict[str, Any] = dict(method=name, nats=x) | (
+                dict(matched=len(same.keys() - {"steering"})) if controls else {}
+            )
+            if "steering" in same:
+                reached = found[name, x]["steering"]
+                row |= dict(
+                    coefficient=coefficient_of(reached),
+                    dose=abs(coefficient_of(reached)) * units[name],
+                    kl=move([reached])[0],
+                )
+                row |= _measure(same, style_of(steering))
+                if name != first and "steering" in found.get((first, x), {}):
+                    theirs = replies[found[first, x]["steering"].label]
+                    row["p_first"] = mcnemar(same["steering"].correct.tolist(), theirs.correct.tolist())
+            rows.append(row)
+    table, named, last = (
+        pd.DataFrame(rows),
+        ["method", "nats", "coefficient", "dose", "kl"],
+        ["p_first", *(["matched", *_BANDS] if controls else [])],
+    )
+    return table.reindex(
+        columns=[*named, *(column for column in table.columns if column not in (*named, *last)), *last]
+    )
+
+
+def _measure(same: Mapping[str, pd.DataFrame], style: str | None) -> dict[str, Any]:
+    """Of the steering's replies, beside those of the random vectors that move the model as far."""
+    row = measure(same["steering"], style)
+    drawn = [part for vector, part in same.items() if vector != "steering"]
+    row |= band(row["accuracy"], [float(part.correct.mean()) for part in drawn])
+    return row | (
+        band(row["adopted"], [float((part["style"] == style).mean()) for part in drawn], "adopted") if style else {}
+    )
+
+
+def _factors(
+    vectors: Mapping[str, Steering],
+    nats: Sequence[float],
+    span: float,
+    move: Callable[[Sequence[Steering]], list[float]],
+) -> dict[tuple[str, float], float]:
+    """The smallest factor at which each vector moves the model each of `nats`; those that it doesn't reach are left
+    out. All vectors take each step together.
+
+    The divergence is taken at factors two apart first: it needn't grow all the way, for very large vectors can end up
+    saying one thing only.
+    """
+
+    def log_moves(at: Sequence[tuple[str, float]]) -> list[float]:
+        moved = move([scaled(vectors[name], math.exp(x) * coefficient_of(vectors[name]), "scaled") for name, x in at])
+        return [math.log(max(kl, _LEAST)) for kl in moved]
+
+    grid = np.linspace(-math.log(span), math.log(span), 1 + math.ceil(2 * math.log2(span))).tolist()
+    known: dict[str, list[float]] = {name: [] for name in vectors}
+    for x in grid:
+        going = [name for name, seen in known.items() if not seen or max(seen) < math.log(max(nats))]
+        for name, moved in zip(going, log_moves([(name, x) for name in going]) if going else [], strict=True):
+            known[name].append(moved)
+    between: dict[tuple[str, float], tuple[float, float]] = {}
+    for name, seen in known.items():
+        for wanted in nats:
+            start = next((i for i in range(len(seen) - 1) if seen[i] < math.log(wanted) <= seen[i + 1]), None)
+            if start is not None:
+                between[name, wanted] = (grid[start], grid[start + 1])
+    for _ in range(math.ceil(math.log2((grid[1] - grid[0]) / _STEP)) if between else 0):
+        middles = {key: (low + high) / 2 for key, (low, high) in between.items()}
+        for (key, middle), moved in zip(
+            middles.items(), log_moves([(name, x) for (name, _), x in middles.items()]), strict=True
+        ):
+            low, high = between[key]
+            between[key] = (middle, high) if moved < math.log(key[1]) else (low, middle)
+    return {key: math.exp((low + high) / 2) for key, (low, high) in between.items()}

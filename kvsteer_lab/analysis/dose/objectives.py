@@ -1,0 +1,140 @@
+"""A tuned coefficient, and the questions asked all around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation.doses import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
+from ...evaluation.evaluate import evaluate
+from ...evaluation.measures import style_of
+from ...evaluation.tuning.search import check_disjoint
+from ...models.model import Model
+from ...tasks.base import Task
+
+Objective = Literal["correct", "reasoned"]
+
+
+def best_coefficient(table: pd.DataFrame, objective: Objective = "correct") -> float:
+    """The coefficient with the largest objective in a table of `kv.dose_response`; among equals the smallest dose, as
+    `kv.tune` has it.
+
+    Raises:
+        ValueError: an unknown objective, no steered rows, or a table of test questions.
+    """
+    column = {"correct": "accuracy", "reasoned": "reasoned"}[check_objective(objective)]
+    if not {"vector", "coefficient", "dose", column} <= set(table.columns):
+        raise ValueError(
+            "The table has no coefficients and doses of a steering; pass the one that kv.dose_response returned."
+        )
+    if table.attrs.get("split") == "test":
+        raise ValueError("A coefficient is never chosen on test questions; run kv.dose_response on split='dev'.")
+    own = table[table.vector == "steering"]
+    if own.empty:
+        raise ValueError("The table has no rows of the steering itself; pass the one that kv.dose_response returned.")
+    return float(own.sort_values([column, "dose"], ascending=[False, True], kind="stable").coefficient.iloc[0])
+
+
+def robustness_outcomes(
+    model: Model,
+    task: Task,
+    steering: Steering,
+    tuned_on: Sequence[str],
+    *,
+    points: int = 9,
+    span: float = 4.0,
+    controls: int = 40,
+    n: int | None = 40,
+    split: str = "test",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ask the questions at coefficients c* / span to c* x span, log-even, random vectors of the same size at each; all
+    in one run.
+
+    Args:
+        model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
+        steering: at its tuned coefficient c*. Of cache steering, c* is `cv`, and `ck` keeps its ratio to it.
+        tuned_on: ids of the questions that c* was chosen on: `Tuning.questions`, or `attrs["questions"]` of
+            `kv.dose_response`; empty if it was not chosen on any.
+        points: on the grid, an odd number, so that c* is one of them.
+        span: how far the grid goes, as a factor.
+        controls: random vectors, the same directions at each coefficient; 0: none.
+
+    Returns:
+        One row a question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
+            `dose` (see `kv.unit_dose`), `vector`
+        (`"steering"`, `"random 3"`, or `"baseline"`, with NaN for the three before), `question`, `correct`, `reasoned`,
+        `adopted`.
+
+    Raises:
+        ValueError: questions that c* was chosen on, an even number of points or fewer than three, a span that is not
+            above 1, a c* of 0, vectors that are zero, or what `kv.evaluate` refuses; before anything is computed.
+    """
+    if points < 3 or points % 2 != 1:
+        raise ValueError(f"points={points} leaves c* off the grid or alone on it; choose an odd number of at least 3.")
+    if not 1 < span < math.inf:
+        raise ValueError(f"The span must be a number above 1, not {span}.")
+    check_adds(steering)
+    star = coefficient_of(steering)
+    if star == 0:
+        raise ValueError(
+            f"The coefficient of {steering.label!r} is 0, so there is nothing to scale; choose one with kv.tune or"
+            " best_coefficient first."
+        )
+    asked = task.questions(split, n, seed)
+    check_disjoint(tuned_on, [q.id for q in asked])
+    unit = unit_dose(model, steering, [task.chat(q) for q in asked])
+    if unit == 0:
+        raise ValueError(
+            f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
+            " and heads."
+        )
+    ratios = np.geomspace(1 / span, span, points)
+    ratios[points // 2] = 1.0
+    steered = [scaled(steering, star * float(r), f"{r:.4g} c*") for r in ratios]
+    drawn = [controls_of(s, controls, seed) for s in steered]
+    settings = dict(
+        n=n,
+        split=split,
+        seed=seed,
+        offset=offset,
+        generation=generation,
+        batch_size=batch_size,
+        out=out,
+        progress=progress,
+    )
+    results = evaluate(model, task, [*steered, *chain(*drawn)], **settings)  # type: ignore[arg-type]
+    if not results.complete:
+        raise KeyboardInterrupt("the run was interrupted")
+    cells = {"baseline": (math.nan, math.nan, "baseline")}
+    for ratio, own, others in zip(ratios, steered, drawn, strict=True):
+        cells |= {own.label: (float(ratio), coefficient_of(own), "steering")}
+        cells |= {c.label: (float(ratio), coefficient_of(own), f"random {seed + i}") for i, c in enumerate(others)}
+    rows = results.rows[results.rows.intervention.isin(cells.keys())]
+    place = pd.DataFrame(
+        [cells[label] for label in rows.intervention], columns=["ratio", "coefficient", "vector"], index=rows.index
+    )
+    style = style_of(steering)
+    adopted = (rows["style"] == style) if style is not None else math.nan
+    found = pd.concat([place, rows[["question", "correct", "reasoned"]]], axis=1).assign(adopted=adopted)
+    found.insert(0, "method", steering.label)
+    found.insert(3, "dose", found.coefficient.abs() * unit)
+    return found.reset_index(drop=True)
+
+
+def check_objective(objective: Objective) -> Objective:
+    """Raise a `ValueError` unless the objective is known."""
+    if objective not in ("correct", "reasoned"):
+        raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
+    return objective

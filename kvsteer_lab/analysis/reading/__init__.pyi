@@ -1,0 +1,9 @@
+from .attention import attention_to_slot as attention_to_slot
+from .attribution import attribute_heads as attribute_heads
+from .divergence import nats_of_reading as nats_of_reading
+from .half_life import HalfLife as HalfLife
+from .half_life import half_life as half_life
+from .judging import judge_heads as judge_heads
+from .judging import judge_layers as judge_layers
+from .knockout import knock_out_reading as knock_out_reading
+from .values import unembed_values as unembed_values

@@ -1,0 +1,135 @@
+"""What reading the slot is worth, in nats: how far the next-token distributions move when it is hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._util.batching import in_batches
+from ...edits.hiding import HiddenSlot
+from ...generation.divergence import kl
+from ...generation.generate import check_intervention
+from ...generation.rows import Row, group_rows
+from ...generation.scoring import logits_along
+from ...interventions.base import Intervention
+from ...models.lock import LOCK
+from ...models.model import Model
+from ...models.prompts import Prompt
+from .followed_text import Continuations, FollowedText, follow
+from .knock_outs import DEFAULT_STEPS, KnockOut, knock_outs
+
+
+def nats_of_reading(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    intervention: Intervention | None = None,
+    ways: str | Sequence[str] = (
+        "everything",
+        "one layer",
+        "all but one layer",
+        "one head",
+        "all but one head",
+        "other slot",
+    ),
+    continuations: Continuations = None,
+    *,
+    steps: int = 16,
+    from_steps: Sequence[int] = DEFAULT_STEPS,
+    others: int | None = None,
+    slot: int = -1,
+    seed: int = 0,
+    chat: bool = True,
+    offset: str | int = "\n",
+    batch_size: int = 64,
+) -> pd.DataFrame:
+    """KL(slot read || slot hidden) of the next-token distributions along a text, for exhaustive knock-outs of reading.
+
+    Both sides have the same prompt, edits and text; they differ in which heads read the slot at which steps. What is
+    hidden is hidden from every later token that is computed, so a knock-out from step t on changes what later tokens
+    hand on, too. All knock-outs of a prompt are rows of one forked batch, as far as `batch_size` allows.
+
+    Args:
+        model: from `kv.load`.
+        prompts: as in `kv.generate`.
+        intervention: what acts on both sides: a steering, few-shot examples; `None`: nothing.
+        ways: which knock-outs: `"everything"`; `"one layer"`, `"one head"`; `"all but one layer"`, `"all but one head"`
+            (only that one still reads); `"from step"`, `"only at step"`; `"other slot"`: another slot of the prompt
+            hidden from everything, a control.
+        continuations: texts or token ids, one a prompt; `None`: what the model says under `intervention` with the slot
+            read, greedily.
+        steps: how many distributions along the text are compared, beginning with that of the first new token.
+        from_steps: the steps of `"from step"` and `"only at step"`.
+        others: how many slots `"other slot"` draws; `None`: 20, or all where the shortest prompt has fewer.
+        slot: which slot is hidden; negative counts from the prompt's end.
+        seed: of the draw.
+        chat, offset: as in `kv.generate`.
+        batch_size: rows read together; halved where memory runs out.
+
+    Returns:
+        A row a knock-out and prompt: `way`, `layer`, `head`, `step`, `slot`, `prompt`, `first`, the nats of the first
+        new token's distribution, and `nats`, summed over the text.
+
+    Raises:
+        ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, a steering that adds nothing, or
+            what `kv.generate` refuses; before anything is computed.
+        UnsteerableModelError: a model that computes attention in code of its own.
+    """
+    method = check_intervention(model, intervention)
+    whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
+    outs = knock_outs(model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed)
+    moved = divergences(model, whole, outs, batch_size)
+    rows = [
+        (out.way, out.layer, out.head, out.step, out.hide.slot, each.prompt, float(found[0]), float(found.sum()))
+        for out, of_prompts in zip(outs, moved, strict=True)
+        for each, found in zip(whole, of_prompts, strict=True)
+    ]
+    columns = ["way", "layer", "head", "step", "slot", "prompt", "first", "nats"]
+    return pd.DataFrame(rows, columns=columns).astype({c: "Int64" for c in ("layer", "head", "step")})
+
+
+def divergences(
+    model: Model, whole: Sequence[FollowedText], outs: Sequence[KnockOut], batch_size: int
+) -> list[list[Float[Tensor, " steps"]]]:
+    """For each knock-out and prompt, KL(read || hidden) at each step of the prompt's text, float32 on the CPU."""
+    hidden = [out.hide.hidden(model, [0])[0] for out in outs]
+    found: dict[int, list[Tensor]] = {i: [] for i in range(len(whole))}
+    # knock-outs of one prompt that fit a batch, beside the run that reads
+    width = min(len(hidden), max(1, batch_size - 1))
+    for group in group_rows(model, [each.row for each in whole]):
+        for start in range(0, len(hidden), width):
+            some = hidden[start : start + width]
+            for batch, part in in_batches(
+                group,
+                max(1, batch_size // (width + 1)),
+                lambda b, some=some: _divergences(model, [whole[i] for i in b], some),  # type: ignore[misc]
+            ):
+                for i, steps in zip(batch, part, strict=True):
+                    found[i].append(steps)
+    joined = [torch.cat(found[i])[:, : len(each.target)] for i, each in enumerate(whole)]
+    return [[steps[o] for steps in joined] for o in range(len(outs))]
+
+
+@torch.no_grad()
+def _divergences(
+    model: Model, whole: Sequence[FollowedText], hidden: Sequence[tuple[HiddenSlot, ...]]
+) -> list[Float[Tensor, "outs steps"]]:
+
+    rows: list[Row] = [
+        row for each in whole for row in (each.row, *(replace(each.row, hidden=(*each.row.hidden, *h)) for h in hidden))
+    ]
+    targets = [each.target for each in whole for _ in range(len(hidden) + 1)]
+    steps = []
+    with LOCK:
+        for logits, _ in logits_along(model, rows, targets):
+            for at in logits.unbind(1):
+                each = at.unflatten(0, (len(whole), len(hidden) + 1))
+                read = each[:, :1].expand(-1, len(hidden), -1)
+                steps.append(
+                    kl(read.flatten(0, 1), each[:, 1:].flatten(0, 1)).unflatten(0, (len(whole), len(hidden))).cpu()
+                )
+    return list(torch.stack(steps, -1).unbind(0))

@@ -1,0 +1,120 @@
+"""Which reading is knocked out: a slot hidden from everything, from one layer or head, from all but one, from a step
+on; and other slots.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ...edits.cache import check_slot, slot_from_end
+from ...interventions.hiding import HideSlot
+from ...models.attention import query_heads
+from ...models.model import Model
+
+WAYS = (
+    "everything",
+    "one layer",
+    "all but one layer",
+    "one head",
+    "all but one head",
+    "from step",
+    "only at step",
+    "other slot",
+)
+DEFAULT_STEPS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class KnockOut:
+    """A row of a knock-out table: a way, what is hidden, and the layer, query head, step or slot that it is about."""
+
+    way: str
+    hide: HideSlot
+    layer: int | None = None
+    head: int | None = None
+    step: int | None = None
+
+
+def knock_outs(
+    model: Model,
+    ways: str | Sequence[str],
+    steps: Sequence[int],
+    slot: int,
+    others: int | None,
+    lengths: Sequence[int],
+    seed: int,
+) -> list[KnockOut]:
+    """Every way's knock-outs. Of one-layer models "all but one layer" hides nothing, and there is none.
+
+    Args:
+        model: the model that reads.
+        ways: of `WAYS`.
+        steps: for `"from step"` and `"only at step"`.
+        slot: what is hidden; negative counts from the prompt's end.
+        others: how many other slots for `"other slot"`, each hidden from everything; `None`: 20, or as many as there
+            are.
+        lengths: of the prompts, in all of which these must be.
+        seed: of the choice of other slots.
+
+    Raises:
+        ValueError: no or unknown ways, no or negative steps, or fewer other slots in the shortest prompt than asked
+            for.
+        UnsteerableModelError: a model whose attention can't be looked into.
+    """
+    chosen = (ways,) if isinstance(ways, str) else tuple(dict.fromkeys(ways))
+    unknown = [way for way in chosen if way not in WAYS]
+    if unknown or not chosen:
+        raise ValueError(
+            f"{f'There is no way {unknown[0]!r} of hiding a slot' if unknown else 'ways is empty'}; choose from"
+            f" {', '.join(WAYS)}."
+        )
+    if any(way.endswith("step") for way in chosen) and (not steps or min(steps) < 0):
+        raise ValueError(
+            f"steps must be one or more steps, 0 or above, not {tuple(steps)}; step 0 is the offset token."
+        )
+    check_slot(slot)
+    hidden = {slot_from_end(slot, length, row) for row, length in enumerate(lengths)}
+    there = [back for back in range(1, min(lengths, default=1) + 1) if back not in hidden]
+    if "other slot" in chosen and not there:
+        raise ValueError(
+            "No slot beside the hidden one is in every prompt, so no other can be hidden for comparison; pass longer"
+            " prompts."
+        )
+    others = min(20, len(there)) if others is None else others
+    if "other slot" in chosen and not 1 <= others <= len(there):
+        raise ValueError(
+            f"The prompts have {len(there)} slots beside the hidden one in common, so {others} others can't be drawn;"
+            f" choose 1 to {len(there)}."
+        )
+    drawn = sorted(random.Random(f"{seed}/other slots").sample(there, others)) if "other slot" in chosen else []
+    heads = query_heads(model.hf)
+    pairs = [(layer, head) for layer in range(model.n_layers) for head in range(heads)]
+    return [out for way in chosen for out in _of_way(way, model.n_layers, pairs, dict.fromkeys(steps), slot, drawn)]
+
+
+def _of_way(
+    way: str, n_layers: int, pairs: Sequence[tuple[int, int]], steps: dict[int, None], slot: int, others: Sequence[int]
+) -> Iterator[KnockOut]:
+    if way == "everything":
+        yield KnockOut(way, HideSlot(slot=slot))
+    elif way == "one layer":
+        yield from (KnockOut(way, HideSlot(layers=[layer], slot=slot), layer) for layer in range(n_layers))
+    elif way == "all but one layer" and n_layers > 1:
+        yield from (
+            KnockOut(way, HideSlot(layers=[x for x in range(n_layers) if x != layer], slot=slot), layer)
+            for layer in range(n_layers)
+        )
+    elif way == "one head":
+        yield from (KnockOut(way, HideSlot(heads=[pair], slot=slot), *pair) for pair in pairs)
+    elif way == "all but one head" and len(pairs) > 1:
+        for pair in pairs:  # the label that a list of all other heads makes would be long
+            name = f"slot {slot} hidden from all heads but {pair[0]}.{pair[1]}"
+            yield KnockOut(way, HideSlot(heads=[x for x in pairs if x != pair], slot=slot, name=name), *pair)
+    elif way == "from step":
+        yield from (KnockOut(way, HideSlot(first=step, slot=slot), step=step) for step in steps)
+    elif way == "only at step":
+        yield from (KnockOut(way, HideSlot(first=step, end=step + 1, slot=slot), step=step) for step in steps)
+    elif way == "other slot":
+        yield from (KnockOut(way, HideSlot(slot=-back)) for back in others)

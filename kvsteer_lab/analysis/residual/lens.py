@@ -1,0 +1,266 @@
+"""Where in the layers an edit of the cache turns the next token: the logit lens of the steered run beside the plain
+one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..._util.batching import check_batch_size, in_batches
+from ...generation.divergence import kl
+from ...generation.generate import check_intervention, generate
+from ...generation.rows import Row, check_context
+from ...generation.scoring import match_continuations, rows_under
+from ...interventions.base import Intervention
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...interventions.together import Together
+from ...models.lock import LOCK
+from ...models.model import Model
+from ...models.prompts import Prompt, as_list
+from ...stats.intervals import paired_bootstrap
+from ...stats.significance import control_p
+from .unembedding import check_unembedding, read_residuals, token_id, unembed
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What the residual streams of a steered and a plain run say when they are unembedded behind each layer.
+
+    `step` 0 is the offset token, the first that reads the edited slot; step t reads the continuation's token t. `layer`
+    l is the stream behind decoder layer l, counted from 0. Intervals (`low`, `high`) are 95% bootstrap intervals over
+    prompts; `random` is the mean over random vectors of the same norms, `random_low`, `random_high` hold the middle 95%
+    of them, and `p_random` is the share of them (plus one) that do at least as much.
+
+    Attributes:
+        tokens: a row a step, layer and token: `n`, the mean log-probability `plain` and `steered` in nats, their
+            difference `change`.
+        divergence: a row a step and layer: `n`, `kl`, the mean KL(steered || plain) in nats.
+        top: at step 0, for each layer the tokens that gain and lose most: `layer`, `direction` ("up", "down"), `rank`,
+            `token`, mean probability `plain` and `steered`, `change`.
+    """
+
+    tokens: pd.DataFrame = field(repr=False)
+    divergence: pd.DataFrame = field(repr=False)
+    top: pd.DataFrame = field(repr=False)
+
+
+def logit_lens(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    steering: CacheSteering,
+    tokens: Sequence[str | int] | None = None,
+    continuations: Sequence[str | Sequence[int]] | None = None,
+    *,
+    controls: int = 40,
+    top: int = 5,
+    seed: int = 0,
+    chat: bool = True,
+    offset: str | int = "\n",
+    batch_size: int = 256,
+) -> Lens:
+    """Unembed the residual streams of a steered and a plain run behind every layer, where the edited slot is first read
+    and later on.
+
+    The streams go through the model's own final norm and unembedding (logit scales and softcapping included), so the
+    lens of the last layer is the model's own distribution. Lenses of early layers are read with the last layer's
+    dictionary: a token that shows there was not necessarily "thought" there, and one that doesn't was not necessarily
+    absent. A layer below the first edited one can't differ: there the change is exactly zero.
+
+    Args:
+        model: from `kv.load`.
+        prompts: as in `kv.generate`.
+        steering: what is added to the cache.
+        tokens: texts of one token each, or ids; `None`: the commonest first token of the steered run and that of the
+            plain one.
+        continuations: texts or token ids, one a prompt, that both runs read behind the offset token; `None`: the offset
+            token alone.
+        controls: random vectors of the same norms; 0: none.
+        top: tokens listed a layer and direction.
+        seed: of the random vectors and of the bootstrap.
+        chat, offset: as in `kv.generate`.
+        batch_size: rows read together; halved where memory runs out.
+
+    Raises:
+        ValueError: a single prompt, zero vectors, a token that isn't one, or what `kv.score` refuses; before anything
+            is computed.
+        UnsteerableModelError: logits that aren't a function of the last layer's output.
+    """
+    given = as_list(prompts)
+    check_steering(model, steering, given)
+    check_batch_size(batch_size)
+    wanted = None if tokens is None else list(dict.fromkeys(token_id(model.tokenizer, t) for t in tokens))
+    if wanted is not None and not wanted:
+        raise ValueError(
+            "The list of tokens is empty; name one, or leave it out for the steered and the plain run's first token."
+        )
+    targets = [] if continuations is None else match_continuations(model, given, continuations)[1]
+    methods = [None, steering, *(random_controls(steering, controls, seed) if controls else [])]
+    rows = [rows_under(model, check_intervention(model, m), given, chat=chat, offset=offset) for m in methods]
+    check_context(model, rows[0], max(map(len, targets), default=1))
+    check_unembedding(model)
+    chosen = wanted if wanted is not None else list(dict.fromkeys(first_tokens(model, given, steering, chat, offset)))
+    parts = [
+        part
+        for _, part in in_batches(
+            range(len(given)), max(1, batch_size // len(methods)), lambda b: _look(model, rows, targets, chosen, b)
+        )
+    ]
+    return _tables(model, chosen, parts, [len(t) for t in targets] or [0] * len(given), top, seed)
+
+
+def check_steering(model: Model, steering: CacheSteering, prompts: Sequence[Prompt]) -> None:
+    """Refuse what no effect can be measured of.
+
+    Raises:
+        ValueError: no cache steering, one that adds nothing, vectors of another model, no layers, or a single prompt.
+    """
+    method = check_intervention(model, steering)
+    if not isinstance(method, CacheSteering):
+        raise ValueError(
+            f"{method.label!r} is no cache steering, so there is no edited slot to be read; pass a kv.CacheSteering."
+        )
+    check_edits(method)
+    if len(prompts) < 2:
+        raise ValueError("An interval needs at least two prompts, not one; pass more.")
+
+
+def check_edits(*methods: Intervention) -> None:
+    """Refuse cache steering that edits nothing, alone or as a part of something: what comes of it would be the
+    baseline's under another name.
+
+    Raises:
+        ValueError: one that steers no layer, or adds zeros only.
+    """
+    for part in (part for method in methods for part in (method.parts if isinstance(method, Together) else (method,))):
+        if not isinstance(part, CacheSteering):
+            continue
+        if not part.scope:
+            raise ValueError(f"{part.label!r} steers no layer; name one, layers=[1] say.")
+        own = part.vectors.only(part.scope, part.heads)
+        if not (part.ck * own.keys).any() and not (part.cv * own.values).any():
+            raise ValueError(
+                f"What {part.label!r} adds is zero in the steered layers; check its vectors, coefficients and layers."
+            )
+
+
+def first_tokens(
+    model: Model, prompts: Sequence[Prompt], steering: CacheSteering, chat: bool, offset: str | int
+) -> tuple[int, int]:
+    """The commonest first token of the steered run, and that of the plain one."""
+    texts = generate(
+        model,
+        prompts,
+        [steering, check_intervention(model, None)],
+        chat=chat,
+        offset=offset,
+        generation={"max_new_tokens": 1},
+    )
+    steered, plain = (
+        Counter(row.token_ids[0] for row in texts if (row.intervention == steering.label) == own).most_common(1)[0][0]
+        for own in (True, False)
+    )
+    return steered, plain
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of some prompts and all methods (the plain run, steering, controls); continuations are padded to the longest."""
+
+    logp: Float[Tensor, "prompts methods layers steps tokens"]
+    kl: Float[Tensor, "prompts methods layers steps"]
+    mass: Float[Tensor, "2 layers vocab"]
+    """Summed over the prompts, the probabilities at step 0, plain and steered."""
+
+
+@torch.no_grad()
+def _look(
+    model: Model,
+    rows: Sequence[Sequence[Row]],
+    targets: Sequence[Sequence[int]],
+    chosen: Sequence[int],
+    batch: Sequence[int],
+) -> _Part:
+
+    width = max(map(len, targets), default=0)
+    following = (
+        [[*targets[i], *[targets[i][-1]] * (width - len(targets[i]))] for i in batch for _ in rows] if width else None
+    )
+    with LOCK:
+        tokens = None if following is None else torch.tensor(following, device=model.device)
+        hidden, _ = read_residuals(model, [each[i] for i in batch for each in rows], tokens)
+        logp, divergence, mass = [], [], []
+        for layer in range(model.n_layers):
+            one, apart = [], []
+            for step in range(width + 1):  # vocabularies are large: one distribution a row at a time
+                logits = (
+                    unembed(model, hidden[:, layer, step][:, None])[:, 0].float().unflatten(0, (len(batch), len(rows)))
+                )
+                log_p = logits.log_softmax(-1)
+                one.append(log_p[..., list(chosen)].cpu())
+                against = logits[:, :1].expand_as(logits)
+                apart.append(kl(logits.flatten(0, 1), against.flatten(0, 1)).unflatten(0, logits.shape[:2]).cpu())
+                if step == 0:
+                    mass.append(log_p[:, :2].exp().cpu().double().sum(0))
+            logp.append(torch.stack(one, 2))
+            divergence.append(torch.stack(apart, 2))
+    return _Part(torch.stack(logp, 2), torch.stack(divergence, 2), torch.stack(mass, 1))
+
+
+def _tables(
+    model: Model, chosen: Sequence[int], parts: Sequence[_Part], lengths: Sequence[int], top: int, seed: int
+) -> Lens:
+    logp, divergence = (
+        torch.cat([p.logp for p in parts]).double().numpy(),
+        torch.cat([p.kl for p in parts]).double().numpy(),
+    )
+    mass = torch.stack([p.mass for p in parts]).sum(0) / len(lengths)
+    tokens, apart = [], []
+    for step in range(divergence.shape[3]):
+        long = np.array(lengths) >= step
+        if long.sum() < 2:
+            break
+        for layer in range(model.n_layers):
+            where = dict(step=step, layer=layer, n=int(long.sum()))
+            moved = divergence[long, :, layer, step]
+            apart.append(where | _estimate("kl", moved[:, 1], moved[:, 2:].mean(0), seed))
+            for index, token in enumerate(chosen):
+                each = logp[long, :, layer, step, index]
+                change = each - each[:, :1]
+                means = dict(token=model.tokenizer.decode([token]), plain=each[:, 0].mean(), steered=each[:, 1].mean())
+                tokens.append(where | means | _estimate("change", change[:, 1], change[:, 2:].mean(0), seed))
+    return Lens(pd.DataFrame(tokens), pd.DataFrame(apart), _top(model, mass, top))
+
+
+def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int) -> dict[str, float]:
+    """A mean over prompts with its interval, and where the controls' means lie; a change may go either way, so sizes
+    are compared.
+    """
+    found = paired_bootstrap(values.tolist(), np.zeros_like(values).tolist(), n=1000, seed=seed)
+    row = {name: found.value, "low": found.low, "high": found.high}
+    if len(controls):
+        low, high = np.quantile(controls, [0.025, 0.975])
+        p = control_p(abs(found.value), np.abs(controls).tolist())
+        row |= dict(random=float(controls.mean()), random_low=float(low), random_high=float(high), p_random=p)
+    return row
+
+
+def _top(model: Model, mass: Float[Tensor, "2 layers vocab"], top: int) -> pd.DataFrame:
+    rows = []
+    for layer in range(model.n_layers):
+        change = mass[1, layer] - mass[0, layer]
+        for direction, sign in (("up", 1), ("down", -1)):
+            for rank, token in enumerate((sign * change).topk(min(top, len(change))).indices.tolist()):
+                if sign * change[token] > 0:
+                    plain, steered = (float(mass[side, layer, token]) for side in (0, 1))
+                    named = dict(layer=layer, direction=direction, rank=rank + 1, token=model.tokenizer.decode([token]))
+                    rows.append(named | dict(plain=plain, steered=steered, change=steered - plain))
+    return pd.DataFrame(rows, columns=["layer", "direction", "rank", "token", "plain", "steered", "change"])

@@ -1,0 +1,138 @@
+"""The residual stream of tokens that read an edited cache, and its way to logits through the model's own last
+modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import nnsight
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...generation.decoding import fill_rows
+from ...generation.rows import Row
+from ...models.architectures import UnsteerableModelError
+from ...models.layers import layers_path
+from ...models.model import Model
+from ...models.prompts import encode, positions
+
+Patch = Callable[[int, Tensor], Tensor]
+"""Given a layer and what it puts out, `[rows, tokens, hidden]`, what it is made to put out instead."""
+
+
+@torch.no_grad()
+def unembed(model: Model, hidden: Float[Tensor, "rows n hidden"]) -> Float[Tensor, "rows n vocab"]:
+    """Logits of residual streams as if each had left the last decoder layer (the logit lens; nostalgebraist 2020).
+
+    A token is run through the model, and what its last layer puts out is replaced by `hidden`: so the final norm, the
+    unembedding, logit scales and softcapping are the model's own, whatever they are called.
+    """
+    last = model.traced.get(layers_path(model.hf))[-1]
+    one = torch.ones(1, 1, dtype=torch.long, device=model.device)
+    with model.traced.trace(input_ids=one, attention_mask=one, use_cache=False):
+        last.output = _put(last.output, hidden)
+        logits = nnsight.save(model.traced.output.logits)
+    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+
+def check_unembedding(model: Model) -> None:
+    """Run three tokens and refuse a model whose logits are not a function of what its last layer puts out for the same
+    token.
+
+    Raises:
+        UnsteerableModelError: such a model, or one whose decoder layers aren't found.
+    """
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    hidden, logits = _read(model, dict(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False), 1, None)
+    again = unembed(model, hidden[:, -1])
+    if again.shape != logits.shape or not torch.allclose(
+        again.float(), logits.float(), rtol=1e-2, atol=1e-3 * float(logits.float().abs().max())
+    ):
+        raise UnsteerableModelError(
+            f"{model.model_type} has no logit lens: its logits are not made from what the last decoder layer puts out"
+            " for the same token; choose a model with decoder layers, a final norm and an unembedding, such as Llama"
+            " or Qwen."
+        )
+
+
+def read_residuals(
+    model: Model, rows: Sequence[Row], following: Int[Tensor, "rows steps"] | None = None, patch: Patch | None = None
+) -> tuple[Float[Tensor, "rows layers steps hidden"], Float[Tensor, "rows steps vocab"]]:
+    """The residual stream behind each decoder layer where the rows' last tail token and `following` are read from the
+    edited caches, and the logits there.
+
+    Args:
+        model: the model.
+        rows: with tails of one length. What they add to the residual stream is not supported here: only their cache
+            deltas count.
+        following: tokens that are read behind the tails.
+        patch: changes what layers put out, in the order in which they run; what it returns is what is read, and what
+            later layers see.
+    """
+    cache, ids, mask = fill_rows(model, rows)
+    start, steps = cache.get_seq_length(), 1
+    if following is not None:
+        ids, mask = torch.cat([ids, following], 1), torch.cat([mask, torch.ones_like(following)], 1)
+        steps += following.shape[1]
+    arguments: dict[str, Any] = {
+        "input_ids": ids[:, start:],
+        "attention_mask": mask,
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+    if model.accepts("position_ids"):
+        arguments["position_ids"] = positions(mask)[:, start:]
+    return _read(model, arguments, steps, patch)
+
+
+@torch.no_grad()
+def _read(model: Model, arguments: dict[str, Any], steps: int, patch: Patch | None) -> tuple[Tensor, Tensor]:
+    if model.accepts("logits_to_keep"):
+        arguments = {**arguments, "logits_to_keep": steps}
+    layers = model.traced.get(layers_path(model.hf))
+    found: list[Tensor] = []
+    with model.traced.trace(**arguments):
+        for index, layer in enumerate(layers):
+            output = layer.output
+            hidden = output[0] if isinstance(output, tuple) else output
+            if patch is not None:
+                hidden = patch(index, hidden)
+                layer.output = _put(output, hidden)
+            found.append(hidden[:, -steps:].to(model.device))
+        logits = model.traced.output.logits[:, -steps:]
+        nnsight.save(found)
+        nnsight.save(logits)
+    return torch.stack(found, 1), logits
+
+
+def _put(output: Any, hidden: Tensor) -> Any:
+    """A layer's output with another residual stream in it, where the layer runs."""
+    if isinstance(output, tuple):
+        return (hidden.to(output[0]), *output[1:])
+    return hidden.to(output)
+
+
+def token_id(tokenizer: Any, token: str | int) -> int:
+    """The id of one token, given as text or as an id.
+
+    Raises:
+        ValueError: neither text nor id, a text that is not exactly one token, or the id is outside the vocabulary.
+    """
+    if isinstance(token, bool) or not isinstance(token, (int, str)):
+        raise ValueError(f"{token!r} is no token; pass a text that is one token, or a token id.")
+    if isinstance(token, int):
+        if not 0 <= token < len(tokenizer):
+            raise ValueError(
+                f"Token {token} is outside the vocabulary of {len(tokenizer)} tokens; pass an id below that, or the"
+                " token's text."
+            )
+        return token
+    ids = encode(tokenizer, token)
+    if len(ids) != 1:
+        raise ValueError(
+            f"{token!r} is {len(ids)} tokens for this tokenizer, not one; pass a text that is one token, or a token id."
+        )
+    return int(ids[0])

@@ -1,0 +1,107 @@
+"""`kvsteer evaluate`: a task's questions under cache steering, prompts, a forced prefix and random controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def evaluate(
+    task: str = "tiny-arithmetic",
+    model: str = "tiny",
+    vectors: Path | None = None,
+    ck: float | None = None,
+    cv: float | None = None,
+    layers: tuple[int, ...] | None = None,
+    prefix: str | None = None,
+    controls: int = 40,
+    n: int | None = 200,
+    split: Literal["extraction", "dev", "test"] = "test",
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    samples: int = 1,
+    temperature: float | None = None,
+    batch_size: int = 64,
+    out: Path | None = None,
+    shard: str | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Evaluate interventions on a task and print the table with intervals, paired tests and side effects.
+
+    The baseline, the run without offset token and the chain-of-thought prompt (as instruction and as prefix) are always
+    in it. Exit code 0: done; 3: stopped or a shard of several, so that rows are missing; run the same command again to
+    go on.
+
+    Args:
+        task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
+        model: "tiny", a folder or a hub id.
+        vectors: steering vectors to add; without them only the prompts are compared.
+        ck: coefficient of the keys; needed with vectors.
+        cv: coefficient of the values; needed with vectors.
+        layers: exactly these layers; by default 1 and above.
+        prefix: words to force as the answer's first, on the unsteered model.
+        controls: random vectors of the same size; 39 or more for a p-value below 0.05.
+        n: number of questions; "None" for all of the split.
+        split: dev to choose, test once everything is chosen.
+        seed: which questions, and the noise of sampling.
+        max_new_tokens: where replies are cut.
+        samples: replies a question; more than one are sampled.
+        temperature: of sampling; by default the model's own.
+        batch_size: replies decoded together.
+        out: folder of the run. A stopped run goes on there; another one's folder is refused.
+        shard: "i/N" runs the i-th of N parts (join them with kvsteer merge); needs --out.
+        data_dir: folder with a benchmark's files.
+    """
+    import sys
+
+    import kvsteer_lab as kv
+
+    from ..demo import format_table
+
+    if (vectors is None) != (cv is None) or (vectors is None) != (ck is None):
+        raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
+    if shard is not None and out is None:
+        raise ValueError("A shard has to be kept to be joined; pass --out.")
+    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
+    if prefix is not None:
+        methods.append(kv.ForcedPrefix(prefix))
+    if vectors is not None and ck is not None and cv is not None:
+        steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
+        methods += [steering, *(kv.random_controls(steering, controls) if controls else [])]
+    generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
+    results = kv.evaluate(
+        loaded,
+        questions,
+        methods,
+        n=n,
+        split=split,
+        seed=seed,
+        samples=samples,
+        generation=generation,
+        batch_size=batch_size,
+        out=out,
+        shard=shard,
+    )
+    if results.rows.empty:
+        print("No question is finished yet.")
+        sys.exit(3)
+    print(format_table(results.summary()))
+    print(
+        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
+        " table"
+    )
+    print(
+        kv.compare(results)
+        .drop(columns=["task", "model"])
+        .set_index("intervention")
+        .to_string(float_format=lambda x: f"{x:.3g}")
+    )
+    print("\nSide effects")
+    print(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+    if len(results.rules) > 1:
+        print("\nAccuracy under each rule that reads answers")
+        print(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+    if not results.complete:
+        print("\nRows are missing: run the same command again, or merge the shards.")
+        sys.exit(3)

@@ -1,0 +1,72 @@
+"""`kvsteer extract`: from a task or a contrastive set to a file of vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def extract(
+    out: Path,
+    model: str = "tiny",
+    task: str = "tiny-arithmetic",
+    style: str = "stepwise",
+    against: str = "direct",
+    n: int = 100,
+    shots: int = 5,
+    select: Literal["random", "nearest"] = "random",
+    encoder: str | None = None,
+    max_prompt_tokens: int | None = None,
+    seed: int = 0,
+    keys: Literal["post_rope", "position_free"] = "post_rope",
+    pairs: Path | None = None,
+    traces: Path | None = None,
+    batch_size: int = 16,
+    data_dir: Path | None = None,
+) -> None:
+    """Extract steering vectors and write them to one safetensors file.
+
+    Args:
+        out: the file to write, ending in .safetensors.
+        model: "tiny", a folder or a hub id.
+        task: where the questions come from.
+        style: how the positive examples answer.
+        against: how the negative examples answer.
+        n: number of contrastive pairs.
+        shots: examples in each prompt.
+        select: examples at random, or those whose questions are nearest.
+        encoder: for the nearest: a sentence-transformers model; by default TF-IDF.
+        max_prompt_tokens: longer prompts get shorter or fewer examples.
+        seed: which questions and examples.
+        keys: as they are cached, or un-rotated before averaging.
+        pairs: a saved contrastive set, instead of making one from the task.
+        traces: replies to the task's questions, one JSON object a line, as `kvsteer traces` writes them.
+        batch_size: prompts traced together.
+        data_dir: folder with a benchmark's files.
+    """
+    import kvsteer_lab as kv
+
+    if pairs is not None and traces is not None:
+        raise ValueError("A contrastive set and traces can't both be extracted from; pass --pairs or --traces.")
+    loaded = kv.load(model)
+    if pairs is not None:
+        chosen = kv.ContrastiveSet.load(pairs)
+    else:
+        source = kv.tasks.get(task, data_dir)
+        chosen = kv.ContrastiveSet.few_shot(
+            source if traces is None else kv.with_traces(source, kv.Traces.load(traces)),
+            loaded.tokenizer,
+            style=style,
+            against=against,
+            n=n,
+            shots=shots,
+            select=select,
+            encoder=encoder,
+            max_prompt_tokens=max_prompt_tokens,
+            seed=seed,
+        )
+    path = kv.extract(loaded, chosen, batch_size=batch_size, keys=keys).save(out)
+    print(
+        f"Wrote {path}: vectors of {len(chosen)} pairs, {loaded.n_layers} layers, {loaded.n_kv_heads} KV heads of width"
+        f" {loaded.head_dim}."
+    )

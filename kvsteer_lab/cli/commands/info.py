@@ -1,0 +1,47 @@
+"""`kvsteer info`: what a file or a model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def info(source: Annotated[str, tyro.conf.Positional]) -> None:
+    """Tell what a vectors file, a contrastive set, a file of traces or a model is.
+
+    Args:
+        source: a .safetensors or .jsonl file, a .parquet file of results, the folder of a run, "tiny", another folder
+            or a hub id.
+    """
+    import dataclasses
+
+    import kvsteer_lab as kv
+
+    from ...tasks.traces.journal import holds_traces
+
+    path = Path(source)
+    if path.suffix == ".jsonl":
+        print(kv.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
+    elif path.suffix == ".parquet" or (path / "rows").is_dir():
+        results = kv.Results.load(path)
+        print(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}", sep="\n")
+        print(results.summary().to_string(float_format=lambda x: f"{x:.3g}"))
+    elif path.suffix == ".safetensors" or (path / "vectors.safetensors").is_file():
+        vectors = kv.KVVectors.load(source)
+        for name, value in dataclasses.asdict(vectors.card).items():
+            shown = {k: v for k, v in value.items() if k != "questions"} if isinstance(value, dict) else value
+            print(f"{name}: {shown}")
+        print(vectors.norms().to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+    else:
+        model = kv.load(source)
+        windows = sorted({w for w in model.shape.windows if w is not None})
+        print(f"{model.name}: can be steered")
+        print(
+            f"architecture: {model.model_type}, {model.n_layers} layers, {model.n_kv_heads} KV heads of width"
+            f" {model.head_dim}, context {model.context}"
+        )
+        print(f"dtype: {model.dtype}, device: {model.device}, fingerprint: {model.fingerprint}")
+        if windows:
+            print(f"note: some layers forget the steered slot after {windows[0] - 1} more tokens (sliding window)")

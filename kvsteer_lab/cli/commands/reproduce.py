@@ -1,0 +1,55 @@
+"""`kvsteer reproduce`: the notebooks on another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+def reproduce(
+    model: str,
+    out: Path,
+    task: str = "tiny-arithmetic",
+    notebooks: tuple[str, ...] = (),
+    parameters: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE")] = (),
+) -> None:
+    """Run the numbered notebooks on a model; write them, their HTML and figures, and `index.html`, which shows them
+    all.
+
+    Coefficients that suit one model mean nothing on another: set them, say with --set CK=0.3 CV=6. It can be stopped at
+    any time: the same command goes on, and runs again what failed or ran with other values. A notebook that fails
+    doesn't stop the others.
+
+    Exit code 0: all of them ran to the end. 1: bad input, nothing was written. 2: a notebook failed (the output and the
+    page say where).
+
+    Args:
+        model: a hub id, a folder, or a bundled model.
+        out: the folder.
+        task: what they evaluate on.
+        notebooks: numbers of those to run, say 00 05; all of them by default.
+        parameters: values for variables of the notebooks' second cells; each goes to every notebook that has it. Lists
+            and texts in quotes: 'DOSES=[1, 2]'.
+    """
+    import os
+    import sys
+
+    from ...reproduction.parameters import read_parameters
+    from ...reproduction.reproduction import reproduce as run
+
+    given = read_parameters(parameters)
+    shown = not os.environ.get("TQDM_DISABLE")
+    done = run(
+        model,
+        out,
+        task=task,
+        notebooks=notebooks,
+        parameters=given,
+        say=lambda line: print(line, flush=True),
+        progress=shown,
+    )
+    print(f"{len(done.records) - len(done.failures)} of {len(done.records)} notebooks ran to the end; see {done.index}")
+    if done.failures:
+        sys.exit(2)

@@ -1,0 +1,97 @@
+"""`kvsteer tune`: coefficients chosen on development questions, confirmed once on test questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def tune(
+    out: Path,
+    task: str = "tiny-arithmetic",
+    model: str = "tiny",
+    methods: tuple[Literal["cache", "activation"], ...] = ("cache", "activation"),
+    style: str = "stepwise",
+    against: str = "direct",
+    pairs: int = 100,
+    shots: int = 3,
+    cells: int = 24,
+    n_dev: int = 100,
+    n_test: int = 200,
+    controls: int = 40,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    batch_size: int = 64,
+    data_dir: Path | None = None,
+) -> None:
+    """Extract vectors, search each method's coefficients on the development split, run the best once on the test split.
+
+    Vectors come from the extraction split. Writes the vectors, cells.csv (every cell that was tried), the runs and the
+    table. Stopped, it goes on when the same command is run again.
+
+    Args:
+        out: folder for everything.
+        task: where questions and demonstrations come from.
+        model: "tiny", a folder or a hub id.
+        methods: cache steering, activation steering or both, with equal budgets.
+        style: how the positive examples answer.
+        against: how the negative examples answer.
+        pairs: contrastive pairs.
+        shots: examples in each prompt.
+        cells: of each method in the first round.
+        n_dev: development questions.
+        n_test: test questions.
+        controls: random controls of each chosen point.
+        seed: of pairs and questions.
+        max_new_tokens: where replies are cut.
+        batch_size: replies decoded together.
+        data_dir: folder with a benchmark's files.
+    """
+    import kvsteer_lab as kv
+
+    from ..._util.files import write_atomically
+    from ..demo import format_table
+
+    if not methods:
+        raise ValueError("There is nothing to tune; pass --methods cache, activation or both.")
+    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    chosen = kv.ContrastiveSet.few_shot(
+        questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
+    )
+    searches: list[kv.Search] = []
+    if "cache" in methods:
+        vectors = kv.extract(loaded, chosen)
+        vectors.save(out / "vectors.safetensors")
+        searches.append(kv.CacheSearch(vectors))
+    if "activation" in methods:
+        activations = kv.extract_activations(loaded, chosen)
+        activations.save(out / "activations.safetensors")
+        searches.append(kv.ActivationSearch(activations))
+    generation = {"max_new_tokens": max_new_tokens}
+    tuning = kv.tune(
+        loaded,
+        questions,
+        searches,
+        cells=cells,
+        n=n_dev,
+        seed=seed,
+        generation=generation,
+        batch_size=batch_size,
+        out=out / "dev",
+    )
+    write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
+    print(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
+    best = tuning.cells[tuning.cells.chosen].set_index("method")
+    print(best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}"))
+    for search in searches:
+        print(f"{search.name}: {tuning.best[search.name]}")
+    others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
+    results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
+    print(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
+    print(
+        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
+        " table"
+    )
+    table = kv.compare(results)
+    write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
+    print(table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}"))

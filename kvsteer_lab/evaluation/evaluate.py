@@ -1,0 +1,106 @@
+"""Interventions on a task's questions: accuracy, style and side effects, controls in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from .._version import __version__
+from ..generation.generate import check_interventions
+from ..interventions.base import Intervention, NoOffset, Nothing
+from ..models.model import Model
+from ..tasks.base import Task
+from .chunks import ask_in_chunks
+from .plan import EvaluationPlan, SecondStage
+from .results import Results
+from .runs import parse_shard
+
+
+def evaluate(
+    model: Model,
+    task: Task,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    n: int | None = 100,
+    split: str = "test",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    samples: int = 1,
+    second_stage: SecondStage = "steered",
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    shard: str | tuple[int, int] | None = None,
+    chunk_size: int | None = None,
+    progress: bool = True,
+) -> Results:
+    """Ask a task's questions under every intervention, all through the one path.
+
+    The two baselines, with and without the offset token, are always in the run. Add `kv.random_controls(...)` to the
+    interventions for a control-based p-value.
+
+    Args:
+        model: from `kv.load`.
+        task: from `kv.tasks.get`, or your own.
+        interventions: what to compare with the baseline.
+        n: how many questions; `None`: all of the split.
+        split: `"dev"` to choose settings, `"test"` once they are chosen.
+        seed: which questions, and the noise of sampling.
+        offset, generation, samples, batch_size, progress: as in `kv.generate`.
+        second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited
+            cache, as the reply was, or, as in the paper's own evaluation, from an unsteered one.
+        out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that
+            was stopped goes on there.
+        shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder;
+            `kv.merge` joins several.
+        chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
+
+    Returns:
+        All rows; with `out`, those that are in the folder.
+
+    Raises:
+        ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
+            before anything is computed.
+        OSError: the folder can't be written.
+    """
+    questions = task.questions(split, n, seed)
+    if not questions:
+        raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
+    if second_stage not in ("steered", "unsteered"):
+        raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
+    inquiry = EvaluationPlan(
+        model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size
+    )
+    asked = dict(
+        task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples
+    )
+    settings = dict(
+        model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__
+    )
+    if out is None and (shard is not None or chunk_size is not None):
+        raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
+    check_interventions(model, inquiry.methods)
+    inquiry.check_room(questions)
+    if out is None:
+        frame, complete = inquiry.ask(questions, progress)
+        return Results(frame, settings, complete)
+    return Results.of_run(
+        ask_in_chunks(
+            inquiry,
+            questions,
+            out,
+            settings=settings,
+            shard=parse_shard(shard),
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+    )
+
+
+def with_baselines(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:
+    """The interventions, behind both baselines."""
+    chosen = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+    return (*(b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)), *chosen)

@@ -1,0 +1,5 @@
+from .methods import ActivationSearch as ActivationSearch
+from .methods import CacheSearch as CacheSearch
+from .methods import Search as Search
+from .search import Tuning as Tuning
+from .search import tune as tune

@@ -1,0 +1,136 @@
+"""What is searched for each method: variants, and how a dose becomes a coefficient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...interventions.activation import ActivationSteering, random_activation_controls
+from ...interventions.base import Intervention
+from ...interventions.cache import CacheSteering
+from ...interventions.controls import random_controls
+from ...models.model import Model
+from ...models.prompts import Prompt
+from ...vectors.activation import ActivationVectors
+from ...vectors.kv import KVVectors, check_indices
+
+Build = Callable[[float, str], Intervention]
+"""From a dose and a name to an intervention. A dose is the norm of what is added over the norm of what it is added
+to.
+"""
+
+
+class Search(ABC):
+    """One method's grid: named variants, each of which takes a dose."""
+
+    name: str
+
+    @abstractmethod
+    def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
+        """The variants by name.
+
+        Args:
+            model: the model to be steered.
+            prompts: development prompts, on which norms are measured.
+
+        Raises:
+            ValueError: vectors that don't fit the model, or that are zero where they should steer.
+        """
+
+    @abstractmethod
+    def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
+        """Random controls of the chosen point."""
+
+
+@dataclass(frozen=True)
+class CacheSearch(Search):
+    """Cache steering. A dose is c_v |S^V| / |V|, averaged over the layers that are edited.
+
+    Args:
+        vectors: what is added.
+        key_shares: the variants: the dose of the keys as a share of the dose of the values.
+        layers, heads: as in `CacheSteering`.
+        name: the method's name in tables.
+    """
+
+    vectors: KVVectors = field(repr=False)
+    key_shares: Sequence[float] = (0.0, 0.05, 0.2, 1.0)
+    layers: Iterable[int] | None = None
+    heads: Iterable[int] | None = None
+    name: str = "cache steering"
+
+    def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
+        scope = list(CacheSteering(self.vectors, 0, 0, self.layers, self.heads).scope)
+        table = self.vectors.only(None, self.heads).relative_to(model, prompts).set_index("layer").loc[scope]
+        keys, values = float(table["keys"].mean()), float(table["values"].mean())
+        if values == 0 or (keys == 0 and any(self.key_shares)):
+            raise ValueError(
+                f"The vectors of {self.name!r} are zero in the layers and heads that are searched; choose others, or"
+                " key_shares=(0,)."
+            )
+
+        def build(share: float) -> Build:
+            return lambda dose, name: CacheSteering(
+                self.vectors, share * dose / keys if share else 0.0, dose / values, self.layers, self.heads, name=name
+            )
+
+        return {f"keys x{share:g}": build(share) for share in self.key_shares}
+
+    def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
+        assert isinstance(chosen, CacheSteering)
+        return random_controls(chosen, n, seed)
+
+
+@dataclass(frozen=True)
+class ActivationSearch(Search):
+    """Activation steering. A dose is c |r_l| / |h_l| at the layer that is edited.
+
+    Args:
+        vectors: what is added.
+        layers: variants; `None`: four, evenly spread over the depth.
+        offsets: variants: the token behind the edited one, `None` for the run's own, `""` for none.
+        every_token, cache: as in `ActivationSteering`.
+        name: the method's name in tables.
+    """
+
+    vectors: ActivationVectors = field(repr=False)
+    layers: Sequence[int] | None = None
+    offsets: Sequence[str | None] = (None,)
+    every_token: bool = False
+    cache: bool = True
+    name: str = "activation steering"
+
+    def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
+        # What is added once behind the last layer is read by no later token.
+        last = max(0, self.vectors.n_layers - (1 if self.every_token else 2))
+        layers = self.layers if self.layers is not None else sorted({round(i * last / 3) for i in range(4)})
+        check_indices("layer", layers, self.vectors.n_layers)
+        table = self.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
+        if (table.loc[list(layers)] == 0).any():
+            raise ValueError(
+                f"The vectors of {self.name!r} are zero in one of the layers {list(layers)}; choose others."
+            )
+
+        def build(layer: int, offset: str | None) -> Build:
+            unit = 1 / float(table[layer])
+            return lambda dose, name: ActivationSteering(
+                self.vectors,
+                layer,
+                dose * unit,
+                every_token=self.every_token,
+                cache=self.cache,
+                offset=offset,
+                name=name,
+            )
+
+        def called(layer: int, offset: str | None) -> str:
+            return f"layer {layer}" + (
+                "" if offset is None else ", no offset" if offset == "" else f", offset {offset!r}"
+            )
+
+        return {called(layer, offset): build(layer, offset) for layer in layers for offset in self.offsets}
+
+    def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
+        assert isinstance(chosen, ActivationSteering)
+        return random_activation_controls(chosen, n, seed)

@@ -1,0 +1,234 @@
+"""The search itself: equal numbers of cells for every method, extended while the best lies on an edge, confirmed
+once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ...interventions.base import Intervention
+from ...models.model import Model
+from ...stats.intervals import wilson
+from ...tasks.base import Task
+from ..evaluate import evaluate
+from ..results import Results
+from .methods import Build, Search
+
+Objective = Literal["correct", "reasoned"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished search.
+
+    Attributes:
+        cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson
+            interval `low`, `high`, `reasoned`, `tokens`, `chosen`.
+        best: the chosen intervention of each method.
+        on_edge: methods whose best dose still lies at an end of what was tried.
+        questions: ids of the questions that were used.
+        model, task, searches, settings: what was searched, and how.
+    """
+
+    cells: pd.DataFrame = field(repr=False)
+    best: Mapping[str, Intervention]
+    on_edge: tuple[str, ...]
+    questions: tuple[str, ...] = field(repr=False)
+    model: Model = field(repr=False)
+    task: Task = field(repr=False)
+    searches: tuple[Search, ...] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+
+    def confirm(
+        self,
+        others: Sequence[Intervention] = (),
+        *,
+        n: int | None = 200,
+        split: str = "test",
+        seed: int = 0,
+        controls: int = 40,
+        out: str | Path | None = None,
+        progress: bool = True,
+    ) -> Results:
+        """Run each method's chosen point on questions that the search never saw. Do it once, when everything is chosen.
+
+        Args:
+            others: what else to run beside them: prompts, forced prefixes.
+            n, split, seed, out, progress: as in `kv.evaluate`.
+            controls: random controls of each chosen point; 0: none.
+
+        Raises:
+            ValueError: some of the questions were used in the search.
+        """
+        asked = self.task.questions(split, n, seed)
+        check_disjoint(self.questions, [q.id for q in asked])
+        drawn = [c for s in self.searches for c in (s.controls(self.best[s.name], controls, seed) if controls else [])]
+        methods = [*others, *self.best.values(), *drawn]
+        return evaluate(
+            self.model, self.task, methods, n=n, split=split, seed=seed, out=out, progress=progress, **self.settings
+        )
+
+
+def check_disjoint(tuned: Sequence[str], tested: Sequence[str]) -> None:
+    """Raise a `ValueError` if a question was used both to choose and to test."""
+    both = sorted(set(tuned) & set(tested))
+    if both:
+        raise ValueError(
+            f"{len(both)} questions were used in tuning and are among the test questions ({both[0]!r}, ...); test on"
+            " another split."
+        )
+
+
+def tune(
+    model: Model,
+    task: Task,
+    searches: Search | Sequence[Search],
+    *,
+    cells: int = 24,
+    n: int | None = 100,
+    split: str = "dev",
+    seed: int = 0,
+    doses: tuple[float, float] = (0.25, 8.0),
+    extensions: int = 3,
+    objective: Objective = "correct",
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Tuning:
+    """Search each method's coefficients on the same development questions, as forked grids of one run a round.
+
+    Every method gets `cells` cells: its variants times log-even doses in `doses`, where a dose is the norm of what is
+    added over the norm of what it is added to. While some method's best dose lies on an edge of what was tried, a round
+    of `cells // 4` more is run for every method: outwards for a best on an edge, around the best for the others. The
+    best cell has the largest objective; among equals the smallest dose wins.
+
+    Args:
+        model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`; a round's run
+            is kept in `out/round-0` and so on.
+        searches: the methods.
+        cells: of each method in the first round; a multiple of its number of variants.
+        doses: smallest and largest dose of the first round.
+        extensions: rounds after the first, at most.
+        objective: accuracy (`"correct"`), or the share of replies that reason.
+
+    Raises:
+        ValueError: the test split, no searches, equal names, a number of cells that the variants don't divide, doses
+            that aren't positive.
+    """
+    chosen = [searches] if isinstance(searches, Search) else list(searches)
+    _check(chosen, split, doses, objective)
+    questions = task.questions(split, n, seed)
+    if not questions:
+        raise ValueError(f"The {split} split of task {task.name!r} gave no questions; tuning needs some.")
+    prompts = [task.chat(q) for q in questions]
+    settings: dict[str, Any] = dict(offset=offset, generation=generation, batch_size=batch_size)
+    variants = {s.name: s.variants(model, prompts) for s in chosen}
+    grids = {name: _first_grid(name, builds, cells, doses) for name, builds in variants.items()}
+    table, on_edge = pd.DataFrame(), tuple(grids)
+    for turn in range(extensions + 1):
+        built = {
+            (name, v, d): variants[name][v](d, f"{name}, {v}, dose {d:.4g}")
+            for name, grid in grids.items()
+            for v, d in grid
+        }
+        place = None if out is None else Path(out) / f"round-{turn}"
+        results = evaluate(
+            model, task, list(built.values()), n=n, split=split, seed=seed, out=place, progress=progress, **settings
+        )
+        if not results.complete:
+            raise KeyboardInterrupt("tuning was interrupted")
+        table = pd.concat([table, _measure(results, built, turn)], ignore_index=True)
+        best = {name: _best(table, name, objective) for name in variants}
+        on_edge = tuple(name for name, row in best.items() if _is_edge(table, row))
+        if not on_edge:
+            break
+        grids = {name: _extend(table, row, max(1, cells // 4)) for name, row in best.items()}
+    if on_edge:
+        warnings.warn(
+            f"The best dose of {', '.join(on_edge)} lies on an edge of what was tried; raise extensions or widen"
+            " doses.",
+            stacklevel=2,
+        )
+    table["chosen"] = table.index.isin([row.name for row in best.values()])
+    picked = {name: variants[name][row.variant](float(row.dose), name) for name, row in best.items()}
+    return Tuning(table, picked, on_edge, tuple(q.id for q in questions), model, task, tuple(chosen), settings)
+
+
+def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str) -> None:
+    if split == "test":
+        raise ValueError(
+            "Coefficients are never chosen on test questions; tune on split='dev' and call Tuning.confirm for the test."
+        )
+    if not searches:
+        raise ValueError("There is nothing to tune; pass at least one search, such as kv.CacheSearch(vectors).")
+    names = [s.name for s in searches]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two searches have the same name ({', '.join(names)}); pass name=... to tell them apart.")
+    if not 0 < doses[0] < doses[1] < float("inf"):
+        raise ValueError(f"Doses must be two positive numbers, the smaller one first, not {doses}.")
+    if objective not in ("correct", "reasoned"):
+        raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
+
+
+def _first_grid(
+    name: str, builds: Mapping[str, Build], cells: int, doses: tuple[float, float]
+) -> list[tuple[str, float]]:
+    if cells < 3 * len(builds) or cells % len(builds):
+        raise ValueError(
+            f"{name!r} has {len(builds)} variants, and {cells} cells don't make three or more doses for each alike;"
+            f" choose a multiple of {len(builds)}."
+        )
+    return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
+
+
+def _measure(results: Results, built: Mapping[tuple[str, str, float], Intervention], turn: int) -> pd.DataFrame:
+    rows = []
+    for (name, variant, dose), intervention in built.items():
+        part = results.of(intervention.label)
+        low, high = wilson(int(part.correct.sum()), len(part))
+        measured = dict(
+            n=len(part),
+            accuracy=part.correct.mean(),
+            low=low,
+            high=high,
+            reasoned=part.reasoned.mean(),
+            tokens=part.tokens.mean(),
+        )
+        rows.append(dict(method=name, variant=variant, dose=dose, round=turn, **measured))
+    return pd.DataFrame(rows)
+
+
+def _best(table: pd.DataFrame, name: str, objective: Objective) -> pd.Series:
+    own = table[table.method == name]
+    column = "accuracy" if objective == "correct" else "reasoned"
+    return own.sort_values([column, "dose"], ascending=[False, True], kind="stable").iloc[0]
+
+
+def _tried(table: pd.DataFrame, best: pd.Series) -> list[float]:
+    return sorted(table[(table.method == best.method) & (table.variant == best.variant)].dose)
+
+
+def _is_edge(table: pd.DataFrame, best: pd.Series) -> bool:
+    tried = _tried(table, best)
+    return best.dose in (tried[0], tried[-1])
+
+
+def _extend(table: pd.DataFrame, best: pd.Series, n: int) -> list[tuple[str, float]]:
+    """`n` more doses of the best variant: beyond the edge that it lies on, or between its neighbours."""
+    tried = _tried(table, best)
+    at = tried.index(best.dose)
+    if at in (0, len(tried) - 1):
+        ratio = tried[0] / tried[1] if at == 0 else tried[-1] / tried[-2]
+        return [(best.variant, float(best.dose * ratio**i)) for i in range(1, n + 1)]
+    below = np.geomspace(tried[at - 1], best.dose, n // 2 + 2)[1:-1]
+    above = np.geomspace(best.dose, tried[at + 1], n - n // 2 + 2)[1:-1]
+    return [(best.variant, float(d)) for d in (*below, *above)]

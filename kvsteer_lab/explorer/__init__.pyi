@@ -1,0 +1,3 @@
+from .explorer import Explorer as Explorer
+from .opening import explore as explore
+from .state import ExplorerState as ExplorerState

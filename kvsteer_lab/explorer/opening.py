@@ -1,0 +1,91 @@
+"""`kv.explore`: the explorer for a model and its vectors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..interventions.prompt import ForcedPrefix
+from ..models.model import Model
+from ..tasks.base import Task
+from ..vectors.activation import ActivationVectors
+from ..vectors.extraction import PairDifferences
+from ..vectors.kv import KVVectors
+from ..vectors.pairs import ContrastiveSet
+from .explorer import Explorer
+from .state import ExplorerState
+from .work.restoring import restore
+from .workspace import Bench, by_name
+
+
+def explore(
+    model: Model,
+    vectors: KVVectors | Mapping[str, KVVectors],
+    *,
+    task: Task | None = None,
+    pairs: ContrastiveSet | Mapping[str, ContrastiveSet] | None = None,
+    differences: PairDifferences | Mapping[str, PairDifferences] | None = None,
+    activations: ActivationVectors | Mapping[str, ActivationVectors] | None = None,
+    state: ExplorerState | str | Path | None = None,
+    folder: str | Path = "kvsteer-explorer",
+) -> Explorer:
+    """Steer a model by hand in JupyterLab: knobs, texts side by side, sweeps, geometry; nothing blocks the kernel.
+
+    Args:
+        model: from `kv.load`.
+        vectors: what is steered with; several by name can be mixed.
+        task: whose questions are asked first; the package's own can be chosen, too.
+        pairs: what the vectors were extracted from, by the same names: for the geometry tab, and for activation
+            steering.
+        differences: from `kv.extract_pairs`, where they are at hand already.
+        activations: from `kv.extract_activations`, by the same names.
+        state: how the knobs are set at first: a state, or a file that the explorer wrote. Vectors that it names and
+            that aren't given are loaded from where they came; a file of another model's explorer is taken over in part,
+            with a warning.
+        folder: where the explorer's files go unless another place is named.
+
+    Returns:
+        The explorer; a cell that ends in it shows it. Jupyter keeps its widgets, and through them the explorer, until
+        it is closed with `close`: do so before the cell is run again.
+
+    Raises:
+        ValueError: no vectors, vectors or differences of another model, or a state that can't be read.
+    """
+    single = str(vectors.card.recipe.get("style", "vectors")) if isinstance(vectors, KVVectors) else "vectors"
+    named = by_name(vectors, KVVectors, "vectors", single)
+    first = next(iter(named), single)
+    tasks: dict[str, Any] = {} if task is None else {task.name: task}
+    bench = Bench(
+        model,
+        named,
+        by_name(activations, ActivationVectors, "activations", first),
+        by_name(pairs, ContrastiveSet, "pairs", first),
+        by_name(differences, PairDifferences, "differences", first),
+        tasks,
+    )
+    if isinstance(state, str | Path):
+        state, remark = restore(bench, state, first_state(bench, first, task))
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+    return Explorer(bench, state or first_state(bench, first, task), folder)
+
+
+def first_state(bench: Bench, vectors: str, task: Task | None) -> ExplorerState:
+    """The defaults, as they fit a model and a task: the first development question, the style's first token as forced
+    prefix.
+    """
+    changes: dict[str, Any] = dict(
+        mix={vectors: 1.0},
+        activation_layer=min(1, bench.model.n_layers - 1),
+        geometry_layer=min(1, bench.model.n_layers - 1),
+    )
+    if task is not None:
+        changes |= dict(task=task.name, split="dev" if "dev" in task.splits else task.splits[0])
+        style = bench.vectors[vectors].card.recipe.get("style")
+        if style in task.styles:
+            changes["prefix"] = ForcedPrefix.of_style(task, bench.model.tokenizer, style).text
+    else:
+        changes["prompt"] = "Ann has 15 apples, gets 1, loses 6. How many apples are left?"
+    return ExplorerState().changed(changes)

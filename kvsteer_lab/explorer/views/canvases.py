@@ -1,0 +1,117 @@
+"""The explorer's own widgets: a heatmap whose cells are chosen, a scatter whose points tell their text, code to be
+copied, and names for what has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import traitlets
+
+from ...figures.geometry import look
+from ..state import Measure
+from ..work.components import Components
+from ..work.sweeping import Sweep
+
+_STATIC = files(__package__.rpartition(".")[0]) / "static"
+STYLE = (_STATIC / "explorer.css").read_text(encoding="utf-8")
+_NAMES: dict[Measure, str] = {
+    "reasoned": "share that reasons",
+    "accuracy": "accuracy",
+    "tokens": "mean tokens",
+    "loops": "share that loops",
+    "changed": "share that differs from the baseline",
+}
+
+
+class Heatmap(anywidget.AnyWidget):
+    """Cells by row and column; `picked` is the cell that was clicked or entered, and how many times cells were
+    picked.
+    """
+
+    _esm = (_STATIC / "heatmap.js").read_text(encoding="utf-8")
+    title = traitlets.Unicode("").tag(sync=True)
+    row_title = traitlets.Unicode("").tag(sync=True)
+    column_title = traitlets.Unicode("").tag(sync=True)
+    measure = traitlets.Unicode("").tag(sync=True)
+    legend = traitlets.Unicode("").tag(sync=True)
+    rows = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    columns = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    values: Any = traitlets.List().tag(sync=True)
+    texts: Any = traitlets.List().tag(sync=True)
+    low = traitlets.Float(0.0).tag(sync=True)
+    high = traitlets.Float(1.0).tag(sync=True)
+    picked = traitlets.List(traitlets.Int(), [-1, -1, 0]).tag(sync=True)
+
+    def show(self, sweep: Sweep, measure: Measure) -> None:
+        """Draw a sweep as far as it is done."""
+        values = sweep.values(measure)
+        texts = [[_write(value, measure) for value in row] for row in values]
+        base = sweep.value(sweep.baseline, measure)
+        done = [value for row in values for value in row if value is not None]
+        high = max([*done, 1.0]) if measure == "tokens" else 1.0
+        legend = f"{_NAMES[measure]} over {len(sweep.asked)} prompt{'s' * (len(sweep.asked) != 1)}"
+        legend += f"; baseline {_write(base, measure)}" if base is not None else ""
+        grid = sweep.grid
+        frame = dict(
+            title=grid.title,
+            row_title=grid.row_title,
+            column_title=grid.column_title,
+            rows=list(grid.rows),
+            columns=list(grid.columns),
+        )
+        with self.hold_sync():
+            self.set_trait("measure", _NAMES[measure])
+            for name, value in (frame | dict(low=0.0, high=high, values=values, texts=texts, legend=legend)).items():
+                self.set_trait(name, value)
+
+
+class Scatter(anywidget.AnyWidget):
+    """Points by two coordinates; each tells its text."""
+
+    _esm = (_STATIC / "scatter.js").read_text(encoding="utf-8")
+    title = traitlets.Unicode("").tag(sync=True)
+    x_title = traitlets.Unicode("").tag(sync=True)
+    y_title = traitlets.Unicode("").tag(sync=True)
+    looks = traitlets.Dict().tag(sync=True)
+    points: Any = traitlets.List().tag(sync=True)
+
+    def show(self, found: Components) -> None:
+        """Draw one layer's keys or values; a set's style has a colour and a marker."""
+        points: Sequence[dict[str, Any]] = [
+            dict(set=str(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=str(p.text))
+            for p in found.points.itertuples()
+        ]
+        titles = [f"PC {i} ({share:.0%} of the variance)" for i, share in enumerate(found.explained, 1)]
+        with self.hold_sync():
+            self.title = f"Layer {found.layer}, {found.part}"
+            self.x_title, self.y_title = titles
+            self.looks = {
+                str(name): list(look(str(own["style"].iloc[0])))
+                for name, own in found.points.groupby("set", sort=False)
+            }
+            self.points = list(points)
+
+    def clear(self) -> None:
+        """Draw nothing."""
+        self.points = []
+
+
+class Code(anywidget.AnyWidget):
+    """Code, and a button that copies it."""
+
+    _esm = (_STATIC / "code.js").read_text(encoding="utf-8")
+    code = traitlets.Unicode("").tag(sync=True)
+
+
+class Reach(anywidget.AnyWidget):
+    """Nothing to see: gives the other controls names, states and keys for a reader without a mouse or without eyes."""
+
+    _esm = (_STATIC / "reach.js").read_text(encoding="utf-8")
+
+
+def _write(value: float | None, measure: Measure) -> str:
+    return "" if value is None else f"{value:.0f}" if measure == "tokens" else f"{value:.2f}"

@@ -1,0 +1,240 @@
+"""A knob: one control bound to one field of the state, in both directions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets as w
+
+from ..state import ExplorerState
+
+Set = Callable[[str, Any], None]
+"""Is told the name of a field and the value that a control gives it."""
+
+_LABEL = {"description_width": "92px"}
+_WIDE = {"width": "auto", "max_width": "480px"}
+
+
+class Knob:
+    """One field of the state and the controls that show it.
+
+    Args:
+        field: the field's name.
+        widget: what is displayed.
+        show: puts a state into the control.
+        parts: the control's parts that a reader changes, with `value`.
+        read: what the control says.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        widget: w.Widget,
+        show: Callable[[ExplorerState], None],
+        parts: Sequence[w.Widget] = (),
+        read: Callable[[], Any] | None = None,
+    ) -> None:
+        self.field, self.widget = field, widget
+        self._show, self._parts = show, tuple(parts) or (widget,)
+        self._read = read or (lambda: widget.value)
+        self._shown_by: int | None = None
+
+    def bind(self, change: Set) -> Knob:
+        """Tell `change` whenever a reader moves the control."""
+
+        def moved(_: Any) -> None:
+            if self._shown_by != threading.get_ident():  # another thread may show a state while a reader moves this
+                change(self.field, self._read())
+
+        for part in self._parts:
+            part.observe(moved, "value")
+        return self
+
+    def show(self, state: ExplorerState) -> None:
+        """Show a state without telling of it."""
+        self._shown_by = threading.get_ident()
+        try:
+            self._show(state)
+        finally:
+            self._shown_by = None
+
+    @property
+    def enabled(self) -> bool:
+        return not any(part.disabled for part in self._parts)
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        for part in self._parts:
+            part.disabled = not on
+
+
+def simple(field: str, widget: w.Widget) -> Knob:
+    """A control whose value is the field's."""
+    css(widget, field)
+    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
+
+
+def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Knob:
+    """A slider with its number beside it, which a value beyond its ends makes longer; without the number there is a box
+    for it (`typed`), and it stops there.
+
+    In the browser a slider rounds whatever it is given to its steps, and tells of that as if a reader had moved it:
+    half a step is no move.
+    """
+    widget = w.FloatSlider(
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        style=_LABEL,
+        layout=_WIDE,
+        tooltip=hint,
+        readout=readout,
+        readout_format=".2f",
+    )
+    css(widget, field)
+    said = low
+
+    def at_its_place(value: float) -> bool:
+        return abs(widget.value - min(max(value, widget.min), widget.max)) <= 0.51 * step
+
+    def show(state: ExplorerState) -> None:
+        nonlocal said
+        said = getattr(state, field)
+        if readout:
+            widget.min, widget.max = min(widget.min, said), max(widget.max, said)
+        if not at_its_place(said):
+            widget.value = min(max(said, widget.min), widget.max)
+
+    return Knob(field, widget, show, read=lambda: said if at_its_place(said) else round(widget.value, 6))
+
+
+def typed(field: str, label: str, hint: str) -> Knob:
+    """A box beside a slider that takes any number; its label is for those who hear it."""
+    widget = w.FloatText(description=f"{label}, typed", continuous_update=False, tooltip=hint)
+    widget.add_class("kv-typed").add_class(f"kv-{field.replace('_', '-')}-typed")
+    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
+
+
+def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Knob:
+    """A list of which one is chosen; what isn't in it is added when a state names it. `none` stands for the field's
+    `None`.
+    """
+    widget = w.Dropdown(options=options, description=label, style=_LABEL, layout=_WIDE)
+    css(widget, field)
+
+    def show(state: ExplorerState) -> None:
+        value = none if getattr(state, field) is None else getattr(state, field)
+        known = [option[1] if isinstance(option, tuple) else option for option in widget.options]
+        if value not in known:
+            widget.options = [*widget.options, (str(value), value)]
+        widget.value = value
+
+    return Knob(field, widget, show, read=lambda: None if none is not None and widget.value == none else widget.value)
+
+
+def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = False) -> Knob:
+    """Text; with `escaped`, a line break is shown and written as `\\n`."""
+    kind = w.Textarea if rows else w.Text
+    extra = {"rows": rows} if rows else {}
+    widget = kind(
+        description=label, placeholder=hint, style=_LABEL, layout=_WIDE, continuous_update=False, tooltip=hint, **extra
+    )
+    css(widget, field)
+    out = (lambda text: text.replace("\n", "\\n").replace("\t", "\\t")) if escaped else str
+    back = (lambda text: text.replace("\\n", "\n").replace("\\t", "\t")) if escaped else str
+    return Knob(
+        field,
+        widget,
+        lambda state: setattr(widget, "value", out(getattr(state, field))),
+        read=lambda: back(widget.value),
+    )
+
+
+def number(field: str, label: str, hint: str, *, whole: bool = True) -> Knob:
+    """A number that is typed."""
+    widget = (w.IntText if whole else w.FloatText)(
+        description=label, style=_LABEL, layout=_WIDE, continuous_update=False, tooltip=hint
+    )
+    return simple(field, widget)
+
+
+def numbers(field: str, label: str, hint: str) -> Knob:
+    """Several numbers, with commas between them."""
+    widget = w.Text(
+        description=label, placeholder=hint, style=_LABEL, layout=_WIDE, continuous_update=False, tooltip=hint
+    )
+    css(widget, field)
+
+    def read() -> Any:
+        try:
+            return tuple(float(part) for part in widget.value.split(",") if part.strip())
+        except ValueError:
+            return widget.value  # which the state refuses
+
+    return Knob(
+        field,
+        widget,
+        lambda state: setattr(widget, "value", ", ".join(f"{x:g}" for x in getattr(state, field))),
+        read=read,
+    )
+
+
+def tick(field: str, label: str, hint: str) -> Knob:
+    """On or off."""
+    return simple(field, w.Checkbox(description=label, indent=False, tooltip=hint))
+
+
+def toggles(field: str, names: Sequence[Any], label: str, default: Sequence[Any], hint: str, *, optional: bool) -> Knob:
+    """A button for each of several things, each on or off; with `optional`, the default is written as `None`."""
+    buttons = [w.ToggleButton(description=str(name), tooltip=f"{hint} {name}") for name in names]
+    for name, button in zip(names, buttons, strict=True):
+        button.add_class("kv-toggle").add_class(f"kv-{field}-{str(name).replace(' ', '-')}")
+    line = w.Box(buttons, layout={"flex_flow": "row wrap"})
+    line.add_class("kv-toggles")
+    box = w.VBox([w.Label(label), line])
+    css(box, field)
+
+    def read() -> Any:
+        chosen = tuple(name for name, button in zip(names, buttons, strict=True) if button.value)
+        return None if optional and chosen == tuple(default) else chosen
+
+    def show(state: ExplorerState) -> None:
+        chosen = getattr(state, field)
+        for name, button in zip(names, buttons, strict=True):
+            button.value = name in (default if chosen is None else chosen)
+
+    return Knob(field, box, show, buttons, read)
+
+
+def layer_range(n_layers: int) -> Knob:
+    """A slider with two handles over the layers."""
+    widget = w.IntRangeSlider(
+        min=0,
+        max=n_layers - 1,
+        description="layers",
+        style=_LABEL,
+        layout=_WIDE,
+        tooltip="steer these layers and all between",
+    )
+    css(widget, "layer-range")
+    default = tuple(range(1, n_layers))
+
+    def read() -> Any:
+        low, high = widget.value
+        chosen = tuple(range(low, high + 1))
+        return None if chosen == default else chosen
+
+    def show(state: ExplorerState) -> None:
+        chosen = default if state.layers is None else state.layers
+        if there := [layer for layer in chosen if layer < n_layers]:
+            widget.value = (min(there), max(there))
+
+    return Knob("layers", widget, show, read=read)
+
+
+def css(widget: w.Widget, field: str) -> None:
+    """A class by which style sheets and tests find a control."""
+    widget.add_class(f"kv-{field.replace('_', '-')}")

@@ -1,0 +1,164 @@
+"""The tab "Keep": code, figures, vectors and the state itself, taken out of the explorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets as w
+from matplotlib.figure import Figure
+
+from ...figures.explorer import plot_components, plot_sweep, plot_tokens
+from ...figures.saving import save_figure
+from ...models.model import Model
+from ..state import ExplorerState, Measure, refuse_existing
+from ..work.comparing import Comparison
+from ..work.components import Components
+from ..work.sweeping import Sweep
+from ..workspace import Bench
+from .canvases import Code
+from .controls import css
+from .markup import note, status
+
+FIGURES = ("the texts, token by token", "the sweep", "the pairs")
+_STYLE = {"description_width": "110px"}
+_WIDE = {"width": "380px"}  # two buttons fit beside it
+
+
+class Keep:
+    """Code, and buttons that write files.
+
+    Args:
+        folder: where files go unless told otherwise.
+        save_figure, save_vectors, save_state, load_state: what the buttons do, given a path and whether an existing
+            file may be overwritten.
+
+    Attributes:
+        box: what is displayed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        save_figure: Callable[[str, str, bool], None],
+        save_vectors: Callable[[str, bool], None],
+        save_state: Callable[[str, bool], None],
+        load_state: Callable[[str], None],
+    ) -> None:
+        base = Path(folder)
+        self.code = Code()
+        self.figure = w.Dropdown(options=FIGURES, description="figure of", style=_STYLE, layout=_WIDE)
+        self.figure_path = _path("as", base / "figure", "path without a suffix: PDF, SVG, PNG and CSV are written")
+        self.vectors_path = _path("vectors", base / "vectors.safetensors", "a safetensors file with its card")
+        self.state_path = _path("state", base / "state.json", "a JSON file")
+        self.overwrite = w.Checkbox(description="overwrite existing files", indent=False)
+        self.save_figure = w.Button(
+            description="Save figure", tooltip="write PDF, SVG, PNG and the plotted data as CSV"
+        )
+        self.save_vectors = w.Button(
+            description="Save vectors", tooltip="write the vectors that are chosen, mixed as they are, with their card"
+        )
+        self.save_state = w.Button(description="Save state", tooltip="write every knob's value")
+        self.load_state = w.Button(description="Restore state", tooltip="set every knob as the file says")
+        self.said = w.HTML(status(""))
+        named = dict(
+            figure=self.figure,
+            figure_path=self.figure_path,
+            vectors_path=self.vectors_path,
+            state_path=self.state_path,
+            overwrite=self.overwrite,
+            save_figure=self.save_figure,
+            save_vectors=self.save_vectors,
+            save_state=self.save_state,
+            load_state=self.load_state,
+            keep_status=self.said,
+        )
+        for name, widget in named.items():
+            css(widget, name)
+        self.save_figure.on_click(
+            lambda _: save_figure(self.figure.value, self.figure_path.value, self.overwrite.value)
+        )
+        self.save_vectors.on_click(lambda _: save_vectors(self.vectors_path.value, self.overwrite.value))
+        self.save_state.on_click(lambda _: save_state(self.state_path.value, self.overwrite.value))
+        self.load_state.on_click(lambda _: load_state(self.state_path.value))
+        self.box = w.VBox(
+            [
+                self.said,
+                w.HTML(note("The library calls that give the texts of the first tab:")),
+                self.code,
+                w.HBox([self.figure, self.save_figure], layout={"flex_flow": "row wrap"}),
+                self.figure_path,
+                w.HBox([self.vectors_path, self.save_vectors], layout={"flex_flow": "row wrap"}),
+                w.HBox([self.state_path, self.save_state, self.load_state], layout={"flex_flow": "row wrap"}),
+                self.overwrite,
+            ]
+        )
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Say what became of a file."""
+        self.said.value = status(text, error=error)
+
+
+def draw_figure(
+    which: str, measure: Measure, comparison: Comparison | None, sweep: Sweep | None, found: Components | None
+) -> tuple[Figure, int | None]:
+    """One of the explorer's `FIGURES`, of what was found so far, and the seed of its texts; pairs have none.
+
+    Raises:
+        ValueError: nothing of that kind was found yet.
+    """
+    if which == FIGURES[0]:
+        if comparison is None:
+            raise ValueError("There are no texts to draw yet; compare something with the baseline first.")
+        return plot_tokens(comparison.tokens()), comparison.state.seed
+    if which == FIGURES[1]:
+        if sweep is None:
+            raise ValueError("There is no sweep to draw yet; run one in the ablation tab first.")
+        grid = sweep.grid
+        return plot_sweep(sweep.to_frame(), measure, grid.title, grid.row_title, grid.column_title), sweep.state.seed
+    if which != FIGURES[2]:
+        raise ValueError(f"There is no figure of {which!r}; choose one of: {', '.join(FIGURES)}.")
+    if found is None:
+        raise ValueError("There are no pairs to draw yet; look at the geometry tab first.")
+    return plot_components(found.table(), found.layer, found.part), None
+
+
+def write_figure(
+    which: str,
+    path: str,
+    overwrite: bool,
+    model: Model,
+    measure: Measure,
+    comparison: Comparison | None,
+    sweep: Sweep | None,
+    found: Components | None,
+) -> str:
+    """Write one of the explorer's figures; says what was written.
+
+    Raises:
+        ValueError: nothing to draw yet, no name, or an existing file without `overwrite`.
+        OSError: the folder can't be written.
+    """
+    if not path.strip():
+        raise ValueError("The name of the figure is empty; give a path without a suffix.")
+    there = [path + suffix for suffix in (".pdf", ".svg", ".png", ".csv") if Path(path + suffix).exists()]
+    if there and not overwrite:
+        raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
+    figure, seed = draw_figure(which, measure, comparison, sweep, found)
+    save_figure(figure, path, model=model, seed=seed)
+    return f"Written: {path}.pdf, .svg, .png and .csv."
+
+
+def write_vectors(path: str, overwrite: bool, bench: Bench, state: ExplorerState) -> str:
+    """Write the state's vectors with their card; says what was written.
+
+    Raises:
+        ValueError: an unknown set, no name, or an existing file without `overwrite`.
+        OSError: the folder can't be written.
+    """
+    refuse_existing(path, overwrite)
+    return f"Written: {bench.mix(state).save(path)}."
+
+
+def _path(label: str, value: Path, hint: str) -> w.Text:
+    return w.Text(value=str(value), description=label, placeholder=hint, tooltip=hint, style=_STYLE, layout=_WIDE)

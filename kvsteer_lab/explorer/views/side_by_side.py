@@ -1,0 +1,163 @@
+"""The tab "Side by side": texts as they come, then coloured; what else might have come; who looks at the slot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ipywidgets as w
+import pandas as pd
+
+from ...analysis.reading.attention import attention_to_slot
+from ...analysis.residual.lens import check_edits
+from ...interventions.base import Intervention, Nothing
+from ...models.architectures import UnsteerableModelError
+from ..state import ARMS, Arm, ExplorerState
+from ..work.comparing import Comparison
+from ..work.running import TABLES, CancelledError
+from ..workspace import Bench
+from .controls import css
+from .markup import LEGEND, arm_html, attention_html, facts_html, next_tokens_html, note, tokens_html
+
+_PAUSE = 0.04  # seconds between two pictures of a text: more often nobody sees, and the browser would choke
+_STEPS = 8
+
+
+_EARLIER = "What is grey is of an earlier setting; Run makes it anew."
+
+
+class SideBySide:
+    """What is shown of a comparison. What is of another setting than the knobs' is marked, whoever turned them and
+    however the work ended.
+
+    Attributes:
+        box: what is displayed.
+    """
+
+    def __init__(self) -> None:
+        self._arms: dict[str, w.HTML] = {}
+        for arm in ARMS:
+            view = w.HTML(layout={"display": "none", "margin": "0"})
+            view.add_class(f"kv-arm-{arm.replace(' ', '-')}")
+            self._arms[arm] = view
+        arms = w.Box(list(self._arms.values()))
+        arms.add_class("kv-arm-grid")
+        self.next_tokens, self.attention = w.HTML(), w.HTML()
+        css(self.next_tokens, "next-tokens")
+        css(self.attention, "attention")
+        self.earlier = w.HTML(note(_EARLIER), layout={"visibility": "hidden"})  # its place is kept: nothing jumps
+        css(self.earlier, "earlier-line")
+        self._views = {**self._arms, "next tokens": self.next_tokens, "attention": self.attention}
+        self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
+        self._now = self._running = ExplorerState()
+        self._marking = threading.Lock()  # knobs are turned in one thread, texts come in another
+        self.details = w.Accordion([self.next_tokens, self.attention], selected_index=None)
+        self.details.set_title(0, "What else might have come: the first tokens")
+        self.details.set_title(1, "Attention to the steered slot")
+        self.details.add_class("kv-details")
+        self.box = w.VBox([self.earlier, arms, w.HTML(LEGEND), self.details])
+        self._texts: dict[Arm, str] = {}
+        self._shown = 0.0
+
+    def show(self, state: ExplorerState) -> None:
+        """Mark what is not of this state."""
+        with self._marking:
+            self._now = state
+            self._mark()
+
+    def begin(self, state: ExplorerState) -> None:
+        """Show the state's arms; what they said before stays until something new comes."""
+        self._texts = {}
+        self._shown = 0.0
+        self._running = state
+        for arm, view in self._arms.items():
+            view.layout.display = "block" if arm in state.arms else "none"
+
+    def text(self, arm: Arm, text: str) -> None:
+        """A text so far; the first token of all is shown at once, later ones some at a time."""
+        self._texts[arm] = text
+        if self._shown and time.perf_counter() - self._shown < _PAUSE:
+            return
+        self._put({name: arm_html(name, own) for name, own in self._texts.items()}, self._running)
+        self._shown = time.perf_counter()
+
+    def clear(self) -> None:
+        """No texts: those of an earlier state would mislead."""
+        self._put({arm: arm_html(arm, "") for arm in self._arms} | {"next tokens": "", "attention": ""}, self._running)
+
+    def texts(self, comparison: Comparison) -> None:
+        """All texts, whole."""
+        self._put(
+            {own.arm: arm_html(own.arm, own.generation.answer, facts=facts_html(own)) for own in comparison.arms},
+            comparison.state,
+        )
+
+    def measured(self, comparison: Comparison) -> None:
+        """All texts, token by token, and what else might have come."""
+        shown = {
+            own.arm: arm_html(own.arm, "", body=tokens_html(own), facts=facts_html(own)) for own in comparison.arms
+        }
+        self._put({**shown, "next tokens": next_tokens_html(comparison)}, comparison.state)
+
+    def look(self, bench: Bench, comparison: Comparison, cancelled: threading.Event) -> Iterator[None]:
+        """Read each text again and show how much the heads look at the steered slot; yields between the texts.
+
+        Raises:
+            CancelledError: `cancelled` was set.
+        """
+        state, tables = comparison.state, []
+        try:
+            for own in comparison.arms:
+                if cancelled.is_set():
+                    raise CancelledError
+                method = _acting(bench.intervention(own.arm, state))
+                with TABLES:
+                    table = attention_to_slot(
+                        bench.model,
+                        [comparison.asked.prompt],
+                        method,
+                        [own.generation.token_ids],
+                        steps=_STEPS,
+                        slot=state.slot,
+                        offset=state.offset,
+                    )
+                    tables.append(table.assign(intervention=own.arm))
+                yield
+        except UnsteerableModelError as error:
+            self._put({"attention": note(str(error))}, state)
+            return
+        with TABLES:
+            html = attention_html(pd.concat(tables))
+        self._put({"attention": html}, state)
+
+    # --- in between -------------------------------------------------------------------------------------------
+
+    def _put(self, shown: Mapping[Any, str], state: ExplorerState) -> None:
+        for name, html in shown.items():
+            self._views[name].value = html
+        with self._marking:
+            self._of.update(dict.fromkeys(shown, state))
+            self._mark()
+
+    def _mark(self) -> None:
+        earlier = {name for name, own in self._of.items() if not own.says_the_same(self._now)}
+        marks = [(view, name in earlier) for name, view in self._arms.items()]
+        # as a whole: a view whose class changes is drawn again, and tables are long
+        marks.append((self.details, bool(earlier - {*self._arms})))
+        for view, late in marks:
+            if late != ("kv-earlier" in view._dom_classes):
+                (view.add_class if late else view.remove_class)("kv-earlier")
+        self.earlier.layout.visibility = "visible" if earlier & {*self._now.arms} else "hidden"
+
+
+def _acting(method: Intervention) -> Intervention:
+    """The method, or nothing where it adds nothing: here a dose of 0 is a setting like any other, and looks like the
+    baseline.
+    """
+    try:
+        check_edits(method)
+    except ValueError:
+        return Nothing()
+    return method

@@ -1,0 +1,58 @@
+"""A state that was saved, as a bench can take it: missing vectors are read from where they came, and another model's
+knobs are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..state import ExplorerState, Origin
+from ..workspace import Bench
+
+_OF_THE_MODEL = (
+    "mix",
+    "ck",
+    "cv",
+    "layers",
+    "heads",
+    "activation_layer",
+    "activation_coefficient",
+    "sweep_ck",
+    "sweep_cv",
+    "geometry_layer",
+)
+"""Fields that mean nothing on other weights."""
+
+
+def origin_of(bench: Bench) -> Origin:
+    """What a saved state tells of where it was set."""
+    return Origin(bench.model.name, bench.model.fingerprint, dict(bench.sources))
+
+
+def restore(bench: Bench, path: str | Path, now: ExplorerState) -> tuple[ExplorerState, str]:
+    """The state in a file, and a remark if it can't be taken whole.
+
+    Args:
+        bench: where it is restored. Vectors that the state names and that aren't there are loaded, if their file or
+            folder is still where it was.
+        path: a file of `ExplorerState.save`.
+        now: how the knobs are set; of another model's state, coefficients, vectors, layers and heads are not taken
+            over.
+
+    Raises:
+        ValueError: no state at `path`, vectors that are neither here nor at their place, or layers that aren't there.
+    """
+    state, origin = ExplorerState.load(path), Origin.load(path)
+    remark = ""
+    if origin is not None and origin.fingerprint != bench.model.fingerprint:
+        state = state.changed({name: getattr(now, name) for name in _OF_THE_MODEL})
+        remark = (
+            f"The state is of another model ({origin.model}, {origin.fingerprint}): prompt, sampling and what is"
+            " compared are taken over, vectors, coefficients, layers and heads are left as they were."
+        )
+    sources = {} if origin is None else origin.sources
+    for name in [name for name, weight in state.mix.items() if weight and name not in bench.vectors]:
+        if Path(source := sources.get(name, name)).exists():
+            bench.load_vectors(source)
+    bench.steering(state)  # refuses what isn't here before anything is changed
+    return state, remark

@@ -1,0 +1,91 @@
+"""Rows decoded so that each token is seen as it comes, and that they can be stopped between two tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from ..._util.batching import in_batches
+from ...generation.decoding import decode
+from ...generation.rows import Row, group_rows
+from ...generation.settings import Settings
+from ...generation.streaming import StoppedBy
+from ...models.lock import LOCK
+from ...models.model import Model
+
+TABLES = threading.Lock()
+"""Held where explorers' threads work with pandas or scikit-learn: these swap the process's warning filters and put them
+back, which two threads must not
+do at once.
+"""
+
+
+class CancelledError(Exception):
+    """The work was cancelled; what it had begun is dropped."""
+
+
+OnTokens = Callable[[int, list[int]], None]
+"""Is given a row's number and all its tokens so far."""
+
+
+class _Rows(BaseStreamer):
+    """Tells of each row's tokens as they are generated, up to its end token."""
+
+    def __init__(self, rows: Sequence[int], eos: frozenset[int], on_tokens: OnTokens) -> None:
+        self.rows, self.eos, self.on_tokens = rows, eos, on_tokens
+        self.ids: list[list[int]] = [[] for _ in rows]
+        self.prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt:  # the first thing that comes is what was read
+            self.prompt = False
+            return
+        for row, ids, token in zip(self.rows, self.ids, value.flatten().tolist(), strict=True):
+            if not ids or ids[-1] not in self.eos:
+                ids.append(token)
+                self.on_tokens(row, list(ids))
+
+    def end(self) -> None:
+        self.prompt = True
+
+
+def run_rows(
+    model: Model,
+    rows: Sequence[Row],
+    settings: Settings,
+    seed: int,
+    cancelled: threading.Event,
+    on_tokens: OnTokens | None = None,
+    batch_size: int = 64,
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """Decode rows in as few forked batches as can be; after each batch, the numbers of its rows and their new tokens.
+
+    Args:
+        model, rows, settings, seed: as in `decode`.
+        cancelled: when it is set, decoding stops at the next token.
+        on_tokens: is told of every token. Where memory runs out a batch is begun again in halves, and so are its rows.
+        batch_size: rows decoded together.
+
+    Raises:
+        CancelledError: `cancelled` was set.
+    """
+
+    def run(batch: Sequence[int]) -> list[list[int]]:
+        streamer: Any = None if on_tokens is None else _Rows(batch, settings.eos, on_tokens)
+        with LOCK:
+            if cancelled.is_set():  # while it waited
+                raise CancelledError
+            return decode(
+                model, [rows[i] for i in batch], settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)])
+            )
+
+    for group in group_rows(model, rows, holes=not settings.reads_ids):
+        for batch, ids in in_batches(group, batch_size, run):
+            if cancelled.is_set():
+                raise CancelledError
+            yield list(zip(batch, ids, strict=True))

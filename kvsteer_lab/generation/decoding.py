@@ -1,0 +1,154 @@
+"""Execution: rows are prefilled once a prompt, edited, forked and decoded together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.generation import LogitsProcessorList
+
+from ..edits.cache import apply, slot_from_end
+from ..edits.hiding import Hiding, PlacedSlot
+from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
+from ..models.model import Model
+from ..models.prefill import fill
+from ..models.prompts import pad_left, pad_token
+from .rows import Row
+from .sampling import SharedNoise
+from .settings import Settings
+
+
+def fill_rows(
+    model: Model, rows: Sequence[Row]
+) -> tuple[DynamicCache, Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
+    """The edited caches of all rows, with the full ids and their mask. Each distinct prompt is prefilled once for each
+    way its residual stream is edited.
+
+    The cache covers the left-padded prompts; what is read next follows, left-padded too. Read it within `editing`.
+    """
+    keys = [(row.cached, tuple(id(d) for d, slot in _residual_slots(row) if slot < len(row.cached))) for row in rows]
+    first = {key: i for i, key in reversed([*enumerate(keys)])}
+    distinct = sorted(first.values())
+    place = {keys[i]: at for at, i in enumerate(distinct)}
+    fork = [place[key] for key in keys]
+    pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
+    ids, mask = pad_left([rows[i].cached for i in distinct], pad, model.device)
+    placed = [
+        Placed(at, ids.shape[1] - len(rows[i].cached) + slot, delta)
+        for at, i in enumerate(distinct)
+        for delta, slot in _residual_slots(rows[i])
+        if slot < len(rows[i].cached)
+    ]
+    edit = None
+    if any(row.deltas for row in rows):
+        deltas, lengths = [row.deltas for row in rows], [len(row.cached) for row in rows]
+        edit = partial(apply, deltas=deltas, lengths=lengths)
+    cache = fill(
+        model,
+        ids,
+        mask,
+        fork=None if fork == list(range(len(distinct))) else fork,
+        edit_cache=edit,
+        edit_layers=layer_edits(placed),
+    )
+    tails, seen = pad_left([row.read for row in rows], pad, model.device)
+    index = torch.tensor(fork, device=model.device)
+    return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
+
+
+def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> AbstractContextManager[object]:
+    """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits
+    their residual stream and hides slots.
+
+    It may span several forward passes, or be entered once for each; the passes must follow one another in the order of
+    the text. With `cached=False` the rows are left-padded as a whole, prompt and tail, and each pass reads them from
+    the start.
+    """
+    start = max(len(row.cached) for row in rows) if cached else 0
+    end = (
+        start + max(len(row.read) for row in rows)
+        if cached
+        else max(len(row.prompt_ids) + len(row.tail) for row in rows)
+    )
+    placed = []
+    for i, row in enumerate(rows):
+        for delta, slot in _residual_slots(row):
+            if cached and slot < len(row.cached):
+                column = start - len(row.cached) + slot
+                if not delta.onward:
+                    continue  # done in the prefill
+            else:
+                column = end - len(row.tail) - len(row.prompt_ids) + slot
+            placed.append(Placed(i, column, delta))
+    edits = Editing(model.hf, layer_edits(placed), start, cached=cached)
+    barred = [
+        PlacedSlot(i, start - slot_from_end(h.slot, len(row.cached), i), end - len(row.read), h)
+        for i, row in enumerate(rows)
+        for h in row.hidden
+    ]
+    return _Both(edits, Hiding(model.hf, start, barred)) if barred else edits
+
+
+class _Both:
+    """Two contexts as one that may be entered again and again, as each of them may."""
+
+    def __init__(self, outer: AbstractContextManager[object], inner: AbstractContextManager[object]) -> None:
+        self.outer, self.inner = outer, inner
+
+    def __enter__(self) -> None:
+        self.outer.__enter__()
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+        self.outer.__exit__(*error)
+
+
+def _residual_slots(row: Row) -> list[tuple[ResidualDelta, int]]:
+    """A row's residual deltas with their slots as indices into the prompt."""
+    return [(delta, delta.slot % len(row.prompt_ids)) for delta in row.residuals]
+
+
+def decode(
+    model: Model, rows: Sequence[Row], settings: Settings, seed: int, streamer: Any = None, stopping: Any = None
+) -> list[list[int]]:
+    """New token ids of each row, its end token kept. The rows are of one group of `group_rows`."""
+    processors = LogitsProcessorList()
+    if settings.sample:
+        processors = LogitsProcessorList([*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)])
+    config = copy.copy(settings.config)
+    config.use_cache = rows[0].uses_cache
+    with torch.no_grad():
+        if config.use_cache:
+            cache, ids, mask = fill_rows(model, rows)
+            # With a cache that covers everything, generate would silently process the prompt a second time.
+            assert cache.get_seq_length() < ids.shape[1], "the cache leaves no token to read"
+        else:
+            cache = None
+            ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
+        with editing(model, rows, cached=config.use_cache):
+            out = model.hf.generate(
+                ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=config,
+                logits_processor=processors,
+                streamer=streamer,
+                stopping_criteria=stopping,
+            )
+    return [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
+    """The ids up to the first end token, which is kept; what follows is padding."""
+    for i, token in enumerate(ids):
+        if token in eos:
+            return list(ids[: i + 1])
+    return list(ids)

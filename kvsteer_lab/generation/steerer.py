@@ -1,0 +1,133 @@
+"""The front door that articles about the method show: vectors that steer a plain transformers model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from ..interventions.cache import CacheSteering
+from ..models.architectures import refuse_by_config
+from ..models.loading import share_weights, without_peft, wrap
+from ..models.lock import LOCK
+from ..models.model import Model
+from ..vectors.kv import KVVectors
+from .decoding import decode
+from .rows import check_context, make_rows, warn_of_windows
+from .settings import asked_for, resolve
+
+_WRAPPED: weakref.WeakKeyDictionary[PreTrainedModel, tuple[Any, Model]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class KVSteerer:
+    """Steering vectors ready to be used on a model that was loaded with `AutoModelForCausalLM`.
+
+    Attributes:
+        vectors: what is added at coefficient 1.
+    """
+
+    vectors: KVVectors
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: str | torch.device | None = None, *, revision: str | None = None
+    ) -> KVSteerer:
+        """Read vectors from a file, a folder or a hub repository.
+
+        Args:
+            source: as in `KVVectors.load`.
+            device: accepted as in the articles; the edit follows the cache to its own device.
+            revision: branch, tag or commit on the hub.
+        """
+        if device is not None:
+            torch.device(device)  # a misspelt device is an error here, not later
+        return cls(KVVectors.load(source, revision=revision))
+
+    def steer(
+        self,
+        model: PreTrainedModel,
+        input_ids: Int[Tensor, "rows time"],
+        attention_mask: Int[Tensor, "rows time"] | None = None,
+        ck: float = 0.3,
+        cv: float = 6,
+        max_new_tokens: int = 128,
+        generation: Mapping[str, Any] | GenerationConfig | None = None,
+    ) -> Int[Tensor, "rows total"]:
+        """Edit the prompt's last cached slot once and decode.
+
+        Args:
+            model: any model that `kv.load` accepts; it is not changed.
+            input_ids, attention_mask: tokenised prompts, padded on either side.
+            ck, cv: coefficients of keys and values (the articles' defaults; see `KVVectors.relative_to` for what they
+                mean).
+            max_new_tokens, generation: as in `kv.generate`.
+
+        Returns:
+            Prompt, offset token and new tokens: `[rows, time + 1 + new]`, prompts left-padded.
+
+        Raises:
+            ValueError: vectors without an offset token, or what `kv.generate` refuses.
+        """
+        offset = self.vectors.card.offset_id
+        if offset is None:
+            raise ValueError(
+                "These vectors name no offset token; use kv.CacheSteering with kv.generate(..., offset=...)."
+            )
+        wrapped = _wrapped(model)
+        steering = CacheSteering(self.vectors, ck, cv)
+        steering.check(wrapped)
+        settings = resolve(wrapped, {"max_new_tokens": max_new_tokens, **asked_for(generation)}, chat=False)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        prompts = [row[keep.bool()].tolist() for row, keep in zip(input_ids, mask, strict=True)]
+        if not all(prompts):
+            raise ValueError("A row of input_ids is masked out as a whole; every prompt needs some tokens.")
+        rows = make_rows(wrapped, steering, prompts, offset)
+        check_context(wrapped, rows, settings.max_new_tokens)
+        warn_of_windows(wrapped, rows, settings.max_new_tokens)
+        with LOCK:
+            new = decode(wrapped, rows, settings, seed=0)
+        width, longest = max(map(len, prompts)), max(map(len, new))
+        full = [
+            [settings.pad] * (width - len(p)) + p + [offset] + n + [settings.pad] * (longest - len(n))
+            for p, n in zip(prompts, new, strict=True)
+        ]
+        return torch.tensor(full, device=input_ids.device)
+
+
+def _wrapped(model: PreTrainedModel) -> Model:
+    signature = _signature(model)
+    known = _WRAPPED.get(model)
+    if known is None or known[0] != signature:
+        own = share_weights(without_peft(model))
+        refuse_by_config(own.config)
+        known = _WRAPPED[model] = signature, wrap(own, None, str(own.config._name_or_path or own.config.model_type))
+    return known[1]
+
+
+def _signature(model: PreTrainedModel) -> tuple[Any, ...]:
+    """Changes when modules, tensors or switches do: an adapter added, disabled or chosen, a device or dtype moved
+    to.
+    """
+    return tuple(
+        (
+            id(m),
+            *map(id, m._parameters.values()),
+            *map(id, m._buffers.values()),
+            repr([v for k, v in vars(m).items() if k != "training" and _is_switch(v)]),
+        )
+        for m in model.modules()
+    )
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str)) or (
+        isinstance(value, list) and all(isinstance(v, str) for v in value)
+    )

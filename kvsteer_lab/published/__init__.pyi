@@ -1,0 +1,14 @@
+from .auditing import Audit as Audit
+from .auditing import audit as audit
+from .release import Release as Release
+from .release import Timing as Timing
+from .release import iterate_release as iterate_release
+from .release import read_release as read_release
+from .reporting import report as report
+from .rescoring import Check as Check
+from .rescoring import check_metrics as check_metrics
+from .runs import Answer as Answer
+from .runs import Run as Run
+from .scored import Scored as Scored
+from .scored import score as score
+from .sources import Problem as Problem

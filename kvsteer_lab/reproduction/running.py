@@ -1,0 +1,149 @@
+"""One chapter on one model: run by papermill, or taken from before; written as notebook and HTML."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from .._util.files import write_atomically
+from .chapters import Chapter
+
+KERNEL = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "JUPYTER_PLATFORM_DIRS": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""The environment that chapters run in: no chatter in their outputs."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 300  # letters of an error that are told
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a chapter; it lies in the metadata of the executed notebook.
+
+    Attributes:
+        source: hash of the chapter's cells.
+        parameters: those that were set; all else is as it stands in the chapter.
+        fingerprint: of the model.
+        version: of kvsteer_lab.
+        seconds: how long it ran.
+        figures: names of those that it saved.
+        error: what stopped it, in one line; empty if nothing did.
+    """
+
+    source: str
+    parameters: dict[str, Any]
+    fingerprint: str
+    version: str
+    seconds: float = 0.0
+    figures: tuple[str, ...] = ()
+    error: str = ""
+
+    def same_work(self, other: Record) -> bool:
+        """Whether the same cells ran with the same parameters on the same weights."""
+        return all(
+            getattr(self, part) == getattr(other, part) for part in ("source", "parameters", "fingerprint", "version")
+        )
+
+
+def read_record(out: Path, chapter: Chapter) -> Record | None:
+    """What came of a chapter before, if its notebook, its page and its figures are all there."""
+    try:
+        told: dict[str, Any] = nbformat.read(out / "notebooks" / chapter.path.name, 4).metadata["kvsteer_lab"]
+        record = Record(**{**told, "parameters": dict(told["parameters"]), "figures": tuple(told["figures"])})
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    there = [
+        (out / "html" / f"{chapter.name}.html").is_file(),
+        *((out / "figures" / f"{name}.png").is_file() for name in record.figures),
+    ]
+    return record if all(there) else None
+
+
+def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True) -> Record:
+    """Run a chapter from the top and write what it shows, errors included.
+
+    Args:
+        chapter: which one.
+        out: folder of the reproduction; `notebooks/`, `html/` and `figures/` in it are written.
+        work: what shall be done, as a record without results.
+        progress: show a bar of its cells.
+    """
+    figures = out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    for old in figures.glob(f"{chapter.number}_*"):
+        old.unlink()
+    began = time.perf_counter()
+    notebook, error = _execute(chapter, work.parameters, figures, progress)
+    made = tuple(sorted(path.stem for path in figures.glob(f"{chapter.number}_*.png")))
+    record = Record(
+        work.source, work.parameters, work.fingerprint, work.version, round(time.perf_counter() - began, 1), made, error
+    )
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    write_atomically(out / "html" / f"{chapter.name}.html", lambda file: file.write_text(page, encoding="utf-8"))
+    notebook.metadata["kvsteer_lab"] = asdict(record)
+    # last: its being there says that all is
+    write_atomically(out / "notebooks" / chapter.path.name, lambda file: nbformat.write(notebook, file))
+    return record
+
+
+def _execute(
+    chapter: Chapter, parameters: Mapping[str, Any], figures: Path, progress: bool
+) -> tuple[NotebookNode, str]:
+    with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, "KVSTEER_FIGURES": str(figures.resolve())}):
+        target = Path(folder, chapter.path.name)
+        error = ""
+        try:
+            papermill.execute_notebook(
+                str(chapter.path),
+                str(target),
+                dict(parameters),
+                kernel_name="python3",
+                language="python",
+                cwd=str(chapter.path.parent),
+                progress_bar=progress,
+                extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter
+            )
+        except PapermillExecutionError as failure:
+            error = f"{failure.ename}: {failure.evalue}"
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        notebook = nbformat.read(target if target.is_file() else chapter.path, 4)
+    error = " ".join(_ANSI.sub("", error).split())
+    return notebook, error if len(error) <= _LONGEST else error[: _LONGEST - 1] + "…"
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,17 @@
+from .averaging import over_prompts as over_prompts
+from .intervals import Estimate as Estimate
+from .intervals import clustered_mean as clustered_mean
+from .intervals import paired_bootstrap as paired_bootstrap
+from .intervals import paired_difference as paired_difference
+from .intervals import vector_bootstrap as vector_bootstrap
+from .intervals import wilson as wilson
+from .significance import control_p as control_p
+from .significance import holm as holm
+from .significance import holm_family as holm_family
+from .significance import mcnemar as mcnemar
+from .significance import mcnemar_power as mcnemar_power
+from .significance import minimum_detectable_effect as minimum_detectable_effect
+from .tables import readable as readable
+from .texts import is_loop as is_loop
+from .texts import is_refusal as is_refusal
+from .texts import repetition as repetition

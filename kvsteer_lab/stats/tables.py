@@ -1,0 +1,34 @@
+"""Tables to be read: p-values that don't pretend to be zero, three digits elsewhere."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, nothing where there is
+    nothing.
+
+    Args:
+        table: any table of results; columns called `p` or `p_...` hold p-values.
+    """
+    return pd.DataFrame(
+        {name: [_write(str(name), value) for value in table[name]] for name in table.columns}, index=table.index
+    )
+
+
+def _write(name: str, value: object) -> str:
+    if pd.isna(value):
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if name == "p" or name.startswith("p_"):
+        return "<0.001" if value < 0.001 else f"{value:.3f}"
+    value += 0.0  # no minus zero
+    return (
+        f"{value:.0f}"
+        if float(value).is_integer() and abs(value) < 1e6
+        else f"{value:.3g}"
+        if abs(value) < 100
+        else f"{value:.0f}"
+    )

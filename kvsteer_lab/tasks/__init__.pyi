@@ -1,0 +1,12 @@
+from .base import Chat as Chat
+from .base import Extractor as Extractor
+from .base import Message as Message
+from .base import Question as Question
+from .base import Task as Task
+from .catalogue import NAMES as NAMES
+from .catalogue import get as get
+from .frame import from_frame as from_frame
+from .styles import REASONING_STYLES as REASONING_STYLES
+from .styles import STYLES as STYLES
+from .styles import detect_style as detect_style
+from .styles import is_reasoned as is_reasoned

@@ -1,0 +1,175 @@
+"""Traces for users who have none: a model behind an endpoint writes them, and the task's own rule tells which are
+kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ..._util.progress import bar
+from ..base import Question, Task
+from ..styles import detect_style
+from .endpoint import Completion, Endpoint, Stopped
+from .instructions import asked, instruction_for
+from .journal import KEPT, Journal
+from .reading import Traces
+
+
+def write_traces(
+    task: Task,
+    style: str,
+    out: str | Path,
+    *,
+    base_url: str,
+    model: str,
+    n: int = 100,
+    seed: int = 0,
+    instruction: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    max_tokens: int | None = 1024,
+    temperature: float | None = 0.0,
+    concurrency: int = 4,
+    timeout: float = 120.0,
+    retries: int = 6,
+    pause: float = 1.0,
+    progress: bool = True,
+) -> Traces:
+    """Let a model behind an OpenAI-compatible endpoint answer a task's extraction questions in a style.
+
+    Every reply is written to `out` as it comes, with a verdict: kept if the task's rule reads the gold answer in it,
+    else why not. Called again with the same settings it goes on where it stopped and asks nothing twice; a larger `n`
+    adds questions. The key is sent to the endpoint, and neither stored nor logged.
+
+    Args:
+        task: whose extraction questions are asked; the chat ends with the instruction.
+        style: one of `kvsteer_lab.tasks.styles.STYLES`, or any name with an `instruction` of your own.
+        out: the file of JSON lines to write or to go on with.
+        base_url: of the endpoint, as in `http://localhost:8000/v1`.
+        model: the model's name there.
+        n: how many questions are asked; replies that aren't kept count.
+        seed: which questions.
+        instruction: how to answer, instead of the style's own; the gold answer is told where it holds `{answer}`.
+        api_key_env: the environment variable that holds the key; no key is sent where it is unset.
+        max_tokens, temperature: as in the protocol; `None` leaves them out, which some models want.
+        concurrency: requests at a time.
+        timeout: seconds before a request counts as lost.
+        retries: how often a request is repeated after a fault that may pass (429, 5xx, lost or garbled replies).
+        pause: seconds before the first repetition, doubled each time with jitter; `Retry-After` is honoured.
+        progress: whether to show a bar.
+
+    Returns:
+        The traces that were kept, of all that `out` holds; `.rejected` counts the others by verdict.
+
+    Raises:
+        ValueError: bad settings, too few questions, or a file of other traces; before anything is asked or written.
+        ConnectionError: nothing answers at `base_url`, the key is refused, or a fault doesn't pass. What was answered
+            is in `out`.
+    """
+    if n < 1 or concurrency < 1:
+        raise ValueError(f"n and concurrency must be at least 1, not {n} and {concurrency}.")
+    endpoint = Endpoint(base_url, model, api_key_env, max_tokens, temperature, timeout, retries, pause)
+    told = instruction_for(style, instruction)
+    pool = list(task.questions("extraction"))
+    if len(pool) < n + 1:
+        raise ValueError(
+            f"Task {task.name!r} has {len(pool)} extraction questions, too few for {n} traces and one that shows the"
+            " answer's form."
+        )
+    random.Random(seed).shuffle(pool)
+    closing = task.demonstrate(pool[-1], "direct")  # never asked itself, whatever n
+    prompt = hashlib.sha256(asked(task, pool[-1], told, closing)[-1]["content"].encode()).hexdigest()[:16]
+    journal = Journal(
+        out,
+        dict(
+            task=task.name,
+            style=style,
+            model=model,
+            prompt=prompt,
+            seed=seed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        ),
+    )
+    left = _unanswered(journal, pool[:n])
+    if left:
+        with httpx.Client() as client:
+            endpoint.check_reachable(client)
+            stop = threading.Event()
+
+            def ask(question: Question) -> Completion:
+                if stop.is_set():
+                    raise Stopped
+                return endpoint.complete(client, asked(task, question, told, closing), stop)
+
+            with (
+                journal,
+                bar(len(left), f"traces in style {style}", "trace", progress) as shown,
+                ThreadPoolExecutor(concurrency) as threads,
+            ):
+                futures = {threads.submit(ask, question): question for question in left}
+                try:
+                    for future in as_completed(futures):
+                        journal.append(_row(task, style, futures[future], future.result()))
+                        shown.update()
+                except BaseException as error:
+                    stop.set()
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    _keep_what_came(journal, task, style, futures)
+                    if isinstance(error, ConnectionError):
+                        raise ConnectionError(
+                            f"{error} {len(journal.ids())} replies are in {out}; the same call goes on from there."
+                        ) from None
+                    raise
+    return Traces.load(out)
+
+
+def _keep_what_came(journal: Journal, task: Task, style: str, futures: Mapping[Future[Completion], Question]) -> None:
+    """What was under way has been paid for: it is waited for and written, even after Ctrl-C."""
+    written = journal.ids()
+    for future, question in futures.items():
+        if question.id not in written and not future.cancelled() and future.exception() is None:
+            journal.append(_row(task, style, question, future.result()))
+
+
+def _unanswered(journal: Journal, questions: Sequence[Question]) -> list[Question]:
+    asked_before = {row.get("id"): row for row in journal.rows}
+    for question in questions:
+        was = asked_before.get(question.id, {}).get("question", question.text)
+        if was != question.text:
+            raise ValueError(
+                f"Question {question.id!r} had another text when {journal.path} was begun; choose another file."
+            )
+    return [question for question in questions if question.id not in asked_before]
+
+
+def _row(task: Task, style: str, question: Question, reply: Completion) -> dict[str, Any]:
+    read = next(iter(task.extractors.values()))(question, reply.text)
+    return dict(
+        id=question.id,
+        question=question.text,
+        answer=question.answer,
+        style=style,
+        text=reply.text,
+        verdict=_verdict(task, question, reply),
+        read=read,
+        detected=detect_style(reply.text),
+        finish_reason=reply.finish_reason,
+    )
+
+
+def _verdict(task: Task, question: Question, reply: Completion) -> str:
+    if reply.finish_reason == "content_filter":
+        return "filtered"
+    if not reply.text:
+        return "empty"
+    if reply.finish_reason == "length":
+        return "truncated"
+    return KEPT if task.is_correct(question, reply.text) else "wrong answer"

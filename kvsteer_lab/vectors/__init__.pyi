@@ -1,0 +1,9 @@
+from .activation import ActivationVectors as ActivationVectors
+from .activation import extract_activations as extract_activations
+from .cards import Card as Card
+from .extraction import PairDifferences as PairDifferences
+from .extraction import extract as extract
+from .extraction import extract_pairs as extract_pairs
+from .kv import KVVectors as KVVectors
+from .norms import slot_norms as slot_norms
+from .pairs import ContrastiveSet as ContrastiveSet

@@ -1,0 +1,264 @@
+"""Vectors for activation steering: mean differences of the residual stream, and those that other packages wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nnsight
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..models.layers import hidden_size, layers_path
+from ..models.lock import LOCK
+from ..models.model import Model
+from ..models.prompts import Prompt, as_list, pad_left, pad_token
+from .cards import Card, Format
+from .extraction import make_card, read_sides
+from .pairs import ContrastiveSet
+
+_FORMAT = Format(
+    "kvsteer_lab.vectors.activation.1", ("residuals",), "activations.safetensors", "ActivationVectors.save"
+)
+
+
+@dataclass(frozen=True)
+class ActivationVectors:
+    """What activation steering adds at coefficient 1, a vector for each layer (difference of means; Turner et al. 2023,
+    Rimsky et al. 2024).
+
+    S_l = mean over pairs of h_l(positive)[last token] - h_l(negative)[last token], where h_l is the residual stream
+    behind decoder layer l.
+
+    Attributes:
+        residuals: float32 `[layers, hidden]`, on the CPU; row l belongs to the output of decoder layer l, counted from
+            0.
+        card: provenance.
+
+    Raises:
+        ValueError: a tensor that isn't two-dimensional, NaN or infinity.
+    """
+
+    residuals: Float[Tensor, "layers hidden"] = field(repr=False)
+    card: Card
+
+    def __post_init__(self) -> None:
+        if self.residuals.ndim != 2:
+            raise ValueError(f"Activation vectors need the shape [layers, hidden], not {tuple(self.residuals.shape)}.")
+        if not torch.isfinite(self.residuals).all():
+            raise ValueError("The activation vectors hold NaN or infinity; extract them again, in float32 or bfloat16.")
+        object.__setattr__(self, "residuals", self.residuals.detach().to("cpu", torch.float32).contiguous())
+
+    @property
+    def n_layers(self) -> int:
+        """Decoder layers."""
+        return self.residuals.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.residuals.shape[1]
+
+    # --- sizes ------------------------------------------------------------------------------------------------
+
+    def norms(self) -> pd.DataFrame:
+        """Euclidean norms: one row a layer, columns `layer`, `residuals`."""
+        return pd.DataFrame({"layer": range(self.n_layers), "residuals": self.residuals.norm(dim=-1).double().numpy()})
+
+    def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
+        """The dose at coefficient 1: |S_l| over the norm of the residual stream at the steered slot, per layer.
+
+        Args:
+            model: the model to be steered.
+            prompts: prompts whose last token is measured; ratios are averaged over them.
+            chat: as in `kv.generate`.
+
+        Returns:
+            A table with columns `layer`, `residuals`.
+        """
+        self.check_fits(model)
+        own = residual_norms(model, prompts, chat=chat)
+        ratio = (self.residuals.norm(dim=-1) / own.clamp_min(1e-12)).mean(0)
+        return pd.DataFrame({"layer": range(self.n_layers), "residuals": ratio.double().numpy()})
+
+    # --- fit --------------------------------------------------------------------------------------------------
+
+    def check_fits(self, model: Model) -> None:
+        """Refuse a model that these vectors can't belong to; warn where only the weights or the dtype differ.
+
+        Raises:
+            ValueError: another architecture, or another number of layers or hidden width.
+        """
+        here = (model.model_type, model.n_layers, hidden_size(model.hf))
+        there = (self.card.model_type, self.n_layers, self.hidden_size)
+        if here != there:
+            form = "{} with {} layers of width {}"
+            raise ValueError(
+                f"These vectors are of a {form.format(*there)}, the model is a {form.format(*here)}; extract vectors"
+                " from this model."
+            )
+        self.card.warn_of_other_weights(model)
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        return _FORMAT.write(path, {"residuals": self.residuals}, self.card)
+
+    @classmethod
+    def load(cls, source: str | Path, *, revision: str | None = None) -> ActivationVectors:
+        """Read vectors from a file, a folder with `activations.safetensors`, or a hub repository that holds that file.
+
+        Raises:
+            ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
+        """
+        tensors, card = _FORMAT.read(source, revision)
+        return cls(tensors["residuals"], card)
+
+    @classmethod
+    def from_repeng(cls, source: Any, model: Model) -> ActivationVectors:
+        """Vectors of the repeng package: a GGUF file that its `export_gguf` wrote (or llama.cpp's), or a
+        `ControlVector` in memory.
+
+        `direction.N`, as `directions[N]`, is added to the output of decoder layer N counted from 0, here as there.
+        Layers without a direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal
+        component unless they were scaled.
+
+        Args:
+            source: a path ending in `.gguf` (needs the gguf package), or an object with `.directions`, layer -> vector.
+            model: the model to be steered, which tells how many layers there are.
+
+        Raises:
+            ValueError: no such file, another kind of file or model, layers or widths that the model doesn't have.
+        """
+        from .foreign import from_repeng
+
+        return from_repeng(source, model)
+
+    @classmethod
+    def from_steering_vectors(cls, source: Any, model: Model) -> ActivationVectors:
+        """Vectors of the steering-vectors package: a `SteeringVector` in memory, or a safetensors file with a tensor
+        `layer.N` for each layer.
+
+        `layer_activations[N]` is added to the output of decoder layer N counted from 0 (negative N from the end), here
+        as there. Layers without one get zeros. The package has no file format of its own, and pickles run code: write
+        `save_file({f"layer.{n}": v.contiguous() for n, v in vector.layer_activations.items()}, path)` with
+        safetensors.torch where it was trained.
+
+        Args:
+            source: a path ending in `.safetensors`, or an object with `.layer_activations`, layer -> tensor.
+            model: the model to be steered, which tells how many layers there are.
+
+        Raises:
+            ValueError: no such file, another kind of file, vectors of another place than the decoder layers' output, or
+                layers and widths that the model doesn't have.
+        """
+        from .foreign import from_steering_vectors
+
+        return from_steering_vectors(source, model)
+
+
+def extract_activations(
+    model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, progress: bool = True
+) -> ActivationVectors:
+    """The mean difference of the residual stream behind each decoder layer, at the prompts' last token.
+
+    The pairs, the slot and the batches are those of `kv.extract`. Memory does not grow with the number of pairs: only
+    running sums are kept.
+
+    Args:
+        model: the model to extract from.
+        pairs: the contrastive set.
+        batch_size: prompts traced together; halved where memory runs out.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: a prompt beyond the context, or a model whose decoder layers aren't found.
+    """
+    total = torch.zeros(model.n_layers, hidden_size(model.hf), dtype=torch.float64)
+
+    def read(
+        ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
+    ) -> Float[Tensor, "prompts layers hidden"]:
+        return last_residuals(model, ids, mask)
+
+    for signs, _, batch in read_sides(model, pairs, batch_size, read, progress):
+        total += torch.einsum("p,plh->lh", signs.double(), batch.double())
+    return ActivationVectors((total / len(pairs)).float(), make_card(model, pairs, None))
+
+
+@torch.no_grad()
+def last_residuals(
+    model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
+) -> Float[Tensor, "prompts layers hidden"]:
+    """The residual stream behind each decoder layer at each prompt's last token, float32 on the CPU, from one nnsight
+    trace.
+    """
+    layers = model.traced.get(layers_path(model.hf))
+    found: list[Tensor] = []
+    with model.traced.trace(**model.forward_arguments(ids, mask), use_cache=False):
+        for layer in layers:
+            output = layer.output
+            hidden = output[0] if isinstance(output, tuple) else output
+            found.append(hidden[:, -1].float().cpu())
+        nnsight.save(found)
+    return torch.stack(found, 1)
+
+
+def residual_norms(
+    model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True, batch_size: int = 16
+) -> Float[Tensor, "prompts layers"]:
+    """Norms of the residual stream behind each decoder layer, at the prompts' last token."""
+
+    rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
+    found = []
+    for start in range(0, len(rows), batch_size):
+        ids, mask = pad_left(rows[start : start + batch_size], pad_token(model.tokenizer), model.device)
+        with LOCK:
+            found.append(last_residuals(model, ids, mask).norm(dim=-1))
+    return torch.cat(found)
+
+
+def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str) -> ActivationVectors:
+    """Vectors by layer, with zeros where there are none, and a card that says where they come from.
+
+    Raises:
+        ValueError: no vectors, a layer that the model doesn't have, two for one layer, or another width.
+    """
+    n, width = model.n_layers, hidden_size(model.hf)
+    if not vectors:
+        raise ValueError(f"{origin} holds no vectors.")
+    residuals, taken = torch.zeros(n, width), set()
+    for layer, vector in vectors.items():
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer < n:
+            raise ValueError(
+                f"{origin} has a vector for layer {layer!r}, but {model.name} has layers 0 to {n - 1}; is it of another"
+                " model?"
+            )
+        row = torch.as_tensor(vector).detach().to("cpu", torch.float32).flatten()
+        if row.shape != (width,):
+            raise ValueError(
+                f"{origin} has vectors of width {row.numel()}, but the residual stream of {model.name} is {width} wide;"
+                " is it of another model?"
+            )
+        if layer % n in taken:
+            raise ValueError(f"{origin} has two vectors for layer {layer % n}.")
+        taken.add(layer % n)
+        residuals[layer] = row
+    card = Card(
+        model=model.name,
+        model_type=model.model_type,
+        fingerprint=model.fingerprint,
+        dtype=str(model.dtype),
+        keys=None,
+        offset_id=None,
+        template_hash=None,
+        n_pairs=0,
+        recipe={"made": origin, "layers": sorted(taken)},
+        note=note,
+    )
+    return ActivationVectors(residuals, card)

@@ -1,0 +1,136 @@
+"""The card that says where vectors come from, and the safetensors files that carry both."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .._util.files import write_atomically
+from ..models.model import Model
+
+KeyMode = Literal["post_rope", "position_free"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where vectors come from, and so which models they fit.
+
+    Attributes:
+        model, model_type, fingerprint, dtype: the model they were extracted from.
+        keys: `"post_rope"` (as cached, the paper's) or `"position_free"` (un-rotated before averaging); `None` for
+            vectors of the residual stream.
+        offset_id: the token to place between the steered slot and the answer.
+        template_hash: of the chat template that rendered the pairs.
+        n_pairs: how many pairs were averaged.
+        recipe: how the pairs were made.
+        history: arithmetic done since.
+        note: what else a reader should know.
+        version: of kvsteer_lab.
+    """
+
+    model: str
+    model_type: str
+    fingerprint: str
+    dtype: str
+    keys: KeyMode | None
+    offset_id: int | None
+    template_hash: str | None
+    n_pairs: int
+    recipe: dict[str, Any] = field(default_factory=dict, repr=False)
+    history: tuple[str, ...] = ()
+    note: str = ""
+    version: str = ""
+
+    def warn_of_other_weights(self, model: Model) -> None:
+        """Warn where only the weights or the dtype differ from those that the vectors were extracted with."""
+        if said := self.tell_of_other_weights(model):
+            warnings.warn(said, stacklevel=4)
+
+    def tell_of_other_weights(self, model: Model) -> str:
+        """What `warn_of_other_weights` warns of; empty if there is nothing."""
+        if self.fingerprint != model.fingerprint:
+            return (
+                f"These vectors were extracted from other weights ({self.model}, or another adapter) than those of"
+                f" {model.name}."
+            )
+        if self.dtype != str(model.dtype):
+            return f"These vectors were extracted in {self.dtype}, the model runs in {model.dtype}."
+        return ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of vectors lies in a safetensors file.
+
+    Attributes:
+        name: written into the file's metadata.
+        tensors: names of the tensors.
+        file: the file's name in a folder or a hub repository.
+        writer: what writes such files.
+    """
+
+    name: str
+    tensors: Sequence[str]
+    file: str
+    writer: str
+
+    def write(self, path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
+        """Write tensors and card; an existing file is replaced in one step."""
+        metadata = {"format": self.name, "card": json.dumps(asdict(card), sort_keys=True)}
+        return write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, metadata=metadata))
+
+    def read(self, source: str | Path, revision: str | None) -> tuple[dict[str, Tensor], Card]:
+        """Tensors and card from a file, a folder or a hub repository.
+
+        Raises:
+            ValueError: nothing there, a truncated file, or one of another kind.
+        """
+        path = self._find(source, revision)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != self.name:
+                    raise ValueError(f"{path} holds no steering vectors: it was not written by {self.writer}.")
+                written = metadata["card"]
+                tensors = {name: file.get_tensor(name) for name in self.tensors}
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+        known = {f.name for f in fields(Card)}
+        try:
+            found: dict[str, Any] = {
+                k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known
+            }
+            return tensors, Card(**found)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"The card in {path} can't be read ({error}); save or download it again.") from error
+
+    def _find(self, source: str | Path, revision: str | None) -> Path:
+        """A local file, the file in a folder, or one downloaded from the hub."""
+        path = Path(source)
+        if path.is_dir():
+            path = path / self.file
+        if path.is_file():
+            return path
+        name = str(source)
+        if path.suffix == ".safetensors" or name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise ValueError(
+                f"There are no vectors at {path}; give a file, a folder with {self.file}, or a hub repository."
+            )
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            return Path(hf_hub_download(name, self.file, revision=revision))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"There are no vectors at {path}, and the hub gives no {self.file} in {name!r}: {reason}"
+            ) from error

@@ -1,0 +1,120 @@
+"""Activation vectors that other packages wrote: repeng's control vectors, and those of steering-vectors. No pickle is
+ever opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ..models.model import Model
+from .activation import ActivationVectors, fill_layers
+
+_PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".npz"}
+_UNKNOWN_WEIGHTS = "Read from {}; which weights they were made with is not recorded there."
+
+
+def from_repeng(source: Any, model: Model) -> ActivationVectors:
+    """`ActivationVectors.from_repeng`."""
+    if hasattr(source, "directions"):
+        directions, kind, origin = (
+            dict(source.directions),
+            getattr(source, "model_type", None),
+            "repeng's ControlVector",
+        )
+    else:
+        path = _existing(source, ".gguf", "export it with vector.export_gguf(path)")
+        directions, kind = _read_gguf(path)
+        origin = path.name
+    if kind not in (None, model.model_type):
+        raise ValueError(
+            f"{origin} is of a {kind}, the model is a {model.model_type}; train a control vector on this model."
+        )
+    return fill_layers(model, directions, origin, _UNKNOWN_WEIGHTS.format("repeng"))
+
+
+def from_steering_vectors(source: Any, model: Model) -> ActivationVectors:
+    """`ActivationVectors.from_steering_vectors`."""
+    if hasattr(source, "layer_activations"):
+        activations, origin = dict(source.layer_activations), "the SteeringVector"
+        place = getattr(source, "layer_type", "decoder_block")
+        if place != "decoder_block":
+            raise ValueError(
+                f"{origin} is for {place!r}, not for the residual stream; train it with layer_type='decoder_block'."
+            )
+    else:
+        remedy = (
+            "write its layer_activations with safetensors.torch.save_file({f'layer.{n}': v.contiguous() for n, v in"
+            " ...}, path)"
+        )
+        path = _existing(source, ".safetensors", remedy)
+        activations, origin = _read_safetensors(path), path.name
+    return fill_layers(model, activations, origin, _UNKNOWN_WEIGHTS.format("steering-vectors"))
+
+
+def _existing(source: Any, suffix: str, remedy: str) -> Path:
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"A {type(source).__name__} holds no activation vectors; give the package's own vector, or a path ending in"
+            f" {suffix}."
+        )
+    path = Path(source)
+    if path.suffix in _PICKLED:
+        raise ValueError(
+            f"{path.name} may be a pickle, which can run code when it is opened, so it isn't; where it was made,"
+            f" {remedy}."
+        )
+    if path.suffix != suffix:
+        raise ValueError(f"{path.name} doesn't end in {suffix}; {remedy}.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; give the path of an existing one.")
+    return path
+
+
+def _read_gguf(path: Path) -> tuple[dict[int, Any], str | None]:
+    """Directions by layer, and the type of model that they are for."""
+    try:
+        from gguf import GGUFReader, dequantize
+    except ImportError as error:
+        raise ValueError("Reading GGUF files needs the gguf package: pip install gguf.") from error
+    try:
+        reader = GGUFReader(path)
+        text = {
+            key: field.contents() if (field := reader.get_field(key)) else None
+            for key in ("general.architecture", "controlvector.model_hint")
+        }
+        tensors = {tensor.name: dequantize(tensor.data, tensor.tensor_type).copy() for tensor in reader.tensors}
+    # What gguf raises on a damaged file, and on a tensor type that it can't dequantise.
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError, NotImplementedError) as error:
+        raise ValueError(f"{path} is no complete GGUF file ({error}); export or download it again.") from error
+    if text["general.architecture"] != "controlvector":
+        raise ValueError(
+            f"{path.name} is a GGUF file of architecture {text['general.architecture']!r}, not of a control vector."
+        )
+    return _by_layer(tensors, "direction", path), text["controlvector.model_hint"]
+
+
+def _read_safetensors(path: Path) -> dict[int, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+    return _by_layer(tensors, "layer", path)
+
+
+def _by_layer(tensors: Mapping[str, Any], word: str, path: Path) -> dict[int, Any]:
+    found = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(rf"{word}\.(-?\d+)", name)
+        if match is None:
+            raise ValueError(
+                f"{path.name} holds a tensor {name!r}; the vectors must be called {word}.N, N the decoder layer counted"
+                " from 0."
+            )
+        found[int(match[1])] = tensor
+    return found

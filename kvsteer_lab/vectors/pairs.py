@@ -1,0 +1,256 @@
+"""Contrastive sets: pairs of prompts that differ in how their examples answer, and in nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from .._util.files import write_atomically
+from .._util.html import Html, pair_html
+from ..models.prompts import encode, render, template_hash
+from ..tasks.base import Chat, Task
+from ..tasks.traces.task import TracedTask, TracesTask
+from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
+
+_FORMAT = "kvsteer_lab.contrastive_set.1"
+
+
+@dataclass(frozen=True)
+class ContrastiveSet:
+    """Pairs of rendered prompts. Vectors are read at the last token of each.
+
+    Attributes:
+        positive, negative: the rendered texts; pair i is `positive[i]`, `negative[i]`.
+        recipe: how the pairs were made (task, style, shots, selection, seed, question ids).
+        template_hash: of the chat template that rendered them, `None` for verbatim texts.
+        last_token: the text of the token that is extracted, where a tokenizer was at hand.
+
+    Raises:
+        ValueError: no pairs, sides of unequal length, an empty string.
+    """
+
+    positive: tuple[str, ...] = field(repr=False)
+    negative: tuple[str, ...] = field(repr=False)
+    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    template_hash: str | None = None
+    last_token: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.positive) != len(self.negative):
+            raise ValueError(
+                f"The sides are unequal: {len(self.positive)} positive and {len(self.negative)} negative prompts; pairs"
+                " need both."
+            )
+        if not self.positive:
+            raise ValueError("The contrastive set is empty; it needs at least one pair.")
+        for side in ("positive", "negative"):
+            for index, text in enumerate(getattr(self, side)):
+                if not isinstance(text, str) or not text:
+                    raise ValueError(f"The {side} prompt of pair {index} is empty; every prompt needs some text.")
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{k}={v!r}" for k, v in self.recipe.items() if k != "questions")
+        return f"ContrastiveSet({len(self)} pairs, {made})"
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(zip(self.positive, self.negative, strict=True))
+
+    def __getitem__(self, chosen: slice) -> ContrastiveSet:
+        """A part of the set, by a slice: `pairs[:10]`."""
+        if not isinstance(chosen, slice):
+            raise TypeError("Take a part of a contrastive set with a slice, as in pairs[:10].")
+        ids = self.recipe.get("questions")
+        recipe = {**self.recipe, "questions": ids[chosen]} if ids is not None else self.recipe
+        return ContrastiveSet(self.positive[chosen], self.negative[chosen], recipe, self.template_hash, self.last_token)
+
+    # --- builders ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def few_shot(
+        cls,
+        task: Task,
+        tokenizer: Any,
+        *,
+        style: str,
+        against: str = "direct",
+        n: int = 100,
+        shots: int = 5,
+        select: Literal["random", "nearest"] = "random",
+        encoder: str | None = None,
+        max_prompt_tokens: int | None = None,
+        seed: int = 0,
+    ) -> ContrastiveSet:
+        """Pairs of few-shot prompts: the same questions, answered in `style` and in `against` (Belitsky et al. 2025).
+
+        Args:
+            task: questions come from its extraction split: those that have replies in both styles.
+            tokenizer: renders the chats.
+            style: how the positive examples answer.
+            against: how the negative examples answer.
+            n: number of pairs; each ends in another question.
+            shots: examples in each prompt.
+            select: examples at random, or those whose questions are nearest (the nearest last).
+            encoder: for the nearest: a sentence-transformers model by its name; `None`: TF-IDF.
+            max_prompt_tokens: both prompts of a pair are kept within so many tokens. The longest example gives way to a
+                shorter one, and where there is none, the prompts have fewer examples. The recipe counts the pairs that
+                were changed.
+            seed: fixes questions and examples.
+
+        Raises:
+            ValueError: a style that the task doesn't have, too few questions, an encoder that isn't installed, or a
+                question that leaves no room for an example.
+        """
+        if n < 1 or shots < 1:
+            raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
+        if select not in ("random", "nearest"):
+            raise ValueError(f"select={select!r} is unknown; choose 'random' or 'nearest'.")
+        if encoder is not None and select != "nearest":
+            raise ValueError(f"encoder={encoder!r} does nothing for examples at random; pass select='nearest', too.")
+        pool = worked(task, (style, against), seed)
+        if len(pool) < max(n, shots + 1):
+            found = f"Task {task.name!r} has {len(pool)} questions for extraction"
+            raise ValueError(
+                f"{found}, too few for {n} pairs with {shots} shots; counted are those with replies in both styles."
+            )
+        rng = random.Random(seed)
+        asked = rng.sample(range(len(pool)), n)
+        texts = [w.question.text for w in pool]
+        ranked = by_nearness(texts, asked, encoder) if select == "nearest" else at_random(rng, len(pool), asked, shots)
+        chosen = [order[:shots] for order in ranked]
+        recipe = dict(
+            task=task.name,
+            style=style,
+            against=against,
+            shots=shots,
+            select=select,
+            seed=seed,
+            questions=[pool[q].question.id for q in asked],
+        )
+        recipe |= {"encoder": encoder} if encoder is not None else {}
+        recipe |= {"traces": task.traces.digest} if isinstance(task, TracedTask | TracesTask) else {}
+
+        def chats(question: int, examples: Sequence[int]) -> list[Chat]:
+            shown, last = [pool[i] for i in examples], task.chat(pool[question].question)
+            return [put_before(shots_chat(task, shown, side), last) for side in (style, against)]
+
+        if max_prompt_tokens is not None:
+
+            def fits(question: int, examples: Sequence[int]) -> bool:
+                return all(
+                    len(encode(tokenizer, render(tokenizer, chat))) <= max_prompt_tokens
+                    for chat in chats(question, examples)
+                )
+
+            drawn, size = chosen, [len(w) for w in pool]
+            chosen = [fit(order, shots, size, partial(fits, q)) for q, order in zip(asked, ranked, strict=True)]
+            if [] in chosen:
+                crowded = pool[asked[chosen.index([])]].question.id
+                raise ValueError(
+                    f"Question {crowded!r} leaves no room for an example within max_prompt_tokens={max_prompt_tokens};"
+                    " allow more tokens."
+                )
+            fewer, changed = (
+                sum(len(kept) < shots for kept in chosen),
+                sum(kept != taken for kept, taken in zip(chosen, drawn, strict=True)),
+            )
+            recipe |= dict(max_prompt_tokens=max_prompt_tokens, pairs_changed=changed, pairs_with_fewer_shots=fewer)
+        if select == "nearest":
+            chosen = [kept[::-1] for kept in chosen]
+        pairs = [chats(q, kept) for q, kept in zip(asked, chosen, strict=True)]
+        return cls.from_chats([p for p, _ in pairs], [n for _, n in pairs], tokenizer, recipe=recipe)
+
+    @classmethod
+    def from_chats(
+        cls,
+        positive: Sequence[Chat],
+        negative: Sequence[Chat],
+        tokenizer: Any,
+        *,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> ContrastiveSet:
+        """Pairs of chats, rendered with the tokenizer's template and the generation prompt.
+
+        Args:
+            positive, negative: the two sides, pair by pair; both end with the user's message.
+            tokenizer: the model's, with its chat template.
+            recipe: how they were made, for the vectors' card.
+
+        Raises:
+            ValueError: no chat template, a role it doesn't know, unequal or empty sides.
+        """
+        sides = [tuple(render(tokenizer, chat) for chat in side) for side in (positive, negative)]
+        last = tokenizer.decode(encode(tokenizer, sides[0][0])[-1:]) if sides[0] else None
+        return cls(sides[0], sides[1], recipe or {"made": "from_chats"}, template_hash(tokenizer), last)
+
+    @classmethod
+    def from_texts(cls, positive: Sequence[str], negative: Sequence[str]) -> ContrastiveSet:
+        """Pairs of rendered texts, taken verbatim: write special tokens as your template would.
+
+        Raises:
+            ValueError: two strings, unequal or empty sides, an empty text.
+        """
+        if isinstance(positive, str) or isinstance(negative, str):
+            raise ValueError("Pass two lists of texts, not two strings.")
+        return cls(tuple(positive), tuple(negative), {"made": "from_texts"})
+
+    # --- files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write JSON lines: a header with the recipe, then one pair a line."""
+        header = dict(
+            format=_FORMAT,
+            n=len(self),
+            recipe=dict(self.recipe),
+            template_hash=self.template_hash,
+            last_token=self.last_token,
+        )
+        lines = [header, *({"positive": p, "negative": q} for p, q in self)]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ContrastiveSet:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ValueError: no such file, a foreign or a truncated one.
+        """
+        try:
+            # Not splitlines: texts may hold characters that it takes for the end of a line.
+            header, *rows = [
+                json.loads(line) for line in Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            ]
+            if header["format"] != _FORMAT or header["n"] != len(rows):
+                raise ValueError(f"{header['n']} pairs announced, {len(rows)} found")
+            sides = [tuple(row[side] for row in rows) for side in ("positive", "negative")]
+        except OSError as error:
+            raise ValueError(f"There is no contrastive set at {path}: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no complete contrastive set ({error}); save it again with ContrastiveSet.save."
+            ) from error
+        return cls(sides[0], sides[1], header["recipe"], header["template_hash"], header["last_token"])
+
+    # --- looking ----------------------------------------------------------------------------------------------
+
+    def show(self, index: int = 0) -> Html:
+        """One pair side by side: what differs is marked, and so is the token that is extracted.
+
+        Raises:
+            ValueError: no such pair.
+        """
+
+        if not 0 <= index < len(self):
+            raise ValueError(f"There is no pair {index}; this set has pairs 0 to {len(self) - 1}.")
+        return Html(pair_html(self.positive[index], self.negative[index], self.last_token))
+
+    def _repr_html_(self) -> str:
+        return self.show(0)._repr_html_()

@@ -1,1 +1,0 @@
-"""The explorer: steer a model by hand in JupyterLab."""
