@@ -36,7 +36,7 @@ from .interventions.base import Intervention as Intervention
 from .interventions.base import NoOffset as NoOffset
 from .interventions.base import Nothing as Nothing
 from .interventions.cache import CacheSteering as CacheSteering
-from .interventions.controls import Control as Control
+from .interventions.cache import Control as Control
 from .interventions.controls import label_shuffle_controls as label_shuffle_controls
 from .interventions.controls import layer_shuffle_controls as layer_shuffle_controls
 from .interventions.controls import other_slot as other_slot
@@ -48,6 +48,7 @@ from .interventions.prompt import CoTPrefix as CoTPrefix
 from .interventions.prompt import CoTPrompt as CoTPrompt
 from .interventions.prompt import FewShot as FewShot
 from .interventions.prompt import ForcedPrefix as ForcedPrefix
+from .interventions.steering import Steering as Steering
 from .interventions.together import Together as Together
 from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load
