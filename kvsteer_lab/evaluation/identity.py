@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._util.later import counts
 from ..vectors.cards import Card
 
 _SHOWN = 3  # differences that a message names
@@ -33,7 +34,8 @@ def describe(thing: Any) -> Any:
         ValueError: something that has no description of its own, such as a function.
     """
     if is_dataclass(thing) and not isinstance(thing, type):
-        return {"class": type(thing).__qualname__, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+        own = {f.name: value for f in fields(thing) if counts(f, value := getattr(thing, f.name))}
+        return {"class": type(thing).__qualname__, **{name: describe(value) for name, value in own.items()}}
     raise ValueError(
         f"A run can't be identified by a {type(thing).__qualname__}; make it a dataclass of numbers, texts and tensors"
         " to store the run."

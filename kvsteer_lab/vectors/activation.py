@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from ..models.model import Model
 from ..models.prompts import Prompt, as_list, pad_left, pad_token
 from .cards import Card, Format
 from .extraction import make_card, read_sides
+from .kv import Indices, check_indices
 from .pairs import ContrastiveSet
 
-_FORMAT = Format(
-    "kvsteer_lab.vectors.activation.1", ("residuals",), "activations.safetensors", "ActivationVectors.save"
-)
+_FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,23 @@ class ActivationVectors:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return self.residuals.shape[1]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is nothing to add in any layer."""
+        return not self.residuals.any()
+
+    def only(self, layers: Indices | None = None) -> ActivationVectors:
+        """The same vectors with zeros outside the named layers (`None`: all of them).
+
+        Raises:
+            ValueError: a layer out of range.
+        """
+        chosen = check_indices("layer", layers, self.n_layers)
+        residuals = torch.zeros_like(self.residuals)
+        residuals[chosen] = self.residuals[chosen]
+        step = f"only layers={'all' if layers is None else chosen}"
+        return ActivationVectors(residuals, replace(self.card, history=(*self.card.history, step)))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 

@@ -230,14 +230,14 @@ def foreign(path: Path) -> None:
 
 
 def without_values(path: Path) -> None:
-    save_file({"keys": torch.ones(4, 2, 16)}, path, metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{}"})
+    save_file({"keys": torch.ones(4, 2, 16)}, path, metadata={"format": "kvsteer_lab.vectors.1", "card": "{}"})
 
 
 def broken_card(path: Path) -> None:
     save_file(
         {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)},
         path,
-        metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{"},
+        metadata={"format": "kvsteer_lab.vectors.1", "card": "{"},
     )
 
 
@@ -245,7 +245,7 @@ def empty_card(path: Path) -> None:
     save_file(
         {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)},
         path,
-        metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{}"},
+        metadata={"format": "kvsteer_lab.vectors.1", "card": "{}"},
     )
 
 
