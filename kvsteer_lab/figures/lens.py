@@ -16,7 +16,7 @@ _LEAST = 1e-3
 
 @styled
 def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
-    """Log-probability of each chosen token behind each layer, a panel a token: the `tokens` of
+    """Log-probability of each chosen token behind each layer, one panel per token: the `tokens` of
     `kv.analysis.logit_lens`.
 
     Lines on the steered points are 95% intervals of the change; the band holds the middle 95% of random vectors,

@@ -30,7 +30,7 @@ def given(tiny: kv.Model) -> Materials:
 @contextmanager
 def watched(model: kv.Model, note: Any) -> Iterator[None]:
     """Calls `note(module)` before every forward pass of a part of the model, in whichever thread."""
-    parts = set(model.hf.modules())
+    parts = {*model.hf.modules(), *model.traced._module.modules()}
     hook = register_module_forward_pre_hook(lambda module, _: note(module) if module in parts else None)
     try:
         yield
@@ -57,7 +57,7 @@ def forwards(model: kv.Model, call: Any) -> int:
     count = [0]
 
     def note(module: Any) -> None:
-        count[0] += module is model.hf
+        count[0] += module in (model.hf, model.traced._module)
 
     with watched(model, note):
         call(model)
@@ -73,7 +73,7 @@ def test_ctrl_c_is_one_sentence_and_no_table(name: str, tiny: kv.Model, given: M
         left = [stop]
 
         def note(module: Any, left: list[int] = left) -> None:
-            if module is tiny.hf:
+            if module in (tiny.hf, tiny.traced._module):
                 left[0] -= 1
                 if left[0] == -1:
                     raise KeyboardInterrupt
@@ -97,9 +97,7 @@ def test_nan_is_an_error_and_not_no_effect(name: str, tiny: kv.Model, given: Mat
 def beside_an_extraction(model: kv.Model, calls: list[Any], times: int) -> tuple[int, list[Exception]]:
     """How many of `times` extractions came out right while other threads made these calls over and over, and what was
     raised anywhere."""
-    pairs = kv.ContrastiveSet.few_shot(
-        kv.tasks.get("tiny-arithmetic"), model.tokenizer, style="stepwise", n=3, shots=1
-    )
+    pairs = kv.ContrastiveSet.few_shot(kv.tasks.get("tiny-arithmetic"), model.tokenizer, style="stepwise", n=3, shots=1)
     right = kv.extract(model, pairs, progress=False)
     done, raised = threading.Event(), list[Exception]()
     started = threading.Barrier(len(calls) + 1)

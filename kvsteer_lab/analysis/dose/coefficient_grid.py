@@ -42,7 +42,7 @@ def coefficient_grid(
         split: never `"test"`.
 
     Returns:
-        One row a cell behind one of the baseline: `task`; `cell`, `"baseline"` or `"cell"`; `ck`, `cv`; `dose_keys`,
+        One row per cell behind one of the baseline: `task`; `cell`, `"baseline"` or `"cell"`; `ck`, `cv`; `dose_keys`,
         `dose_values`, the norm of what is
         added over the norm of the slot's own keys or values, averaged over the edited layers and the prompts; `n`;
         `accuracy` with its 95% Wilson interval `low`, `high`; `reasoned` and `adopted` (the vectors' own style) with

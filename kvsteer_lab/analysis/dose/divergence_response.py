@@ -43,10 +43,9 @@ def divergence_response(
         max_new_tokens: of the texts.
 
     Returns:
-        One row a coefficient and vector: `coefficient`, `vector` (`"steering"` or `"random 3"`); `kl`, mean nats on the
-        baseline's texts, which are the same
-        for all, with `kl_low`, `kl_high`, the middle 95% of the questions; and `kl_own`, on the steered replies (NaN
-        for random vectors).
+        One row per coefficient and vector: `coefficient`, `vector` (`"steering"` or `"random 3"`); `kl`, mean nats on
+        the baseline's texts, which are the same for all, with `kl_low`, `kl_high`, the middle 95% of the questions; and
+        `kl_own`, on the steered replies (NaN for random vectors).
 
     Raises:
         ValueError: no coefficients, vectors that are zero, or what `kv.divergence` refuses; before anything is

@@ -58,7 +58,7 @@ def match_divergence(
         max_new_tokens: of the replies.
 
     Returns:
-        One row a steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
+        One row per steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
         `kl`, what was reached; `n`, `accuracy`
         and the other measures of `coefficient_grid`; `p_first`, the exact McNemar test against the first steering at
         the same divergence; with controls `matched`, how many random vectors get there, `random_low`, `random_high`,

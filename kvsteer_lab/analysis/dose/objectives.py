@@ -72,7 +72,7 @@ def robustness_outcomes(
         controls: random vectors, the same directions at each coefficient; 0: none.
 
     Returns:
-        One row a question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
+        One row per question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
         `dose` (see `kv.unit_dose`), `vector`
         (`"steering"`, `"random 3"`, or `"baseline"`, with NaN for the three before), `question`, `correct`, `reasoned`,
         `adopted`.

@@ -19,7 +19,7 @@ from ...models.model import Model
 from ...stats.intervals import wilson
 from ...stats.significance import holm, mcnemar
 from ...tasks.base import Task
-from ..residual.lens import check_edits
+from ..checks import check_edits
 from .knock_outs import DEFAULT_STEPS, knock_outs
 
 
@@ -49,7 +49,7 @@ def knock_out_reading(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Answer a task's questions with the slot hidden in every way: one forked decode with a row a knock-out.
+    """Answer a task's questions with the slot hidden in every way: one forked decode with one row per knock-out.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
@@ -60,7 +60,7 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is
+        One row per knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is
         there to be read; `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson interval `low`,
         `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected,
         and `same_style`, the share of replies in the style that their question gets with the slot read, with
