@@ -175,8 +175,8 @@ def _by_prompt(name: str, table: pd.DataFrame, column: str, keys: list[str]) -> 
     single = ["prompt", "layer", *(["head"] if "head" in table.columns and table["head"].notna().any() else [])]
     if table.duplicated(single).any():
         raise ValueError(
-            f"A table to judge has one row per {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step and"
-            " way of it."
+            f"A table to judge has one row per {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step"
+            " and way of it."
         )
     summed = table.astype(dict.fromkeys(keys, int)).groupby(["prompt", *keys])[column].sum().reset_index()
     wide = summed.pivot(index="prompt", columns=keys if len(keys) > 1 else keys[0], values=column)
