@@ -269,7 +269,10 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
             lambda: layers(kv.CacheSteering(zero, 1, 2)),
             "are zero in all of its layers and heads, so no coefficient does anything; extract them anew",
         ),
-        (lambda: layers(kv.CacheSteering(own, 0, 0)), "adds is zero in the steered layers; check its vectors, coefficients and layers"),
+        (
+            lambda: layers(kv.CacheSteering(own, 0, 0)),
+            "adds is zero in the steered layers; check its vectors, coefficients and layers",
+        ),
         (
             lambda: layers(steering, parts="keys"),
             "adds nothing to the keys; give them a coefficient, or leave 'keys' out of parts",
