@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from .architectures import CacheShape
+from .fingerprint import Checksums, fingerprint
 from .lock import LOCK
 from .prompts import Prompt, as_chat, as_list, encode, pad_left, pad_token, positions, render
 
@@ -73,18 +73,29 @@ class Model:
         text = self.hf.config.get_text_config(decoder=True)
         return getattr(text, "max_position_embeddings", None)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """16 hex digits that identify the weights, whatever dtype they were loaded in.
+        """What identifies the weights, the active adapters and the config (see `kvsteer_lab.models.fingerprint`).
 
-        32 values of each parameter are hashed, rounded to bfloat16; an adapter changes it, too.
+        Weights that were changed in place are read again, the others are remembered. What is written through
+        `tensor.data` goes unnoticed; `read_fingerprint` sees it.
         """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.hf.named_parameters(), key=lambda item: item[0]):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            if parameter.device.type != "meta":
-                digest.update(_sample(parameter.detach()))
-        return digest.hexdigest()[:16]
+        return fingerprint(self.hf, self._checksums)
+
+    def read_fingerprint(self) -> str:
+        """The fingerprint with every weight read again, as everything uses it that is stored.
+
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> model.read_fingerprint() == model.fingerprint
+        True
+        """
+        self._checksums.forget()
+        return self.fingerprint
+
+    @cached_property
+    def _checksums(self) -> Checksums:
+        return Checksums()
 
     @cached_property
     def rotary(self) -> Rotary:
@@ -144,12 +155,3 @@ class Model:
         ids, mask = pad_left(rows, pad_token(self.tokenizer), self.device)
         with LOCK:
             return fill(self, ids, mask)
-
-
-def _sample(parameter: Tensor, n: int = 32) -> bytes:
-    index = torch.linspace(0, parameter.numel() - 1, n, dtype=torch.float64).long().to(parameter.device)
-    try:
-        values = parameter.flatten()[index]
-    except (RuntimeError, NotImplementedError, TypeError):  # quantised tensors don't index
-        values = parameter.dequantize().flatten()[index]
-    return values.float().bfloat16().cpu().view(torch.int16).numpy().tobytes()
