@@ -35,14 +35,14 @@ class Note(BaseModel):
         run: hash of what the run's texts depend on.
         readings: hash of what read them.
         chunk: its number.
-        rows: checksum of the rows.
+        check: checksum of the rows and of these three.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     run: str
     readings: str
     chunk: Annotated[int, Field(ge=0)]
-    rows: str = ""
+    check: str = ""
 
     @classmethod
     def of(cls, file: Path) -> Note:
@@ -52,8 +52,8 @@ class Note(BaseModel):
             ValueError: the file is damaged or foreign.
         """
         try:
-            return cls._in(pq.read_schema(file))
-        except (OSError, pa.ArrowException) as error:
+            return cls._in(pq.ParquetFile(file).schema_arrow)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(_first_line(error)) from error
 
     @classmethod
@@ -76,7 +76,7 @@ def write_rows(path: Path, rows: pd.DataFrame, note: Note) -> None:
     """
     columns = {name: _column(name, rows[name]) for name in rows.columns}
     table = pa.table(columns)
-    marked = note.model_copy(update={"rows": _checksum(table)})
+    marked = note.model_copy(update={"check": _checksum(table, note)})
     table = table.replace_schema_metadata({_KEY: marked.model_dump_json().encode()})
     pq.write_table(table, path, write_page_checksum=True)
 
@@ -88,9 +88,9 @@ def read_table(path: Path) -> tuple[pa.Table, Note]:
         ValueError: it is truncated, damaged or foreign; says why in a few words.
     """
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
-        note = Note._in(table.schema)
-        if note.rows != _checksum(table):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        table, note = file.read(), Note._in(file.schema_arrow)
+        if note.check != _checksum(table, note):
             raise ValueError("its rows are not those that were written")
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ValueError(_first_line(error)) from error
@@ -116,9 +116,10 @@ def _column(name: str, values: pd.Series) -> pa.Array:
     return found.cast(pa.string()) if texts else found
 
 
-def _checksum(table: pa.Table) -> str:
-    """SHA-256 of names, types and values: whatever changes the rows that are read changes it."""
-    digest = hashlib.sha256(json.dumps([[f.name, str(f.type)] for f in table.schema]).encode())
+def _checksum(table: pa.Table, note: Note) -> str:
+    """SHA-256 of the note, names, types and values: whatever changes what is read changes it."""
+    head = [note.run, note.readings, note.chunk, *([field.name, str(field.type)] for field in table.schema)]
+    digest = hashlib.sha256(json.dumps(head).encode())
     for column in table.columns:
         digest.update(json.dumps(column.to_pylist(), default=str).encode())
     return digest.hexdigest()

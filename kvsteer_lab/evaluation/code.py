@@ -103,6 +103,18 @@ def describe_class(kind: type, describe: Describe) -> dict[str, Any]:
         return {base.__qualname__: dict(_members(base, describe)) for base in own}
 
 
+def describe_object(thing: Any, describe: Describe) -> dict[str, Any]:
+    """What an object of the user's own class is: its class's code and its attributes, cached properties left out.
+
+    Raises:
+        ValueError: an attribute has no description.
+    """
+    kind = type(thing)
+    cached = {name for base in kind.__mro__ for name, m in vars(base).items() if hasattr(m, "attrname")}
+    own = {name: value for name, value in getattr(thing, "__dict__", {}).items() if name not in cached}
+    return {"class": describe_class(kind, describe), **{name: _value(value, describe) for name, value in own.items()}}
+
+
 def _members(kind: type, describe: Describe) -> Iterator[tuple[str, Any]]:
     for name, value in sorted(vars(kind).items()):
         if isinstance(value, property):
@@ -143,9 +155,7 @@ def _value(value: Any, describe: Describe) -> Any:
                 return _named(kind)
             if not is_foreign(kind):
                 raise
-        cached = {name for base in kind.__mro__ for name, m in vars(base).items() if hasattr(m, "attrname")}
-        state = {k: _value(v, describe) for k, v in getattr(value, "__dict__", {}).items() if k not in cached}
-        return {"class": describe_class(kind, describe), **state}
+        return describe_object(value, describe)
 
 
 @contextmanager

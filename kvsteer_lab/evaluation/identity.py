@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..vectors.cards import Card
-from .code import describe_class, describe_function, is_foreign
+from .code import describe_class, describe_function, describe_object, is_foreign
 
 _SHOWN = 3  # differences that a message names
 
@@ -67,6 +67,8 @@ def describe(thing: Any) -> Any:
         kind = type(thing)
         code = {"code": describe_class(kind, describe)} if is_foreign(kind) else {}
         return {"class": kind.__qualname__, **code, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+    if callable(thing) and is_foreign(type(thing)):
+        return describe_object(thing, describe)
     raise ValueError(
         f"A run can't be identified by a {type(thing).__qualname__}; make it a dataclass of numbers, texts and tensors"
         " to store the run."
@@ -149,6 +151,11 @@ def _pattern(thing: re.Pattern) -> dict[str, Any]:
 @describe.register(partial)
 def _function(thing: Any) -> dict[str, Any]:
     return describe_function(thing, describe)
+
+
+@describe.register
+def _module(thing: torch.nn.Module) -> dict[str, str]:
+    return {"module": type(thing).__qualname__}  # its weights are a part of the model's fingerprint
 
 
 @describe.register

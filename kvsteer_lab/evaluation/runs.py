@@ -28,6 +28,7 @@ from .chunk_files import Note, read_rows, read_table, write_rows
 from .identity import RunIdentity, differences
 from .run_config import CONFIG, RunConfig
 
+_REMEDY = "delete this file and run the same command again"
 _WAIT = 60.0  # seconds for the folder's lock, which is held for a moment
 
 
@@ -181,13 +182,12 @@ class Run:
             ValueError: the file is truncated, damaged, or belongs to another run or chunk.
         """
         file = self.file(chunk)
-        remedy = "delete this file and run the same command again"
         try:
             table, note = read_table(file)
         except ValueError as error:
-            raise ValueError(f"{file} is truncated or damaged ({error}); {remedy}.") from error
+            raise ValueError(f"{file} is truncated or damaged ({error}); {_REMEDY}.") from error
         if (note.run, note.chunk) != (self.hash, chunk):
-            raise ValueError(f"{file} belongs to another run or chunk; {remedy}.")
+            raise ValueError(f"{file} belongs to another run or chunk; {_REMEDY}.")
         self._check_keys(chunk, table.to_pandas(), f"{file}")
         return table
 
@@ -210,7 +210,10 @@ class Run:
         return self.identity.readings_hash
 
     def _note(self, chunk: int) -> Note:
-        return Note.of(self.file(chunk))
+        try:
+            return Note.of(self.file(chunk))
+        except ValueError as error:
+            raise ValueError(f"{self.file(chunk)} is truncated or damaged ({error}); {_REMEDY}.") from error
 
     def _check_folder(self) -> None:
         """Refuse a folder that holds something else than a run, or what a run leaves that was killed as it began."""
