@@ -1,4 +1,4 @@
-"""A sweep over layers, KV heads or coefficients, decoded in chunks of whole cells, so that finished cells survive a stop."""
+"""A sweep over layers, KV heads or coefficients, decoded in chunks of whole cells: a stop leaves finished cells whole."""
 
 from __future__ import annotations
 
