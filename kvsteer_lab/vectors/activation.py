@@ -140,9 +140,10 @@ class ActivationVectors:
         """Vectors of the repeng package: a GGUF file that its `export_gguf` wrote (or llama.cpp's), or a
         `ControlVector` in memory.
 
-        `direction.N`, as `directions[N]`, is added to the output of decoder layer N counted from 0, here as there.
-        Layers without a direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal
-        component unless they were scaled.
+        `direction.N`, as `directions[N]`, belongs to the output of decoder layer N counted from 0. Layers without a
+        direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal component unless
+        they were scaled. repeng adds them to every token; `kv.ActivationSteering(..., scope="all tokens")` generates
+        what it generates, its other scopes don't.
 
         Args:
             source: a path ending in `.gguf` (needs the gguf package), or an object with `.directions`, layer -> vector.
@@ -160,8 +161,10 @@ class ActivationVectors:
         """Vectors of the steering-vectors package: a `SteeringVector` in memory, or a safetensors file with a tensor
         `layer.N` for each layer.
 
-        `layer_activations[N]` is added to the output of decoder layer N counted from 0 (negative N from the end), here
-        as there. Layers without one get zeros. The package has no file format of its own, and pickles run code: write
+        `layer_activations[N]` belongs to the output of decoder layer N counted from 0 (negative N from the end). Layers
+        without one get zeros. The package adds them to every token by default, which is `scope="all tokens"` of
+        `kv.ActivationSteering`; with `min_token_index=-1` it is `"onward"` where it generates with a cache, and
+        `"last position"` where it doesn't. The package has no file format of its own, and pickles run code: write
         `save_file({f"layer.{n}": v.contiguous() for n, v in vector.layer_activations.items()}, path)` with
         safetensors.torch where it was trained.
 
