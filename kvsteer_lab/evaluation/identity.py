@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._util.later import counts
 from ..vectors.cards import Card
 from .code import describe_class, describe_function, describe_object, is_foreign
 
@@ -66,7 +67,8 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         kind = type(thing)
         code = {"code": describe_class(kind, describe)} if is_foreign(kind) else {}
-        return {"class": kind.__qualname__, **code, **{f.name: describe(getattr(thing, f.name)) for f in fields(thing)}}
+        own = {f.name: value for f in fields(thing) if counts(f, value := getattr(thing, f.name))}
+        return {"class": kind.__qualname__, **code, **{name: describe(value) for name, value in own.items()}}
     if callable(thing) and is_foreign(type(thing)):
         return describe_object(thing, describe)
     raise ValueError(

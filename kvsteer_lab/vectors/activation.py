@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..models.model import Model
 from ..models.prompts import Prompt, as_list, pad_left, pad_token
 from .cards import Card, Format
 from .extraction import make_card, read_sides
+from .kv import Indices, check_indices
 from .pairs import ContrastiveSet
 
 _FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
@@ -61,6 +62,23 @@ class ActivationVectors:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return self.residuals.shape[1]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is nothing to add in any layer."""
+        return not self.residuals.any()
+
+    def only(self, layers: Indices | None = None) -> ActivationVectors:
+        """The same vectors with zeros outside the named layers (`None`: all of them).
+
+        Raises:
+            ValueError: a layer out of range.
+        """
+        chosen = check_indices("layer", layers, self.n_layers)
+        residuals = torch.zeros_like(self.residuals)
+        residuals[chosen] = self.residuals[chosen]
+        step = f"only layers={'all' if layers is None else chosen}"
+        return ActivationVectors(residuals, replace(self.card, history=(*self.card.history, step)))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 
@@ -123,9 +141,10 @@ class ActivationVectors:
         """Vectors of the repeng package: a GGUF file that its `export_gguf` wrote (or llama.cpp's), or a
         `ControlVector` in memory.
 
-        `direction.N`, as `directions[N]`, is added to the output of decoder layer N counted from 0, here as there.
-        Layers without a direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal
-        component unless they were scaled.
+        `direction.N`, as `directions[N]`, belongs to the output of decoder layer N counted from 0. Layers without a
+        direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal component unless
+        they were scaled. repeng adds them to every token; `kv.ActivationSteering(..., scope="all tokens")` generates
+        what it generates, its other scopes don't.
 
         Args:
             source: a path ending in `.gguf` (needs the gguf package), or an object with `.directions`, layer -> vector.
@@ -143,8 +162,10 @@ class ActivationVectors:
         """Vectors of the steering-vectors package: a `SteeringVector` in memory, or a safetensors file with a tensor
         `layer.N` for each layer.
 
-        `layer_activations[N]` is added to the output of decoder layer N counted from 0 (negative N from the end), here
-        as there. Layers without one get zeros. The package has no file format of its own, and pickles run code: write
+        `layer_activations[N]` belongs to the output of decoder layer N counted from 0 (negative N from the end). Layers
+        without one get zeros. The package adds them to every token by default, which is `scope="all tokens"` of
+        `kv.ActivationSteering`; with `min_token_index=-1` it is `"onward"` where it generates with a cache, and
+        `"last position"` where it doesn't. The package has no file format of its own, and pickles run code: write
         `save_file({f"layer.{n}": v.contiguous() for n, v in vector.layer_activations.items()}, path)` with
         safetensors.torch where it was trained.
 
