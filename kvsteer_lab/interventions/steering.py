@@ -139,7 +139,7 @@ class Steering(Intervention, ABC):
         doses = self.unit_doses(model, prompts)
         return float(doses["values"] if "values" in doses else doses["residuals"])
 
-    def controls(self, n: int, seed: int = 0) -> list[Steering]:
+    def controls(self, n: int, seed: int = 0) -> Sequence[Steering]:
         """Matched random controls: the same steering with random vectors of the same norms. A control remembers what it
         controls.
 
