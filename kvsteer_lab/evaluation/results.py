@@ -79,12 +79,11 @@ class Results:
         """One row an intervention, the first sample of each question.
 
         Columns: `n`, `accuracy` with its 95% Wilson interval `low`, `high`; `p`, the exact McNemar test against the
-            baseline, and `p_holm`,
-        corrected for all of this table's; `reasoned`, the share of replies in a reasoning style; `tokens`, the mean
-        length; `truncated`, the share cut at `max_new_tokens`; `repetition`, the mean share of repeated 4-grams. For
-        each kind of control (`random`, ...) `p_random` and `p_random_reasoned`: the share of controls (plus one) that
-        do at least as well in accuracy and in reasoning. Several controls of
-        one kind are one row: their mean, and the range that holds the middle 95% of them.
+        baseline, and `p_holm`, corrected for all of this table's; `reasoned`, the share of replies that reason;
+        `tokens`, the mean length; `truncated`, the share cut at `max_new_tokens`; `repetition`, the mean share of
+        repeated 4-grams. For each kind of control (`random`, ...) `p_random` and `p_random_reasoned`: the share of
+        controls (plus one) that do at least as well in accuracy and in reasoning. Several controls of one kind are one
+        row: their mean, and the range that holds the middle 95% of them.
         """
         first = self.rows[self.rows["sample"] == 0]
         own, controls = first[first.control_of.isna()], first[first.control_of.notna()]

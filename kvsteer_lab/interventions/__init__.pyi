@@ -1,3 +1,4 @@
+from . import controls as controls
 from .activation import ActivationSteering as ActivationSteering
 from .activation import random_activation_controls as random_activation_controls
 from .base import Intervention as Intervention

@@ -26,7 +26,7 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
         the share of them (plus one) whose mean is at least as large in size; that is one look at one row. `p_family` is
         for
         looking at all rows and naming the largest: the share of controls (plus one) with a mean as large *anywhere* in
-            the table.
+        the table.
 
     Raises:
         ValueError: no such column, no rows, or a mean over a single prompt.

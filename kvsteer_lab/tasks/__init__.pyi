@@ -1,3 +1,4 @@
+from . import traces as traces
 from .base import Chat as Chat
 from .base import Extractor as Extractor
 from .base import Message as Message

@@ -17,6 +17,7 @@ STYLES = ("direct", "strategy_execution", "stepwise", "causal_chain", "annotated
 """Every style that a reply of the bundled tasks can have: answering directly, and five ways to reason."""
 
 REASONING_STYLES = STYLES[1:]
+"""The five ways to reason: every style but `"direct"`."""
 
 _ROLE = r"premise|given|fact|inference|deduction|conclusion|observation|assumption|rule|evidence"
 _OPENINGS = {

@@ -28,7 +28,7 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
 
     Returns:
         One row a file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
-            `low`, `high`.
+        `low`, `high`.
 
     Raises:
         ValueError: no such file, or one that `benchmarks/decode.py` didn't write.

@@ -48,7 +48,7 @@ def style_mixing(
 
     Returns:
         One row a mix and detected style, the baseline first: `mix`; `kind`, `"baseline"`, `"interpolation"`, `"sum"` or
-            `"difference"`; `weight` of the second,
+        `"difference"`; `weight` of the second,
         for interpolations; `size`, the norm of what is added over the mean of the two styles' own; `style`; `share` of
         the replies that have it, with its 95% Wilson interval `low`, `high`; `n`. With controls also `random`, their
         mean share, `random_low`, `random_high`, the middle 95% of them, and `p`, the share of controls (plus one) that

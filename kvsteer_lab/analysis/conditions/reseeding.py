@@ -66,7 +66,7 @@ def vary_extraction(
 
     Returns:
         One row a dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds), `cv`
-            (their mean coefficient), `n`;
+        (their mean coefficient), `n`;
         `accuracy` and `adopted` (the style asked for), means over the vectors, with `accuracy_min`, `accuracy_max`,
         `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95% intervals `low`, `high` and
         `adopted_low`, `adopted_high` over both vectors and questions: they are for one more vector extracted like these

@@ -121,7 +121,7 @@ def offset_response(
 
     Returns:
         Two rows an offset: `offset`, `vector` (`"baseline"` or `"steering"`), `n`, `accuracy` and the other measures of
-            `coefficient_grid`, the exact McNemar
+        `coefficient_grid`, the exact McNemar
         test `p` of the steering against the baseline with the same offset, `p_holm`, with controls the columns of
         `slot_response`, and `note`, why a row is missing.
 

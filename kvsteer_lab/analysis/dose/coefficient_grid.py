@@ -43,7 +43,7 @@ def coefficient_grid(
 
     Returns:
         One row a cell behind one of the baseline: `task`; `cell`, `"baseline"` or `"cell"`; `ck`, `cv`; `dose_keys`,
-            `dose_values`, the norm of what is
+        `dose_values`, the norm of what is
         added over the norm of the slot's own keys or values, averaged over the edited layers and the prompts; `n`;
         `accuracy` with its 95% Wilson interval `low`, `high`; `reasoned` and `adopted` (the vectors' own style) with
         theirs; `tokens`, `truncated`, `loops`, `repetition`. `attrs["questions"]` holds the ids.

@@ -44,7 +44,7 @@ def divergence_response(
 
     Returns:
         One row a coefficient and vector: `coefficient`, `vector` (`"steering"` or `"random 3"`); `kl`, mean nats on the
-            baseline's texts, which are the same
+        baseline's texts, which are the same
         for all, with `kl_low`, `kl_high`, the middle 95% of the questions; and `kl_own`, on the steered replies (NaN
         for random vectors).
 

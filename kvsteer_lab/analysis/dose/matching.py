@@ -59,7 +59,7 @@ def match_divergence(
 
     Returns:
         One row a steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
-            `kl`, what was reached; `n`, `accuracy`
+        `kl`, what was reached; `n`, `accuracy`
         and the other measures of `coefficient_grid`; `p_first`, the exact McNemar test against the first steering at
         the same divergence; with controls `matched`, how many random vectors get there, `random_low`, `random_high`,
         the middle 95% of their accuracies, `p_random`, the share of them (plus one) that are as accurate, and the same

@@ -73,7 +73,7 @@ def robustness_outcomes(
 
     Returns:
         One row a question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
-            `dose` (see `kv.unit_dose`), `vector`
+        `dose` (see `kv.unit_dose`), `vector`
         (`"steering"`, `"random 3"`, or `"baseline"`, with NaN for the three before), `question`, `correct`, `reasoned`,
         `adopted`.
 

@@ -90,7 +90,7 @@ def split_half(
 
     Returns:
         One row a name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats (for n = 1
-            over all pairs of pairs, so that what
+        over all pairs of pairs, so that what
         is foretold from it isn't a matter of the draw), and `low`, `high`, the middle 95% of the repeats;
         `flipped`, `flipped_low`, `flipped_high`, the same with random signs; `extrapolated` from the smallest size.
 

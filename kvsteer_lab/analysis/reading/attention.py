@@ -54,7 +54,7 @@ def attention_to_slot(
 
     Returns:
         A row an intervention, prompt, step, layer and query head: `control_of` (for a control, what it controls),
-            `kv_head`, `token` (what is read at
+        `kv_head`, `token` (what is read at
         that step), `attention`, `other` (the mean weight on the prompt's other slots, as far as the token can read
         them) and `share`, the share of the prompt's slots that get as much as this one or more: 1 / slots where none
         gets more. Texts that end earlier have fewer steps.

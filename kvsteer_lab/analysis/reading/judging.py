@@ -36,7 +36,7 @@ def judge_heads(
 
     Returns:
         A row an analysis: `heads`, `found` (whether hiding the slot costs more than hiding any other one drawn),
-            Spearman's `rank` correlation with a 95%
+        Spearman's `rank` correlation with a 95%
         bootstrap interval `low`, `high` over prompts; `hits` of the `k` heads that are named, among the k that cost
         most, `chance`, how many are expected of names drawn by lot, and `p_hits`, the chance of as many or more;
         `named`, `true`, these heads as layer.head.

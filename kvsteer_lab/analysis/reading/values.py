@@ -39,7 +39,7 @@ def unembed_values(
 
     Returns:
         A row a steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit`
-            (less the mean over the vocabulary), and
+        (less the mean over the vocabulary), and
         `random_high`, the 97.5% quantile of random vectors' own highest logit at that head, `p_random`, the share of
         them (plus one) that reach the logit there, and `p_family`, the share of them (plus one) that reach it at *any*
         head: the one to ask when the table is searched for words that stand out.
