@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kvsteer_lab as kv
-from kvsteer_lab.evaluation import grids
 from kvsteer_lab.analysis.ablation.masks import head_masks, layer_masks
+from kvsteer_lab.evaluation import grids
 
 N, NEW = 6, {"max_new_tokens": 48}
 ALL_WAYS = ("single", "leave one out", "from below", "from above", "windows")
@@ -269,7 +269,10 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
             lambda: layers(kv.CacheSteering(zero, 1, 2)),
             "are zero in all of its layers and heads, so no coefficient does anything; extract them anew",
         ),
-        (lambda: layers(kv.CacheSteering(own, 0, 0)), "adds is zero in the steered layers; check its vectors, coefficients and layers"),
+        (
+            lambda: layers(kv.CacheSteering(own, 0, 0)),
+            "adds is zero in the steered layers; check its vectors, coefficients and layers",
+        ),
         (
             lambda: layers(steering, parts="keys"),
             "adds nothing to the keys; give them a coefficient, or leave 'keys' out of parts",

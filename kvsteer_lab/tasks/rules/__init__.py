@@ -13,10 +13,31 @@ from .choices import ANY_CHOICE, CLOSING, augmented_extract, last_letter, strict
 from .numbers import is_number, last_number, marked_number, math_verify, plain, strict_number
 from .words import last_said, said, strict_said, word_rules
 
-__all__ = ["ANY_CHOICE", "CHOICE", "CLOSING", "NUMBER", "augmented_extract", "is_number", "last_letter", "last_number", "last_said", "marked_number"]
+__all__ = [
+    "ANY_CHOICE",
+    "CHOICE",
+    "CLOSING",
+    "NUMBER",
+    "augmented_extract",
+    "is_number",
+    "last_letter",
+    "last_number",
+    "last_said",
+    "marked_number",
+]
 __all__ += ["math_verify", "plain", "said", "strict_choice", "strict_number", "strict_said", "two_stage", "word_rules"]
 
-CHOICE: Mapping[str, Rule] = {"two_stage": two_stage, "augmented_extract": augmented_extract, "last_letter": last_letter, "strict": strict_choice}
+CHOICE: Mapping[str, Rule] = {
+    "two_stage": two_stage,
+    "augmented_extract": augmented_extract,
+    "last_letter": last_letter,
+    "strict": strict_choice,
+}
 """The rules for multiple choice: what was written after the closing words, the paper's two rules, and what the reply itself states."""
-NUMBER: Mapping[str, Rule] = {"marked": marked_number, "strict": strict_number, "last_number": last_number, "math_verify": math_verify}
+NUMBER: Mapping[str, Rule] = {
+    "marked": marked_number,
+    "strict": strict_number,
+    "last_number": last_number,
+    "math_verify": math_verify,
+}
 """The rules for numbers: the one stated last, the only one stated, the last of all where none is stated, and the package math-verify."""

@@ -65,7 +65,11 @@ def strict_choice(question: Question, text: str) -> str | None:
     }
     stated = {label for tail in tails for label in _labels_after(question.choices, tail)}
     for match in _CALLED_RIGHT.finditer(reply):
-        if match["label"] in question.choices and not _LISTED.search(reply, max(0, match.start() - 30), match.start()) and not is_denied(reply, match.start()):
+        if (
+            match["label"] in question.choices
+            and not _LISTED.search(reply, max(0, match.start() - 30), match.start())
+            and not is_denied(reply, match.start())
+        ):
             stated.add(match["label"])
     return _one_of(stated)
 
@@ -138,9 +142,7 @@ _JOINED = re.compile(
     re.IGNORECASE,
 )
 _NEXT_ITEM = re.compile(r"[ \t*_(\[]{0,6}(?P<label>[A-Z0-9])[*_)\]]{0,3}(?:[:.)]|[ \t]*$)", re.MULTILINE)
-_SAME_LINE = re.compile(
-    r"(?P<apart>[,;.][ \t]*|[ \t])(?:and |or )?[*_(\[]{0,4}(?P<label>[A-Z0-9])[*_)\]]{0,3}[:)]"
-)
+_SAME_LINE = re.compile(r"(?P<apart>[,;.][ \t]*|[ \t])(?:and |or )?[*_(\[]{0,4}(?P<label>[A-Z0-9])[*_)\]]{0,3}[:)]")
 
 
 def _labels_after(choices: Mapping[str, str], tail: str) -> set[str]:

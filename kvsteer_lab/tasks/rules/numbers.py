@@ -113,7 +113,9 @@ def math_verify(question: Question, text: str) -> str | None:
         if is_number(found[-1].rstrip(".")):
             return plain(found[-1].rstrip("."))
         value = found[0]
-        if not isinstance(value, Basic) or not all(n.is_Number or n.is_Add or n.is_Mul or (n.is_Pow and n.exp == -1) for n in preorder_traversal(value)):
+        if not isinstance(value, Basic) or not all(
+            n.is_Number or n.is_Add or n.is_Mul or (n.is_Pow and n.exp == -1) for n in preorder_traversal(value)
+        ):
             return None
         exact = nsimplify(value.doit(), rational=True)
         return _quotient(str(exact.p), str(exact.q)) if exact.is_Rational else None
@@ -258,7 +260,11 @@ def _only_number(text: str) -> _Statement | None:
     """The only number of a line that states it by a verb ("that she makes $18 a day"), unless another word there casts doubt on it."""
     line = text.lstrip().partition("\n")[0]
     numbers = list(_NUMBER.finditer(line))
-    if len({plain(number[0]) for number in numbers}) != 1 or _DOUBT.search(line) or not _RESULTS.search(line[: numbers[0].start()]):
+    if (
+        len({plain(number[0]) for number in numbers}) != 1
+        or _DOUBT.search(line)
+        or not _RESULTS.search(line[: numbers[0].start()])
+    ):
         return None
     first = _VALUE.match(line, numbers[0].start())
     return _Statement(_result(line, first, negative=False) if first else None, loose=True)

@@ -13,7 +13,21 @@ BOX, END = "\x02", "\x03"
 
 # --- characters -----------------------------------------------------------------------------------------------
 
-_OTHER = {"−": "-", "‐": "-", "‑": "-", "⁄": "/", "∕": "/", "٫": ".", "٬": ",", "٪": "%", "。": ". ", "、": ", ", "\u3000": " ", "￥": "¥", "￡": "£"}
+_OTHER = {
+    "−": "-",
+    "‐": "-",
+    "‑": "-",
+    "⁄": "/",
+    "∕": "/",
+    "٫": ".",
+    "٬": ",",
+    "٪": "%",
+    "。": ". ",
+    "、": ", ",
+    "\u3000": " ",
+    "￥": "¥",
+    "￡": "£",
+}
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 _VULGAR = re.compile(r"(\d?)([¼-¾⅐-⅞])")
@@ -44,12 +58,39 @@ def in_ascii(text: str) -> str:
 # --- markup ---------------------------------------------------------------------------------------------------
 
 _TAG = re.compile(r"</?(?:b|i|u|em|strong|code|span|p|mark)(?: [^<>\n]{0,80})?>", re.IGNORECASE)
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|mbox|emph|bf|rm)\s{0,9}\{([^{}]*)\}")
+_WRAPPED = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|mbox|emph|bf|rm)\s{0,9}\{([^{}]*)\}"
+)
 _FRACTION = re.compile(r"(?:(\d)\s{0,3})?\\[dtc]?frac\s{0,9}(?:\{([^{}]*)\}\s{0,9}\{([^{}]*)\}|(\d)\s{0,9}(\d))")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{([^{}]*)\}")
-_SYMBOLS = {r"\$": "$", r"\%": "%", "{,}": ",", r"\,": "", r"\!": "", r"\;": " ", r"\:": " ", r"\ ": " ", r"\(": " ", r"\)": " ", r"\[": " ", r"\]": " "}
-_SYMBOLS |= {"$$": " ", r"\times": "*", r"\cdot": "*", r"\div": "/", r"\approx": "≈", r"\left": "", r"\right": "", r"\displaystyle": "", r"\quad": " "}
-_SYMBOL = re.compile("|".join(rf"{re.escape(name)}(?![a-zA-Z])" if name[-1].isalpha() else re.escape(name) for name in _SYMBOLS))
+_SYMBOLS = {
+    r"\$": "$",
+    r"\%": "%",
+    "{,}": ",",
+    r"\,": "",
+    r"\!": "",
+    r"\;": " ",
+    r"\:": " ",
+    r"\ ": " ",
+    r"\(": " ",
+    r"\)": " ",
+    r"\[": " ",
+    r"\]": " ",
+}
+_SYMBOLS |= {
+    "$$": " ",
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\div": "/",
+    r"\approx": "≈",
+    r"\left": "",
+    r"\right": "",
+    r"\displaystyle": "",
+    r"\quad": " ",
+}
+_SYMBOL = re.compile(
+    "|".join(rf"{re.escape(name)}(?![a-zA-Z])" if name[-1].isalpha() else re.escape(name) for name in _SYMBOLS)
+)
 
 
 def without_markup(text: str) -> str:

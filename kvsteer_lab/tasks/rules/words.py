@@ -83,7 +83,9 @@ _STATEMENT = re.compile(
 )
 _OPEN = re.compile(r"[ \t:：=*_`\"'“‘(\[{$" + BOX + r"]*(?:\n[\s*_`\"'“‘(\[{$" + BOX + r"]*(?=\S))?")
 _NOT = re.compile(r"not\b", re.IGNORECASE)
-_ABBREVIATION = re.compile(r"(?:\b(?:St|Ste|Mr|Mrs|Ms|Dr|Prof|Jr|Sr|Mt|Ft|No|vs|Inc|Ltd|Co|Lt|Col|Gen|Sgt|Rev|Hon)|(?:^|[\s.])[A-Z])$")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:St|Ste|Mr|Mrs|Ms|Dr|Prof|Jr|Sr|Mt|Ft|No|vs|Inc|Ltd|Co|Lt|Col|Gen|Sgt|Rev|Hon)|(?:^|[\s.])[A-Z])$"
+)
 _STOP = re.compile(r"[.!?;](?=[\s*_`\"'”’)\]}$" + END + r"]|$)|:(?=\s|$)|\n|</answer>|" + END)
 _REASON = re.compile(
     r"[*_\"”’)]*(?:,?[ \t]+(?:because|since|due to|given that|although|though|as (?:it|they|he|she|we|the|there|this|that|you|I)|but|whereas)\b"
