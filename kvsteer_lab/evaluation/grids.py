@@ -21,7 +21,7 @@ from transformers import GenerationConfig
 from ..interventions.base import Intervention
 from ..interventions.steering import Steering
 from ..models.model import Model
-from ..stats.significance import mcnemar
+from ..stats.significance import paired_permutation
 from ..tasks.base import Task
 from .bands import band
 from .evaluate import evaluate
@@ -77,8 +77,13 @@ class Grid(Generic[Key]):
         return band(float(self.of(key)[column].mean()), [float(part[column].mean()) for part in self.drawn(key)], name)
 
     def p_against(self, key: Key, label: str = "baseline") -> float:
-        """The exact McNemar test of equal accuracy with another intervention of the run."""
-        return mcnemar(self.of(key).correct.tolist(), self.of_label(label).correct.tolist())
+        """The exact test of equal accuracy with another intervention of the run: McNemar's, or with several samples to
+        each question the permutation test of whole questions (`kv.stats.paired_permutation`).
+        """
+        ours, theirs = self.of(key), self.of_label(label)
+        return paired_permutation(
+            ours.correct.tolist(), theirs.correct.tolist(), ours.question.tolist(), theirs.question.tolist()
+        )
 
     def table(self, names: Sequence[str], measure: Callable[[pd.DataFrame], Mapping[str, Any]]) -> pd.DataFrame:
         """One row a cell: its key under `names`, what `measure` makes of its replies, and where it stands among its

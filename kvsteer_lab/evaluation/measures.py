@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..interventions.steering import Steering
 from ..stats.shares import clustered_share
 from ..stats.texts import is_loop
 from .verdicts import check_measured
@@ -124,3 +125,8 @@ def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
     ):
         shares |= share(hits, name, prefix, replies.question)
     return shares
+
+
+def style_of(steering: Steering) -> str | None:
+    """`steering.style`."""
+    return steering.style

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
 MEASURES = {
@@ -64,7 +65,7 @@ def plot_coefficient_grid(
         bar.outline.set_visible(False)
         column[-1].set_xlabel("$c_v$")
     for line, task in zip(axes, tasks, strict=True):
-        line[0].set_ylabel(f"{task}\n$c_k$")
+        line[0].set_ylabel(f"{for_figure(task)}\n$c_k$")
     return figure
 
 

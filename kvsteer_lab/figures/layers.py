@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from ..stats.intervals import wilson
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
@@ -63,9 +64,9 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                         label=label,
                     )
             _draw(axis, table[(table.way == way) & (table.part == part)], column)
-        line[0].set_ylabel(f"{part}\n{what}")
+        line[0].set_ylabel(f"{for_figure(part)}\n{what}")
     for axis, way in zip(axes[0], ways, strict=True):
-        axis.set_title(_TITLES.get(way, way))
+        axis.set_title(_TITLES.get(way, for_figure(way)))
     for axis, way in zip(axes[-1], ways, strict=True):
         own = table[(table.way == way) & (table.part == parts[0])]
         unit = "layer and KV head" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
 _WHAT = {"stream": "stream behind layer", "update": "what layer adds"}
@@ -52,13 +53,13 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                         )
             axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
             axis.set_yticklabels(
-                [f"{'layer ' if site != 'all' else ''}{site} ({effects[site]:+.2f})" for site in sites]
+                [f"{'layer ' if site != 'all' else ''}{for_figure(site)} ({effects[site]:+.2f})" for site in sites]
             )
-            axis.set_xlabel(_WHAT.get(patch, patch))
+            axis.set_xlabel(_WHAT.get(patch, for_figure(patch)))
             axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(False)
         line[0].set_ylabel("edited (effect, nats)")
     for axis, way in zip(axes[0], ways, strict=True):
-        axis.set_title(_WAY.get(way, way))
+        axis.set_title(_WAY.get(way, for_figure(way)))
     figure.colorbar(image, ax=axes, label="share of the effect")
     return figure

@@ -61,7 +61,8 @@ class ActivationSteering(Steering):
     Example:
         >>> import torch
         >>> import kvsteer_lab as kv
-        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", None, None, None, 1)
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
         >>> vectors = kv.ActivationVectors(torch.ones(3, 4), card)
         >>> kv.ActivationSteering(vectors, layer=1, coefficient=4).label
         'activation layer=1 c=4 one-shot cache on'
@@ -203,7 +204,8 @@ def random_activation_controls(steering: ActivationSteering, n: int = 40, seed: 
     Example:
         >>> import torch
         >>> import kvsteer_lab as kv
-        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", None, None, None, 1)
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
         >>> vectors = kv.ActivationVectors(torch.ones(3, 4), card)
         >>> steering = kv.ActivationSteering(vectors, layer=1, coefficient=4, name="mine")
         >>> [control.label for control in kv.random_activation_controls(steering, n=2)]

@@ -39,7 +39,8 @@ class CacheSteering(Steering):
     Example:
         >>> import torch
         >>> import kvsteer_lab as kv
-        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
         >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
         >>> steering = kv.CacheSteering(vectors, ck=0, cv=6, heads=[0])
         >>> steering.label

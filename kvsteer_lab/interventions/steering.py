@@ -53,8 +53,9 @@ class Steering(Intervention, ABC):
         ...
         ...     def deltas(self, model, lengths):
         ...         values = self.coefficient * self.added.values
-        ...         return [tuple(kv.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
-        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        ...         return [tuple(kv.edits.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
         >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
         >>> steering = TwoSlots(vectors, coefficient=3.0)
         >>> [control.label for control in steering.controls(2)]

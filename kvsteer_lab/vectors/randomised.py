@@ -24,7 +24,8 @@ def random_like(vectors: Vectors, seed: int) -> Vectors:
     Example:
         >>> import torch
         >>> import kvsteer_lab as kv
-        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", None, None, None, 1)
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
         >>> vectors = kv.ActivationVectors(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), card)
         >>> [round(float(norm), 4) for norm in random_like(vectors, seed=0).residuals.norm(dim=-1)]
         [5.0, 0.0]

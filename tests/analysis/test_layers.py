@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kvsteer_lab as kv
-from kvsteer_lab.evaluation import grids
 from kvsteer_lab.analysis.ablation.masks import head_masks, layer_masks
+from kvsteer_lab.evaluation import grids
 
 N, NEW = 6, {"max_new_tokens": 48}
 ALL_WAYS = ("single", "leave one out", "from below", "from above", "windows")

@@ -84,6 +84,40 @@ class CacheSearch(Search):
 
 
 @dataclass(frozen=True)
+class SteeringSearch(Search):
+    """Any kind of steering. A dose is the coefficient times the steering's own `unit_dose`.
+
+    Args:
+        steerings: the variants by name; their coefficients are replaced.
+        name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> vectors = kv.extract(model, pairs, progress=False)
+        >>> search = SteeringSearch({f"slot {slot}": kv.CacheSteering(vectors, 0, 1, slot=slot) for slot in (-1, -2)})
+        >>> chats = [task.chat(question) for question in task.questions("dev", 2)]
+        >>> steering = search.variants(model, chats)["slot -2"](2.0, "twice the slot's own values")
+        >>> round(steering.coefficient * steering.unit_dose(model, chats), 3)
+        2.0
+    """
+
+    steerings: Mapping[str, Steering]
+    name: str = "steering"
+
+    def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
+        def build(steering: Steering) -> Build:
+            steering.check_adds()
+            unit = steering.unit_dose(model, prompts)
+            if unit == 0:
+                raise ValueError(f"What {steering.label!r} adds is zero where it is measured; choose other vectors.")
+            return lambda dose, name: steering.at(dose / unit, name)
+
+        return {name: build(steering) for name, steering in self.steerings.items()}
+
+
+@dataclass(frozen=True)
 class ActivationSearch(Search):
     """Activation steering. A dose is c |r_l| / |h_l| at the layer that is edited.
 
