@@ -100,7 +100,7 @@ def test_a_model_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch, tok
 
 def test_a_module_that_is_no_transformers_model_is_refused(tokenizer: Any) -> None:
     with pytest.raises(
-        kv.UnsteerableModelError, match="Linear is no transformers model; load it with AutoModelForCausalLM"
+        kv.UnsteerableModelError, match="Linear is not a transformers model; load it with AutoModelForCausalLM"
     ):
         kv.load(nn.Linear(2, 2), tokenizer)
 
