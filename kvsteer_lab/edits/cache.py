@@ -11,8 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -197,19 +196,24 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_slot(slot: int) -> None:
-    """Refuse a slot that is not a whole number.
+def check_slot(slot: SupportsIndex) -> int:
+    """The slot as a Python integer.
 
     Args:
-        slot: what is checked; numpy's whole numbers are some, too.
+        slot: what is checked; numpy's whole numbers will do, too.
+
+    Returns:
+        The integer.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: something that isn't a whole number.
 
     >>> check_slot(-1)
+    -1
     """
-    if isinstance(slot, bool) or not isinstance(slot, Integral):
+    if isinstance(slot, bool) or not isinstance(slot, SupportsIndex):
         raise ValueError(f"The slot is {slot!r}; it must be a whole number, negative to count from the prompt's end.")
+    return slot.__index__()
 
 
 def slot_from_end(slot: int, length: int, row: int) -> int:

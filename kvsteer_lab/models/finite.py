@@ -64,3 +64,27 @@ def broken_message(labels: list[str]) -> str:
         f"{under} the model's next-token logits are NaN or infinite, so there is no text to compare; lower the"
         " coefficients, use float32 or bfloat16, or check the model's weights."
     )
+
+
+def check_logits(logits: Float[Tensor, "*any vocab"]) -> Float[Tensor, "*any vocab"]:
+    """The same logits, once they are seen to be numbers. Minus infinity is allowed: it is a token that is never said.
+
+    Args:
+        logits: as a model gives them.
+
+    Returns:
+        The logits themselves.
+
+    Raises:
+        NotFiniteError: NaN or plus infinity.
+
+    >>> import torch
+    >>> check_logits(torch.tensor([0.5, -torch.inf])).shape
+    torch.Size([2])
+    """
+    if bool((logits.isnan() | logits.isposinf()).any()):
+        raise NotFiniteError(
+            "The model's logits hold NaN or infinity, so nothing can be measured of them; lower the coefficients, or"
+            " load the model in float32."
+        )
+    return logits

@@ -20,6 +20,7 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary(
 
 
 @locked
+@locked
 @torch.no_grad()
 def head_writes(
     hf: PreTrainedModel, layer: int, head: int, outputs: Float[Tensor, "... head_dim"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import warnings
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from .architectures import CacheShape
 from .caches import cache_argument
+from .fingerprint import Checksums, fingerprint
 from .lock import LOCK, locked
 from .prompts import Prompt, as_chat, as_list, check_text, encode, missing_bos, pad_left, pad_token, positions, render
 
@@ -86,18 +86,29 @@ class Model:
         text = self.hf.config.get_text_config(decoder=True)
         return getattr(text, "max_position_embeddings", None)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """16 hex digits that identify the weights, whatever dtype they were loaded in.
+        """What identifies the weights, the active adapters and the config (see `kvsteer_lab.models.fingerprint`).
 
-        32 values of each parameter are hashed, rounded to bfloat16; an adapter changes it, too.
+        Weights that were changed in place are read again, the others are remembered. What is written through
+        `tensor.data` goes unnoticed; `read_fingerprint` sees it.
         """
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.hf.named_parameters(), key=lambda item: item[0]):
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            if parameter.device.type != "meta":
-                digest.update(_sample(parameter.detach()))
-        return digest.hexdigest()[:16]
+        return fingerprint(self.hf, self._checksums)
+
+    def read_fingerprint(self) -> str:
+        """The fingerprint with every weight read again, as everything uses it that is stored.
+
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> model.read_fingerprint() == model.fingerprint
+        True
+        """
+        self._checksums.forget()
+        return self.fingerprint
+
+    @cached_property
+    def _checksums(self) -> Checksums:
+        return Checksums()
 
     @property
     def n_tokens(self) -> int:
@@ -196,7 +207,7 @@ class Model:
 
     @locked
     def prefill(self, prompt: Prompt, *, chat: bool = True) -> DynamicCache:
-        """The cache of a prompt's tokens, to look at and to edit with `kv.apply`.
+        """The cache of a prompt's tokens, to look at and to edit with `kv.edits.apply`.
 
         `cache.layers[l].keys` and `.values` are `[1, kv_heads, tokens, head_dim]`, keys after RoPE. The offset token is
         not in it: with `ids = model.encode(prompt) + [offset_id]` it can be given to `model.hf.generate`.
@@ -218,12 +229,3 @@ class Model:
 
         rows = [self.encode(p, chat=chat) for p in as_list(prompt)]
         return fill(self, *pad_left(rows, self.pad_id, self.device))
-
-
-def _sample(parameter: Tensor, n: int = 32) -> bytes:
-    index = torch.linspace(0, parameter.numel() - 1, n, dtype=torch.float64).long().to(parameter.device)
-    try:
-        values = parameter.flatten()[index]
-    except (RuntimeError, NotImplementedError, TypeError):  # quantised tensors don't index
-        values = parameter.dequantize().flatten()[index]
-    return values.float().bfloat16().cpu().view(torch.int16).numpy().tobytes()
