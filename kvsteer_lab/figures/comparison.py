@@ -1,4 +1,4 @@
-"""Interventions side by side: accuracy with intervals, and the share of replies that reason."""
+"""Comparison of interventions: accuracy with intervals, and the share of replies that reason."""
 
 from __future__ import annotations
 

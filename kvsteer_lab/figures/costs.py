@@ -1,4 +1,4 @@
-"""What a token costs: ratios to the plain model with its cache."""
+"""The time per token under each method, as a ratio to the plain model with its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a steered model is from the plain one, token by token."""
+"""Divergence of a steered model from the plain one at each token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal
+"""Figures of the explorer's results: a sweep's heatmap, texts token by token, pairs in their principal
 components.
 """
 
@@ -113,8 +113,8 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
-            and `explained_y`.
+        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance,
+            `explained_x` and `explained_y`.
         layer, part: what they are of.
     """
     figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.9), layout="constrained")

@@ -1,6 +1,4 @@
-"""What was foretold, and what came of it: forecasts against effects, and how stable a mean is at each number of
-pairs.
-"""
+"""Forecasts against measured effects, and the split-half stability of a mean at each number of pairs."""
 
 from __future__ import annotations
 
@@ -92,7 +90,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
 def plot_split_half(table: pd.DataFrame) -> Figure:
     """Split-half stability against the number of pairs, one panel per part: the table that `analysis.split_half` gives.
 
-    Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what
+    Bars hold the middle 95% of splits; dotted lines are what the smallest size predicts; the hatched band is what
     random signs give, over all sets.
     """
     parts, names = list(dict.fromkeys(table.part)), list(dict.fromkeys(table.pairs))
@@ -156,7 +154,7 @@ def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
             label=for_figure(name),
         )
         axis.plot(at, own.extrapolated, color=color, linestyle=":", linewidth=1.2)
-    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"foretold by n = {table.n.min()}")
+    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"predicted from n = {table.n.min()}")
     sizes = sorted(table.n.unique())
     axis.set(xscale="log", ylim=(min(-1.05, band.flipped_low.min()), 1.08))
     axis.set_xticks(sizes, [str(n) for n in sizes])

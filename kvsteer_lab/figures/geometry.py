@@ -1,4 +1,4 @@
-"""The geometry of styles: pairs in their principal components, cosines between styles, and how far styles lie apart."""
+"""The geometry of styles: pairs in their principal components, cosines between styles, and separability of styles."""
 
 from __future__ import annotations
 

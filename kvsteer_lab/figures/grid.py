@@ -1,4 +1,4 @@
-"""Coefficients of keys and values, crossed: a heat map a measure."""
+"""Heat maps of a grid of key and value coefficients, one for each measure."""
 
 from __future__ import annotations
 

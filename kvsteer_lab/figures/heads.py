@@ -1,4 +1,4 @@
-"""What comes of an edit in single heads: the parts of their change, and whether an analysis names those that matter."""
+"""Effects in single heads: the parts of each head's change, and analyses against what hiding the slot from it costs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.8 + 0.14 * len(heads)), layout="constrained", sharey=True)
     place = np.arange(len(heads))
     for axis, (whole, prefix) in zip(axes, {"change": "", "logit": "logit_"}.items(), strict=True):
-        ahead, behind = np.zeros(len(heads)), np.zeros(len(heads))
+        right, left = np.zeros(len(heads)), np.zeros(len(heads))
         for part, (color, hatch) in _PARTS.items():
             values = means[f"{prefix}{part}"].to_numpy()
-            start = np.where(values >= 0, ahead, behind)
+            start = np.where(values >= 0, right, left)
             axis.barh(
                 place,
                 values,
@@ -58,7 +58,7 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
                 height=0.7,
                 label=part,
             )
-            ahead, behind = ahead + np.clip(values, 0, None), behind + np.clip(values, None, 0)
+            right, left = right + np.clip(values, 0, None), left + np.clip(values, None, 0)
         own = wholes[whole].loc[heads]
         error = np.abs(np.stack([own[whole] - own.low, own.high - own[whole]]))
         axis.errorbar(

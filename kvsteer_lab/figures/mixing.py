@@ -1,4 +1,4 @@
-"""Style arithmetic in pictures: which style comes out when two are mixed."""
+"""Style arithmetic: the styles of replies when two styles' vectors are mixed."""
 
 from __future__ import annotations
 

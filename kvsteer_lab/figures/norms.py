@@ -1,4 +1,4 @@
-"""How large the vectors are: per layer and head, and relative to the slot they are added to."""
+"""Norms of the vectors: per layer and head, and relative to the slot that they are added to."""
 
 from __future__ import annotations
 

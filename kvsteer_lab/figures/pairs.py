@@ -1,4 +1,4 @@
-"""Contrastive sets in pictures: prompt lengths, and how fast their mean difference settles."""
+"""Contrastive sets: prompt lengths, and the convergence of the mean difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an edit's effect comes through: a grid of edited by patched layers for each way to patch."""
+"""Activation patching: a grid of edited by patched layers for each way to patch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
-_WHAT = {"stream": "stream behind layer", "update": "what layer adds"}
+_WHAT = {"stream": "stream after layer", "update": "what layer adds"}
 _WAY = {"restored": "steered into plain: share restored", "removed": "plain into steered: share removed"}
 
 
@@ -17,8 +17,8 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
-    ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
+    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the
+    patched ones. Hatched: an effect that is not distinguishable from random vectors', which has no share.
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
     sites = list(dict.fromkeys(table.inject))

@@ -1,4 +1,4 @@
-"""Who reads the slot, and for how long: attention to it, what hiding it costs, what is left of it from a step on."""
+"""Reading of the steered slot: attention to it, the effect of hiding it, and its influence from each step on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MOST_TICKS = 8
 
 @styled
 def plot_attention(table: pd.DataFrame) -> Figure:
-    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column per step: a
-    table of `kv.analysis.attention_to_slot`.
+    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column
+    per step: a table of `kv.analysis.attention_to_slot`.
 
     Raises:
         ValueError: no interventions but controls.

@@ -1,4 +1,4 @@
-"""Every cell that a search tried, and the one that it chose."""
+"""All cells that a search tried, and the one that it chose."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the chosen
-    cell, with its 95% Wilson interval.
+    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the
+    chosen cell, with its 95% Wilson interval.
     """
     methods = list(dict.fromkeys(cells.method))
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""What else can vary: the pairs, the temperature, the slot and the offset token."""
+"""Dependence of an effect on the pairs, the temperature, the slot and the offset token."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of `kv.analysis.vary_extraction`
-    by `"pairs"` or `"shots"`.
+    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of
+    `kv.analysis.vary_extraction` by `"pairs"` or `"shots"`.
 
     Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the
     highest vector; the band holds the middle 95% of random vectors.
@@ -122,7 +122,7 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
     """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by
     `"slot"` and `"offset"`.
 
-    Bars are 95% Wilson intervals; the broad bars behind the points hold the middle 95% of random vectors.
+    Bars are 95% Wilson intervals; the broad bars under the points hold the middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
