@@ -16,6 +16,15 @@ def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
 
     Lines are the table's 95% intervals; to the right of them stands the exact McNemar test's p, Holm-corrected over
     the whole table.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> row = dict(model="tiny", task="arithmetic", intervention="cache steering", gain=0.2, low=0.1, high=0.3,
+        ...            p_holm=0.02)
+        >>> figure = kv.figures.plot_gains(pd.DataFrame([row]))
+        >>> figure.axes[0].texts[0].get_text()
+        'p = 0.02'
     """
     panels = list(table.groupby(["model", "task"], sort=False))
     most = max(len(part) for _, part in panels)

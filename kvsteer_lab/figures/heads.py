@@ -33,6 +33,17 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
 
     Raises:
         ValueError: a step that the table hasn't got.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> heads = [(prompt, layer, head) for prompt in (0, 1) for layer in (0, 1) for head in (0, 1)]
+        >>> table = pd.DataFrame(heads, columns=["prompt", "layer", "head"]).assign(step=0, control_of=None)
+        >>> table["intervention"] = "cache steering"
+        >>> parts = {"value": 2.0, "reweighting": 0.5, "indirect": -0.5}
+        >>> table = table.assign(change=2.0, logit=2.0, **parts, **{f"logit_{part}": x for part, x in parts.items()})
+        >>> kv.figures.plot_attribution(table, most=4).axes[0].get_ylabel()
+        'layer.query head'
     """
     at = table[table.step == step]
     if at.empty:
@@ -103,6 +114,18 @@ def plot_judged(
 
     Raises:
         ValueError: nothing to draw.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> heads = [(prompt, layer, head) for prompt in (0, 1) for layer in (0, 1) for head in (0, 1)]
+        >>> said = pd.DataFrame(heads, columns=["prompt", "layer", "head"]).assign(logit=[1.0, 2.0, 3.0, 4.0] * 2)
+        >>> single = said.drop(columns="logit").assign(way="one head", slot=-1, first=[0.1, 0.2, 0.3, 0.4] * 2)
+        >>> others = [dict(way=way, slot=slot, prompt=p, first=nats)
+        ...           for way, slot, nats in (("everything", -1, 2.0), ("other slot", -2, 0.1)) for p in (0, 1)]
+        >>> costs = pd.concat([single, pd.DataFrame(others)])
+        >>> kv.figures.plot_judged({"attribution": said}, costs, k=1).axes[0].get_xlabel()
+        'attribution'
     """
     if not named:
         raise ValueError("There is no analysis to draw; pass at least one table by its name.")

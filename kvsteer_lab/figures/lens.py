@@ -25,6 +25,15 @@ def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
 
     Raises:
         ValueError: a step that the table doesn't hold.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> tokens = pd.DataFrame({"layer": [0, 1], "plain": [-9.0, -6.0], "steered": [-9.0, -1.0], "change": [0.0,
+        ...                                                                                                    5.0]})
+        >>> tokens = tokens.assign(step=0, token="Step", low=[0.0, 4.0], high=[0.0, 6.0])
+        >>> kv.figures.plot_lens(tokens).axes[0].get_title()
+        "'Step'"
     """
     here = tokens[tokens.step == step]
     if here.empty:
@@ -75,6 +84,15 @@ def plot_lens_divergence(divergence: pd.DataFrame) -> Figure:
 
     Left, the lines on the points are 95% intervals over prompts and the band holds the middle 95% of random vectors.
     Right, white is below 0.001 nats.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(step, layer, 0.5 * layer) for step in (0, 1) for layer in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["step", "layer", "kl"])
+        >>> figure = kv.figures.plot_lens_divergence(table.assign(low=table.kl, high=table.kl))
+        >>> [axis.get_title() for axis in figure.axes[:2]]
+        ['offset token', 'along the text']
     """
     first = divergence[divergence.step == 0]
     figure, (left, right) = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", width_ratios=(1, 1.4))

@@ -19,6 +19,15 @@ def plot_patching(table: pd.DataFrame) -> Figure:
 
     One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the
     patched ones. Hatched: an effect that is not distinguishable from random vectors', which has no share.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(site, layer, float(layer >= int(site))) for site in ("0", "1") for layer in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["inject", "layer", "share"])
+        >>> figure = kv.figures.plot_patching(table.assign(patch="stream", way="restored", effect=2.0))
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['1.00', '1.00', '0.00', '1.00']
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
     sites = list(dict.fromkeys(table.inject))
