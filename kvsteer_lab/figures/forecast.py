@@ -47,8 +47,8 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> points = pd.DataFrame({"agreement": [0.1, 0.5], "effect": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3,
-        ...                                                                                                   0.9]})
+        >>> points = pd.DataFrame({"agreement": [0.1, 0.5], "effect": [0.2, 0.8], "low": [0.1, 0.7],
+        ...                        "high": [0.3, 0.9]})
         >>> scope = dict(scope="all points", forecast="agreement", rho=1.0, low=0.9, high=1.0)
         >>> figure = kv.figures.plot_forecasts(points.assign(place="values", model="tiny"), pd.DataFrame([scope]))
         >>> figure.axes[0].get_title(loc="left")

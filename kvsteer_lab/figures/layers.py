@@ -39,11 +39,11 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> ways = [("none", "", None, 0.5), ("all", "values", None, 0.9), ("single", "values", 1, 0.8), ("single",
-        ...                                                                                               "values", 2, 0.6)]
+        >>> ways = [("none", "", None, 0.5), ("all", "values", None, 0.9), ("single", "values", 1, 0.8),
+        ...         ("single", "values", 2, 0.6)]
         >>> table = pd.DataFrame(ways, columns=["way", "part", "layer", "accuracy"]).assign(head=None, n=40)
-        >>> table = table.assign(random_low=float("nan"), random_high=float("nan")).astype({"layer": "Int64",
-        ...                                                                                 "head": "Int64"})
+        >>> table = table.assign(random_low=float("nan"),
+        ...                      random_high=float("nan")).astype({"layer": "Int64", "head": "Int64"})
         >>> kv.figures.plot_layers(table).axes[0].get_xlabel()
         'layer kept'
     """

@@ -29,8 +29,8 @@ def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> tokens = pd.DataFrame({"layer": [0, 1], "plain": [-9.0, -6.0], "steered": [-9.0, -1.0], "change": [0.0,
-        ...                                                                                                    5.0]})
+        >>> tokens = pd.DataFrame({"layer": [0, 1], "plain": [-9.0, -6.0], "steered": [-9.0, -1.0],
+        ...                        "change": [0.0, 5.0]})
         >>> tokens = tokens.assign(step=0, token="Step", low=[0.0, 4.0], high=[0.0, 6.0])
         >>> kv.figures.plot_lens(tokens).axes[0].get_title()
         "'Step'"

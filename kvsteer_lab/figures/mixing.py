@@ -25,8 +25,8 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> mixes = [("stepwise", "interpolation", 0.0, 1.0), ("analogical", "interpolation", 1.0, 1.0), ("sum",
-        ...                                                                                               "sum", None, 1.8)]
+        >>> mixes = [("stepwise", "interpolation", 0.0, 1.0), ("analogical", "interpolation", 1.0, 1.0),
+        ...          ("sum", "sum", None, 1.8)]
         >>> table = pd.DataFrame(mixes, columns=["mix", "kind", "weight", "size"])
         >>> table = table.assign(style="stepwise", share=[0.9, 0.1, 0.5], low=0.05, high=0.95, n=40)
         >>> kv.figures.plot_style_mixing(table).axes[1].get_xlabel()

@@ -48,8 +48,8 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> figure = kv.figures.plot_relative_norms(pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2], "values": [0.9,
-        ...                                                                                                       1.4]}))
+        >>> figure = kv.figures.plot_relative_norms(pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2],
+        ...                                                       "values": [0.9, 1.4]}))
         >>> figure.axes[0].get_ylabel()
         'dose at coefficient 1'
     """
