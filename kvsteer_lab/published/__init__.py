@@ -2,4 +2,6 @@
 
 from .._util.lazy import attach as _attach
 
-__getattr__, __dir__, __all__ = _attach(__name__, __file__)
+__getattr__, __dir__, __all__ = _attach(
+    __name__, __file__, old={"Run": "published.runs:ReleasedRun", "score": "published.scored:score_run"}
+)

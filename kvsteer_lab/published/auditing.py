@@ -15,8 +15,8 @@ from .arms import arms
 from .comparisons import compare, effect_table, sensitivity, text_effects
 from .extras import latency, style_adoption
 from .release import Release, Timing, iterate_release
-from .runs import Run
-from .scored import Scored, score
+from .runs import ReleasedRun
+from .scored import Scored, score_run
 from .sources import Problem
 
 _CHECKS = ["file", "metric", "claimed", "rescored", "by", "changed", "matches"]
@@ -98,7 +98,7 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     Raises:
         ValueError: the path is neither a folder nor a tar archive, or there is no run and no file of times in it.
     """
-    parts: Iterable[Run | Timing | Problem]
+    parts: Iterable[ReleasedRun | Timing | Problem]
     if isinstance(release, Release):
         root, parts = release.root, [*release.runs, *release.timings, *release.problems]
     else:
@@ -107,7 +107,7 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     timings: list[Timing] = []
     problems: list[Problem] = []
     for part in parts:
-        if isinstance(part, Run):
+        if isinstance(part, ReleasedRun):
             one = _try_to_score(part)
             if isinstance(one, Problem):
                 problems.append(one)
@@ -144,9 +144,9 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     )
 
 
-def _try_to_score(run: Run) -> Scored | Problem:
+def _try_to_score(run: ReleasedRun) -> Scored | Problem:
     try:
-        return score(run)
+        return score_run(run)
     except Exception as error:  # whatever a file from elsewhere holds: it is named, and the audit goes on
         return Problem(run.file, f"can't be scored ({type(error).__name__}: {error})", opened=True)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._util.progress import bar
-from .runs import Answer, Run
+from .runs import Answer, ReleasedRun
 from .sources import Problem, Source, count_sources, iterate_sources, shown
 
 
@@ -40,7 +40,7 @@ class Release:
     """
 
     root: str
-    runs: tuple[Run, ...] = field(repr=False)
+    runs: tuple[ReleasedRun, ...] = field(repr=False)
     timings: tuple[Timing, ...] = field(repr=False)
     problems: tuple[Problem, ...] = ()
 
@@ -68,13 +68,13 @@ def read_release(path: str | Path, progress: bool = False) -> Release:
     parts = list(iterate_release(path, progress))
     return Release(
         Path(path).name,
-        tuple(part for part in parts if isinstance(part, Run)),
+        tuple(part for part in parts if isinstance(part, ReleasedRun)),
         tuple(part for part in parts if isinstance(part, Timing)),
         tuple(part for part in parts if isinstance(part, Problem)),
     )
 
 
-def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | Timing | Problem]:
+def iterate_release(path: str | Path, progress: bool = False) -> Iterator[ReleasedRun | Timing | Problem]:
     """The same, one file at a time: memory does not grow with the release.
 
     Raises:
@@ -87,14 +87,14 @@ def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | 
                 yield source
                 continue
             try:
-                found: Run | Timing | Problem = parse(source)
+                found: ReleasedRun | Timing | Problem = parse(source)
             except UnreadableFile as error:
                 found = Problem(source.file, str(error), opened=True)
             yield found
             ticks.update()
 
 
-def parse(source: Source) -> Run | Timing:
+def parse(source: Source) -> ReleasedRun | Timing:
     """A run or a file of times.
 
     Raises:
@@ -124,7 +124,9 @@ def parse(source: Source) -> Run | Timing:
         raise UnreadableFile("holds no samples")
     seen: Counter[str] = Counter()
     answers = tuple(answer for number, sample in enumerate(samples) for answer in _answers(sample, number, seen))
-    return Run(source.file, arguments, {shown(name): value for name, value in content["metrics"].items()}, answers)
+    return ReleasedRun(
+        source.file, arguments, {shown(name): value for name, value in content["metrics"].items()}, answers
+    )
 
 
 def _load(data: bytes) -> Any:
