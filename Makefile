@@ -39,11 +39,12 @@ demo: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: export HF_HUB_OFFLINE = 1
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(MARK)" tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(MARK)" tests kvsteer_lab
 	$(BIN)/python notebooks/execute.py --check -n $(WORKERS)
 
 lab: $(READY)

@@ -113,7 +113,7 @@ def test_no_chat_template(call: Callable[..., Any], tokenizer: Any) -> None:
 
 
 def test_a_system_message_where_the_template_has_no_system_role(tokenizer: Any) -> None:
-    from test_generation import FAMILIES
+    from families import FAMILIES
 
     family = FAMILIES["gemma"]
     model = kv.load(build("llama"), random_models.tokenizer(family.special, family.template, **family.named))

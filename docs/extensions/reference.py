@@ -52,12 +52,20 @@ def check_pages(pages: Path = PAGES, public: tuple[str, ...] = tuple(kvsteer_lab
     if unknown := sorted(set(listed) - wanted):
         raise SphinxError(
             f"docs/reference/ describes {', '.join(unknown)}, which kvsteer_lab doesn't export; take it out, or add it"
-            " to _HOME."
+            " to kvsteer_lab/__init__.pyi."
         )
     if twice := sorted(name for name, n in listed.items() if n > 1):
         raise SphinxError(
             f"docs/reference/ describes {', '.join(twice)} more than once; leave each name in one `.. public::`."
         )
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """A module's `__all__` without the modules in it; where there is none, the functions and classes defined in it."""
+    if hasattr(module, "__all__"):
+        return [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
+    own = {name: thing for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__}
+    return [name for name, thing in own.items() if not name.startswith("_") and callable(thing)]
 
 
 def described(module: str, names: list[str]) -> str:
@@ -85,7 +93,7 @@ def returned() -> dict[str, list[type]]:
         kvsteer_lab,
         *(home for name in kvsteer_lab.__all__ if inspect.ismodule(home := getattr(kvsteer_lab, name))),
     ]
-    public = {f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__}
+    public = {f"{m.__name__}.{name}": getattr(m, name) for m in modules for name in public_names(m)}
     known = {thing for thing in public.values() if inspect.isclass(thing)}
     found: dict[str, list[type]] = {}
     for name, thing in public.items():
@@ -160,8 +168,8 @@ class PublicModule(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        module = importlib.import_module(f"kvsteer_lab.{self.arguments[0]}")
-        names = [name for name in module.__all__ if getattr(kvsteer_lab, name, None) is not getattr(module, name)]
+        module = getattr(kvsteer_lab, self.arguments[0])
+        names = [name for name in public_names(module) if name not in kvsteer_lab.__all__]
         return self.parse_text_to_nodes(described(module.__name__, names))
 
 

@@ -1,0 +1,1 @@
+"""What every package stands on: files, progress, batches, provenance, HTML."""

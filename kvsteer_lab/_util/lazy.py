@@ -27,8 +27,10 @@ def attach(
     load, listed, names = lazy_loader.attach_stub(package, file)
 
     def load_or_alias(name: str) -> Any:
-        if old is None or name not in old:
+        if name in names:
             return load(name)
+        if old is None or name not in old:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home, _, other = old[name].partition(":")
         return getattr(importlib.import_module(f"{ROOT}.{home}"), other or name)
 

@@ -1,0 +1,1 @@
+"""Interventions on a task's questions: planned, asked in chunks, stored, compared; coefficients tuned."""

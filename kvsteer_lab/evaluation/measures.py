@@ -1,15 +1,51 @@
-"""Measures of the replies in one cell of a sweep: accuracy, style, length and loops."""
+"""What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of
+table row; every analysis builds its rows from these.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
+from ..interventions.steering import Steering
 from ..stats.shares import clustered_share
 from ..stats.texts import is_loop
-from .doses import Steering
 from .verdicts import check_measured
+
+
+def share(hits: pd.Series | None, name: str, prefix: str = "", questions: pd.Series | None = None) -> dict[str, float]:
+    """A share of replies and its 95% interval, under the keys `name`, `{prefix}low` and `{prefix}high`.
+
+    Args:
+        hits: whether each reply counts; `None`, or a reply for which it isn't known: all three are NaN.
+        name: what the share is called.
+        prefix: what the ends of the interval are called.
+        questions: the question of each reply, where a question has several; the interval is then clustered by question.
+            `None`: one reply per question, and the interval is Wilson's.
+
+    Example:
+        >>> import pandas as pd
+        >>> {name: round(value, 2) for name, value in share(pd.Series([True, True, False, True]), "accuracy").items()}
+        {'accuracy': 0.75, 'low': 0.3, 'high': 0.95}
+    """
+    if hits is None or hits.isna().any():
+        return {name: math.nan, f"{prefix}low": math.nan, f"{prefix}high": math.nan}
+    found = clustered_share(hits.tolist(), None if questions is None else questions.tolist())
+    return {name: float(hits.mean()), f"{prefix}low": found.low, f"{prefix}high": found.high}
+
+
+def measure_briefly(replies: pd.DataFrame) -> dict[str, Any]:
+    """The shortest row: `n`, `accuracy` with its interval `low`, `high`, the share `reasoned`, and `tokens`, the mean
+    length.
+
+    Args:
+        replies: rows of `Results` under one intervention.
+    """
+    check_measured(replies)
+    means = dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
+    return dict(n=replies.question.nunique()) | share(replies.correct, "accuracy", "", replies.question) | means
 
 
 def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
@@ -37,34 +73,60 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
         >>> row["n"], row["accuracy"], row["adopted"]
         (2, 1.0, 0.5)
     """
+    loops = (replies.forced + replies.text).map(is_loop).mean()
+    row = dict(n=replies.question.nunique()) | _shares(replies, style) | lengths(replies)
+    return row | dict(loops=loops, repetition=replies.repetition.mean())
+
+
+def measure_samples(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
+    """The shares and lengths of `measure` for several sampled replies per question: `n` counts questions, `samples` the
+    replies to each.
+
+    Args:
+        replies: rows of `Results`.
+        style: the intended one; `None` where the vectors do not say.
+    """
+    sizes = dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
+    return sizes | _shares(replies, style) | lengths(replies)
+
+
+def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any]:
+    """Replies beside others to the same questions, in the same order.
+
+    Args:
+        replies, others: rows of `Results`, one per question.
+
+    Returns:
+        `n`; the shares `accuracy` and `reasoned` with their intervals; `tokens`; `style`, the commonest one;
+        `same_style`, the share of replies whose style is that of the other reply to their question, with its interval
+        `same_style_low`, `same_style_high`.
+    """
     check_measured(replies)
-    whole = replies.forced + replies.text
+    same = pd.Series(replies["style"].to_numpy() == others["style"].to_numpy())
+    row: dict[str, Any] = dict(n=len(replies)) | share(replies.correct, "accuracy")
+    row |= share(replies.reasoned, "reasoned", "reasoned_")
+    row |= dict(tokens=replies.tokens.mean(), style=replies["style"].mode().iloc[0])
+    return row | share(same, "same_style", "same_style_")
+
+
+def lengths(replies: pd.DataFrame) -> dict[str, float]:
+    """`tokens`, the mean length, and `truncated`, the share of replies cut at `max_new_tokens`."""
+    return dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
+
+
+def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
+    check_measured(replies)
     adopted = None if style is None else replies["style"] == style
-    questions = replies.question
-    row: dict[str, Any] = dict(n=questions.nunique())
-    row |= (
-        _share(replies.correct, questions, "accuracy", "")
-        | _share(replies.reasoned, questions, "reasoned", "reasoned_")
-        | _share(adopted, questions, "adopted", "adopted_")
-    )
-    row |= dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
-    return row | dict(loops=whole.map(is_loop).mean(), repetition=replies.repetition.mean())
+    shares: dict[str, float] = {}
+    for hits, name, prefix in (
+        (replies.correct, "accuracy", ""),
+        (replies.reasoned, "reasoned", "reasoned_"),
+        (adopted, "adopted", "adopted_"),
+    ):
+        shares |= share(hits, name, prefix, replies.question)
+    return shares
 
 
 def style_of(steering: Steering) -> str | None:
-    """The style that the steering's vectors were extracted for; `None` if their card does not say.
-
-    Args:
-        steering: cache or activation steering.
-
-    Returns:
-        The style's name.
-    """
-    return steering.vectors.card.recipe.get("style")
-
-
-def _share(hits: pd.Series | None, questions: pd.Series, name: str, prefix: str) -> dict[str, float]:
-    if hits is None:
-        return {name: float("nan"), f"{prefix}low": float("nan"), f"{prefix}high": float("nan")}
-    found = clustered_share(hits.tolist(), questions.tolist())
-    return {name: float(hits.mean()), f"{prefix}low": found.low, f"{prefix}high": found.high}
+    """`steering.style`."""
+    return steering.style

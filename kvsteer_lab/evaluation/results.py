@@ -86,7 +86,7 @@ class Results:
             questions that it was to ask; `accuracy` with its 95% interval `low`, `high` (Wilson's, clustered by
             question); `p`, the exact McNemar test against the baseline (with several samples the exact permutation
             test of whole questions, `kv.stats.paired_permutation`), and `p_holm`, corrected for all tests of this
-            table; `reasoned`, the share of replies in a reasoning style; `tokens`, the mean length; `truncated`, the
+            table; `reasoned`, the share of replies that reason; `tokens`, the mean length; `truncated`, the
             share cut at `max_new_tokens`; `repetition`, the mean share of repeated 4-grams. For each kind of control
             (`random`, ...) `p_random` and `p_random_reasoned`: the share of controls (plus one) that do at least as
             well in accuracy and in reasoning. Several controls of one kind are one row: their mean, and the range that

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..stats.shares import clustered_share
 from ..stats.significance import control_p, holm, paired_permutation
+from .measures import lengths, share
 from .verdicts import check_measured, counted
 
 
@@ -30,13 +30,8 @@ def summarise(rows: pd.DataFrame, settings: Mapping[str, Any], complete: bool, b
     check_measured(rows)
 
     def measure(part: pd.DataFrame) -> dict[str, Any]:
-        share = clustered_share(part.correct.tolist(), part.question.tolist())
-        return {
-            **counted(part, settings, complete),
-            **dict(accuracy=part.correct.mean(), low=share.low, high=share.high, reasoned=part.reasoned.mean()),
-            **dict(tokens=part.tokens.mean(), truncated=(part.finish_reason == "length").mean()),
-            "repetition": part.repetition.mean(),
-        }
+        row = counted(part, settings, complete) | share(part.correct, "accuracy", questions=part.question)
+        return row | dict(reasoned=part.reasoned.mean(), **lengths(part), repetition=part.repetition.mean())
 
     own, controls = rows[rows.control_of.isna()], rows[rows.control_of.notna()]
     table = {label: measure(part) for label, part in own.groupby("intervention", sort=False)}

@@ -1,0 +1,1 @@
+"""From prompts and interventions to texts and scores, all through one path."""

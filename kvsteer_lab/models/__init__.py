@@ -1,0 +1,1 @@
+"""Loading models, and everything that looks into one: prompts, attention, rotation, layers, prefilling."""

@@ -16,7 +16,7 @@ from kvsteer_lab.evaluation.runs import Run
 @pytest.mark.parametrize(("kills", "seed"), [(2, 0), pytest.param(10, 1, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_rows(tiny, tmp_path, kills, seed):
     out = tmp_path / "run"
-    command = [sys.executable, Path(__file__).with_name("killing.py"), out, str(kills), str(seed)]
+    command = [sys.executable, Path(__file__).parents[1] / "killing.py", out, str(kills), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

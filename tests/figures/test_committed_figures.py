@@ -19,7 +19,7 @@ from PIL import Image
 
 import kvsteer_lab as kv
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FIGURES, NOTEBOOKS = ROOT / "figures", ROOT / "notebooks"
 
 

@@ -45,7 +45,8 @@ every_kind = pytest.mark.parametrize("make", KINDS)
 def last_slots(model: kv.Model, deltas: Any) -> tuple[Tensor, Tensor]:
     """The last slot of each prompt `[layers, rows, kv_heads, head_dim]`, edited inside the trace."""
     ids, mask = pad_left([model.encode(p) for p in PROMPTS], 0, model.device)
-    cache = fill(model, ids, mask, edit_cache=partial(apply, deltas=deltas, lengths=mask.sum(-1).tolist()))
+    edit = None if deltas is None else partial(apply, deltas=deltas, lengths=mask.sum(-1).tolist())
+    cache = fill(model, ids, mask, edit_cache=edit)
     return torch.stack([x.keys[:, :, -1] for x in cache.layers]), torch.stack(
         [x.values[:, :, -1] for x in cache.layers]
     )

@@ -11,7 +11,7 @@ from random_models import build
 from torch.nn.functional import cosine_similarity
 
 import kvsteer_lab as kv
-from kvsteer_lab.edits import cache as cache_module
+from kvsteer_lab.models import prefill as prefill_module
 
 TEXTS = [
     "Step 1: add 2 and 3",
@@ -127,7 +127,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(model: kv.Model, monkeypa
     """No batch's slots are alive when the next but one is traced, however many pairs there are."""
     alive: list[Any] = []
     most = [0]
-    original = cache_module.last_slots
+    original = prefill_module.last_slots
 
     def counting(*arguments: Any) -> Any:
         most[0] = max(most[0], sum(ref() is not None for ref in alive))
@@ -142,7 +142,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(model: kv.Model, monkeypa
 
 def test_one_trace_a_batch(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    original = cache_module.last_slots
+    original = prefill_module.last_slots
     monkeypatch.setattr("kvsteer_lab.vectors.extraction.last_slots", lambda *a: calls.append(len(a[1])) or original(*a))
     kv.extract(model, PAIRS, batch_size=5, progress=False)
     assert sorted(calls) == [2, 5, 5]
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
     limit: int, model: kv.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = kv.extract(model, PAIRS, batch_size=8, progress=False)
-    original = cache_module.last_slots
+    original = prefill_module.last_slots
 
     def small(m: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
         if len(ids) > limit:

@@ -27,8 +27,8 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
         paths: JSON files of `benchmarks/decode.py`, or folders that hold them.
 
     Returns:
-        One row a file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
-            `low`, `high`.
+        One row per file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
+        `low`, `high`.
 
     Raises:
         ValueError: no such file, or one that `benchmarks/decode.py` didn't write.

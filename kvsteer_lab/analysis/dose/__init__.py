@@ -1,0 +1,1 @@
+"""Effects as the dose grows, and at equal doses."""

@@ -27,8 +27,8 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
         keep: the share of the gain at c* that has to be kept.
 
     Returns:
-        One row a method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
-            `high` (paired bootstrap over
+        One row per method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
+        `high` (paired bootstrap over
         questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain
         at c* isn't told from zero. With controls `random`, their mean gain, `random_low`, `random_high`, the middle 95%
         of them, `random_kept`, the share of them that reach `needed`.
@@ -75,8 +75,8 @@ def robustness(
         resamples, seed: of the bootstrap over questions (and over random vectors, for their mean).
 
     Returns:
-        One row a method: `method`, `coefficient` and `dose` at c*, `n`, `points`, `gain` at c* with its 95% interval
-            `gain_low`, `gain_high`; `robustness` with
+        One row per method: `method`, `coefficient` and `dose` at c*, `n`, `points`, `gain` at c* with its 95% interval
+        `gain_low`, `gain_high`; `robustness` with
         its 95% interval `low`, `high`; `random`, the mean of the random vectors' numbers, with its interval
         `random_low`, `random_high`, `random_most`, the largest of them, and `p_random`, the share of them (plus one)
         that is at least as large as the steering's; `reason`, why a number is missing. A resample whose gain at c* is

@@ -1,0 +1,1 @@
+"""What contrastive pairs look like before anything is steered."""

@@ -22,7 +22,7 @@ def control_cosines(steering: CacheSteering, controls: Sequence[CacheSteering]) 
         controls: its controls.
 
     Returns:
-        One row a control and steered layer: `control`, `layer`, `keys`, `values`.
+        One row per control and steered layer: `control`, `layer`, `keys`, `values`.
 
     Raises:
         ValueError: no controls.

@@ -1,0 +1,1 @@
+"""What steering does to the residual stream: logit lens and patching."""

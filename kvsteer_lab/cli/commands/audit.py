@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_text
+
 
 def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")) -> None:
     """Score released generations again and test what they claim.
@@ -39,6 +41,6 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     write_atomically(
         out / "report.txt", lambda path: path.write_text(f"{report(found, full=True)}\n", encoding="utf-8")
     )
-    print(report(found))
+    say_text(report(found))
     if not found.complete:
         sys.exit(2)

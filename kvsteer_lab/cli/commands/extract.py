@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..printing import say_line
+
 
 def extract(
     out: Path,
@@ -66,7 +68,7 @@ def extract(
             seed=seed,
         )
     path = kv.extract(loaded, chosen, batch_size=batch_size, keys=keys).save(out)
-    print(
+    say_line(
         f"Wrote {path}: vectors of {len(chosen)} pairs, {loaded.n_layers} layers, {loaded.n_kv_heads} KV heads of width"
         f" {loaded.head_dim}."
     )

@@ -1,0 +1,1 @@
+"""What the explorer shows: widgets and HTML, without any use of a model."""

@@ -1,0 +1,1 @@
+"""The bundled models' own tasks: their questions and replies."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..._util.files import write_atomically
 
-FORMAT = "kvsteer_lab.tasks.traces.1"
+FORMAT = "kvsteer_lab.traces.1"
 KEPT = "kept"
 
 
