@@ -53,7 +53,7 @@ class Steering(Intervention, ABC):
         ...
         ...     def deltas(self, model, lengths):
         ...         values = self.coefficient * self.added.values
-        ...         return [tuple(kv.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
+        ...         return [tuple(kv.edits.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
         >>> from kvsteer_lab.vectors import Card
         >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
         >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)

@@ -206,7 +206,7 @@ class Model:
 
     @locked
     def prefill(self, prompt: Prompt, *, chat: bool = True) -> DynamicCache:
-        """The cache of a prompt's tokens, to look at and to edit with `kv.apply`.
+        """The cache of a prompt's tokens, to look at and to edit with `kv.edits.apply`.
 
         `cache.layers[l].keys` and `.values` are `[1, kv_heads, tokens, head_dim]`, keys after RoPE. The offset token is
         not in it: with `ids = model.encode(prompt) + [offset_id]` it can be given to `model.hf.generate`.

@@ -38,7 +38,7 @@ def fill(
         model: the model.
         ids, mask: left-padded prompts.
         fork: per row of the result, the prompt whose cache it starts from; `None`: the prompts as they are.
-        edit_cache: edits the forked cache in place, `kv.apply` with each row's deltas, say.
+        edit_cache: edits the forked cache in place, `kv.edits.apply` with each row's deltas, say.
         edit_layers: by layer, what edits the output of that decoder layer while the prompts are read.
     """
     model.check_adapters()

@@ -29,7 +29,7 @@ def control_cosines(steering: CacheSteering, controls: Sequence[CacheSteering]) 
     """
     if not controls:
         raise ValueError(
-            "There are no controls to compare; pass those of kv.random_controls or kv.label_shuffle_controls."
+            "There are no controls to compare; pass those of kv.random_controls or kv.controls.label_shuffle_controls."
         )
     own = steering.vectors.only(steering.scope, steering.heads)
     rows = []
