@@ -134,7 +134,9 @@ def plot_published_rules(table: pd.DataFrame) -> Figure:
             if len(own):
                 y, grey = place[own.index], _GREYS[i % 2]
                 axis.hlines(y, 100 * own.low, 100 * own.high, color=grey, linewidth=0.8)
-                named = dict(color="black", markerfacecolor=grey, label=for_figure(rule.replace("_", " ")))
+                named: dict[str, Any] = dict(
+                    color="black", markerfacecolor=grey, label=for_figure(rule.replace("_", " "))
+                )
                 axis.plot(100 * own.gain, y, _RULE_MARKS[i % 7], **named)
         axis.set(xlabel=f"points over {against}", title=f"rules that read {name}")
     _label(axes[0], rows)

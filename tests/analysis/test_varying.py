@@ -110,13 +110,11 @@ def test_temperature_zero_is_greedy_and_samples_are_clustered_by_question(tiny, 
     sampled = separate(tiny, task, steering, generation=hot, samples=3)
     part, row = sampled.of("baseline"), table.iloc[3]
     assert part.reasoned.nunique() == 2, "some samples reason and some don't"
-    found = kv.stats.clustered_mean(part.reasoned.astype(float).tolist(), part.question.tolist())
-    assert (row.reasoned, row.reasoned_low, row.reasoned_high) == pytest.approx(
-        (found.value, max(0, found.low), min(1, found.high))
-    )
+    found = kv.stats.clustered_share(part.reasoned.tolist(), part.question.tolist())
+    assert (row.reasoned, row.reasoned_low, row.reasoned_high) == pytest.approx((found.value, found.low, found.high))
     assert len(kv.figures.plot_temperature(table).axes) == 2
     ours, row = sampled.of(steering.label), table.iloc[4]
-    gain = kv.stats.paired_bootstrap(ours.correct.tolist(), part.correct.tolist(), clusters=ours.question.tolist())
+    gain = kv.stats.paired_difference(ours.correct.tolist(), part.correct.tolist(), clusters=ours.question.tolist())
     assert part[["question", "sample"]].to_numpy().tolist() == ours[["question", "sample"]].to_numpy().tolist()
     assert (row.gain, row.gain_low, row.gain_high) == pytest.approx(
         (gain.value, gain.low, gain.high)

@@ -20,14 +20,12 @@ from ...evaluation.results import Results
 from ...interventions.cache import CacheSteering
 from ...interventions.controls import Control, random_controls
 from ...models.model import Model
-from ...stats.intervals import vector_bootstrap, wilson
+from ...stats.shares import vector_difference, vector_share
 from ...tasks.base import Task
 from ...vectors.extraction import extract_pairs
 from ...vectors.kv import KVVectors
 from ...vectors.norms import slot_norms
 from ...vectors.pairs import ContrastiveSet
-
-_RESAMPLES = 2000
 
 
 def vary_extraction(
@@ -69,11 +67,10 @@ def vary_extraction(
         `cv` (their mean coefficient), `n`; `accuracy` and `adopted` (the style asked for), means over the vectors, with
         `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95%
         intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions: they are for one more
-        vector extracted like these (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all
-        vectors agree; `tokens`; `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they
-        are added; with controls `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle
-        95% of random vectors at that dose, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as
-        well as the mean of the vectors.
+        vector extracted like these (`kv.stats.vector_difference`, `kv.stats.vector_share`); `tokens`; `cosine` and
+        `cosine_min`, mean and smallest cosine between two seeds' vectors as they are added; with controls `random_low`,
+        `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at that dose, and
+        `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the vectors.
 
     Raises:
         ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style
@@ -188,13 +185,12 @@ def _measure(results: Results, own: Sequence[CacheSteering], style: str) -> dict
         np.stack([p.correct for p in parts]).astype(float),
         np.stack([p["style"] == style for p in parts]).astype(float),
     )
-    gain = vector_bootstrap(correct, results.of("baseline").correct.astype(float).tolist(), n=_RESAMPLES)
-    taken = vector_bootstrap(adopted, [0.0] * adopted.shape[1], n=_RESAMPLES)
+    gain = vector_difference(correct, results.of("baseline").correct.tolist())
+    taken = vector_share(adopted)
     row: dict[str, Any] = dict(cv=float(np.mean([steered.cv for steered in own])), n=correct.shape[1])
     for name, values in (("accuracy", correct.mean(1)), ("adopted", adopted.mean(1))):
         row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
-    low, high = (taken.low, taken.high) if 0 < adopted.mean() < 1 else wilson(int(adopted[0].sum()), adopted.shape[1])
-    row |= dict(adopted_low=low, adopted_high=high, gain=gain.value, low=gain.low, high=gain.high)
+    row |= dict(adopted_low=taken.low, adopted_high=taken.high, gain=gain.value, low=gain.low, high=gain.high)
     return row | dict(tokens=float(np.mean([p.tokens.mean() for p in parts])))
 
 

@@ -13,7 +13,7 @@ from ...evaluation.doses import Steering, check_adds, controls_of
 from ...evaluation.evaluate import evaluate
 from ...evaluation.measures import style_of
 from ...models.model import Model
-from ...stats.intervals import clustered_mean, paired_bootstrap, wilson
+from ...stats.shares import clustered_share, paired_difference
 from ...stats.significance import control_p
 from ...tasks.base import Task
 
@@ -50,11 +50,10 @@ def temperature_response(
         (questions), `samples`; the shares `accuracy`,
         `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`,
         `reasoned_low` and so on; `tokens`, the mean length; `truncated`, the share of replies cut at `max_new_tokens`.
-        Intervals are clustered by question and cut at 0 and 1; for one reply a question, and where all replies agree,
-        they are Wilson's, each question counted once. Random vectors are one row: their mean and the middle 95% of
-        them. The steering's rows also hold `gain`, `gain_low`, `gain_high`, what it adds to the baseline's accuracy
-        (paired bootstrap over questions, each with all of its samples on both sides), and with controls `p_random`, the
-        share of them (plus one) that are as accurate.
+        Intervals are Wilson's, clustered by question (`kv.stats.clustered_share`). Random vectors are one row: their
+        mean and the middle 95% of them. The steering's rows also hold `gain`, `gain_low`, `gain_high`, what it adds to
+        the baseline's accuracy (Newcombe's interval, clustered by question: `kv.stats.paired_difference`), and with
+        controls `p_random`, the share of them (plus one) that are as accurate.
 
     Raises:
         ValueError: no temperatures, one that is negative, NaN or infinite, fewer than one sample, vectors that are
@@ -99,7 +98,7 @@ def temperature_response(
 
 def _gain(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
     both = ours.merge(theirs, on=["question", "sample"], suffixes=("", "_plain"), validate="one_to_one")
-    found = paired_bootstrap(both.correct.tolist(), both.correct_plain.tolist(), clusters=both.question.tolist())
+    found = paired_difference(both.correct.tolist(), both.correct_plain.tolist(), clusters=both.question.tolist())
     return dict(gain=found.value, gain_low=found.low, gain_high=found.high)
 
 
@@ -140,15 +139,8 @@ def _pool(replies: pd.DataFrame) -> dict[str, Any]:
 
 
 def _interval(hits: pd.Series, questions: pd.Series) -> tuple[float, float]:
-    """Clustered by question. Replies that all agree have no spread to estimate: then each question counts as one reply,
-    as it does where there is one.
-    """
-    if hits.isna().any():
+    """Wilson's interval, clustered by question; missing where the vectors name no style to look for."""
+    if hits.isna().all():
         return math.nan, math.nan
-    distinct = questions.nunique()
-    if distinct == len(hits):
-        return wilson(int(hits.sum()), distinct)
-    if hits.nunique() == 1:
-        return wilson(distinct if bool(hits.iloc[0]) else 0, distinct)
-    found = clustered_mean(hits.astype(float).tolist(), questions.tolist())
-    return max(0.0, found.low), min(1.0, found.high)
+    found = clustered_share(hits.tolist(), questions.tolist())
+    return found.low, found.high

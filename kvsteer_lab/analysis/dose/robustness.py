@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ...stats.intervals import paired_bootstrap
+from ...stats.outcomes import Estimate
+from ...stats.shares import paired_difference
 from ...stats.significance import control_p, mcnemar
 from .objectives import Objective, check_objective
 
@@ -28,17 +29,16 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
 
     Returns:
         One row per method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
-        `high` (paired bootstrap over
-        questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain
-        at c* isn't told from zero. With controls `random`, their mean gain, `random_low`, `random_high`, the middle 95%
-        of them, `random_kept`, the share of them that reach `needed`.
+        `high` (Newcombe's for paired shares); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as
+        large, missing where the gain at c* isn't told from zero. With controls `random`, their mean gain, `random_low`,
+        `random_high`, the middle 95% of them, `random_kept`, the share of them that reach `needed`.
 
     Raises:
         ValueError: as `robustness`.
     """
     tables = []
     for run in _runs(outcomes, objective, keep):
-        gains = [paired_bootstrap(row, [0.0] * run.n) for row in run.steered]
+        gains = [run.gain(point) for point in range(len(run.ratios))]
         needed = keep * gains[run.star].value
         table = pd.DataFrame(
             dict(method=run.method, ratio=run.ratios, coefficient=run.coefficients, dose=run.doses, n=run.n)
@@ -90,7 +90,7 @@ def robustness(
         raise ValueError(f"An interval needs resamples, not {resamples}; take 2000.")
     rows = []
     for run in _runs(outcomes, objective, keep):
-        gain = paired_bootstrap(run.steered[run.star], [0.0] * run.n)
+        gain = run.gain(run.star)
         row: dict[str, Any] = dict(
             method=run.method,
             coefficient=run.coefficients[run.star],
@@ -120,7 +120,7 @@ def robustness(
 
 @dataclass(frozen=True)
 class _Run:
-    """One method's outcomes minus the baseline's."""
+    """One method's outcomes minus the baseline's, and the baseline's own."""
 
     method: str
     ratios: Float[np.ndarray, " points"]
@@ -129,6 +129,11 @@ class _Run:
     star: int
     steered: Float[np.ndarray, "points questions"]
     random: Float[np.ndarray, "vectors points questions"] | None
+    base: Float[np.ndarray, " questions"]
+
+    def gain(self, point: int) -> Estimate:
+        """The gain over the baseline at a point of the grid, with Newcombe's interval."""
+        return paired_difference((self.steered[point] + self.base).tolist(), self.base.tolist())
 
     @property
     def n(self) -> int:
@@ -136,9 +141,7 @@ class _Run:
 
     @property
     def p(self) -> float:
-        """The exact McNemar test of the gain at c*; unlike the bootstrap's interval it holds for a handful of
-        questions, too.
-        """
+        """The exact McNemar test of the gain at c*."""
         gain = self.steered[self.star]
         return mcnemar((gain > 0).tolist(), (gain < 0).tolist())
 
@@ -229,6 +232,7 @@ def _run(method: str, part: pd.DataFrame, objective: str) -> _Run:
         int(stars[0]),
         gains("steering"),
         np.stack(drawn) if drawn else None,
+        base.to_numpy(),
     )
 
 

@@ -90,7 +90,7 @@ def evaluate(
         sys.exit(3)
     say_text(format_table(results.summary()))
     say_text(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
+        "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this"
         " table"
     )
     say_text(

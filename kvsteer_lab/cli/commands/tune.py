@@ -93,7 +93,7 @@ def tune(
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
     say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
     say_text(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
+        "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this"
         " table"
     )
     table = kv.compare(results)
