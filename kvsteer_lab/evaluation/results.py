@@ -32,7 +32,7 @@ COLUMNS = (
     ),
     *("gold", "read_answer", "choice_forced", "correct", "style", "reasoned", "repetition"),
 )
-"""Of every row. Behind them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
+"""Of every row. After them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
 _KEY = b"kvsteer_lab"
 
 
@@ -180,7 +180,7 @@ class Results:
             raise ValueError(f"There are no results at {path}.") from error
         except (OSError, pa.ArrowInvalid, KeyError) as error:
             raise ValueError(
-                f"{path} is no complete results file of kvsteer_lab ({error}); run the evaluation again."
+                f"{path} is not a complete results file of kvsteer_lab ({error}); run the evaluation again."
             ) from error
         return cls(table.to_pandas(), note["settings"], note["complete"])
 

@@ -1,4 +1,4 @@
-"""The generations that the paper's authors released: read, scored again, audited."""
+"""The generations that the paper's authors released: reading, scoring again, and an audit with tests and figures."""
 
 from .._util.lazy import attach as _attach
 

@@ -1,4 +1,4 @@
-"""Scoring a run again: the paper's rules against the file's own metrics, and our rules beside them."""
+"""Scoring of a run: its metrics recomputed by the paper's rules, and its answers read by this library's rules."""
 
 from __future__ import annotations
 
@@ -34,11 +34,16 @@ class Check:
 
     Attributes:
         metric: its name.
-        claimed: the file's own number; NaN if what stands there is no number.
+        claimed: the file's own number; NaN if what stands there is not a number.
         rescored: the share of answers that are correct when read again; NaN if that can't be done.
         by: "rule", "stored" (from the verdicts in the file, where the reader was a language model or is unknown), or
             "nothing".
         changed: answers whose verdict by the rule is not the stored one.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> kv.published.Check("augmented_extract", claimed=0.5, rescored=0.5, by="rule").matches
+        True
     """
 
     metric: str
@@ -55,6 +60,20 @@ class Check:
 def check_metrics(run: ReleasedRun) -> list[Check]:
     """Each metric of a run recomputed: by the paper's rule where there is one, else from the verdicts that the file
     stores.
+
+    Args:
+        run: from `read_release`.
+
+    Returns:
+        One check a metric.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> [check.rescored for check in kv.published.check_metrics(run)]
+        [1.0]
     """
     return [_check(run, name) for name in run.metrics]
 

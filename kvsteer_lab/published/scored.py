@@ -37,6 +37,14 @@ class Scored:
             `reasoned`, `words`, `characters`, `repeated`, `loop`, `refused`, `blank`, `cut`; `unreachable`, whether the
             gold label is none of the letters that the paper's rules know.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> kv.published.score_run(run).rules[0]
+        'augmented_extract'
     """
 
     run: ReleasedRun
@@ -110,7 +118,7 @@ def score_run(run: ReleasedRun) -> Scored:
 
     Examples:
         >>> import kvsteer_lab as kv
-        >>> answer = kv.published.Answer("q1", "A", "It is a flute.\nSo the correct choice is A.")
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
         >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
         >>> run = kv.published.ReleasedRun("a.json", settings, metrics, (answer,))
         >>> scored = kv.published.score_run(run)

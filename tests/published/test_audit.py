@@ -296,9 +296,9 @@ def without(key: str) -> dict[str, Any]:
 DAMAGED = [
     (json.dumps(run_of(3)).encode()[:500], "is cut off"),
     (b"", "is empty"),
-    (b"hello", "is no JSON"),
-    (b'{"a": "\xff"}', "is no text in UTF-8"),
-    (b"[" * 100_000, "is no JSON that can be read"),
+    (b"hello", "is not JSON"),
+    (b'{"a": "\xff"}', "is not text in UTF-8"),
+    (b"[" * 100_000, "is not JSON that can be read"),
     (b"[1]", "holds a JSON list"),
     (without("metrics"), "has no key 'metrics'"),
     (without("samples"), "has no key 'samples'"),
@@ -355,7 +355,9 @@ def test_a_hostile_tree_is_read_without_leaving_it(tree: Path, tmp_path: Path, c
     said = " ".join(out.split())
     assert code == 2 and out.splitlines()[-1] == "4 of 4 files match their own metrics"
     assert all(f"{name} is a link" in said for name in ("link.json", "folder", "loop"))
-    assert "pipe.json is no regular file" in said and "folders deep" in said and "README.md is not a .json file" in said
+    assert (
+        "pipe.json is not a regular file" in said and "folders deep" in said and "README.md is not a .json file" in said
+    )
     assert "\x1b" not in out and "evil\\x1b[2J\\n.json has control characters in its name" in said
 
 

@@ -72,7 +72,7 @@ def test_only_what_follows_the_closing_words_can_refuse():
     [
         ("That makes 18.", "18", None),
         ("The answer is 1,234. ", "1234", "1234"),
-        ("The answer is 18", "18", "1"),  # the rule wants one more character behind the number
+        ("The answer is 18", "18", "1"),  # the rule wants one more character after the number
         ("It costs $18.00", "1800", None),
         ("7 and -3", "-3", None),
         ("The answer is 5. Wait...", "", "5"),
