@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .._util.files import write_atomically
+from .._util.html import table_html
 from ..stats.intervals import wilson
 from ..stats.significance import control_p, holm, mcnemar
 from .runs import Run
@@ -184,7 +185,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
-        return note + self.summary().to_html(float_format=lambda x: f"{x:.3g}", na_rep="")
+        return note + table_html(self.summary(), float_format=lambda x: f"{x:.3g}", na_rep="")
 
 
 def _measure(part: pd.DataFrame) -> dict[str, Any]:

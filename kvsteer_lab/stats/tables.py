@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .._util.html import TextTable
+
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, nothing where there is
@@ -12,7 +14,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: any table of results; columns called `p` or `p_...` hold p-values.
     """
-    return pd.DataFrame(
+    return TextTable(
         {name: [_write(str(name), value) for value in table[name]] for name in table.columns}, index=table.index
     )
 
