@@ -38,6 +38,7 @@ from .interventions.prompt import CoTPrefix as CoTPrefix
 from .interventions.prompt import CoTPrompt as CoTPrompt
 from .interventions.prompt import FewShot as FewShot
 from .interventions.prompt import ForcedPrefix as ForcedPrefix
+from .interventions.steering import Steering as Steering
 from .interventions.together import Together as Together
 from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load

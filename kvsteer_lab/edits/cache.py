@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -87,10 +88,15 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
     return cache
 
 
-def check_slot(slot: int) -> None:
-    """Raise a `ValueError` if a slot is no whole number."""
-    if isinstance(slot, bool) or not isinstance(slot, int):
+def check_slot(slot: SupportsIndex) -> int:
+    """The slot as a Python integer.
+
+    Raises:
+        ValueError: something that isn't a whole number.
+    """
+    if isinstance(slot, bool) or not isinstance(slot, SupportsIndex):
         raise ValueError(f"The slot is {slot!r}; it must be a whole number, negative to count from the prompt's end.")
+    return slot.__index__()
 
 
 def slot_from_end(slot: int, length: int, row: int) -> int:

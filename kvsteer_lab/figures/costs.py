@@ -15,7 +15,7 @@ MARKERS = "osD^v"
 
 @styled
 def plot_costs(table: pd.DataFrame) -> Figure:
-    """Time a token over the plain model's, a panel a model and a marker a batch size: the table that
+    """Time a token over the plain model's, one panel per model and one marker per batch size: the table that
     `analysis.decode_costs` gives.
     """
     panels = list(table.groupby("model", sort=False))

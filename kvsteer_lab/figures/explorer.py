@@ -32,7 +32,7 @@ def plot_sweep(
     """A sweep of the explorer, a cell for each setting: what `Sweep.to_frame` gives.
 
     Args:
-        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
+        table: one row per cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
             title.
         measure: the column that is drawn.
         title, row_title, column_title: what is swept.
@@ -86,7 +86,7 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
     """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
 
     Args:
-        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
+        table: one row per arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
             `Comparison.tokens` gives.
 
     Raises:
@@ -113,7 +113,7 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
+        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
             and `explained_y`.
         layer, part: what they are of.
     """

@@ -34,7 +34,7 @@ _NAMES = {
 
 @styled
 def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str = "effect") -> Figure:
-    """Forecast against realised effect, a panel a forecast: the tables of `analysis.realised_effects` and
+    """Forecast against realised effect, one panel per forecast: the tables of `analysis.realised_effects` and
     `analysis.forecast_correlations`.
 
     Markers are places, filled for the first model and hollow for others; bars are the points' 95% intervals. Above a
@@ -90,7 +90,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
 
 @styled
 def plot_split_half(table: pd.DataFrame) -> Figure:
-    """Split-half stability against the number of pairs, a panel a part: the table that `analysis.split_half` gives.
+    """Split-half stability against the number of pairs, one panel per part: the table that `analysis.split_half` gives.
 
     Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what
     random signs give, over all sets.

@@ -12,7 +12,7 @@ from .style import TWO_COLUMNS, color_of, styled
 
 @styled
 def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
-    """Gain in accuracy over `against`, in points, a panel a model and task: the table that `kv.compare` gives.
+    """Gain in accuracy over `against`, in points, one panel per model and task: the table that `kv.compare` gives.
 
     Lines are 95% intervals of the paired bootstrap; behind them the exact McNemar test's p, Holm-corrected over the
     whole table.

@@ -90,7 +90,7 @@ def plot_style_pca(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_style_cosines(table: pd.DataFrame) -> Figure:
-    """Cosines between the styles' vectors, a panel a layer and part: the table that `analysis.style_cosines` gives.
+    """Cosines between the styles' vectors, one panel per layer and part: the table that `analysis.style_cosines` gives.
 
     Of more than six layers, six at even distances are shown.
     """

@@ -31,7 +31,7 @@ _MOST_WRITTEN = 72  # cells of a panel that can still be read
 def plot_coefficient_grid(
     table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "loops")
 ) -> Figure:
-    """A heat map a measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put
+    """One heat map per measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put
     together by `pd.concat`.
 
     Each panel's title gives the baseline; the cell without any edit has a frame. Where there are too many cells to

@@ -1,4 +1,4 @@
-"""Which layers or KV heads suffice and which are needed: a panel a way of leaving them out."""
+"""Which layers or KV heads suffice and which are needed: one panel per way of leaving them out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, of each mask: a table of `kv.analysis.ablate_layers` or
     `ablate_heads`.
 
-    A row of panels a part (keys, values, both), a column a way. Lines on the points are 95% Wilson intervals, the wide
+    One row of panels per part (keys, values, both), one column per way. Lines on the points are 95% Wilson intervals, the wide
     bars behind them hold the middle 95% of random vectors at the same mask; the rules are the whole steering and the
     baseline.
 

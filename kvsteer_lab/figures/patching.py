@@ -17,7 +17,7 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    A panel a way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
+    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
     ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))

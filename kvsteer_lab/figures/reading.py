@@ -28,7 +28,7 @@ _MOST_TICKS = 8
 
 @styled
 def plot_attention(table: pd.DataFrame) -> Figure:
-    """Mean attention to the slot, a panel an intervention (controls left out), a row a query head, a column a step: a
+    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column per step: a
     table of `kv.analysis.attention_to_slot`.
 
     Raises:
@@ -151,7 +151,7 @@ def _name(row: object) -> str:
 
 @styled
 def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
-    """What reading the slot is still worth from each step on, a line an intervention: the tables of
+    """What reading the slot is still worth from each step on, one line per intervention: the tables of
     `kv.analysis.half_life`.
 
     Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the

@@ -18,7 +18,7 @@ MARKERS = "os^Dv"
 
 @styled
 def plot_robustness(table: pd.DataFrame) -> Figure:
-    """Gain around the tuned coefficient, a panel a method: the table of `kv.analysis.robustness_curve`.
+    """Gain around the tuned coefficient, one panel per method: the table of `kv.analysis.robustness_curve`.
 
     Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of
     the gain at c* (the dashed rule is what is needed), open ones don't. The title counts them: the robustness number,

@@ -15,7 +15,7 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen
+    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the chosen
     cell, with its 95% Wilson interval.
     """
     methods = list(dict.fromkeys(cells.method))

@@ -23,7 +23,7 @@ _COLUMNS = 4
 @styled
 def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """A share, or the change of the watched token's log-odds (`"change"`), in each turn: a table of
-    `kv.analysis.summarise_turns`, a panel a way.
+    `kv.analysis.summarise_turns`, one panel per way.
 
     Lines on the points are 95% intervals (Wilson's; of the change, bootstrap). Bands hold the middle 95% of random
     vectors. The change is counted from the plain conversations, so these lie at 0; beyond 2 nats it is drawn on a scale

@@ -19,7 +19,7 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, a line a dose: tables of `kv.analysis.vary_extraction`
+    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of `kv.analysis.vary_extraction`
     by `"pairs"` or `"shots"`.
 
     Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the

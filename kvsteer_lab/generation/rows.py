@@ -43,6 +43,11 @@ class Row:
         return self.prompt_ids if self.tail else self.prompt_ids[:-1]
 
     @property
+    def anew(self) -> bool:
+        """Whether every pass has to compute the row from its start, because it steers the newest position alone."""
+        return any(delta.newest for delta in self.residuals)
+
+    @property
     def read(self) -> tuple[int, ...]:
         """What is read from the cache before the first new token: the tail, or else the prompt's last token."""
         return self.tail or self.prompt_ids[-1:]
@@ -81,6 +86,11 @@ def make_rows(
     residuals = intervention.residuals(model, [len(ids) for ids in prompts])
     for delta in {id(d): d for row in residuals for d in row}.values():
         delta.check(model)
+        if delta.newest and intervention.uses_cache:
+            raise ValueError(
+                f"{intervention.label!r} steers the newest position of each pass alone, and a cache would keep it"
+                " steered; turn the cache off, or steer from a slot onward."
+            )
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
         for slot in [*(d.slot for d in deltas[row]), *(h.slot for h in hidden[row])]:
             slot_from_end(slot, length, row)
@@ -136,7 +146,7 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
 
     Tails of different length are padded between the cached prompt and the tail. A masked hole there changes nothing
     where attention goes by positions; where it counts slots, only equally long tails go together. Rows that leave the
-    cache unused go by themselves.
+    cache unused go by themselves, and so do those that can't use it.
 
     Args:
         model: the model that runs.
@@ -145,10 +155,11 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
     holes = holes and not _counts_slots(model)
-    groups: dict[tuple[bool, int], list[int]] = {}
+    groups: dict[tuple[bool, bool, int], list[int]] = {}
     for i in order:
         row = rows[i]
-        groups.setdefault((row.uses_cache, 0 if holes or not row.uses_cache else len(row.read)), []).append(i)
+        width = 0 if holes or not row.uses_cache else len(row.read)
+        groups.setdefault((row.uses_cache, row.anew, width), []).append(i)
     return [groups[key] for key in sorted(groups)]
 
 

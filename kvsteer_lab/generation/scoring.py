@@ -14,7 +14,7 @@ from .._util.batching import in_batches
 from ..interventions.base import Intervention
 from ..models.lock import LOCK
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list, encode, offset_token, positions
+from ..models.prompts import Prompt, as_chat, as_list, encode, offset_token, pad_left, pad_token, positions
 from .decoding import editing, fill_rows
 from .generate import check_intervention
 from .rows import Row, check_context, group_rows, make_rows
@@ -124,6 +124,35 @@ class Reading:
             return self.model.hf(**arguments).logits[:, -keep:]
 
 
+class Rereading(Reading):
+    """Rows that have to be computed anew for each token: they steer the newest position alone, and a cache would keep
+    what was steered. Slow: a pass over everything a token.
+    """
+
+    def __init__(self, model: Model, rows: Sequence[Row]) -> None:
+        self.model = model
+        pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
+        self.ids, self.mask = pad_left([row.prompt_ids + row.tail for row in rows], pad, model.device)
+        self._editing = editing(model, rows, cached=False)
+
+    def start(self) -> Float[Tensor, "rows 1 vocab"]:
+        with self._editing:
+            arguments = self.model.forward_arguments(self.ids, self.mask)
+            return self.model.hf(**arguments, use_cache=False).logits[:, -1:]
+
+    def read(self, tokens: Int[Tensor, "rows n"]) -> Float[Tensor, "rows n vocab"]:
+        found = []
+        for column in tokens.split(1, dim=1):
+            self.ids, self.mask = (torch.cat([x, y], 1) for x, y in ((self.ids, column), (self.mask, column * 0 + 1)))
+            found.append(self.start())
+        return torch.cat(found, 1)
+
+
+def read_rows(model: Model, rows: Sequence[Row]) -> Reading:
+    """What reads on from rows of one group of `group_rows`."""
+    return Rereading(model, rows) if rows[0].anew else Reading(model, rows)
+
+
 def logits_along(
     model: Model, rows: Sequence[Row], targets: Sequence[Sequence[int]], in_step_with: int | None = None
 ) -> Iterator[tuple[Float[Tensor, "rows n vocab"], Int[Tensor, "rows n"]]]:
@@ -142,7 +171,7 @@ def logits_along(
     """
     width = max(map(len, targets))
     padded = torch.tensor([[*t, *[t[-1]] * (width - len(t))] for t in targets], device=model.device)
-    reading = Reading(model, rows)
+    reading = read_rows(model, rows)
     logits = reading.start()
     yield logits, padded[:, :1]
     size = max(1, _LOGITS // ((in_step_with or len(rows)) * logits.shape[-1]))

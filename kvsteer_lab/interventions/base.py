@@ -55,6 +55,11 @@ class Intervention:
         """
         return [] if offset is None else [offset]
 
+    @property
+    def sets_tail(self) -> bool:
+        """Whether the method has a tail of its own; of the parts of `Together` only one can have."""
+        return type(self).tail is not Intervention.tail
+
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
         """What is added to the cache of each row.
 

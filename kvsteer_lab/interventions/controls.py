@@ -5,38 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..vectors.cards import Card
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
-from .cache import CacheSteering
+from ..vectors.randomised import rescale
+from .cache import CacheSteering, Control, as_control
 
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
-
-
-@dataclass(frozen=True)
-class Control(CacheSteering):
-    """Cache steering with something about it changed; it remembers what it controls.
-
-    Args:
-        steering: the label of what it controls.
-        kind: what was changed; controls of one kind are summarised together.
-    """
-
-    steering: str = ""
-    kind: str = "random"
-
-    @property
-    def control_of(self) -> str | None:
-        return self.steering
-
-    @property
-    def control_kind(self) -> str | None:
-        return self.kind
 
 
 def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
@@ -52,8 +31,8 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
     Raises:
         ValueError: fewer than one control.
     """
-    own = _own(steering, n)
-    return [_control(steering, "random", random_like(own, seed + i), f"random {seed + i} for") for i in range(n)]
+    _check_number(n)
+    return [steering.random_control(seed + i) for i in range(n)]
 
 
 def label_shuffle_controls(
@@ -78,7 +57,8 @@ def label_shuffle_controls(
         ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs
             that don't differ from each other.
     """
-    own = _own(steering, n)
+    _check_number(n)
+    own = steering.added
     pairs = len(differences)
     _check_mean(steering.vectors, differences)
     # A half and its complement give the same vector up to sign; they count as two.
@@ -89,7 +69,7 @@ def label_shuffle_controls(
         )
     chosen = _distinct(n, seed, lambda rng: _balanced_signs(pairs, rng))
     return [
-        _control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
+        as_control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
         for i, signs in enumerate(chosen, seed)
     ]
 
@@ -106,24 +86,25 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
     Raises:
         ValueError: fewer than one control, or fewer other orders than controls.
     """
-    own, scope = _own(steering, n), steering.scope
-    if math.factorial(len(scope)) - 1 < n:
+    _check_number(n)
+    own, layers = steering.added, steering.edited_layers
+    if math.factorial(len(layers)) - 1 < n:
         raise ValueError(
-            f"{len(scope)} steered layers have only {math.factorial(len(scope)) - 1} other orders, too few for {n}"
+            f"{len(layers)} steered layers have only {math.factorial(len(layers)) - 1} other orders, too few for {n}"
             " layer shuffles; ask for fewer."
         )
-    orders = _distinct(n, seed, lambda rng: tuple(rng.sample(scope, len(scope))), without=tuple(scope))
+    orders = _distinct(n, seed, lambda rng: tuple(rng.sample(layers, len(layers))), without=tuple(layers))
     made = []
     for i, order in enumerate(orders, seed):
         source = torch.arange(own.n_layers)
-        source[list(scope)] = torch.tensor(order)
+        source[list(layers)] = torch.tensor(order)
         moved = replace(
             own,
             keys=own.keys[source],
             values=own.values[source],
-            card=_after(own.card, f"layers {list(scope)} from {list(order)}"),
+            card=_after(own.card, f"layers {list(layers)} from {list(order)}"),
         )
-        made.append(_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
+        made.append(as_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
     return made
 
 
@@ -132,7 +113,7 @@ def sign_flip(steering: CacheSteering) -> Control:
 
     Look at it on prompts that already reason, few-shot ones say: there the opposite direction has somewhere to go.
     """
-    return _control(steering, "sign flip", -steering.vectors, "sign flip of")
+    return as_control(steering, "sign flip", -steering.vectors, "sign flip of")
 
 
 def other_slot(steering: CacheSteering, slot: int) -> Control:
@@ -147,7 +128,7 @@ def other_slot(steering: CacheSteering, slot: int) -> Control:
     """
     if slot == steering.slot:
         raise ValueError(f"Slot {slot} is the one that {steering.label!r} steers; choose another.")
-    return replace(_control(steering, "other slot", steering.vectors, f"slot {slot} for"), slot=slot)
+    return replace(as_control(steering, "other slot", steering.vectors, f"slot {slot} for"), slot=slot)
 
 
 def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None = None) -> Control:
@@ -177,44 +158,17 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
         or " ".join(str(theirs.recipe[key]) for key in ("task", "style") if key in theirs.recipe)
         or "other vectors"
     )
-    return _control(
+    return as_control(
         steering,
         "other vectors",
-        _match(vectors.only(steering.scope, steering.heads), _own(steering, 1)),
+        _match(vectors.only(steering.edited_layers, steering.heads), steering.added),
         f"{called} for",
     )
 
 
-def random_like(vectors: KVVectors, seed: int) -> KVVectors:
-    """Gaussian directions with the norm of each layer's keys and values; zeros stay zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    keys, values = (_random_direction(part, generator) for part in (vectors.keys, vectors.values))
-    return KVVectors(keys, values, _after(vectors.card, f"random, seed {seed}"))
-
-
-def _random_direction(part: Tensor, generator: torch.Generator) -> Tensor:
-    return _rescale(torch.randn(part.shape, generator=generator) * (part.norm(dim=-1, keepdim=True) > 0), part)
-
-
-def _own(steering: CacheSteering, n: int) -> KVVectors:
-    """What the steering really adds at coefficient 1, once `n` is seen to be a number of controls."""
+def _check_number(n: int) -> None:
     if n < 1:
         raise ValueError(f"The number of controls must be at least 1, not {n}.")
-    return steering.vectors.only(steering.scope, steering.heads)
-
-
-def _control(steering: CacheSteering, kind: str, vectors: KVVectors, name: str) -> Control:
-    return Control(
-        vectors,
-        steering.ck,
-        steering.cv,
-        layers=steering.layers,
-        heads=steering.heads,
-        slot=steering.slot,
-        name=f"{name} {steering.label}",
-        steering=steering.label,
-        kind=kind,
-    )
 
 
 def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
@@ -229,13 +183,8 @@ def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
                 f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing"
                 " can be rescaled there."
             )
-        parts.append(_rescale(part, target))
+        parts.append(rescale(part, target))
     return KVVectors(parts[0], parts[1], _after(vectors.card, "rescaled to each layer's norm"))
-
-
-def _rescale(part: Tensor, target: Tensor) -> Tensor:
-    size = part.flatten(1).norm(dim=-1).clamp_min(1e-12)
-    return part * (target.flatten(1).norm(dim=-1) / size)[:, None, None]
 
 
 def _after(card: Card, step: str) -> Card:

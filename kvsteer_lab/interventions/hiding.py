@@ -63,7 +63,7 @@ class HideSlot(Intervention):
             raise ValueError(
                 f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it."
             )
-        check_slot(self.slot)
+        object.__setattr__(self, "slot", check_slot(self.slot))
 
     @property
     def label(self) -> str:

@@ -37,7 +37,7 @@ class Together(Intervention):
         if len(parts) < 2:
             raise ValueError("Together needs at least two interventions; a single one can be used as it is.")
         flat = tuple(inner for part in parts for inner in (part.parts if isinstance(part, Together) else (part,)))
-        setters = [part.label for part in flat if _sets_tail(part)]
+        setters = [part.label for part in flat if part.sets_tail]
         if len(setters) > 1:
             raise ValueError(
                 f"{setters[0]!r} and {setters[1]!r} both set what is read before the answer; keep one of them."
@@ -72,7 +72,7 @@ class Together(Intervention):
         return own.pop() if own else offset
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
-        setter = next((part for part in self.parts if _sets_tail(part)), self.parts[0])
+        setter = next((part for part in self.parts if part.sets_tail), self.parts[0])
         return setter.tail(tokenizer, offset)
 
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
@@ -90,7 +90,3 @@ class Together(Intervention):
     @property
     def uses_cache(self) -> bool:
         return all(part.uses_cache for part in self.parts)
-
-
-def _sets_tail(part: Intervention) -> bool:
-    return type(part).tail is not Intervention.tail

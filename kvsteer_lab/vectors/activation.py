@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from ..models.model import Model
 from ..models.prompts import Prompt, as_list, pad_left, pad_token
 from .cards import Card, Format
 from .extraction import make_card, read_sides
+from .kv import Indices, check_indices
 from .pairs import ContrastiveSet
 
-_FORMAT = Format(
-    "kvsteer_lab.vectors.activation.1", ("residuals",), "activations.safetensors", "ActivationVectors.save"
-)
+_FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ class ActivationVectors:
     def __post_init__(self) -> None:
         if self.residuals.ndim != 2:
             raise ValueError(f"Activation vectors need the shape [layers, hidden], not {tuple(self.residuals.shape)}.")
-        if not torch.isfinite(self.residuals).all():
+        residuals = self.residuals.detach().to("cpu", torch.float32).contiguous()
+        if not torch.isfinite(residuals).all():  # after the cast: 1e300 is a number in float64 only
             raise ValueError("The activation vectors hold NaN or infinity; extract them again, in float32 or bfloat16.")
-        object.__setattr__(self, "residuals", self.residuals.detach().to("cpu", torch.float32).contiguous())
+        object.__setattr__(self, "residuals", residuals)
 
     @property
     def n_layers(self) -> int:
@@ -62,6 +62,23 @@ class ActivationVectors:
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return self.residuals.shape[1]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is nothing to add in any layer."""
+        return not self.residuals.any()
+
+    def only(self, layers: Indices | None = None) -> ActivationVectors:
+        """The same vectors with zeros outside the named layers (`None`: all of them).
+
+        Raises:
+            ValueError: a layer out of range.
+        """
+        chosen = check_indices("layer", layers, self.n_layers)
+        residuals = torch.zeros_like(self.residuals)
+        residuals[chosen] = self.residuals[chosen]
+        step = f"only layers={'all' if layers is None else chosen}"
+        return ActivationVectors(residuals, replace(self.card, history=(*self.card.history, step)))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 
@@ -124,9 +141,10 @@ class ActivationVectors:
         """Vectors of the repeng package: a GGUF file that its `export_gguf` wrote (or llama.cpp's), or a
         `ControlVector` in memory.
 
-        `direction.N`, as `directions[N]`, is added to the output of decoder layer N counted from 0, here as there.
-        Layers without a direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal
-        component unless they were scaled.
+        `direction.N`, as `directions[N]`, belongs to the output of decoder layer N counted from 0. Layers without a
+        direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal component unless
+        they were scaled. repeng adds them to every token; `kv.ActivationSteering(..., scope="all tokens")` generates
+        what it generates, its other scopes don't.
 
         Args:
             source: a path ending in `.gguf` (needs the gguf package), or an object with `.directions`, layer -> vector.
@@ -144,8 +162,10 @@ class ActivationVectors:
         """Vectors of the steering-vectors package: a `SteeringVector` in memory, or a safetensors file with a tensor
         `layer.N` for each layer.
 
-        `layer_activations[N]` is added to the output of decoder layer N counted from 0 (negative N from the end), here
-        as there. Layers without one get zeros. The package has no file format of its own, and pickles run code: write
+        `layer_activations[N]` belongs to the output of decoder layer N counted from 0 (negative N from the end). Layers
+        without one get zeros. The package adds them to every token by default, which is `scope="all tokens"` of
+        `kv.ActivationSteering`; with `min_token_index=-1` it is `"onward"` where it generates with a cache, and
+        `"last position"` where it doesn't. The package has no file format of its own, and pickles run code: write
         `save_file({f"layer.{n}": v.contiguous() for n, v in vector.layer_activations.items()}, path)` with
         safetensors.torch where it was trained.
 
@@ -252,7 +272,7 @@ def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str
     card = Card(
         model=model.name,
         model_type=model.model_type,
-        fingerprint=model.fingerprint,
+        fingerprint=model.read_fingerprint(),
         dtype=str(model.dtype),
         keys=None,
         offset_id=None,

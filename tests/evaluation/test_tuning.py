@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import kvsteer_lab as kv
-from kvsteer_lab.evaluation.tuning import search as module
+from kvsteer_lab.evaluation import grids as module
 
 N = 8
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -23,7 +22,8 @@ CELLS = (
     "from kvsteer_lab.generation.outputs import Generation, Generations\n"
     f"text = {TEXT!r}",
     "display(HTML('<p class=\"is-formula\">$x^2$ or $y^2$</p>'))",
-    "display(HTML('<div class=\"ours\">' + Generations((Generation(0, text, 0, text, (1,)),), (text,))._repr_html_() + '</div>'))",
+    "rows = (Generation(0, text, 0, text, (1,)),)\n"
+    "display(HTML('<div class=\"ours\">' + Generations(rows, (text,))._repr_html_() + '</div>'))",
     "display(HTML('<div class=\"ours\">' + kv.readable(pd.DataFrame({'text': [text]}))._repr_html_() + '</div>'))",
     "display(HTML('<div class=\"ours\">' + pair_html(text, text + '!', None) + '</div>'))",
     "mixing = Mixing(print)\nmixing.show(kv.ExplorerState(mix={text: 0.5}), [text])\n"

@@ -70,7 +70,7 @@ def evaluate(
         methods.append(kv.ForcedPrefix(prefix))
     if vectors is not None and ck is not None and cv is not None:
         steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-        methods += [steering, *(kv.random_controls(steering, controls) if controls else [])]
+        methods += [steering, *steering.controls(controls)]
     generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
     results = kv.evaluate(
         loaded,

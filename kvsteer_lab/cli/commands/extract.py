@@ -56,7 +56,7 @@ def extract(
     else:
         source = kv.tasks.get(task, data_dir)
         chosen = kv.ContrastiveSet.few_shot(
-            source if traces is None else kv.with_traces(source, kv.Traces.load(traces)),
+            source if traces is None else kv.traces.with_traces(source, kv.traces.Traces.load(traces)),
             loaded.tokenizer,
             style=style,
             against=against,

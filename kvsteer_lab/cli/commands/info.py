@@ -25,7 +25,7 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
 
     path = Path(source)
     if path.suffix == ".jsonl":
-        say_line(kv.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
+        say_line(kv.traces.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
     elif path.suffix == ".parquet" or (path / "rows").is_dir():
         results = kv.Results.load(path)
         say_line(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}")

@@ -45,7 +45,7 @@ def traces(
     """
     import kvsteer_lab as kv
 
-    written = kv.write_traces(
+    written = kv.traces.write_traces(
         kv.tasks.get(task, data_dir),
         style,
         out,

@@ -60,7 +60,7 @@ def tune(
     chosen = kv.ContrastiveSet.few_shot(
         questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
     )
-    searches: list[kv.Search] = []
+    searches: list[kv.tuning.Search] = []
     if "cache" in methods:
         vectors = kv.extract(loaded, chosen)
         vectors.save(out / "vectors.safetensors")

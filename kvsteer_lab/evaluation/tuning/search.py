@@ -15,9 +15,10 @@ import pandas as pd
 
 from ...interventions.base import Intervention
 from ...models.model import Model
-from ...stats.intervals import wilson
 from ...tasks.base import Task
 from ..evaluate import evaluate
+from ..grids import run_grid
+from ..measures import measure_briefly
 from ..results import Results
 from .methods import Build, Search
 
@@ -69,7 +70,7 @@ class Tuning:
         """
         asked = self.task.questions(split, n, seed)
         check_disjoint(self.questions, [q.id for q in asked])
-        drawn = [c for s in self.searches for c in (s.controls(self.best[s.name], controls, seed) if controls else [])]
+        drawn = [c for s in self.searches if controls for c in s.controls(self.best[s.name], controls, seed)]
         methods = [*others, *self.best.values(), *drawn]
         return evaluate(
             self.model, self.task, methods, n=n, split=split, seed=seed, out=out, progress=progress, **self.settings
@@ -141,12 +142,22 @@ def tune(
             for v, d in grid
         }
         place = None if out is None else Path(out) / f"round-{turn}"
-        results = evaluate(
-            model, task, list(built.values()), n=n, split=split, seed=seed, out=place, progress=progress, **settings
+        grid = run_grid(
+            model,
+            task,
+            built,
+            n=n,
+            split=split,
+            seed=seed,
+            offset=offset,
+            generation=generation,
+            batch_size=batch_size,
+            out=place,
+            progress=progress,
         )
-        if not results.complete:
-            raise KeyboardInterrupt("tuning was interrupted")
-        table = pd.concat([table, _measure(results, built, turn)], ignore_index=True)
+        cells_now = grid.table(("method", "variant", "dose"), measure_briefly)
+        cells_now.insert(3, "round", turn)
+        table = pd.concat([table, cells_now], ignore_index=True)
         best = {name: _best(table, name, objective) for name in variants}
         on_edge = tuple(name for name, row in best.items() if _is_edge(table, row))
         if not on_edge:
@@ -188,23 +199,6 @@ def _first_grid(
             f" choose a multiple of {len(builds)}."
         )
     return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
-
-
-def _measure(results: Results, built: Mapping[tuple[str, str, float], Intervention], turn: int) -> pd.DataFrame:
-    rows = []
-    for (name, variant, dose), intervention in built.items():
-        part = results.of(intervention.label)
-        low, high = wilson(int(part.correct.sum()), len(part))
-        measured = dict(
-            n=len(part),
-            accuracy=part.correct.mean(),
-            low=low,
-            high=high,
-            reasoned=part.reasoned.mean(),
-            tokens=part.tokens.mean(),
-        )
-        rows.append(dict(method=name, variant=variant, dose=dose, round=turn, **measured))
-    return pd.DataFrame(rows)
 
 
 def _best(table: pd.DataFrame, name: str, objective: Objective) -> pd.Series:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
+from ...analysis.checks import check_edits
 from ...analysis.reading.attention import attention_to_slot
-from ...analysis.residual.lens import check_edits
 from ...interventions.base import Intervention, Nothing
 from ..results.attention import ArmAttention, LayerAttention
 from ..results.comparison import Comparison

@@ -74,11 +74,10 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
     Raises:
         ValueError: no layers.
     """
-    if not steering.scope:
+    if not steering.edited_layers:
         raise ValueError("No layers are steered, so there is no dose; name at least one.")
     own_keys, own_values = norms
-    chosen = steering.vectors.only(steering.scope, steering.heads)
-    layers = list(steering.scope)
+    chosen, layers = steering.added, list(steering.edited_layers)
     keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]
     values = (abs(steering.cv) * chosen.values.flatten(1).norm(dim=-1) / own_values.clamp_min(1e-12))[layers]
     return Dose(tuple(layers), tuple(keys.tolist()), tuple(values.tolist()))

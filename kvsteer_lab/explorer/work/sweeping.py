@@ -1,4 +1,4 @@
-"""A sweep over layers, KV heads or coefficients, decoded in chunks of whole cells: a stop leaves finished cells whole."""
+"""A sweep over layers, KV heads or coefficients, in chunks of whole cells: after a stop, finished cells are whole."""
 
 from __future__ import annotations
 
