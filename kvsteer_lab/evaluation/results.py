@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .._util.files import write_atomically
+from .._util.html import table_html
 from .runs import Run
 from .summary import summarise
 from .verdicts import check_measured, warn_of_interruption
@@ -193,7 +194,7 @@ class Results:
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
         table = summarise(self.rows, self.settings, self.complete, "baseline")
-        return note + table.to_html(float_format=lambda x: f"{x:.3g}", na_rep="")
+        return note + table_html(table, float_format=lambda x: f"{x:.3g}", na_rep="")
 
     def _warn_if_partial(self) -> None:
         if not self.complete:

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.files import write_together
+from .._util.text import visible
 from ..models.model import Model
 from .stamp import SUFFIXES, Stamp, stamp
 from .style import SHEET, data_of
@@ -93,7 +94,8 @@ def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
         finally:
             figure.set_layout_engine(engine)
             figure.set_dpi(dpi)
-    return {suffix: file.getvalue() for suffix, file in files.items()}
+    pictures = {suffix: file.getvalue() for suffix, file in files.items()}
+    return pictures | {".svg": visible(pictures[".svg"].decode()).encode()}  # XML holds no control characters
 
 
 def _with(path: Path, suffix: str) -> Path:
