@@ -22,11 +22,7 @@ from ..tasks.styles import detect_style, is_reasoned
 from .results import COLUMNS
 
 SecondStage = Literal["steered", "unsteered"]
-
-
 SECOND_STAGE_TOKENS = 8
-
-
 """How far the closing words are continued."""
 
 
@@ -62,7 +58,7 @@ class EvaluationPlan:
         offset = offset_token(self.model.tokenizer, self.offset)
         lengths: dict[str, int] = {}  # most methods ask the same thing, and rendering is slow
         for method in self.methods:
-            tail = len(method.tail(self.model.tokenizer, offset))
+            tail = len(method.tail(self.model.tokenizer, method.offset_id(self.model.tokenizer, offset)))
             for question in questions:
                 chat = method.chat(self.task.chat(question))
                 key = repr(chat)
