@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ..models.layers import decoder_layers, hidden_size
+from ..models.lock import LOCK
 from ..models.model import Model
 
 
@@ -131,7 +132,9 @@ class Editing:
     paid.
 
     It may be entered again and again: the columns that earlier passes read are counted on, so that single passes can be
-    wrapped as well as a whole `generate`. On leaving, also through an error or Ctrl-C, the hooks are gone.
+    wrapped as well as a whole `generate`. On leaving, also through an error or Ctrl-C, the hooks are gone. The lock of
+    all models
+    is held while it is entered.
 
     Args:
         hf: the model that runs.
@@ -148,6 +151,7 @@ class Editing:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Editing:
+        LOCK.__enter__()
         for layer in self.edits:
             self._handles.append(
                 self._layers[layer].register_forward_hook(
@@ -161,6 +165,7 @@ class Editing:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
+        LOCK.__exit__(kind, error, trace)
 
     def _edit(self, layer: int, output: Any) -> Any:
         start = self._next[layer]

@@ -1,5 +1,5 @@
-"""What is measured of replies: shares with their intervals, lengths, loops. One function a kind of table row; every
-analysis builds its rows from these.
+"""What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of table
+row; every analysis builds its rows from these.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def share(hits: pd.Series | None, name: str, prefix: str = "", questions: pd.Ser
     """A share of replies and its 95% interval, under the keys `name`, `{prefix}low` and `{prefix}high`.
 
     Args:
-        hits: whether each reply counts; `None`: not known, all three are NaN.
+        hits: whether each reply counts; `None`, or a reply for which it isn't known: all three are NaN.
         name: what the share is called.
         prefix: what the ends of the interval are called.
-        questions: the question of each reply, where a question has several: the interval is Wilson's, clustered by
-            question (`kv.stats.clustered_share`). `None`: each reply stands for itself.
+        questions: the question of each reply, where a question has several; the interval is then clustered by question.
+            `None`: one reply per question, and the interval is Wilson's.
 
     Example:
         >>> import pandas as pd
-        >>> {key: round(value, 2) for key, value in share(pd.Series([True, True, False, True]), "accuracy").items()}
+        >>> {name: round(value, 2) for name, value in share(pd.Series([True, True, False, True]), "accuracy").items()}
         {'accuracy': 0.75, 'low': 0.3, 'high': 0.95}
     """
     if hits is None or hits.isna().any():
@@ -37,19 +37,15 @@ def share(hits: pd.Series | None, name: str, prefix: str = "", questions: pd.Ser
 
 
 def measure_briefly(replies: pd.DataFrame) -> dict[str, Any]:
-    """What fits on a short line: `n` questions, `accuracy` with its interval `low`, `high`, the share `reasoned`, and
-    `tokens`, the mean length.
+    """The shortest row: `n`, `accuracy` with its interval `low`, `high`, the share `reasoned`, and `tokens`, the mean
+    length.
 
     Args:
-        replies: rows of `Results`, over all samples of each question.
-
-    Raises:
-        ValueError: replies without a verdict or a length.
+        replies: rows of `Results` under one intervention.
     """
-    check_measured(replies, ("correct", "reasoned", "tokens"))
-    row: dict[str, Any] = dict(n=replies.question.nunique())
-    row |= share(replies.correct, "accuracy", questions=replies.question)
-    return row | dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
+    check_measured(replies)
+    means = dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
+    return dict(n=replies.question.nunique()) | share(replies.correct, "accuracy", "", replies.question) | means
 
 
 def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
@@ -68,44 +64,44 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
     Raises:
         ValueError: no replies, or replies without a verdict or a length.
 
-    Example:
+    Examples:
         >>> import pandas as pd
+        >>> from kvsteer_lab.evaluation.measures import measure
         >>> texts = pd.DataFrame({"text": ["Step 1.", "4"], "forced": "", "style": ["stepwise", "direct"]})
         >>> counts = texts.assign(question=["a", "b"], intervention="steered", correct=True, reasoned=[True, False])
         >>> row = measure(counts.assign(tokens=3, finish_reason="eos", repetition=0.0), "stepwise")
         >>> row["n"], row["accuracy"], row["adopted"]
         (2, 1.0, 0.5)
     """
-    check_measured(replies)
-    row: dict[str, Any] = dict(n=replies.question.nunique()) | _shares(replies, style) | lengths(replies)
-    return row | dict(loops=(replies.forced + replies.text).map(is_loop).mean(), repetition=replies.repetition.mean())
+    loops = (replies.forced + replies.text).map(is_loop).mean()
+    row = dict(n=replies.question.nunique()) | _shares(replies, style) | lengths(replies)
+    return row | dict(loops=loops, repetition=replies.repetition.mean())
 
 
 def measure_samples(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
-    """The shares of `measure` and the lengths, with the number of `samples` to each question.
+    """The shares and lengths of `measure` for several sampled replies per question: `n` counts questions, `samples` the
+    replies to each.
 
     Args:
         replies: rows of `Results`.
         style: the intended one; `None` where the vectors do not say.
     """
-    check_measured(replies, ("correct", "reasoned", "tokens", "finish_reason"))
-    row: dict[str, Any] = dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
-    return row | _shares(replies, style) | lengths(replies)
+    sizes = dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
+    return sizes | _shares(replies, style) | lengths(replies)
 
 
 def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any]:
     """Replies beside others to the same questions, in the same order.
 
     Args:
-        replies: rows of `Results` of one intervention, one reply a question.
-        others: those of another one.
+        replies, others: rows of `Results`, one per question.
 
     Returns:
         `n`; the shares `accuracy` and `reasoned` with their intervals; `tokens`; `style`, the commonest one;
         `same_style`, the share of replies whose style is that of the other reply to their question, with its interval
         `same_style_low`, `same_style_high`.
     """
-    check_measured(replies, ("correct", "reasoned", "tokens"))
+    check_measured(replies)
     same = pd.Series(replies["style"].to_numpy() == others["style"].to_numpy())
     row: dict[str, Any] = dict(n=len(replies)) | share(replies.correct, "accuracy")
     row |= share(replies.reasoned, "reasoned", "reasoned_")
@@ -119,10 +115,16 @@ def lengths(replies: pd.DataFrame) -> dict[str, float]:
 
 
 def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
+    check_measured(replies)
     adopted = None if style is None else replies["style"] == style
-    found = share(replies.correct, "accuracy", "", replies.question)
-    found |= share(replies.reasoned, "reasoned", "reasoned_", replies.question)
-    return found | share(adopted, "adopted", "adopted_", replies.question)
+    shares: dict[str, float] = {}
+    for hits, name, prefix in (
+        (replies.correct, "accuracy", ""),
+        (replies.reasoned, "reasoned", "reasoned_"),
+        (adopted, "adopted", "adopted_"),
+    ):
+        shares |= share(hits, name, prefix, replies.question)
+    return shares
 
 
 def style_of(steering: Steering) -> str | None:

@@ -18,7 +18,7 @@ from ..models.model import Model
 from ..models.prompts import encode, offset_token
 from ..stats.texts import repetition
 from ..tasks.base import Question, Task
-from ..tasks.styles import detect_style, is_reasoned
+from .readings import read_reply
 from .results import COLUMNS
 
 SecondStage = Literal["steered", "unsteered"]
@@ -126,19 +126,10 @@ class EvaluationPlan:
 def describe(
     method: Intervention, task: Task, question: Question, text: Generation, choice: Choice | None
 ) -> dict[str, Any]:
-    """One row of the results: the raw text, every rule's verdict on it, its style and its repetition.
-
-    With a second stage, rules read the reply, the closing words and their continuation; where the main rule reads
-    nothing, the likeliest letter is taken (the paper's forced choice).
-    """
+    """One row of the results: the raw text, its repetition, and how it is read (`read_reply`)."""
     closing = "" if choice is None else f"{task.closing}{choice.text}"
-    verdicts = {f"by_{name}": rule(question, text.answer + closing) for name, rule in task.extractors.items()}
-    read = next(iter(verdicts.values()))
-    forced = choice is not None and read is None
-    if choice is not None:
-        verdicts["by_likelihood"] = choice.letter
-        read = choice.letter if forced else read
-    return dict(
+    read = read_reply(task, question, text.answer, closing, None if choice is None else choice.letter)
+    row = dict(
         question=question.id,
         intervention=method.label,
         sample=text.sample,
@@ -149,12 +140,6 @@ def describe(
         closing=closing,
         finish_reason=text.finish_reason,
         tokens=len(text.token_ids),
-        gold=question.answer,
-        read_answer=read,
-        choice_forced=forced,
-        correct=read == question.answer,
-        style=detect_style(text.answer),
-        reasoned=is_reasoned(text.answer),
         repetition=repetition(text.token_ids),
-        **verdicts,
     )
+    return {**row, **read}

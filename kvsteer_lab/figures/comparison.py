@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, color_of, styled
 
 
@@ -30,7 +31,7 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
         )
     axes[0].set(
         yticks=place,
-        yticklabels=summary.index,
+        yticklabels=list(map(for_figure, summary.index)),
         xlim=(-0.03, 1.03),
         xlabel=f"accuracy, {int(summary.n.iloc[0])} questions",
     )

@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, color_of, styled
 
 MARKERS = "osD^v"
@@ -14,7 +15,7 @@ MARKERS = "osD^v"
 
 @styled
 def plot_costs(table: pd.DataFrame) -> Figure:
-    """Time a token over the plain model's, a panel a model and a marker a batch size: the table that
+    """Time a token over the plain model's, one panel per model and one marker per batch size: the table that
     `analysis.decode_costs` gives.
     """
     panels = list(table.groupby("model", sort=False))
@@ -45,8 +46,12 @@ def plot_costs(table: pd.DataFrame) -> Figure:
                 va="center",
                 fontsize=6,
             )
-        axis.set(title=f"{model}\n{part.device.iloc[0]}", xscale="log", xlabel="time a token / plain, cached")
-        axis.set_yticks(range(len(methods)), methods[::-1])
+        axis.set(
+            title=f"{for_figure(model)}\n{for_figure(part.device.iloc[0])}",
+            xscale="log",
+            xlabel="time a token / plain, cached",
+        )
+        axis.set_yticks(range(len(methods)), list(map(for_figure, methods[::-1])))
         axis.margins(x=0.3)
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, attach, color_of, styled
 
 LOOKS: list[dict[str, Any]] = [
@@ -47,8 +48,10 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
             groups = frame[frame.step < steps].groupby("step").kl
             band = groups.quantile([0.05, 0.95]).unstack()
             axis.fill_between(band.index + 1, band[0.05], band[0.95], color=color_of(method), alpha=0.12, linewidth=0)
-            axis.plot(band.index + 1, groups.mean(), color=color_of(method), label=text, **LOOKS[i % len(LOOKS)])
-        axis.set(title=method, xlabel="token")
+            axis.plot(
+                band.index + 1, groups.mean(), color=color_of(method), label=for_figure(text), **LOOKS[i % len(LOOKS)]
+            )
+        axis.set(title=for_figure(method), xlabel="token")
         axis.set_yscale("symlog", linthresh=0.1)
         axis.legend(loc="best")
     axes[0, 0].set_ylim(bottom=0)

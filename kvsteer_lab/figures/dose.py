@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from ..stats.intervals import wilson
 from .style import COLORS, TWO_COLUMNS, attach, color_of, styled
 
@@ -57,7 +58,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     )
     for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
         _draw(axis, table, column, color_of(label))
-        axis.set(title=label, xlabel="dose (coefficient)")
+        axis.set(title=for_figure(label), xlabel="dose (coefficient)")
         axis.tick_params(axis="x", labelsize=6)
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()

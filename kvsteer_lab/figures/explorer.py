@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .._util.text import for_figure
 from .geometry import look, words
 from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
@@ -31,7 +32,7 @@ def plot_sweep(
     """A sweep of the explorer, a cell for each setting: what `Sweep.to_frame` gives.
 
     Args:
-        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
+        table: one row per cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
             title.
         measure: the column that is drawn.
         title, row_title, column_title: what is swept.
@@ -53,8 +54,8 @@ def plot_sweep(
     axes.set(
         xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title)
     )
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
+    axes.set_xticklabels(list(map(for_figure, columns)))
+    axes.set_yticklabels(list(map(for_figure, rows)))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(grid):
@@ -72,7 +73,10 @@ def plot_sweep(
     texts = int(cells.n.iloc[0])
     below = f"{texts} text{'s' * (texts != 1)} a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else "")
     # Over the whole width: the axes alone are narrower than a long title.
-    figure.suptitle(f"{title}{': ' if title else ''}{measure}\n{below}", fontsize=plt.rcParams["axes.titlesize"])
+    figure.suptitle(
+        f"{for_figure(title)}{': ' if title else ''}{for_figure(measure)}\n{below}",
+        fontsize=plt.rcParams["axes.titlesize"],
+    )
     figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
     return figure
 
@@ -82,7 +86,7 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
     """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
 
     Args:
-        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
+        table: one row per arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
             `Comparison.tokens` gives.
 
     Raises:
@@ -92,7 +96,7 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
         raise ValueError("There are no texts to draw; compare something with the baseline first.")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", sharex=True)
     for arm, own in table.groupby("arm", sort=False):
-        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=str(arm))
+        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=for_figure(arm))
         axes[0].plot(own.step, own.change, linewidth=0.6, **look)
         axes[1].plot(own.step, own.kl.cumsum(), **look)
     axes[0].axhline(0, color="black", linewidth=0.5)
@@ -109,7 +113,7 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
+        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
             and `explained_y`.
         layer, part: what they are of.
     """
@@ -120,11 +124,11 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     axes.set(
         xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})",
         ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})",
-        title=f"layer {layer}, {part}",
+        title=for_figure(f"layer {layer}, {part}"),
     )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, handletextpad=0.2)
     return figure
 
 
 def _symbol(title: str) -> str:
-    return f"${title}$" if title in ("c_k", "c_v") else title
+    return f"${title}$" if title in ("c_k", "c_v") else for_figure(title)

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 LOOKS = {
@@ -33,7 +34,7 @@ def look(style: str) -> tuple[str, str]:
 
 def words(style: str) -> str:
     """The style's name as it is written in a figure."""
-    return style.replace("_", " ")
+    return for_figure(style.replace("_", " "))
 
 
 @styled
@@ -57,7 +58,7 @@ def plot_style_pca(table: pd.DataFrame) -> Figure:
     for row, part in zip(axes, parts, strict=True):
         for axis, layer in zip(row, layers, strict=True):
             own = table[(table.layer == layer) & (table.part == part)]
-            axis.set(title=f"layer {layer}, {part}")
+            axis.set(title=for_figure(f"layer {layer}, {part}"))
             if own.empty:
                 axis.set(xticks=[], yticks=[])
                 axis.annotate(
@@ -89,7 +90,7 @@ def plot_style_pca(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_style_cosines(table: pd.DataFrame) -> Figure:
-    """Cosines between the styles' vectors, a panel a layer and part: the table that `analysis.style_cosines` gives.
+    """Cosines between the styles' vectors, one panel per layer and part: the table that `analysis.style_cosines` gives.
 
     Of more than six layers, six at even distances are shown.
     """
@@ -108,7 +109,10 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
         for axis, layer in zip(row, layers, strict=True):
             own = table[(table.layer == layer) & (table.part == part)]
             axis.set(
-                title=f"layer {layer}, {part}", xticks=range(len(styles)), yticks=range(len(styles)), aspect="equal"
+                title=for_figure(f"layer {layer}, {part}"),
+                xticks=range(len(styles)),
+                yticks=range(len(styles)),
+                aspect="equal",
             )
             axis.set(xlim=(-0.5, len(styles) - 0.5), ylim=(len(styles) - 0.5, -0.5))
             axis.set_xticklabels(map(words, styles), rotation=90, fontsize=6)

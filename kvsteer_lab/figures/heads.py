@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from ..stats.averaging import over_prompts
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
@@ -153,7 +154,7 @@ def plot_judged(
             other, color=COLORS["random"], linestyle=":", linewidth=1, label="another slot, hidden from all heads"
         )
         axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.4)
-        axis.set(xlabel=name, ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
+        axis.set(xlabel=for_figure(name), ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
         axis.margins(x=0.06)
         drawn[name] = said.assign(nats=cost, nats_low=costs.low, nats_high=costs.high).reset_index()
     axes[0, 0].set_ylabel("nats lost without the head")

@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 _LEAST = 1e-3
@@ -16,7 +17,7 @@ _LEAST = 1e-3
 
 @styled
 def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
-    """Log-probability of each chosen token behind each layer, a panel a token: the `tokens` of
+    """Log-probability of each chosen token after each layer, a panel a token: the `tokens` of
     `kv.analysis.logit_lens`.
 
     Lines on the steered points are 95% intervals of the change; the band holds the middle 95% of random vectors,
@@ -61,7 +62,7 @@ def plot_lens(tokens: pd.DataFrame, step: int = 0) -> Figure:
             linewidth=1,
             label="plain",
         )
-        axis.set(title=repr(name), xlabel="behind layer", xticks=_ticks(rows.layer))
+        axis.set(title=for_figure(repr(name)), xlabel="behind layer", xticks=_ticks(rows.layer))
     axes[0, 0].set_ylabel("log-probability, nats")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from .geometry import look, words
 from .style import COLORS, TWO_COLUMNS, styled
 
@@ -50,7 +51,8 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
     _name_ends(axes[0], path)
     names = others.drop_duplicates("mix")
     labels = [
-        f"{words(mix)}\n(size {size:.2f})" if size else mix for mix, size in zip(names.mix, names["size"], strict=True)
+        f"{words(mix)}\n(size {size:.2f})" if size else for_figure(mix)
+        for mix, size in zip(names.mix, names["size"], strict=True)
     ]
     axes[1].set(
         yticks=len(names) - 1 - np.arange(len(names)),

@@ -13,7 +13,7 @@ from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
 
 @styled
 def plot_norms(vectors: KVVectors) -> Figure:
-    """Heat maps of |S^K| and |S^V|, a row a layer and a column a KV head.
+    """Heat maps of |S^K| and |S^V|, one row per layer and one column per KV head.
 
     Raises:
         ValueError: no vectors.

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
 _WHAT = {"stream": "stream behind layer", "update": "what layer adds"}
@@ -16,7 +17,7 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    A panel a way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
+    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
     ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
@@ -52,13 +53,13 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                         )
             axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
             axis.set_yticklabels(
-                [f"{'layer ' if site != 'all' else ''}{site} ({effects[site]:+.2f})" for site in sites]
+                [f"{'layer ' if site != 'all' else ''}{for_figure(site)} ({effects[site]:+.2f})" for site in sites]
             )
-            axis.set_xlabel(_WHAT.get(patch, patch))
+            axis.set_xlabel(_WHAT.get(patch, for_figure(patch)))
             axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(False)
         line[0].set_ylabel("edited (effect, nats)")
     for axis, way in zip(axes[0], ways, strict=True):
-        axis.set_title(_WAY.get(way, way))
+        axis.set_title(_WAY.get(way, for_figure(way)))
     figure.colorbar(image, ax=axes, label="share of the effect")
     return figure

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from ..stats.intervals import wilson
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
@@ -17,7 +18,7 @@ MARKERS = "os^Dv"
 
 @styled
 def plot_robustness(table: pd.DataFrame) -> Figure:
-    """Gain around the tuned coefficient, a panel a method: the table of `kv.analysis.robustness_curve`.
+    """Gain around the tuned coefficient, one panel per method: the table of `kv.analysis.robustness_curve`.
 
     Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of
     the gain at c* (the dashed rule is what is needed), open ones don't. The title counts them: the robustness number,
@@ -29,8 +30,9 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
     for axis, method in zip(axes[0], methods, strict=True):
         own = table[table.method == method].sort_values("ratio")
         _draw_gains(axis, own, color_of(method))
+        dose = own.dose[np.isclose(own.ratio, 1)].iloc[0]
         axis.set(
-            title=f"{method}, $c^*$ at dose {own.dose[np.isclose(own.ratio, 1)].iloc[0]:.2g}\n{_verdict(own)}",
+            title=f"{for_figure(method)}, $c^*$ at dose {dose:.2g}\n{_verdict(own)}",
             xlabel="coefficient / $c^*$",
         )
     axes[0, 0].set_ylabel(f"gain over the baseline,\n{int(table.n.iloc[0])} questions")
@@ -88,7 +90,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                 linestyle=("-", "--", ":")[i % 3],
                 elinewidth=0.7,
             )
-            axis.errorbar(line[unit], line[column], _error(line, column), label=str(method), **look)
+            axis.errorbar(line[unit], line[column], _error(line, column), label=for_figure(method), **look)
             if len(others):
                 axis.plot(
                     [],
@@ -97,7 +99,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                     color=COLORS["random"],
                     markersize=4,
                     markeredgewidth=0.9,
-                    label=f"random for {method}",
+                    label=f"random for {for_figure(method)}",
                 )
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[1].locator_params(axis="x", nbins=4)

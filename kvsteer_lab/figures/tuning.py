@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .._util.text import for_figure
 from .style import COLORS, TWO_COLUMNS, color_of, styled
 
 MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
@@ -14,7 +15,7 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen
+    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the chosen
     cell, with its 95% Wilson interval.
     """
     methods = list(dict.fromkeys(cells.method))
@@ -28,7 +29,7 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             line = own[own.variant == variant].sort_values("dose")
             shade = 1 - 0.5 * i / max(1, len(variants) - 1)
             look = dict(marker=MARKERS[i % len(MARKERS)], linestyle=LINES[i % len(LINES)], alpha=shade)
-            axis.plot(line.dose, line.accuracy, color=color_of(method), label=variant, **look)
+            axis.plot(line.dose, line.accuracy, color=color_of(method), label=for_figure(variant), **look)
         best = own[own.chosen].iloc[0]
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(
@@ -40,7 +41,7 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             markeredgecolor="black",
             markeredgewidth=0.9,
         )
-        title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
+        title = f"{for_figure(method)}\n{len(own)} cells, chosen: {for_figure(best.variant)}, dose {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
         axis.set(xscale="log", ylim=(-0.04, 1.04))
         axis.xaxis.set_major_locator(LogLocator(2, numticks=6))

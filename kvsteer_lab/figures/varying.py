@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
@@ -18,7 +19,7 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, a line a dose: tables of `kv.analysis.vary_extraction`
+    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of `kv.analysis.vary_extraction`
     by `"pairs"` or `"shots"`.
 
     Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the
@@ -175,7 +176,7 @@ def _draw_offsets(axis: Axes, table: pd.DataFrame, column: str) -> None:
     for vector, kind, marker, shift in (("baseline", "baseline", "s", -0.12), ("steering", "steered", "o", 0.12)):
         own = table[(table.vector == vector) & table[column].notna()]
         _points(axis, np.array([names.index(o) for o in own.offset]) + shift, own, column, kind, marker, vector)
-    axis.set_xticks(range(len(names)), [name.replace("' '", "space") for name in names])
+    axis.set_xticks(range(len(names)), [for_figure(name.replace("' '", "space")) for name in names])
     axis.set(xlabel="offset token", xlim=(-0.5, len(names) - 0.5))
     if "random_low" in table and column == "accuracy":
         own = table[table.random_low.notna()]
@@ -199,4 +200,4 @@ def _points(axis: Axes, place: np.ndarray, own: pd.DataFrame, column: str, kind:
 
 def _token(token: str) -> str:
     text = repr(token).strip("'")
-    return text if len(text) <= 12 else text[:11] + "…"
+    return for_figure(text if len(text) <= 12 else text[:11] + "…")

@@ -63,7 +63,7 @@ class Conversation:
         return other
 
     def add(self, deltas: Deltas) -> None:
-        """Add to slots, as `kv.apply` does; slots are indices into a row's cached ids."""
+        """Add to slots, as `kv.edits.apply` does; slots are indices into a row's cached ids."""
         apply(self.cache, deltas, lengths=self.cached)
 
     @torch.no_grad()

@@ -15,9 +15,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ..interventions.cache import CacheSteering
 from ..models.architectures import refuse_by_config
-from ..models.loading import share_weights, without_peft, wrap
 from ..models.lock import LOCK
 from ..models.model import Model
+from ..models.wrapping import share_weights, without_peft, wrap
 from ..vectors.kv import KVVectors
 from .decoding import decode
 from .rows import check_context, make_rows, warn_of_windows

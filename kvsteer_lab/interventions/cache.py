@@ -126,6 +126,9 @@ class CacheSteering(Steering):
         table = self.added.relative_to(model, prompts, slot=self.slot).set_index("layer")
         return table.loc[list(self.edited_layers)].mean()
 
+    def controls(self, n: int, seed: int = 0) -> Sequence[Control]:
+        return super().controls(n, seed)  # type: ignore[return-value]  # made by `random_control` below
+
     def random_control(self, seed: int) -> Control:
         return as_control(self, "random", random_like(self.added, seed), f"random {seed} for")
 

@@ -53,7 +53,7 @@ class Steering(Intervention, ABC):
         ...
         ...     def deltas(self, model, lengths):
         ...         values = self.coefficient * self.added.values
-        ...         return [tuple(kv.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
+        ...         return [tuple(kv.edits.CacheDelta(0 * values, values, slot) for slot in (-2, -1))] * len(lengths)
         >>> from kvsteer_lab.vectors import Card
         >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
         >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
@@ -139,7 +139,7 @@ class Steering(Intervention, ABC):
         doses = self.unit_doses(model, prompts)
         return float(doses["values"] if "values" in doses else doses["residuals"])
 
-    def controls(self, n: int, seed: int = 0) -> list[Steering]:
+    def controls(self, n: int, seed: int = 0) -> Sequence[Steering]:
         """Matched random controls: the same steering with random vectors of the same norms. A control remembers what it
         controls.
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from .._util.text import for_figure
 from ..figures.style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 from .auditing import Audit
 from .comparisons import SEED
@@ -112,7 +113,7 @@ def plot_published_rules(table: pd.DataFrame) -> Figure:
             _RULE_MARKS[i % 7],
             color="black",
             markerfacecolor=_GREYS[i % 2],
-            label=rule.replace("_", " "),
+            label=for_figure(rule.replace("_", " ")),
         )
     axes[0].set_xlabel("points over " + ("the baseline" if (table.against == "baseline").all() else "CoT prompting"))
     _label(axes[0], rows)
@@ -168,7 +169,7 @@ def plot_published_styles(table: pd.DataFrame) -> Figure:
         axis.plot([100 * row.low, 100 * row.high], [y, y], color=COLORS["steered"], linewidth=1)
         axis.plot(100 * row.adopted, y, "o", color=COLORS["steered"], label="steered towards it" if y == 0 else None)
         axis.plot(100 * row.without, y, "x", color=COLORS["baseline"], label="baseline" if y == 0 else None)
-        names.append(row.style.replace("_", " ") + (f"\n{_short(row)}" if several else ""))
+        names.append(for_figure(row.style.replace("_", " ")) + (f"\n{for_figure(_short(row))}" if several else ""))
     axis.set(
         xlim=(-4, 104),
         xlabel="% of replies in the style",
@@ -204,7 +205,12 @@ def plot_published_latency(table: pd.DataFrame) -> Figure:
                 va="center",
                 fontsize=7,
             )
-        axis.set(xlabel="ms a token", title=f"batch {batch}", yticks=range(len(methods)), yticklabels=methods)
+        axis.set(
+            xlabel="ms a token",
+            title=for_figure(f"batch {batch}"),
+            yticks=range(len(methods)),
+            yticklabels=list(map(for_figure, methods)),
+        )
         axis.margins(x=0.2)
     return figure
 
@@ -242,7 +248,7 @@ def _label(axis: Axes, rows: dict[tuple[str, ...], int]) -> None:
             for panel in axis.figure.axes:
                 panel.axhline(y + 0.5, color="0.85", linewidth=0.6, zorder=0)
         before = name[:3]
-    axis.set_yticks(list(rows.values()), labels, fontsize=6)
+    axis.set_yticks(list(rows.values()), list(map(for_figure, labels)), fontsize=6)
     axis.set_ylim(-0.7, len(rows) - 0.3)
 
 

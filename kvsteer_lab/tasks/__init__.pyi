@@ -3,6 +3,7 @@ from .base import Chat as Chat
 from .base import Extractor as Extractor
 from .base import Message as Message
 from .base import Question as Question
+from .base import Rule as Rule
 from .base import Task as Task
 from .catalogue import NAMES as NAMES
 from .catalogue import get as get

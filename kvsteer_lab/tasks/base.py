@@ -38,8 +38,10 @@ class Question:
     choices: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-Extractor = Callable[[Question, str], str | None]
-"""A rule that reads the answer out of a reply to a question, or `None` where it finds none."""
+Rule = Callable[[Question, str], str | None]
+"""What reads the answer out of a reply to a question: the answer, or `None` where it finds none."""
+Extractor = Rule
+"""The former name of `Rule`, kept for one release."""
 
 
 def split_of(question_id: str, dev: float = 0.15, test: float = 0.15) -> str:

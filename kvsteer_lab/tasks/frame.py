@@ -9,7 +9,7 @@ import pandas as pd
 
 from .base import SPLITS, Extractor, ListedTask, Question, by_hash, content_ids
 from .benchmark import choice_question
-from .rules import ANY_CHOICE, CHOICE, CLOSING, NUMBER, STATED, is_number, plain, said
+from .rules import ANY_CHOICE, CHOICE, CLOSING, NUMBER, is_number, plain, said, word_rules
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -119,7 +119,7 @@ def from_frame(
             Question("", str(row[text]), a, {"direct": f"The answer is {s}."})
             for row, a, s in zip(rows, answers, stated, strict=True)
         ]
-        rules = NUMBER if numeric else STATED
+        rules = NUMBER if numeric else word_rules(golds)
     ids = [str(row[id]) for row in rows] if id is not None else content_ids(q.text for q in made)
     first = {found: i for i, found in reversed(list(enumerate(ids)))}
     for i, found in enumerate(ids):

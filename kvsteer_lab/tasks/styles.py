@@ -1,13 +1,15 @@
 """The five reasoning styles of cache steering's style-transfer experiment, and detectors for them.
 
-A detector looks at the form of a text, not at whether its reasoning is any good: at how it opens, and whether it goes
-on in ordered steps. Brackets count as annotated deduction only where they name the role of a statement, and a text
-that does little but repeat itself has no style.
+A detector looks at the form of a text and not at whether its reasoning is right: at how the text opens, and at whether
+it goes on in ordered steps. Brackets count as annotated deduction only where they name the role of a statement
+("[Premise]"), and a text that does little but repeat itself has no style.
 """
 
 from __future__ import annotations
 
 import re
+
+from .thoughts import after_thoughts
 
 __all__ = ["REASONING_STYLES", "STYLES", "detect_style", "is_reasoned"]
 
@@ -25,7 +27,7 @@ _OPENINGS = {
     "causal_chain": r"(if|because|since)\b",
     "analogical": r"(just like|just as|this is similar to|similar to|think of|imagine)\b",
 }
-_STEP_LINE = re.compile(r"^\s*step\s*(\d+)", re.IGNORECASE | re.MULTILINE)
+_STEP_LINE = re.compile(r"^[^\S\n]*step\s*(\d+)", re.IGNORECASE | re.MULTILINE)
 _ORDINAL = re.compile(r"first(ly)?,.*?[.!:]\s+(second(ly)?|next|then|finally)\b", re.IGNORECASE | re.DOTALL)
 _SAYS_ANSWER = re.compile(r"\b(answer|choice|option)( is\b|:)", re.IGNORECASE)
 _OPENS_WITH_ANSWER = re.compile(
@@ -38,11 +40,23 @@ _LOOP_WORDS, _LOOP_SHARE = 40, 0.12
 
 
 def detect_style(text: str) -> str:
-    """The style of a reply: one of `STYLES`, or `"other"`.
+    """The style of a reply, told by its form; of a thinking model's reply, that of what follows its thoughts.
 
-    Checked by hand: see `tests/fixtures/style_labels_*.json` and the bundled models' card for how often it errs.
+    `tests/fixtures/style_labels_*.json` holds replies that were labelled by hand; the detector errs in 1 of 100 of the
+    bundled model's and in 9 of 150 of the paper's released ones.
+
+    Args:
+        text: a reply.
+
+    Returns:
+        One of `STYLES`, or `"other"`.
+
+    >>> detect_style("Step 1: 2 + 2 = 4. The answer is 4."), detect_style("The answer is 4.")
+    ('stepwise', 'direct')
+    >>> detect_style("<think>Step 1: 2 + 2 = 4.</think>The answer is 4.")
+    'direct'
     """
-    text = text.strip()
+    text = after_thoughts(text).strip()
     if _is_loop(text):
         return "other"
     for style, opening in _OPENINGS.items():
@@ -57,7 +71,11 @@ def detect_style(text: str) -> str:
 
 
 def is_reasoned(text: str) -> bool:
-    """Whether the reply has one of the five reasoning styles."""
+    """Whether the reply has one of the five reasoning styles.
+
+    >>> is_reasoned("If it rains then the ground is wet."), is_reasoned("B")
+    (True, False)
+    """
     return detect_style(text) in REASONING_STYLES
 
 

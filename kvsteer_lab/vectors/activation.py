@@ -48,9 +48,10 @@ class ActivationVectors:
     def __post_init__(self) -> None:
         if self.residuals.ndim != 2:
             raise ValueError(f"Activation vectors need the shape [layers, hidden], not {tuple(self.residuals.shape)}.")
-        if not torch.isfinite(self.residuals).all():
+        residuals = self.residuals.detach().to("cpu", torch.float32).contiguous()
+        if not torch.isfinite(residuals).all():  # after the cast: 1e300 is a number in float64 only
             raise ValueError("The activation vectors hold NaN or infinity; extract them again, in float32 or bfloat16.")
-        object.__setattr__(self, "residuals", self.residuals.detach().to("cpu", torch.float32).contiguous())
+        object.__setattr__(self, "residuals", residuals)
 
     @property
     def n_layers(self) -> int:
@@ -271,7 +272,7 @@ def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str
     card = Card(
         model=model.name,
         model_type=model.model_type,
-        fingerprint=model.fingerprint,
+        fingerprint=model.read_fingerprint(),
         dtype=str(model.dtype),
         keys=None,
         offset_id=None,

@@ -107,7 +107,7 @@ def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode | None) -> Card
     return Card(
         model=model.name,
         model_type=model.model_type,
-        fingerprint=model.fingerprint,
+        fingerprint=model.read_fingerprint(),
         dtype=str(model.dtype),
         keys=keys,
         offset_id=offset,

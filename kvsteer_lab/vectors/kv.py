@@ -47,12 +47,12 @@ class KVVectors:
             found = f"{tuple(self.keys.shape)} and {tuple(self.values.shape)}"
             raise ValueError(f"Vectors need keys and values of one shape [layers, kv_heads, head_dim], not {found}.")
         for name in ("keys", "values"):
-            part = getattr(self, name)
-            if not torch.isfinite(part).all():
+            part = getattr(self, name).detach().to("cpu", torch.float32).contiguous()
+            if not torch.isfinite(part).all():  # after the cast: 1e300 is a number in float64 only
                 raise ValueError(
                     f"The vectors' {name} hold NaN or infinity; extract them again, in float32 or bfloat16."
                 )
-            object.__setattr__(self, name, part.detach().to("cpu", torch.float32).contiguous())
+            object.__setattr__(self, name, part)
 
     @property
     def n_layers(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .._util.files import write_atomically
-from .._util.html import Html, pair_html
+from .._util.html import Html
+from .._util.pair_html import pair_html
 from ..models.prompts import encode, render, template_hash
 from ..tasks.base import Chat, Task
 from ..tasks.traces.task import TracedTask, TracesTask

@@ -162,8 +162,31 @@ def test_other_weights_or_another_dtype_warn(model: kv.Model, folder: Path, toke
     vectors = vectors_for(model)
     with pytest.warns(UserWarning, match="extracted from other weights"):
         vectors.check_fits(kv.load(build("llama", seed=1), tokenizer))
-    with pytest.warns(UserWarning, match=r"extracted in torch\.float32, the model runs in torch\.bfloat16"):
+    rounded = (
+        r"from other weights .*, or from the same ones rounded: extracted in torch\.float32, the model runs in torch\.b"
+    )
+    with pytest.warns(UserWarning, match=rounded):
         vectors.check_fits(kv.load(folder, dtype=torch.bfloat16))
+
+
+def test_a_dtype_that_holds_every_value_is_told_alone(folder: Path, tokenizer: Any) -> None:
+    exact = build("llama").to(torch.bfloat16)
+    vectors = vectors_for(kv.load(exact, tokenizer))
+    with pytest.warns(
+        UserWarning, match=r"^These vectors were extracted in torch\.bfloat16, the model runs in torch\.fl"
+    ):
+        vectors.check_fits(kv.load(exact.to(torch.float32), tokenizer))
+
+
+def test_another_config_and_an_older_fingerprint_are_told(model: kv.Model, folder: Path, tokenizer: Any) -> None:
+    vectors = vectors_for(model)
+    with pytest.warns(UserWarning, match="from the weights of .* under another config"):
+        vectors.check_fits(kv.load(build("llama", rms_norm_eps=0.1), tokenizer))
+    older = replace(vectors, card=replace(vectors.card, fingerprint="0123456789abcdef"))
+    with pytest.warns(
+        UserWarning, match=r"written by another version of kvsteer_lab and can't be compared .* extract the"
+    ):
+        older.check_fits(model)
 
 
 @pytest.mark.filterwarnings("error")

@@ -27,7 +27,7 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
         paths: JSON files of `benchmarks/decode.py`, or folders that hold them.
 
     Returns:
-        One row a file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
+        One row per file, batch size and method: `model`, `device`, `batch`, `method`, `ratio` with its 95% interval
         `low`, `high`.
 
     Raises:

@@ -47,12 +47,11 @@ def style_mixing(
         controls: random vectors of the same norms, for each mix its own.
 
     Returns:
-        One row a mix and detected style, the baseline first: `mix`; `kind`, `"baseline"`, `"interpolation"`, `"sum"` or
-        `"difference"`; `weight` of the second,
-        for interpolations; `size`, the norm of what is added over the mean of the two styles' own; `style`; `share` of
-        the replies that have it, with its 95% Wilson interval `low`, `high`; `n`. With controls also `random`, their
-        mean share, `random_low`, `random_high`, the middle 95% of them, and `p`, the share of controls (plus one) that
-        have the style at least as often.
+        One row per mix and detected style, the baseline first: `mix`; `kind`, `"baseline"`, `"interpolation"`, `"sum"`
+        or `"difference"`; `weight` of the second, for interpolations; `size`, the norm of what is added over the mean
+        of the two styles' own; `style`; `share` of the replies that have it, with its 95% Wilson interval `low`,
+        `high`; `n`. With controls also `random`, their mean share, `random_low`, `random_high`, the middle 95% of them,
+        and `p`, the share of controls (plus one) that have the style at least as often.
 
     Raises:
         ValueError: what `style_mixes` or `kv.evaluate` refuses; before anything is computed.

@@ -50,7 +50,7 @@ def forced_openings(
         lengths: the k to try; 0 is the baseline.
 
     Returns:
-        One row a k, and one for the intervention itself (`k` is missing): `n`, `accuracy` with its Wilson interval
+        One row per k, and one for the intervention itself (`k` is missing): `n`, `accuracy` with its Wilson interval
         `low`, `high`, `reasoned`, `same_answer`, the share of questions that get the steered reply's answer, `p`, the
         exact McNemar test of equal accuracy with it.
 

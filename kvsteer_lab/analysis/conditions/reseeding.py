@@ -65,16 +65,15 @@ def vary_extraction(
         controls: random vectors at each dose, of the norms that the first seed's vectors from most pairs have there.
 
     Returns:
-        One row a dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds), `cv`
-        (their mean coefficient), `n`;
-        `accuracy` and `adopted` (the style asked for), means over the vectors, with `accuracy_min`, `accuracy_max`,
-        `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95% intervals `low`, `high` and
-        `adopted_low`, `adopted_high` over both vectors and questions: they are for one more vector extracted like these
-        (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all vectors agree; `tokens`;
-        `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they are added; with controls
-        `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at
-        that dose, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the
-        vectors.
+        One row per dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds),
+        `cv` (their mean coefficient), `n`; `accuracy` and `adopted` (the style asked for), means over the vectors, with
+        `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95%
+        intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions: they are for one more
+        vector extracted like these (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all
+        vectors agree; `tokens`; `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they
+        are added; with controls `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle
+        95% of random vectors at that dose, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as
+        well as the mean of the vectors.
 
     Raises:
         ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style

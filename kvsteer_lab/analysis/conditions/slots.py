@@ -51,11 +51,11 @@ def slot_response(
         split: never `"test"`.
 
     Returns:
-        One row a slot behind one of the baseline (without a slot): `slot`, `token` (what stands there in most prompts);
-        `dose_keys` and `dose_values`, the norm of what is added over the norm of that slot's own keys or values,
-        averaged over layers and prompts; `n`, `accuracy` and the other measures of `coefficient_grid`; the exact
-        McNemar test `p` against the baseline and `p_holm`; with controls `random_low`, `random_high`, the middle 95% of
-        their accuracies, and `p_random`, the share of them (plus one) that are as accurate.
+        One row per slot behind one of the baseline (without a slot): `slot`, `token` (what stands there in most
+        prompts); `dose_keys` and `dose_values`, the norm of what is added over the norm of that slot's own keys or
+        values, averaged over layers and prompts; `n`, `accuracy` and the other measures of `coefficient_grid`; the
+        exact McNemar test `p` against the baseline and `p_holm`; with controls `random_low`, `random_high`, the middle
+        95% of their accuracies, and `p_random`, the share of them (plus one) that are as accurate.
 
     Raises:
         ValueError: the test split, no slots, one that isn't negative or lies outside a prompt, vectors that are zero,
@@ -120,10 +120,9 @@ def offset_response(
         split: never `"test"`.
 
     Returns:
-        Two rows an offset: `offset`, `vector` (`"baseline"` or `"steering"`), `n`, `accuracy` and the other measures of
-        `coefficient_grid`, the exact McNemar
-        test `p` of the steering against the baseline with the same offset, `p_holm`, with controls the columns of
-        `slot_response`, and `note`, why a row is missing.
+        Two rows per offset: `offset`, `vector` (`"baseline"` or `"steering"`), `n`, `accuracy` and the other measures
+        of `coefficient_grid`, the exact McNemar test `p` of the steering against the baseline with the same offset,
+        `p_holm`, with controls the columns of `slot_response`, and `note`, why a row is missing.
 
     Raises:
         ValueError: the test split, no offsets, one that isn't one token, a steering of another slot, vectors that are

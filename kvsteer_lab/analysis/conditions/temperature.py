@@ -46,7 +46,7 @@ def temperature_response(
         max_new_tokens: per reply.
 
     Returns:
-        One row a temperature and vector: `temperature`, `vector` (`"baseline"`, `"steering"`, `"random"`), `n`
+        One row per temperature and vector: `temperature`, `vector` (`"baseline"`, `"steering"`, `"random"`), `n`
         (questions), `samples`; the shares `accuracy`,
         `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`,
         `reasoned_low` and so on; `tokens`, the mean length; `truncated`, the share of replies cut at `max_new_tokens`.

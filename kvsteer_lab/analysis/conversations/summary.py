@@ -15,7 +15,7 @@ _SHARES = {"correct": "accuracy", "reasoned": "reasoned", "adopted": "adopted"}
 
 
 def summarise_turns(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """A row a way and turn of what `follow_conversations` returned.
+    """One row per way and turn of what `follow_conversations` returned.
 
     Args:
         rows: all its rows; the plain conversations are what the others are compared with.

@@ -18,8 +18,8 @@ from ...models.model import Model
 from ...models.prompts import offset_token
 from ...tasks.base import Question, Task
 from ...tasks.styles import detect_style, is_reasoned
-from ..residual.lens import check_steering, first_tokens
-from ..residual.unembedding import token_id
+from ..checks import check_steering
+from ..watched_token import first_tokens, token_id
 from .histories import WAYS, Dialogues, Ids, Reply
 
 
@@ -68,7 +68,7 @@ def follow_conversations(
         progress: whether to show a bar.
 
     Returns:
-        A row a way (`"plain"` first), vector, conversation and turn: `way`, `vector` (the steering's or control's
+        One row per way (`"plain"` first), vector, conversation and turn: `way`, `vector` (the steering's or control's
         label; the baseline's for plain), `control_of` (for controls, the steering's label), `conversation`, `turn`
         (from 1), `question`, `text`, `tokens`, `finish_reason`, `gold`, `read_answer`, `correct`, `style`, `reasoned`,
         `adopted` (whether the style is that of the vectors), and `odds`, the log-odds log p / (1 - p) of `token` as the
@@ -184,7 +184,7 @@ def _describe(
     replies: Sequence[Reply],
     style: str | None,
 ) -> list[dict[str, Any]]:
-    """A row a turn."""
+    """One row per turn."""
     read_answer = next(iter(task.extractors.values()))
     rows = []
     for turn, (question, reply) in enumerate(zip(questions, replies, strict=True), 1):

@@ -27,7 +27,7 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
         keep: the share of the gain at c* that has to be kept.
 
     Returns:
-        One row a method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
+        One row per method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
         `high` (paired bootstrap over
         questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain
         at c* isn't told from zero. With controls `random`, their mean gain, `random_low`, `random_high`, the middle 95%
@@ -75,7 +75,7 @@ def robustness(
         resamples, seed: of the bootstrap over questions (and over random vectors, for their mean).
 
     Returns:
-        One row a method: `method`, `coefficient` and `dose` at c*, `n`, `points`, `gain` at c* with its 95% interval
+        One row per method: `method`, `coefficient` and `dose` at c*, `n`, `points`, `gain` at c* with its 95% interval
         `gain_low`, `gain_high`; `robustness` with
         its 95% interval `low`, `high`; `random`, the mean of the random vectors' numbers, with its interval
         `random_low`, `random_high`, `random_most`, the largest of them, and `p_random`, the share of them (plus one)

@@ -49,7 +49,7 @@ def forecast(
         seed: fixes halves and signs, which are the same for every layer and part.
 
     Returns:
-        One row a layer, part and measure; `layer` is missing where all chosen layers are taken together, each divided
+        One row per layer, part and measure; `layer` is missing where all chosen layers are taken together, each divided
         by the size of its pairs.
         Columns: `layer`, `part`, `measure`, `n` (pairs), `value`; `flipped`, the mean under random signs, and `low`,
         `high`, the middle 95% of

@@ -120,15 +120,14 @@ def realised_effects(
         dose: the same for all points.
 
     Returns:
-        A row a set and place. What was varied: `model`, `set` and `place` (names), `style`, `shots`, `pairs`, `draw`,
-        `swapped`, `noise`, `part`, `layers`.
-        What was known before: `agreement`, `stability`, `signal_to_noise` (see `analysis.forecast`, over the steered
-        layers together), and `norm`, the
-        vector's dose at coefficient 1. What was done: `dose`, `coefficient`. What came of it, on `n` questions:
-        `adopted`, the share of replies in the set's style; `effect` with `low`, `high`, that share minus the
-        baseline's; `accuracy`, and `gain` with `gain_low`, `gain_high`, accuracy minus the baseline's. Intervals are
-        Newcombe's for paired shares (1998), which don't shrink to nothing where all replies are alike; the vectors are
-        taken as they are. `attrs["questions"]` holds the questions' ids.
+        One row per set and place. What was varied: `model`, `set` and `place` (names), `style`, `shots`, `pairs`,
+        `draw`, `swapped`, `noise`, `part`, `layers`. What was known before: `agreement`, `stability`, `signal_to_noise`
+        (see `analysis.forecast`, over the steered layers together), and `norm`, the vector's dose at coefficient 1.
+        What was done: `dose`, `coefficient`. What came of it, on `n` questions: `adopted`, the share of replies in the
+        set's style; `effect` with `low`, `high`, that share minus the baseline's; `accuracy`, and `gain` with
+        `gain_low`, `gain_high`, accuracy minus the baseline's. Intervals are Newcombe's for paired shares (1998), which
+        don't shrink to nothing where all replies are alike; the vectors are taken as they are. `attrs["questions"]`
+        holds the questions' ids.
 
     Raises:
         ValueError: no sets or places, two that are the same, a dose that isn't positive, a place where a vector is

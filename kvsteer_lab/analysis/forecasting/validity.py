@@ -58,7 +58,7 @@ def forecast_correlations(
         seed: fixes both.
 
     Returns:
-        A row a scope and forecast: `scope`, `forecast`, `points` (those that are ranked), `rho`, its 95% percentile
+        One row per scope and forecast: `scope`, `forecast`, `points` (those that are ranked), `rho`, its 95% percentile
         interval `low`, `high`, the two-sided
         permutation `p`, and `p_holm`, corrected for all tests of this table. Empty where nothing varies.
 

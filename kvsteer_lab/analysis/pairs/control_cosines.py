@@ -22,14 +22,14 @@ def control_cosines(steering: CacheSteering, controls: Sequence[CacheSteering]) 
         controls: its controls.
 
     Returns:
-        One row a control and steered layer: `control`, `layer`, `keys`, `values`.
+        One row per control and steered layer: `control`, `layer`, `keys`, `values`.
 
     Raises:
         ValueError: no controls.
     """
     if not controls:
         raise ValueError(
-            "There are no controls to compare; pass those of kv.random_controls or kv.label_shuffle_controls."
+            "There are no controls to compare; pass those of kv.random_controls or kv.controls.label_shuffle_controls."
         )
     own = steering.vectors.only(steering.scope, steering.heads)
     rows = []

@@ -42,7 +42,7 @@ def style_pca(
         components: how many.
 
     Returns:
-        One row a layer, part, style, pair and component: `layer`, `part`, `style`, `pair`, `component` (from 1),
+        One row per layer, part, style, pair and component: `layer`, `part`, `style`, `pair`, `component` (from 1),
         `coordinate`, in the units of keys and
         values, and `explained`, the component's share of that layer's and part's variance.
 
@@ -92,7 +92,7 @@ def style_cosines(differences: Mapping[str, PairDifferences], layers: Sequence[i
         differences, layers: as in `style_pca`.
 
     Returns:
-        One row a layer, part and ordered pair of styles: `layer`, `part`, `style`, `other`, `cosine`, and `low`,
+        One row per layer, part and ordered pair of styles: `layer`, `part`, `style`, `other`, `cosine`, and `low`,
         `high`, its 95% interval by the jackknife over
         pairs (over questions, where the styles share them); `third`, the cosine with third styles as negatives (NaN for
         fewer than three styles).

@@ -11,7 +11,7 @@ from ...vectors.pairs import ContrastiveSet
 
 
 def prompt_lengths(pairs: ContrastiveSet, tokenizer: Any) -> pd.DataFrame:
-    """Tokens of each prompt: one row a pair, columns `positive` and `negative`."""
+    """Tokens of each prompt: one row per pair, columns `positive` and `negative`."""
     return pd.DataFrame(
         {side: [len(encode(tokenizer, text)) for text in getattr(pairs, side)] for side in ("positive", "negative")}
     )

@@ -26,7 +26,8 @@ def convergence(
         seed: fixes the halves and the subsets.
 
     Returns:
-        One row a size, repeat and part: `n`, `repeat`, `part` (`"keys"` or `"values"`, all layers together), `cosine`.
+        One row per size, repeat and part: `n`, `repeat`, `part` (`"keys"` or `"values"`, all layers together),
+        `cosine`.
 
     Raises:
         ValueError: fewer than two pairs, a size beyond half of them, no repeats, differences that are zero, NaN or
@@ -89,7 +90,7 @@ def split_half(
         seed: fixes halves and signs.
 
     Returns:
-        One row a name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats (for n = 1
+        One row per name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats (for n = 1
         over all pairs of pairs, so that what
         is foretold from it isn't a matter of the draw), and `low`, `high`, the middle 95% of the repeats;
         `flipped`, `flipped_low`, `flipped_high`, the same with random signs; `extrapolated` from the smallest size.

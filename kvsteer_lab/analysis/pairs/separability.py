@@ -38,7 +38,7 @@ def separability(
         seed: fixes the shuffles, which are the same for every layer and part.
 
     Returns:
-        One row a layer, part and measure (`"silhouette"`, `"nearest centroid"`): `value`; `shuffled`, the mean of the
+        One row per layer, part and measure (`"silhouette"`, `"nearest centroid"`): `value`; `shuffled`, the mean of the
         shuffles, and `low`, `high`, the middle 95% of them; `p`, the share of shuffles (plus one) that do at least as
         well; and `p_family`, the share of shuffles whose best layer and part does, which corrects for having looked at
         all of them.
@@ -71,7 +71,7 @@ def _labellings(
     rng = np.random.default_rng(seed)
     sizes = [len(own) for own in differences.values()]
     true = np.repeat(np.arange(len(sizes)), sizes)
-    if share_questions(differences):  # one column a question
+    if share_questions(differences):  # one column per question
         mixed = [rng.permuted(true.reshape(len(sizes), -1), axis=0).ravel() for _ in range(shuffles)]
     else:
         mixed = [rng.permutation(true) for _ in range(shuffles)]

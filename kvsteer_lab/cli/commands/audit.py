@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_text
+
 
 def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")) -> None:
     """Score released generations again and test what they claim.
@@ -35,6 +37,6 @@ def audit(path: Annotated[Path, tyro.conf.Positional], out: Path = Path("audit")
     found.save(out)
     for name, figure in plot_audit(found).items():
         save_figure(figure, out / "figures" / name, seed=seed_of(name))
-    print(report(found))
+    say_text(report(found))
     if not found.complete:
         sys.exit(2)

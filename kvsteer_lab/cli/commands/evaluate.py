@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..printing import say_line, say_text
+
 
 def evaluate(
     task: str = "tiny-arithmetic",
@@ -84,24 +86,24 @@ def evaluate(
         shard=shard,
     )
     if results.rows.empty:
-        print("No question is finished yet.")
+        say_line("No question is finished yet.")
         sys.exit(3)
-    print(format_table(results.summary()))
-    print(
+    say_text(format_table(results.summary()))
+    say_text(
         "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
         " table"
     )
-    print(
+    say_text(
         kv.compare(results)
         .drop(columns=["task", "model"])
         .set_index("intervention")
         .to_string(float_format=lambda x: f"{x:.3g}")
     )
-    print("\nSide effects")
-    print(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+    say_text("\nSide effects")
+    say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
     if len(results.rules) > 1:
-        print("\nAccuracy under each rule that reads answers")
-        print(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+        say_text("\nAccuracy under each rule that reads answers")
+        say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
     if not results.complete:
-        print("\nRows are missing: run the same command again, or merge the shards.")
+        say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..printing import say_line
+
 
 def extract(
     out: Path,
@@ -54,7 +56,7 @@ def extract(
     else:
         source = kv.tasks.get(task, data_dir)
         chosen = kv.ContrastiveSet.few_shot(
-            source if traces is None else kv.with_traces(source, kv.Traces.load(traces)),
+            source if traces is None else kv.traces.with_traces(source, kv.traces.Traces.load(traces)),
             loaded.tokenizer,
             style=style,
             against=against,
@@ -66,7 +68,7 @@ def extract(
             seed=seed,
         )
     path = kv.extract(loaded, chosen, batch_size=batch_size, keys=keys).save(out)
-    print(
+    say_line(
         f"Wrote {path}: vectors of {len(chosen)} pairs, {loaded.n_layers} layers, {loaded.n_kv_heads} KV heads of width"
         f" {loaded.head_dim}."
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_line, say_text
+
 
 def generate(
     prompt: Annotated[str, tyro.conf.Positional],
@@ -38,5 +40,5 @@ def generate(
     if vectors is not None and ck is not None and cv is not None:
         intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
     for piece in kv.stream(kv.load(model), prompt, intervention, generation={"max_new_tokens": max_new_tokens}):
-        print(piece, end="", flush=True)
-    print()
+        say_text(piece, end="")
+    say_line("")

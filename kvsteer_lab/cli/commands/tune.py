@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..printing import say_line, say_text
+
 
 def tune(
     out: Path,
@@ -58,7 +60,7 @@ def tune(
     chosen = kv.ContrastiveSet.few_shot(
         questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
     )
-    searches: list[kv.Search] = []
+    searches: list[kv.tuning.Search] = []
     if "cache" in methods:
         vectors = kv.extract(loaded, chosen)
         vectors.save(out / "vectors.safetensors")
@@ -80,18 +82,22 @@ def tune(
         out=out / "dev",
     )
     write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
-    print(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
+    say_line(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
     best = tuning.cells[tuning.cells.chosen].set_index("method")
-    print(best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}"))
+    say_text(
+        best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}")
+    )
     for search in searches:
-        print(f"{search.name}: {tuning.best[search.name]}")
+        say_line(f"{search.name}: {tuning.best[search.name]}")
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
-    print(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
-    print(
+    say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
+    say_text(
         "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
         " table"
     )
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
-    print(table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}"))
+    say_text(
+        table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}")
+    )
