@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..interventions.steering import Steering
 from ..stats.shares import clustered_share
 from ..stats.texts import is_loop
 from .verdicts import check_measured
@@ -126,8 +125,3 @@ def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
     ):
         shares |= share(hits, name, prefix, replies.question)
     return shares
-
-
-def style_of(steering: Steering) -> str | None:
-    """`steering.style`."""
-    return steering.style
