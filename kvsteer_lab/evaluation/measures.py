@@ -1,5 +1,5 @@
-"""What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of table
-row; every analysis builds its rows from these.
+"""What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of
+table row, and every analysis builds its rows from these.
 """
 
 from __future__ import annotations

@@ -74,7 +74,6 @@ def test_loops_and_a_missing_style_are_told():
         dict(
             question=["a", "b"],
             forced="",
-            question=["a", "b"],
             intervention="steered",
             text=["one two three four " * 4, "The answer is 2."],
             correct=[False, True],
