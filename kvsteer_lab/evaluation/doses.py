@@ -14,7 +14,7 @@ from ..models.prompts import Prompt
 from ..tasks.base import Task
 from .grids import run_grid
 
-__all__ = ["Steering", "check_adds", "check_cache_steering"]
+__all__ = ["check_adds", "check_cache_steering"]
 
 
 def dose_response(
@@ -121,24 +121,6 @@ def check_coefficients(name: str, given: Sequence[float]) -> list[float]:
     return list(dict.fromkeys(float(c) for c in given))
 
 
-# --- names that analyses used before steerings could say this themselves ----------------------------------------
-
-
-def unit_doses(model: Model, steering: CacheSteering, prompts: Prompt | Sequence[Prompt]) -> pd.Series:
-    """`steering.unit_doses(model, prompts)`."""
-    return steering.unit_doses(model, prompts)
-
-
-def scaled(steering: Steering, coefficient: float, name: str) -> Steering:
+def scaled(steering: CacheSteering, coefficient: float, name: str) -> CacheSteering:
     """`steering.at(coefficient, name)`."""
     return steering.at(coefficient, name)
-
-
-def coefficient_of(steering: Steering) -> float:
-    """`steering.coefficient`."""
-    return steering.coefficient
-
-
-def controls_of(steering: Steering, n: int, seed: int) -> Sequence[Steering]:
-    """`steering.controls(n, seed)`."""
-    return steering.controls(n, seed)

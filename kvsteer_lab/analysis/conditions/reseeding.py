@@ -101,7 +101,7 @@ def vary_extraction(
         unit = _unit(own, factor.mean(0))
         for dose in dict.fromkeys(float(d) for d in doses):
             name = f"{vector.shots} shots {vector.pairs} pairs seed {vector.seed} dose {dose:g}"
-            methods[vector, dose] = scaled(own, float(np.sign(steering.cv)) * dose / unit, name)  # type: ignore[assignment]
+            methods[vector, dose] = scaled(own, float(np.sign(steering.cv)) * dose / unit, name)
     bands = _controls(methods, controls, seed)
     settings: dict[str, Any] = dict(
         n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress

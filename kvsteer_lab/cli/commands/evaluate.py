@@ -89,10 +89,7 @@ def evaluate(
         say_line("No question is finished yet.")
         sys.exit(3)
     say_text(format_table(results.summary()))
-    say_text(
-        "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this"
-        " table"
-    )
+    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     say_text(
         kv.compare(results)
         .drop(columns=["task", "model"])

@@ -92,10 +92,7 @@ def tune(
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
     say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
-    say_text(
-        "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this"
-        " table"
-    )
+    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
     say_text(
