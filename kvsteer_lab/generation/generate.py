@@ -187,44 +187,6 @@ class _Job:
         return Generations(tuple(self.done[i] for i in sorted(self.done)), tuple(self.given), complete)
 
 
-def generate_all(
-    model: Model,
-    prompts: Prompt | Sequence[Prompt],
-    interventions: Intervention | Sequence[Intervention] | None = None,
-    *,
-    chat: bool = True,
-    offset: str | int | None = "\n",
-    generation: Mapping[str, Any] | GenerationConfig | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> Generations:
-    """As `generate`, but never a part of the texts: for what is computed from all of them.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted.
-        ValueError: as `generate`.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Interrupted: ")
-        texts = generate(
-            model,
-            prompts,
-            interventions,
-            chat=chat,
-            offset=offset,
-            generation=generation,
-            samples=samples,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    if not texts.complete:
-        raise KeyboardInterrupt("interrupted before all texts were generated")
-    return texts
-
-
 def check_prompts(
     model: Model,
     prompts: Sequence[Prompt],
