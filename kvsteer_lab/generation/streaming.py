@@ -11,12 +11,11 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from ..interventions.base import Intervention
-from ..models.lock import LOCK
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list, offset_token
+from ..models.prompts import Prompt, as_list, offset_token
 from .decoding import decode
 from .generate import _digest, check_intervention
-from .rows import check_context, make_rows, warn_of_windows
+from .rows import asked_under, check_context, make_rows, warn_of_windows
 from .settings import resolve
 
 
@@ -65,7 +64,7 @@ def stream(
         raise ValueError(f"kv.stream takes one prompt, not {len(given)}; use kv.generate for several.")
     method = check_intervention(model, intervention)
     settings = resolve(model, generation, chat=chat)
-    ids = model.encode(method.chat(as_chat(given[0])) if chat else given[0], chat=chat)
+    ids = model.encode(asked_under(method, given[0], chat=chat), chat=chat)
     rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])
     check_context(model, rows, settings.max_new_tokens)
     warn_of_windows(model, rows, settings.max_new_tokens)
@@ -81,8 +80,7 @@ def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
 
     def work() -> None:
         try:
-            with LOCK:
-                decode(model, rows, settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)]))
+            decode(model, rows, settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)]))
         except BaseException as error:  # handed to the caller's thread
             failed.put(error)
             streamer.end()

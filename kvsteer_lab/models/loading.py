@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnsight import NNsight
+from nnsight import Envoy
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
@@ -68,7 +68,7 @@ def load(
     >>> kv.load("tiny").n_layers
     4
     """
-    if isinstance(source, nn.Module | Pipeline | NNsight):
+    if isinstance(source, nn.Module | Pipeline | Envoy):
         inner, tokenizer = unpack(source, tokenizer)
         own = without_peft(inner)
         refuse_by_config(own.config)

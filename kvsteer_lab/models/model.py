@@ -177,8 +177,9 @@ class Model:
         Raises:
             ValueError: no tokens, more than the model's context, or a token that the model has no embedding for.
 
-        >>> kv.load("tiny").encode("How many?", chat=False)
-        [43, 296, 401, 34]
+        >>> model = kv.load("tiny")
+        >>> model.tokenizer.decode(model.encode("How many?", chat=False))
+        'How many?'
         """
         if not chat and not isinstance(prompt, str):
             raise ValueError("With chat=False a prompt must be a string; this one is a list of messages.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from nnsight import NNsight, TransformersModel
+from nnsight import Envoy, NNsight, TransformersModel
 from torch import nn
 from transformers import Pipeline, PreTrainedModel
 
@@ -113,8 +113,8 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
     """
     if isinstance(source, Pipeline):
         return source.model, source.tokenizer if tokenizer is None else tokenizer
-    if isinstance(source, NNsight):
-        own = source.__dict__.get("tokenizer", getattr(source, "tokenizer", None))
+    if isinstance(source, Envoy):
+        own = getattr(source, "tokenizer", None)
         return source._module, own if tokenizer is None else tokenizer
     return source, tokenizer
 

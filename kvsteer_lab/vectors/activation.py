@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.layers import hidden_size, layers_path
-from ..models.lock import LOCK
+from ..models.lock import locked
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, pad_left, pad_token
+from ..models.prompts import Prompt, as_list, pad_left
 from .cards import Card, Format
 from .extraction import make_card, read_sides
 from .kv import Indices, check_indices
@@ -308,6 +308,7 @@ def extract_activations(
     return ActivationVectors((total / len(pairs)).float(), make_card(model, pairs, None))
 
 
+@locked
 @torch.no_grad()
 def last_residuals(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
@@ -345,9 +346,8 @@ def residual_norms(
     rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
     found = []
     for start in range(0, len(rows), batch_size):
-        ids, mask = pad_left(rows[start : start + batch_size], pad_token(model.tokenizer), model.device)
-        with LOCK:
-            found.append(last_residuals(model, ids, mask).norm(dim=-1))
+        ids, mask = pad_left(rows[start : start + batch_size], model.pad_id, model.device)
+        found.append(last_residuals(model, ids, mask).norm(dim=-1))
     return torch.cat(found)
 
 

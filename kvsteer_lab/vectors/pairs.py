@@ -13,7 +13,7 @@ from typing import Any, Literal
 from .._util.files import write_atomically
 from .._util.html import Html
 from .._util.pair_html import pair_html
-from ..models.prompts import encode, render, template_hash
+from ..models.prompts import check_text, encode, render, template_hash
 from ..tasks.base import Chat, Task
 from ..tasks.traces.task import TracedTask, TracesTask
 from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
@@ -32,7 +32,11 @@ class ContrastiveSet:
         last_token: the text of the token that is extracted, where a tokenizer was at hand.
 
     Raises:
-        ValueError: no pairs, sides of unequal length, an empty string.
+        ValueError: no pairs, sides of unequal length, an empty string, a pair whose two prompts are the same.
+
+    >>> pairs = kv.ContrastiveSet.from_texts(["Step 1: add."], ["The answer is 5."])
+    >>> len(pairs)
+    1
     """
 
     positive: tuple[str, ...] = field(repr=False)
@@ -53,6 +57,19 @@ class ContrastiveSet:
             for index, text in enumerate(getattr(self, side)):
                 if not isinstance(text, str) or not text:
                     raise ValueError(f"The {side} prompt of pair {index} is empty; every prompt needs some text.")
+                check_text(text, f"The {side} prompt of pair {index}")
+        same = [i for i, (p, n) in enumerate(zip(self.positive, self.negative, strict=True)) if p == n]
+        if same:
+            many = (
+                "every pair" if len(same) == len(self) else f"{len(same)} of {len(self)} pairs (the first is {same[0]})"
+            )
+            cause = (
+                "give the two sides different texts"
+                if self.template_hash is None
+                else f"the chat template (hash {self.template_hash}) may leave out what differs, such as <think> blocks"
+                " or what the assistant said; load the model with another template=..."
+            )
+            raise ValueError(f"The two prompts are the same in {many}, so the vectors would be zero: {cause}.")
 
     def __len__(self) -> int:
         return len(self.positive)

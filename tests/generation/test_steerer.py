@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from adapters import lora, with_add_adapter, with_peft
+from portraits import portrait
 from random_models import PROMPTS, build, newline, vectors_for
-from test_models import portrait
-from test_refusals import CONFIGS
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from unsteerable import CONFIGS
 
 import kvsteer_lab as kv
 
