@@ -86,21 +86,13 @@ def test_a_share_comes_with_its_interval() -> None:
     questions = pd.Series(list("aabbcc"))
     found, expected = share(hits, "x", "x_", questions), clustered_share(hits.tolist(), list("aabbcc"))
     assert (found["x_low"], found["x_high"]) == (expected.low, expected.high)
-    alike = share(pd.Series([True] * 6), "x", "x_", questions)
-    assert (alike["x_low"], alike["x_high"]) == pytest.approx(wilson(3, 3)), "replies that agree count once a question"
     for unknown in (None, pd.Series([math.nan, 1.0])):
         assert all(math.isnan(value) for value in share(unknown, "adopted", "adopted_").values())
 
 
 def test_samples_are_counted_by_question() -> None:
     rows = dict(question=list("aabb"), sample=[0, 1] * 2, correct=[True, False, True, True], reasoned=False)
-    rows |= dict(
-        intervention="steered",
-        repetition=0.0,
-        style="direct",
-        tokens=[1, 2, 3, 4],
-        finish_reason=["eos", "length", "eos", "eos"],
-    )
+    rows |= dict(style="direct", tokens=[1, 2, 3, 4], finish_reason=["eos", "length", "eos", "eos"])
     found = measure_samples(pd.DataFrame(rows), "direct")
     assert (found["n"], found["samples"], found["accuracy"], found["tokens"], found["truncated"]) == (
         2,
@@ -109,4 +101,5 @@ def test_samples_are_counted_by_question() -> None:
         2.5,
         0.25,
     )
-    assert found["adopted"] == 1 and (found["adopted_low"], found["adopted_high"]) == pytest.approx(wilson(2, 2))
+    alike = clustered_share([True] * 4, list("aabb"))
+    assert found["adopted"] == 1 and (found["adopted_low"], found["adopted_high"]) == (alike.low, alike.high)
