@@ -147,6 +147,28 @@ def test_cells_of_a_real_run_are_those_of_separate_runs(tiny, task):
         found.confirm(n=N, split="dev", controls=0, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:The best dose of")
+def test_rounds_are_kept_and_one_of_other_cells_is_told(tiny, task, tmp_path, monkeypatch):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
+    search = kv.tuning.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+
+    def run(**options):
+        settings = dict(cells=3, n=4, doses=(0.01, 0.02), extensions=1, generation={"max_new_tokens": 3}, out=tmp_path)
+        return kv.tune(tiny, task, search, progress=False, **{**settings, **options})
+
+    first = run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0", "round-1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.hf, "generate", None)
+        pd.testing.assert_frame_equal(run().cells, first.cells)
+    with pytest.raises(ValueError, match=r"round-0 holds another run: .*settings.generation.max_new_tokens is 3 there"):
+        run(generation={"max_new_tokens": 4})
+    (tmp_path / "round-1").rename(tmp_path / "elsewhere")
+    kv.evaluate(tiny, task, [], n=4, generation={"max_new_tokens": 3}, out=tmp_path / "round-1", progress=False)
+    with pytest.raises(ValueError, match=r"round-1 holds a round of other cells .* Delete round-1 and later ones"):
+        run()
+
+
 def test_bad_searches_are_refused(task):
     for arguments, message in [
         (dict(split="test"), "never chosen on test questions"),

@@ -5,7 +5,8 @@ lies on its edge, and the chosen point is confirmed once on questions that the s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ..._util.locks import one_writer
 from ...interventions.base import Intervention
 from ...models.model import Model
 from ...tasks.base import Task
@@ -20,9 +22,11 @@ from ..evaluate import evaluate
 from ..grids import run_grid
 from ..measures import measure_briefly
 from ..results import Results
+from ..runs import OtherRunError
 from .methods import Build, Search
 
 Objective = Literal["correct", "reasoned"]
+_WAIT = 2.0  # seconds for another process that is about to end
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def tune(
         objective: accuracy (`"correct"`), or the share of replies that reason.
 
     Raises:
+<<<<<<< HEAD
         ValueError: the test split, no searches, equal names, a search without variants, a number of cells that the
             variants don't divide, doses that aren't positive, a negative number of extensions.
         KeyboardInterrupt: the search was interrupted; with `out`, it goes on there when it is called again.
@@ -145,6 +150,17 @@ def tune(
         >>> tuning = kv.tune(model, task, search, doses=(1, 4), objective="reasoned", **few)
         >>> [round(dose, 3) for dose in tuning.cells.dose]
         [1.0, 2.0, 4.0]
+=======
+        ValueError: the test split, no searches, equal names, a number of cells that the variants don't divide, doses
+            that aren't positive, or a folder that holds another search's rounds.
+        OSError: `out` can't be written, or another process is tuning there.
+
+    >>> import kvsteer_lab as kv
+    >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    >>> tune(model, task, [])
+    Traceback (most recent call last):
+    ValueError: There is nothing to tune; pass at least one search, such as kv.CacheSearch(vectors).
+>>>>>>> store
     """
     chosen = [searches] if isinstance(searches, Search) else list(searches)
     _check(chosen, split, doses, objective, extensions)
@@ -163,19 +179,20 @@ def tune(
             for v, d in grid
         }
         place = None if out is None else Path(out) / f"round-{turn}"
-        grid = run_grid(
-            model,
-            task,
-            built,
-            n=n,
-            split=split,
-            seed=seed,
-            offset=offset,
-            generation=generation,
-            batch_size=batch_size,
-            out=place,
-            progress=progress,
-        )
+        with nullcontext() if out is None else one_writer(Path(out), wait=_WAIT), _told_of_rounds(place, turn):
+            grid = run_grid(
+                model,
+                task,
+                built,
+                n=n,
+                split=split,
+                seed=seed,
+                offset=offset,
+                generation=generation,
+                batch_size=batch_size,
+                out=place,
+                progress=progress,
+            )
         cells_now = grid.table(("method", "variant", "dose"), measure_briefly)
         cells_now.insert(3, "round", turn)
         table = pd.concat([table, cells_now], ignore_index=True)
@@ -195,7 +212,26 @@ def tune(
     return Tuning(table, picked, on_edge, tuple(q.id for q in questions), model, task, tuple(chosen), settings)
 
 
+<<<<<<< HEAD
 def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str, extensions: int) -> None:
+=======
+@contextmanager
+def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
+    """Say what to do where a later round was kept for a best dose that has moved since."""
+    try:
+        yield
+    except OtherRunError as error:
+        if place is None or turn == 0:
+            raise
+        raise ValueError(
+            f"{place} holds a round of other cells than those that the rounds before it lead to now (a mended rule or"
+            f" another objective moves the best dose). Delete round-{turn} and later ones in {place.parent} and tune"
+            " again; the rounds before are kept."
+        ) from error
+
+
+def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str) -> None:
+>>>>>>> store
     if split == "test":
         raise ValueError(
             "Coefficients are never chosen on test questions; tune on split='dev' and call Tuning.confirm for the test."
