@@ -86,7 +86,8 @@ def _as_frame(given: Any, name: str) -> pd.DataFrame:
             return pd.DataFrame.from_records(rows)
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"The table of task {name!r} holds half of a character (a lone surrogate) in {error.object!r}; mend the text."
+            f"The table of task {name!r} holds half of a character (a lone surrogate) in {error.object!r}; mend the"
+            " text."
         ) from None
     except ValueError as error:
         raise ValueError(f"What was given as the table of task {name!r} isn't one ({error}).") from error
