@@ -136,9 +136,10 @@ def tune(
         objective: accuracy (`"correct"`), or the share of replies that reason.
 
     Raises:
-<<<<<<< HEAD
         ValueError: the test split, no searches, equal names, a search without variants, a number of cells that the
-            variants don't divide, doses that aren't positive, a negative number of extensions.
+            variants don't divide, doses that aren't positive, a negative number of extensions, or a folder that holds
+            another search's rounds.
+        OSError: `out` can't be written, or another process is tuning there.
         KeyboardInterrupt: the search was interrupted; with `out`, it goes on there when it is called again.
 
     Example:
@@ -150,17 +151,6 @@ def tune(
         >>> tuning = kv.tune(model, task, search, doses=(1, 4), objective="reasoned", **few)
         >>> [round(dose, 3) for dose in tuning.cells.dose]
         [1.0, 2.0, 4.0]
-=======
-        ValueError: the test split, no searches, equal names, a number of cells that the variants don't divide, doses
-            that aren't positive, or a folder that holds another search's rounds.
-        OSError: `out` can't be written, or another process is tuning there.
-
-    >>> import kvsteer_lab as kv
-    >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
-    >>> tune(model, task, [])
-    Traceback (most recent call last):
-    ValueError: There is nothing to tune; pass at least one search, such as kv.CacheSearch(vectors).
->>>>>>> store
     """
     chosen = [searches] if isinstance(searches, Search) else list(searches)
     _check(chosen, split, doses, objective, extensions)
@@ -212,9 +202,6 @@ def tune(
     return Tuning(table, picked, on_edge, tuple(q.id for q in questions), model, task, tuple(chosen), settings)
 
 
-<<<<<<< HEAD
-def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str, extensions: int) -> None:
-=======
 @contextmanager
 def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
     """Say what to do where a later round was kept for a best dose that has moved since."""
@@ -230,8 +217,7 @@ def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
         ) from error
 
 
-def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str) -> None:
->>>>>>> store
+def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str, extensions: int) -> None:
     if split == "test":
         raise ValueError(
             "Coefficients are never chosen on test questions; tune on split='dev' and call Tuning.confirm for the test."
