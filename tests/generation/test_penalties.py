@@ -16,7 +16,6 @@ NEW = 40
 SETTINGS: dict[str, dict[str, Any]] = {
     "repetition": {"repetition_penalty": 1.5},
     "reward": {"repetition_penalty": 0.7},
-    "ngrams": {"no_repeat_ngram_size": 2},
     "tokens once": {"no_repeat_ngram_size": 1},
     "words": {"bad_words_ids": []},
     "all": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "bad_words_ids": [], "min_new_tokens": 3},
