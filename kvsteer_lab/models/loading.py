@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
 from transformers.utils import logging
 
+from .._util.json import read_json
 from .architectures import UnsteerableModelError, refuse_by_config
 from .fetching import fetch
 from .gguf import find_gguf, read_gguf
@@ -129,7 +129,8 @@ def _place(name: str) -> str:
     if path.is_dir() and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             try:
-                base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
+                found = read_json(path / "adapter_config.json", what="The adapter's config")
+                base = found.get("base_model_name_or_path")
             except (ValueError, AttributeError):
                 base = None
             raise ValueError(
