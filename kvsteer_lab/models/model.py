@@ -6,7 +6,7 @@ import inspect
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import torch
@@ -159,7 +159,7 @@ class Model:
 
         >>> kv.load("tiny").check_adapters()
         """
-        if any(tuple(layer.merged_adapters) != before for layer, before in self.adapters):
+        if any(tuple(cast(Any, layer).merged_adapters) != before for layer, before in self.adapters):
             raise ValueError(
                 f"An adapter of {self.name} was merged or unmerged after the model was loaded; load it anew with"
                 " kv.load, which shares the weights as they are now."

@@ -38,7 +38,9 @@ def test_what_overflows_in_the_cast_is_refused(half: kv.Model) -> None:
         lambda: kv.divergence(half, PROMPTS, ["fox"] * 3, steering),
         lambda: "".join(kv.stream(half, PROMPTS[0], steering, generation=SHORT)),
     ):
-        with pytest.raises(NotFiniteError, match=r"The values that .*cv=60000' adds reach \d.*, which is infinite in fl"):
+        with pytest.raises(
+            NotFiniteError, match=r"The values that .*cv=60000' adds reach \d.*, which is infinite in fl"
+        ):
             use()
 
 

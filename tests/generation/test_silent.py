@@ -43,10 +43,18 @@ def test_pairs_that_a_template_makes_equal_are_refused_with_the_template() -> No
         template="{% for m in messages %}{{ m['role'] }}: {{ m['content'].split('</think>')[-1] }}\n{% endfor %}"
     )
     sides = [
-        [[{"role": "user", "content": "2?"}, {"role": "assistant", "content": t + "5."}, {"role": "user", "content": q}]]
+        [
+            [
+                {"role": "user", "content": "2?"},
+                {"role": "assistant", "content": t + "5."},
+                {"role": "user", "content": q},
+            ]
+        ]
         for q, t in (("3?", "<think>so</think>"), ("3?", ""))
     ]
-    with pytest.raises(ValueError, match=r"same in every pair, .*the chat template \(hash [0-9a-f]{16}\) may leave out"):
+    with pytest.raises(
+        ValueError, match=r"same in every pair, .*the chat template \(hash [0-9a-f]{16}\) may leave out"
+    ):
         kv.ContrastiveSet.from_chats(*sides, stripping)
 
 

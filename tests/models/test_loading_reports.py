@@ -48,7 +48,9 @@ def test_more_layers_in_the_config_are_refused(checkpoint: Path) -> None:
 
 def test_other_shapes_are_refused(checkpoint: Path) -> None:
     configure(checkpoint, intermediate_size=64)
-    with pytest.raises(ValueError, match=r"12 weights .* have other shapes than its config asks for \(.* is \(64, 128\)"):
+    with pytest.raises(
+        ValueError, match=r"12 weights .* have other shapes than its config asks for \(.* is \(64, 128\)"
+    ):
         kv.load(checkpoint)
 
 

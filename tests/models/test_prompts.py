@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from random_models import PROMPTS, build, tokenizer as make_tokenizer
+from random_models import PROMPTS, build
+from random_models import tokenizer as make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import kvsteer_lab as kv

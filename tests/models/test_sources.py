@@ -46,7 +46,9 @@ def test_a_tokenizer_by_its_folder_or_name(folder: Path, model: kv.Model) -> Non
         kv.load(hf, "no/such")
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("half", torch.float16)])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("half", torch.float16)]
+)
 def test_short_names_of_dtypes(name: str, dtype: torch.dtype, folder: Path) -> None:
     assert kv.load(folder, dtype=name).dtype == dtype
     assert kv.load(folder, dtype=f"torch.{str(dtype)[6:]}").dtype == dtype

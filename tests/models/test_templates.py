@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from random_models import build, tokenizer as make_tokenizer
+from random_models import build
+from random_models import tokenizer as make_tokenizer
 
 import kvsteer_lab as kv
 from kvsteer_lab.cli.main import main
@@ -108,7 +109,7 @@ def test_thinking_is_switched_off() -> None:
     assert pairs.positive[0].endswith("<think></think>\n")
 
 
-@pytest.mark.parametrize("value", ["it's {{ x }} %} \"so\"", 3, 2.5, None, True, ["a", 1], {"a": {"b": False}}])
+@pytest.mark.parametrize("value", ['it\'s {{ x }} %} "so"', 3, 2.5, None, True, ["a", 1], {"a": {"b": False}}])
 def test_arguments_of_any_kind(value: Any) -> None:
     tokenizer = with_template(make_tokenizer(), "{{ thing | tojson }}{{ messages[0]['content'] }}", {"thing": value})
     rendered = tokenizer.apply_chat_template([USER], tokenize=False)

@@ -42,6 +42,8 @@ def generate(
     intervention = None
     if vectors is not None and ck is not None and cv is not None:
         intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-    for piece in kv.stream(load_model(model, template), prompt, intervention, generation={"max_new_tokens": max_new_tokens}):
+    for piece in kv.stream(
+        load_model(model, template), prompt, intervention, generation={"max_new_tokens": max_new_tokens}
+    ):
         say_text(piece, end="")
     say_line("")
