@@ -186,7 +186,7 @@ def _check_sums(plan: Sequence[tuple[Any, int, Sequence[int], Tensor, Tensor]]) 
     if worst > ROUNDING:
         warnings.warn(
             f"The cache's dtype, {dtype}, is too coarse for so small an edit: in some layer what is really added is off"
-            " by more than a tenth of what was asked for; kv.edits.realised_dose tells by how much, layer by layer.",
+            " by more than a tenth of what was asked for; kv.effective_dose tells by how much, layer by layer.",
             RoundingWarning,
             stacklevel=3,
         )

@@ -40,7 +40,7 @@ class ActivationSteering(Steering):
                         min_token_index=-1 and use_cache=False: the baseline of Belitsky et al. 2025)
 
     The first three can run with the cache, or with everything computed anew for each token; the texts are the same, the
-    cost isn't.
+    cost isn't. Those packages read no offset token after the prompt; `offset=""` leaves it out.
 
     Args:
         vectors: what to add at coefficient 1.

@@ -73,7 +73,6 @@ def test_loops_and_a_missing_style_are_told():
     rows = pd.DataFrame(
         dict(
             forced="",
-            question=["a", "b"],
             intervention="steered",
             text=["one two three four " * 4, "The answer is 2."],
             correct=[False, True],

@@ -52,6 +52,14 @@ def test_a_flat_curve_has_1_and_a_step_the_share_above_it(base):
     )
 
 
+def test_a_gain_on_every_question_keeps_an_interval():
+    """The bootstrap over questions said [1, 1]."""
+    sure = kv.stats.paired_difference([True] * QUESTIONS, [False] * QUESTIONS)
+    row, curve = number(lambda r: 1.0), robustness_curve(planted(lambda r: 1.0))
+    assert (row.gain, row.gain_low, row.gain_high) == (1.0, sure.low, sure.high) and sure.low < 0.8
+    assert curve.low.tolist() == [sure.low] * POINTS
+
+
 def test_exactly_what_must_be_kept_is_kept():
     """0.4 is 80% of 0.5 and 0.35 is less; a larger gain than at c* counts, too."""
     curve = dict(zip(RATIOS, (0.0, 0.35, 0.4, 0.45, 0.5, 0.75, 0.5, 0.39, 0.1), strict=True))
