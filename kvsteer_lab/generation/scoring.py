@@ -15,7 +15,7 @@ from ..interventions.base import Intervention
 from ..models.finite import refuse_broken
 from ..models.lock import LOCK, locked
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, encode, offset_token, pad_left, positions
+from ..models.prompts import Prompt, as_list, check_text, encode, offset_token, pad_left, positions
 from ..models.token_texts import token_pieces
 from .decoding import editing, fill_rows
 from .generate import check_intervention
@@ -202,7 +202,10 @@ def match_continuations(
     wanted = [continuations] if isinstance(continuations, str) else list(continuations)
     if len(wanted) != len(given):
         raise ValueError(f"There are {len(given)} prompts but {len(wanted)} continuations; pass one for each.")
-    targets = [tuple(encode(model.tokenizer, c) if isinstance(c, str) else c) for c in wanted]
+    targets = [
+        tuple(encode(model.tokenizer, check_text(c, f"Continuation {i}")) if isinstance(c, str) else map(int, c))
+        for i, c in enumerate(wanted)
+    ]
     if not all(targets):
         raise ValueError(f"Continuation {[bool(t) for t in targets].index(False)} is empty; there is nothing to score.")
     return given, targets

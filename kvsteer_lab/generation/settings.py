@@ -137,7 +137,7 @@ def end_tokens(model: Model, asked: int | Sequence[int] | None, *, chat: bool) -
     [7]
     """
     if asked is not None:
-        return frozenset([int(asked)] if isinstance(asked, Integral) else (int(token) for token in asked))
+        return frozenset(int(token) for token in ([asked] if isinstance(asked, int | Integral) else asked))
     own = getattr(model.hf.generation_config, "eos_token_id", None)
     found = set([own] if isinstance(own, Integral) else own if own is not None else [])
     if model.tokenizer is not None:

@@ -18,7 +18,7 @@ from ..interventions.cache import CacheSteering
 from ..models.architectures import refuse_by_config
 from ..models.lock import locked
 from ..models.model import Model
-from ..models.wrapping import share_weights, without_peft, wrap
+from ..models.wrapping import refuse_hooks, share_weights, without_peft, wrap
 from ..vectors.kv import KVVectors
 from .decoding import decode
 from .rows import check_context, make_rows, warn_of_windows

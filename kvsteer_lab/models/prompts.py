@@ -208,11 +208,14 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     Returns:
         Its ids.
 
+    Raises:
+        ValueError: text that can't be encoded.
+
     >>> tokenizer = kv.load("tiny").tokenizer
     >>> tokenizer.decode(encode(tokenizer, "How many?"))
     'How many?'
     """
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(check_text(text, "The text"), add_special_tokens=False).input_ids)
 
 
 def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:

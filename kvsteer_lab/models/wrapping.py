@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from nnsight import Envoy, NNsight, TransformersModel
 from torch import nn
@@ -145,4 +145,4 @@ def _adapters(source: nn.Module | None, hf: PreTrainedModel) -> Iterator[tuple[n
     """The caller's adapter layers, each with the adapters that are merged into its weights now."""
     for module in source.modules() if source is not None else ():
         if hasattr(module, "merged_adapters"):
-            yield module, tuple(module.merged_adapters)
+            yield module, tuple(cast(Any, module).merged_adapters)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from pydantic import field_validator
 
-from .base import Question
+from .base import Question, Rule
 from .benchmark import Benchmark
-from .rules import NUMBER, is_number, plain
+from .rules import NUMBER, is_number, marked_number, plain
 from .source import Row, Source, Text
 
 _MARKS = re.compile(r"<<[^>]*>>")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from ..._util.json import read_json
 
 NAMES = {
     "nothing": "nothing added",
@@ -56,7 +57,7 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, what=str(file))
         environment = found["environment"]
         device = environment["device"] if environment["device"] != "cpu" else environment["cpu"]
         for result in found["results"]:

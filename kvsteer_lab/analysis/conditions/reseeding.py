@@ -128,9 +128,9 @@ def vary_extraction(
     )
     rows = []
     for dose in dict.fromkeys(dose for _, dose in cells):
-        drawn = [part for key in grid.controls if key[1] == dose for part in grid.drawn(key)]
-        correct = [float(part.correct.mean()) for part in drawn]
-        adopted = [float((part["style"] == recipe["style"]).mean()) for part in drawn]
+        random = [part for key in grid.controls if key[1] == dose for part in grid.drawn(key)]
+        correct = [float(part.correct.mean()) for part in random]
+        adopted = [float((part["style"] == recipe["style"]).mean()) for part in random]
         for s in dict.fromkeys(shots):
             for p in dict.fromkeys(pairs):
                 same = [key for key in cells if (key[0].shots, key[0].pairs, key[1]) == (s, p, dose)]

@@ -151,11 +151,6 @@ class _Gains:
     baseline: Float[np.ndarray, " questions"]
     steered: Float[np.ndarray, "points questions"]
     random: Float[np.ndarray, "vectors points questions"] | None
-    base: Float[np.ndarray, " questions"]
-
-    def gain(self, point: int) -> Estimate:
-        """The gain over the baseline at a point of the grid, with Newcombe's interval."""
-        return paired_difference((self.steered[point] + self.base).tolist(), self.base.tolist())
 
     @property
     def n(self) -> int:
@@ -259,7 +254,6 @@ def _gains_of(method: str, part: pd.DataFrame, objective: str) -> _Gains:
         base.to_numpy(),
         gains("steering"),
         np.stack(drawn) if drawn else None,
-        base.to_numpy(),
     )
 
 
