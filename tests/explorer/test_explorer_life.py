@@ -21,6 +21,8 @@ import kvsteer_lab as kv
 from kvsteer_lab.explorer import threads as worker_module
 from kvsteer_lab.explorer.explorer import Explorer
 
+OTHER_WEIGHTS = "2-0123456789abcdef-01234567"
+
 
 def test_close_leaves_no_thread(made: Made) -> None:
     before = {thread.ident for thread in threading.enumerate()}
@@ -73,7 +75,9 @@ def test_explorers_leave_the_processs_warnings_alone(made: Made, monkeypatch: py
 def test_vectors_of_other_weights_are_told_of_in_the_line(made: Made) -> None:
     own = made.vectors["stepwise"]
     with pytest.warns(UserWarning, match="other weights"):
-        explorer = kv.explore(made.model, replace(own, card=replace(own.card, fingerprint="0" * 16)), task=made.task)
+        explorer = kv.explore(
+            made.model, replace(own, card=replace(own.card, fingerprint=OTHER_WEIGHTS)), task=made.task
+        )
         assert "Done. These vectors were extracted from other weights (tiny, or another adapter)" in said(explorer)
     explorer.close()
 
