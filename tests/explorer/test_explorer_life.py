@@ -100,7 +100,7 @@ def test_the_thread_ends_when_there_is_nothing_to_do_and_comes_back(
     monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
     explorer.compare()
     assert explorer.wait(PATIENCE)
-    until(lambda: explorer.worker._thread is None)
+    until(lambda: explorer.jobs.worker._thread is None)
     explorer.set(cv=0.0)
     assert "Done" in said(explorer) and explorer.comparison.state.cv == 0.0  # type: ignore[union-attr]
 
@@ -116,7 +116,7 @@ explorer.set(sweep="ck x cv", sweep_ck=tuple(range(30)), sweep_cv=tuple(range(30
 explorer.sweep()
 while explorer.swept is None or len(explorer.swept.done) < 2:
     time.sleep(0.01)
-print("working", explorer.worker.kinds, flush=True)
+print("working", explorer.jobs.worker.kinds, flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "working ['sweep']" in ended.stdout and ended.returncode == 0 and not ended.stderr, (

@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...models.fingerprint import compare_fingerprints
-from ..state import ExplorerState, Origin
+from ..state import ExplorerState
+from ..state_files import Origin
 from ..workspace import Workspace
 
 _OF_THE_MODEL = (
