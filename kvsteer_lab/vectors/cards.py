@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._util.files import write_atomically
-from .._util.json import read_json
+from .._util.json import first_fault, read_json
 from ..models.fingerprint import compare_fingerprints
 from ..models.model import Model
 
@@ -101,14 +101,6 @@ class Card:
                     f" {model.name}{rounded}."
                 )
         return "" if self.dtype == str(model.dtype) else f"These vectors were extracted {dtypes}."
-
-
-def first_fault(error: ValidationError) -> str:
-    """What a validation found first, in a few words, and how many more faults there are."""
-    first, *others = error.errors()
-    place = ".".join(str(part) for part in first["loc"])
-    more = f", and {len(others)} more" if others else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 @dataclass(frozen=True)
