@@ -238,7 +238,7 @@ def test_a_model_that_computes_nan_gives_no_vectors(tokenizer: Any) -> None:
     ("interventions", "message"),
     [
         ([], "The list of interventions is empty; leave it out for the baseline"),
-        (["steer"], r"'steer' is no intervention; use kv\.CacheSteering, kv\.Nothing and the like"),
+        (["steer"], r"'steer' is not an intervention; use kv\.CacheSteering, kv\.Nothing and the like"),
         ([kv.Nothing(), kv.Nothing()], r"Two interventions are called 'baseline'; tell them apart with name=\.\.\."),
         ([kv.ForcedPrefix("")], "A forced prefix needs some text"),
     ],

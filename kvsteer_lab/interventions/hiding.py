@@ -65,6 +65,10 @@ class HideSlot(Intervention):
                         f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot"
                         " from everything."
                     )
+        for name in ("first", "end"):
+            step = getattr(self, name)
+            if isinstance(step, bool) or not isinstance(step, SupportsIndex | None):
+                raise ValueError(f"{name}={step!r} is not a step; steps are whole numbers, counted from 0.")
         if self.first < 0 or (self.end is not None and self.end <= self.first):
             raise ValueError(
                 f"There is no step from {self.first} to before {self.end}; first must be 0 or above, and end beyond it."
@@ -115,5 +119,7 @@ def _listed(chosen: Any) -> tuple[Any, ...]:
     return tuple(sorted({tuple(map(_whole, x)) if isinstance(x, tuple | list) else _whole(x) for x in each}))
 
 
-def _whole(number: Any) -> Any:
-    return number.item() if isinstance(number, np.generic) else number
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex):
+        raise ValueError(f"Layers and heads are named by whole numbers, not by {number!r}.")
+    return number.__index__()

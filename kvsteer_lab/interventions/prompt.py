@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,8 +110,8 @@ class ForcedPrefix(Intervention):
         return cls(text)
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
-        if not self.text:
-            raise ValueError("A forced prefix needs some text.")
+        if not isinstance(self.text, str) or not self.text:
+            raise ValueError(f"A forced prefix needs some text, not {self.text!r}.")
         return super().tail(tokenizer, offset) + encode(tokenizer, self.text)
 
 
@@ -162,8 +163,9 @@ class FewShot(Intervention):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "examples", tuple(self.examples))
-        roles = [message.get("role") for message in self.examples]
+        given = self.examples if isinstance(self.examples, Iterable) else ()
+        object.__setattr__(self, "examples", tuple(given))
+        roles = [message.get("role") if isinstance(message, Mapping) else None for message in self.examples]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
             raise ValueError(
                 "Few-shot examples are messages of the user and the assistant in turn, beginning with the user; pass at"
