@@ -1,5 +1,5 @@
 """What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of
-table row; every analysis builds its rows from these.
+table row, and every analysis builds its rows from these.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..interventions.steering import Steering
 from ..stats.shares import clustered_share
 from ..stats.texts import is_loop
 from .verdicts import check_measured
@@ -43,7 +42,7 @@ def measure_briefly(replies: pd.DataFrame) -> dict[str, Any]:
     Args:
         replies: rows of `Results` under one intervention.
     """
-    check_measured(replies)
+    check_measured(replies, ("correct", "reasoned", "tokens"))
     means = dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
     return dict(n=replies.question.nunique()) | share(replies.correct, "accuracy", "", replies.question) | means
 
@@ -73,6 +72,7 @@ def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
         >>> row["n"], row["accuracy"], row["adopted"]
         (2, 1.0, 0.5)
     """
+    check_measured(replies)
     loops = (replies.forced + replies.text).map(is_loop).mean()
     row = dict(n=replies.question.nunique()) | _shares(replies, style) | lengths(replies)
     return row | dict(loops=loops, repetition=replies.repetition.mean())
@@ -101,7 +101,7 @@ def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any
         `same_style`, the share of replies whose style is that of the other reply to their question, with its interval
         `same_style_low`, `same_style_high`.
     """
-    check_measured(replies)
+    check_measured(replies, ("correct", "reasoned", "tokens"))
     same = pd.Series(replies["style"].to_numpy() == others["style"].to_numpy())
     row: dict[str, Any] = dict(n=len(replies)) | share(replies.correct, "accuracy")
     row |= share(replies.reasoned, "reasoned", "reasoned_")
@@ -115,7 +115,7 @@ def lengths(replies: pd.DataFrame) -> dict[str, float]:
 
 
 def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
-    check_measured(replies)
+    check_measured(replies, ("correct", "reasoned", "tokens", "finish_reason"))
     adopted = None if style is None else replies["style"] == style
     shares: dict[str, float] = {}
     for hits, name, prefix in (
@@ -125,8 +125,3 @@ def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
     ):
         shares |= share(hits, name, prefix, replies.question)
     return shares
-
-
-def style_of(steering: Steering) -> str | None:
-    """`steering.style`."""
-    return steering.style

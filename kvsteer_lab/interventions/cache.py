@@ -4,7 +4,6 @@ c S in each layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -17,7 +16,7 @@ from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering, check_adds
+from .steering import Steering, check_adds, check_coefficient, check_vectors
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class CacheSteering(Steering):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        for key, value in (("ck", self.ck), ("cv", self.cv)):
-            if not math.isfinite(value):
-                raise ValueError(f"The coefficient {key} is {value}; it must be a finite number.")
+        check_vectors(self.vectors, KVVectors, "make them with kv.extract or load them with kv.KVVectors.load")
+        for key in ("ck", "cv"):
+            object.__setattr__(self, key, check_coefficient(getattr(self, key), key))
         object.__setattr__(self, "slot", check_slot(self.slot))
         layers = None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers))
         heads = None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads))

@@ -8,12 +8,16 @@ overrides the one hook that adds its vectors: `deltas` for the cache, `residuals
 
 from __future__ import annotations
 
+import numbers
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
+import numpy as np
 import pandas as pd
+import torch
 
 from ..edits.cache import CacheDelta
 from ..edits.hiding import HiddenSlot
@@ -152,8 +156,8 @@ class Steering(Intervention, ABC):
         Raises:
             ValueError: a negative number of controls.
         """
-        if n < 0:
-            raise ValueError(f"The number of controls must be 0 or more, not {n}.")
+        if not isinstance(n, SupportsIndex) or n.__index__() < 0:
+            raise ValueError(f"The number of controls must be 0 or a positive whole number, not {n}.")
         return [self.random_control(seed + i) for i in range(n)]
 
     def random_control(self, seed: int) -> Steering:
@@ -238,6 +242,54 @@ class RandomControl(Steering):
     @property
     def uses_cache(self) -> bool:
         return self.changed.uses_cache
+
+
+def check_coefficient(value: Any, name: str = "") -> float:
+    """A coefficient as a Python number.
+
+    Args:
+        value: a number of Python, NumPy or PyTorch.
+        name: what a message calls it: `"cv"`.
+
+    Raises:
+        ValueError: something that isn't a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> check_coefficient(np.float32(1.5)), check_coefficient(2)
+        (1.5, 2)
+    """
+    number = value.item() if isinstance(value, np.generic | torch.Tensor) and _is_single(value) else value
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not abs(number) <= sys.float_info.max:
+        called = f"The coefficient {name}".rstrip()
+        raise ValueError(f"{called} is {number!r}; it must be a finite number.")
+    return number if isinstance(number, int | float) else float(number)
+
+
+def _is_single(value: np.generic | torch.Tensor) -> bool:
+    return (value.numel() if isinstance(value, torch.Tensor) else value.size) == 1
+
+
+def check_vectors(vectors: object, kind: type, remedy: str) -> None:
+    """Refuse vectors of another kind than a steering adds.
+
+    Args:
+        vectors: what was given.
+        kind: `KVVectors` or `ActivationVectors`.
+        remedy: where such vectors come from.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_vectors("vectors.safetensors", kv.KVVectors, "load them with kv.KVVectors.load")
+        Traceback (most recent call last):
+        ValueError: The vectors are of type str, not KVVectors; load them with kv.KVVectors.load.
+    """
+    if not isinstance(vectors, kind):
+        raise ValueError(f"The vectors are of type {type(vectors).__name__}, not {kind.__name__}; {remedy}.")
 
 
 def check_adds(steering: object) -> None:

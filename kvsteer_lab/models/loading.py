@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnsight import NNsight
+from nnsight import Envoy
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
 from transformers.utils import logging
 
+from .._util.json import read_json
 from .architectures import UnsteerableModelError, refuse_by_config
+from .fetching import fetch
+from .gguf import find_gguf, read_gguf
 from .lock import locked
+from .missing import BUNDLED, known_names, refuse_missing_path
 from .model import Model
+from .named import find_named
 from .templates import PlainTemplate, with_template
 from .wrapping import refuse_hooks, share_weights, unpack, without_peft, wrap
-
-BUNDLED = ("tiny", "tiny-control")
-"""The models that ship with the package."""
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
@@ -45,11 +46,13 @@ def load(
     """Load a model that can be steered, or say why it can't be.
 
     Args:
-        source: `"tiny"` or `"tiny-control"`, a folder, a hub id, or a loaded transformers (or PEFT, or nnsight) model
-            or pipeline, which is left as it is: its weights are shared, its modules are not.
+        source: `"tiny"` or `"tiny-control"`; `"smollm2-135m"` or `"gemma3-270m"`, which are fetched once (`kvsteer
+            fetch` does it beforehand); a folder; a `.gguf` file, or a folder with one; a hub id; or a loaded
+            transformers (or PEFT, or nnsight) model or pipeline, which is left as it is: its weights are shared, its
+            modules are not.
         tokenizer: for a loaded model, or its name or folder; by default the one of the checkpoint it came from.
         device_map: as in transformers; by default the GPU if there is one.
-        dtype: by default float32 for the bundled models, the checkpoint's own for others.
+        dtype: by default float32 for models with a short name and GGUF files, the checkpoint's own for others.
         attn_implementation: as in transformers.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the checkpoint. Only if you trust it.
@@ -63,12 +66,13 @@ def load(
     Raises:
         ValueError: nothing is found under that name, weights are missing from the checkpoint, or a loaded model comes
             without a tokenizer.
+        OSError: a model with a short name is not in the cache, and can't be fetched now.
         UnsteerableModelError: its cache can't be steered; the message says why.
 
     >>> kv.load("tiny").n_layers
     4
     """
-    if isinstance(source, nn.Module | Pipeline | NNsight):
+    if isinstance(source, nn.Module | Pipeline | Envoy):
         inner, tokenizer = unpack(source, tokenizer)
         own = without_peft(inner)
         refuse_by_config(own.config)
@@ -78,17 +82,22 @@ def load(
         tokenizer = _tokenizer_of(name) if tokenizer is None else _tokenizer(tokenizer)
         return wrap(hf, with_template(tokenizer, template, template_arguments), name, own)
     name = str(source)
+    device_map = device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None)
+    if (file := find_gguf(Path(name).expanduser())) is not None:
+        hf, own = read_gguf(file, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation)
+        tokenizer = own if tokenizer is None else _tokenizer(tokenizer)
+        return wrap(hf, with_template(tokenizer, template, template_arguments), name)
     path = _place(name)
     if name in BUNDLED and dtype is None:
         dtype = torch.float32
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         refuse_by_config(AutoConfig.from_pretrained(path, **arguments))
-        with _silent() if name in BUNDLED else nullcontext():
+        with _silent() if path != name else nullcontext():
             hf, report = AutoModelForCausalLM.from_pretrained(
                 path,
-                device_map=device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None),
-                dtype="auto" if dtype is None else _dtype(dtype),
+                device_map=device_map,
+                dtype=_dtype(dtype),
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -100,12 +109,8 @@ def load(
     except (UnsteerableModelError, _Incomplete):
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        known = " or ".join(f"{b!r}" for b in BUNDLED)
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"Cannot load {name!r}: {first_line.rstrip(' .:')}. Give {known}, a folder written by save_pretrained, or a"
-            " hub id."
-        ) from error
+        raise ValueError(f"Cannot load {name!r}: {first_line.rstrip(' .:')}. {known_names(name)}") from error
     return wrap(hf, with_template(tokenizer, template, template_arguments), name)
 
 
@@ -114,19 +119,18 @@ class _Incomplete(ValueError):
 
 
 def _place(name: str) -> str:
-    """Where a model lies: a bundled one's folder, a folder, or the hub id as it is."""
+    """Where a model lies: a bundled one's folder, a fetched one's, a folder, or the hub id as it is."""
     if name in BUNDLED:
         return str(files(__package__) / "bundled" / name)
+    if (named := find_named(name)) is not None:
+        return str(fetch(*named))
+    refuse_missing_path(name)
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
-    if path.is_file():
-        raise ValueError(
-            f"{name} is a file, and a model is a folder written by save_pretrained; load a GGUF file with"
-            " AutoModelForCausalLM.from_pretrained(folder, gguf_file=...) and pass the model."
-        )
     if path.is_dir() and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             try:
-                base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
+                found = read_json(path / "adapter_config.json", what="The adapter's config")
+                base = found.get("base_model_name_or_path")
             except (ValueError, AttributeError):
                 base = None
             raise ValueError(
@@ -137,10 +141,12 @@ def _place(name: str) -> str:
     return str(path) if name.startswith("~") else name
 
 
-def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     """A dtype, also by one of its short names."""
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
+    if dtype is None:
+        return "auto"
     found = getattr(torch, _DTYPES.get(str(dtype), str(dtype).removeprefix("torch.")), None)
     if not isinstance(found, torch.dtype):
         raise _Incomplete(f"dtype={dtype!r} is not a dtype; choose 'float32', 'bfloat16', 'float16' or 'auto'.")

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import torch
@@ -27,7 +27,7 @@ _TOLD: WeakSet[Any] = WeakSet()
 """Tokenizers of which a missing BOS was said."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A loaded causal language model whose cached keys and values can be traced and edited.
 
@@ -51,6 +51,24 @@ class Model:
     name: str
     shape: CacheShape
     adapters: tuple[tuple[nn.Module, tuple[str, ...]], ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        """The model in one line."""
+        windows = [window for window in self.shape.windows if window is not None]
+        sliding = f"{len(windows)} of them with windows of {min(windows)} tokens, " if windows else ""
+        heads = "1 KV head" if self.n_kv_heads == 1 else f"{self.n_kv_heads} KV heads"
+        weights = f", weights quantised before ({self.quantised})" if self.quantised else ""
+        return (
+            f"Model({self.name!r}: {self.model_type}, {self.n_layers} layers, {sliding}{heads} of width"
+            f" {self.head_dim}, context {self.context}, {str(self.dtype).removeprefix('torch.')} on"
+            f" {self.device}{weights})"
+        )
+
+    @property
+    def quantised(self) -> str | None:
+        """How the weights were quantised before they were loaded as floats, such as `"GGUF Q4_1"`, if they were."""
+        found = getattr(self.hf.config, "quantised_weights", None)
+        return None if found is None else str(found)
 
     @property
     def n_layers(self) -> int:
@@ -141,7 +159,7 @@ class Model:
 
         >>> kv.load("tiny").check_adapters()
         """
-        if any(tuple(layer.merged_adapters) != before for layer, before in self.adapters):
+        if any(tuple(cast(Any, layer).merged_adapters) != before for layer, before in self.adapters):
             raise ValueError(
                 f"An adapter of {self.name} was merged or unmerged after the model was loaded; load it anew with"
                 " kv.load, which shares the weights as they are now."
@@ -177,8 +195,9 @@ class Model:
         Raises:
             ValueError: no tokens, more than the model's context, or a token that the model has no embedding for.
 
-        >>> kv.load("tiny").encode("How many?", chat=False)
-        [43, 296, 401, 34]
+        >>> model = kv.load("tiny")
+        >>> model.tokenizer.decode(model.encode("How many?", chat=False))
+        'How many?'
         """
         if not chat and not isinstance(prompt, str):
             raise ValueError("With chat=False a prompt must be a string; this one is a list of messages.")

@@ -208,10 +208,14 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     Returns:
         Its ids.
 
-    >>> encode(kv.load("tiny").tokenizer, "<|im_start|>user")
-    [1, 283]
+    Raises:
+        ValueError: text that can't be encoded.
+
+    >>> tokenizer = kv.load("tiny").tokenizer
+    >>> tokenizer.decode(encode(tokenizer, "How many?"))
+    'How many?'
     """
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(check_text(text, "The text"), add_special_tokens=False).input_ids)
 
 
 def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
@@ -231,29 +235,6 @@ def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
     if bos is None or (ids and ids[0] == bos) or list(tokenizer("a").input_ids[:1]) != [bos]:
         return None
     return str(tokenizer.bos_token)
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token as the text that it adds where it follows another one: SentencePiece drops the space before a token
-    that is decoded alone.
-
-    Args:
-        tokenizer: the model's.
-        ids: token ids.
-
-    Returns:
-        A text for each.
-
-    >>> token_texts(kv.load("tiny").tokenizer, encode(kv.load("tiny").tokenizer, "The answer is 5"))
-    ['The', ' answer', ' is', ' ', '5']
-    """
-    stem = encode(tokenizer, "a")
-    alone = tokenizer.decode(stem)
-    texts = []
-    for token in ids:
-        both = tokenizer.decode([*stem, int(token)])
-        texts.append(both[len(alone) :] if both.startswith(alone) else tokenizer.decode([int(token)]))
-    return texts
 
 
 def offset_token(tokenizer: Any, offset: str | int | None) -> int | None:

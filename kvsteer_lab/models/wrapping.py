@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
-from nnsight import NNsight, TransformersModel
+from nnsight import Envoy, NNsight, TransformersModel
 from torch import nn
 from transformers import Pipeline, PreTrainedModel
 
@@ -113,8 +113,8 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
     """
     if isinstance(source, Pipeline):
         return source.model, source.tokenizer if tokenizer is None else tokenizer
-    if isinstance(source, NNsight):
-        own = source.__dict__.get("tokenizer", getattr(source, "tokenizer", None))
+    if isinstance(source, Envoy):
+        own = getattr(source, "tokenizer", None)
         return source._module, own if tokenizer is None else tokenizer
     return source, tokenizer
 
@@ -145,4 +145,4 @@ def _adapters(source: nn.Module | None, hf: PreTrainedModel) -> Iterator[tuple[n
     """The caller's adapter layers, each with the adapters that are merged into its weights now."""
     for module in source.modules() if source is not None else ():
         if hasattr(module, "merged_adapters"):
-            yield module, tuple(module.merged_adapters)
+            yield module, tuple(cast(Any, module).merged_adapters)

@@ -24,7 +24,7 @@ PAPER: Mapping[str, Callable[[str, str], str | None]] = {
 """The paper's rules by the name of their metric: from a reply and the letters of a task to what is read."""
 
 _UNREAD = ("[invalid]", "[incorrect]")
-_CHOICE = re.compile(r"^\s*([A-Z]|[1-9]): ?(.*?)\s*$", re.MULTILINE)
+_CHOICE = re.compile(r"^[^\S\n]*([A-Z]|[1-9]): ?(.*)$", re.MULTILINE)
 _MARK = re.compile(r"<\|[^|<>\n]{1,40}\|>|</s>")
 
 
@@ -129,7 +129,7 @@ def choices_of(prompt: str) -> dict[str, str]:
     for label, text in lines[starts[-1] :] if starts else []:
         if found and ord(label) != ord(max(found)) + 1:
             break
-        found[label] = text
+        found[label] = text.strip()
     return found
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._util.files import write_atomically
-from .._util.json import read_json
+from .._util.json import first_fault, read_json
 from ..models.fingerprint import compare_fingerprints
 from ..models.model import Model
 
@@ -37,6 +37,9 @@ class Card:
         history: arithmetic done since.
         note: what else a reader should know.
         version: of kvsteer_lab.
+
+    >>> Card("tiny", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 3, None, 100).n_pairs
+    100
     """
 
     model: str
@@ -103,14 +106,6 @@ class Card:
         return "" if self.dtype == str(model.dtype) else f"These vectors were extracted {dtypes}."
 
 
-def first_fault(error: ValidationError) -> str:
-    """What a validation found first, in a few words, and how many more faults there are."""
-    first, *others = error.errors()
-    place = ".".join(str(part) for part in first["loc"])
-    more = f", and {len(others)} more" if others else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
-
-
 @dataclass(frozen=True)
 class Format:
     """How one kind of vectors lies in a safetensors file.
@@ -147,7 +142,9 @@ class Format:
                 written = metadata["card"]
                 tensors = {name: file.get_tensor(name) for name in self.tensors}
         except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file ({error}); save or download it again."
+            ) from error
         return tensors, Card.from_json(written, what=f"The card in {path}")
 
     def _find(self, source: str | Path, revision: str | None) -> Path:

@@ -167,7 +167,24 @@ class KVVectors:
     # --- files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step.
+
+        Args:
+            path: where to.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the folder can't be written or the disk is full; an old file survives.
+
+        >>> import tempfile
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
+        True
+        """
         return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod

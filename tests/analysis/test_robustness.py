@@ -111,7 +111,7 @@ def test_without_a_gain_at_c_star_the_number_is_undefined_and_says_so(gain):
         .all()
     )
     assert found.reason.startswith("The gain at c* is ") and found.reason.endswith(
-        "not told from zero, so there is nothing to keep a share of."
+        "not distinguishable from zero, so there is nothing to keep a share of."
     )
     curve = robustness_curve(outcomes)
     assert curve.kept.isna().all() and curve.random_kept.isna().all()
@@ -292,4 +292,4 @@ def test_a_control_model_s_number_is_undefined(task):
         control, kv.ContrastiveSet.few_shot(task, control.tokenizer, style="stepwise", n=16, shots=2), progress=False
     )
     found = robustness(run(control, task, kv.CacheSteering(vectors, 0, 1.0), points=3))
-    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not told from zero" in found.reason[0]
+    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not distinguishable from zero" in found.reason[0]

@@ -11,6 +11,7 @@ import torch
 
 import kvsteer_lab as kv
 from kvsteer_lab import analysis
+from kvsteer_lab.evaluation.measures import share
 
 N, NEW = 5, {"max_new_tokens": 48}
 QUICK: dict[str, Any] = dict(n=N, progress=False)
@@ -128,12 +129,11 @@ def test_temperature_zero_is_greedy_and_samples_are_clustered_by_question(tiny, 
 
 
 def test_where_all_samples_agree_each_question_counts_once():
-    from kvsteer_lab.analysis.conditions.temperature import _interval
-
     questions = pd.Series(["a", "a", "b", "b", "c", "c"])
-    assert _interval(pd.Series([True] * 6), questions) == kv.stats.wilson(3, 3)
-    assert _interval(pd.Series([False] * 6), questions) == kv.stats.wilson(0, 3)
-    assert all(map(math.isnan, _interval(pd.Series([math.nan] * 6), questions)))
+    for value, hits in ((True, 3), (False, 0)):
+        found = share(pd.Series([value] * 6), "x", "", questions)
+        assert (found["low"], found["high"]) == pytest.approx(kv.stats.wilson(hits, 3))
+    assert all(map(math.isnan, share(pd.Series([math.nan] * 6), "x", "", questions).values()))
 
 
 def test_each_slot_is_its_separate_run(tiny, task, steering):

@@ -64,10 +64,6 @@ def scale_attention(hf: Any, tokenizer: Any) -> None:
     hf.model.layers[1].self_attn.scaling *= 3
 
 
-def hook_a_layer(hf: Any, tokenizer: Any) -> None:
-    hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: output * 0.1)
-
-
 def replace_a_forward(hf: Any, tokenizer: Any) -> None:
     mlp = hf.model.layers[0].mlp
     mlp.forward = functools.partial(lambda forward, x: 0.1 * forward(x), mlp.forward)
@@ -101,7 +97,6 @@ CHANGES = [
     change_rope,
     change_the_config,
     scale_attention,
-    hook_a_layer,
     replace_a_forward,
     penalise_repetition,
     ban_ngrams,
@@ -129,6 +124,23 @@ def test_weights_that_change_after_the_first_run_are_seen(tmp_path: Path) -> Non
     hf.model.layers[1].self_attn.o_proj.weight.data[:, : model.head_dim] = 0
     with pytest.raises(ValueError, match=r"holds another run: model.fingerprint is \"2-"):
         ask(model, out=tmp_path)
+
+
+def test_a_hook_on_a_loaded_model_is_another_run(tmp_path: Path) -> None:
+    model = kv.load(*fresh())
+    ask(model, out=tmp_path)
+    handles = [
+        model.hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output, by=by: output * by)
+        for by in (0.1, 0.2)
+    ]
+    with pytest.raises(ValueError, match=r"holds another run: model.modules"):
+        ask(model, out=tmp_path)
+    ask(model, out=tmp_path / "hooked")
+    handles[1].remove()
+    with pytest.raises(ValueError, match=r"holds another run: model.modules"):
+        ask(model, out=tmp_path / "hooked")
+    handles[0].remove()
+    assert ask(model, out=tmp_path).complete
 
 
 def test_another_adapter_is_another_run_and_an_idle_one_is_not(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
 from ..printing import say_line, say_text
 
 
 def evaluate(
     task: str = "tiny-arithmetic",
     model: str = "tiny",
+    template: str | None = None,
     vectors: Path | None = None,
     ck: float | None = None,
     cv: float | None = None,
@@ -37,6 +39,7 @@ def evaluate(
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         vectors: steering vectors to add; without them only the prompts are compared.
         ck: coefficient of the keys; needed with vectors.
         cv: coefficient of the values; needed with vectors.
@@ -65,7 +68,7 @@ def evaluate(
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
-    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
         methods.append(kv.ForcedPrefix(prefix))

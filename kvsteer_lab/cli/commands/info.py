@@ -45,5 +45,7 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
             f" {model.head_dim}, context {model.context}"
         )
         say_line(f"dtype: {model.dtype}, device: {model.device}, fingerprint: {model.fingerprint}")
+        if model.quantised:
+            say_line(f"weights: quantised before they were loaded as floats ({model.quantised})")
         if windows:
             say_line(f"note: some layers forget the steered slot after {windows[0] - 1} more tokens (sliding window)")
