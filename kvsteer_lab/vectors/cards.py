@@ -37,6 +37,9 @@ class Card:
         history: arithmetic done since.
         note: what else a reader should know.
         version: of kvsteer_lab.
+
+    >>> Card("tiny", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 3, None, 100).n_pairs
+    100
     """
 
     model: str
@@ -139,7 +142,9 @@ class Format:
                 written = metadata["card"]
                 tensors = {name: file.get_tensor(name) for name in self.tensors}
         except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file ({error}); save or download it again."
+            ) from error
         return tensors, Card.from_json(written, what=f"The card in {path}")
 
     def _find(self, source: str | Path, revision: str | None) -> Path:

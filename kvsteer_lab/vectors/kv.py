@@ -224,20 +224,20 @@ class KVVectors:
         """Write one safetensors file with the card in its metadata; an existing file is replaced in one step.
 
         Args:
-            path: where.
+            path: where to.
 
-        Example:
-            >>> import torch
-            >>> import kvsteer_lab as kv
-            >>> from kvsteer_lab.vectors import Card
-            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
-            >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
-            >>> from pathlib import Path
-            >>> from tempfile import TemporaryDirectory
-            >>> with TemporaryDirectory() as folder:
-            ...     path = vectors.save(Path(folder) / "vectors.safetensors")
-            ...     bool((kv.KVVectors.load(path).keys == vectors.keys).all())
-            True
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the folder can't be written or the disk is full; an old file survives.
+
+        >>> import tempfile
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
+        True
         """
         return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 

@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused(share: float, model: kv.Model, tmp_path: Pa
     path = activations_for(model).save(tmp_path / "a.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.ActivationVectors.load(path)
 
 
@@ -185,7 +185,7 @@ def test_a_foreign_or_missing_file_is_refused(model: kv.Model, vectors: kv.KVVec
             ValueError, match=r"holds no steering vectors: it was not written by ActivationVectors\.save"
         ):
             kv.ActivationVectors.load(tmp_path / f"{name}.safetensors")
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.ActivationVectors.load(tmp_path / "pickle.safetensors")
     with pytest.raises(
         ValueError,

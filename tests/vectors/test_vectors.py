@@ -346,13 +346,13 @@ def empty_card(path: Path) -> None:
     ("write", "message"),
     [
         (foreign, r"holds no steering vectors: it was not written by KVVectors\.save"),
-        (without_values, r"is no complete safetensors file .*save or download it again"),
+        (without_values, r"is not a complete safetensors file .*save or download it again"),
         (broken_card, r"card .* can't be read.*save or download it again"),
         (empty_card, r"card .* can't be read.*save or download it again"),
-        (lambda path: path.write_bytes(b""), r"is no complete safetensors file .*save or download it again"),
+        (lambda path: path.write_bytes(b""), r"is not a complete safetensors file .*save or download it again"),
         (
             lambda path: path.write_bytes(b"\x80\x04pickle" * 9),
-            r"is no complete safetensors file .*save or download it again",
+            r"is not a complete safetensors file .*save or download it again",
         ),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_truncated_file_is_refused(share: float, vectors: kv.KVVectors, tmp_pa
     path = vectors.save(tmp_path / "v.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.KVVectors.load(path)
 
 

@@ -128,9 +128,9 @@ def vary_extraction(
     )
     rows = []
     for dose in dict.fromkeys(dose for _, dose in cells):
-        random = [part for key in grid.controls if key[1] == dose for part in grid.drawn(key)]
-        correct = [float(part.correct.mean()) for part in random]
-        adopted = [float((part["style"] == recipe["style"]).mean()) for part in random]
+        replies = [part for key in grid.controls if key[1] == dose for part in grid.drawn(key)]
+        correct = [float(part.correct.mean()) for part in replies]
+        adopted = [float((part["style"] == recipe["style"]).mean()) for part in replies]
         for s in dict.fromkeys(shots):
             for p in dict.fromkeys(pairs):
                 same = [key for key in cells if (key[0].shots, key[0].pairs, key[1]) == (s, p, dose)]
