@@ -154,6 +154,15 @@ class MultipleChoice(Benchmark):
 def choice_question(text: str, choices: Mapping[str, str], answer: str, header: str = "\n\nChoices:\n") -> Question:
     """A multiple-choice question as the paper asks it: the question, then a line `A: text` for each choice; its id is
     left empty.
+
+    Args:
+        text: the question.
+        choices: label -> text, in the order shown.
+        answer: the right label.
+        header: what stands between the question and the choices.
+
+    >>> choice_question("Where are books?", {"A": "bank", "B": "library"}, "B").text
+    'Where are books?\\n\\nChoices:\\nA: bank\\nB: library'
     """
     lines = "\n".join(f"{label}: {choice}" for label, choice in choices.items())
     return Question("", f"{text}{header}{lines}", answer, {"direct": f"The correct choice is {answer}."}, dict(choices))

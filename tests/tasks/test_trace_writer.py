@@ -661,7 +661,7 @@ def test_addresses_with_secrets_are_refused_without_showing_them(out: Path) -> N
     with pytest.raises(
         ValueError,
         match=(
-            r"base_url has a password or parameters behind http://127.0.0.1:9/v1; keep the key in an environment"
+            r"base_url has a password or parameters beside http://127.0.0.1:9/v1; keep the key in an environment"
             r" variable"
         ),
     ):
@@ -702,7 +702,7 @@ def test_bad_settings_are_refused_before_anything_is_asked(
 
 @pytest.mark.parametrize("url", ["", "localhost:8000/v1", "file:///etc", "http://", "http://[::1"])
 def test_what_is_no_address_is_refused(url: str, out: Path) -> None:
-    with pytest.raises(ValueError, match=r"base_url=.* is no address; write one like 'http://localhost:8000/v1'"):
+    with pytest.raises(ValueError, match=r"base_url=.* is not an address; write one like 'http://localhost:8000/v1'"):
         write(url, out)
 
 
