@@ -43,7 +43,7 @@ def main(
     clock = measure.Clock(device, threads)
     loaded = models.load(model, device, getattr(torch, dtype))
     masks = layer_masks(models.steering(loaded, model), ("single", "leave one out"), "keys and values", 1)
-    steered = [kept.of(models.steering(loaded, model)) for kept in dict.fromkeys(mask.kept for mask in masks)]
+    steered = [kept.restrict(models.steering(loaded, model)) for kept in dict.fromkeys(mask.kept for mask in masks)]
     prompts = models.prompts(questions)
     wanted = {"max_new_tokens": tokens}
 

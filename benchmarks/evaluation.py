@@ -73,7 +73,7 @@ def main(
 
 def evaluate(
     model: kv.Model, task: kv.tasks.Task, n_test: int, n_dev: int, cells: int, controls: int, pairs: int, seed: int
-) -> tuple[kv.Tuning, kv.Results]:
+) -> tuple[kv.tuning.Tuning, kv.Results]:
     """Tune every method on development questions, then run all interventions once on test questions."""
     contrast = kv.ContrastiveSet.few_shot(task, model.tokenizer, style=STYLE, n=pairs, shots=3, seed=seed)
     differences = kv.extract_pairs(model, contrast, progress=False)
@@ -99,8 +99,8 @@ def evaluate(
         kv.CacheSteering(steering.vectors, keys, steering.cv, name="cache steering, keys and values"),
         kv.Together(kv.CoTPrompt(), steering),
         kv.Together(few_shot, kv.CacheSteering(-steering.vectors, steering.ck, steering.cv, name="sign flip")),
-        kv.other_slot(steering, -2),
-        *kv.label_shuffle_controls(steering, differences, controls, seed),
+        kv.controls.other_slot(steering, -2),
+        *kv.controls.label_shuffle_controls(steering, differences, controls, seed),
     ]
     return tuning, tuning.confirm(others, n=n_test, seed=seed, controls=controls, progress=False)
 
@@ -112,7 +112,7 @@ def _named(prefix: kv.ForcedPrefix, k: int) -> kv.ForcedPrefix:
 def _ratio(model: kv.Model, task: kv.tasks.Task, steering: kv.CacheSteering, n: int, seed: int) -> float:
     """The key coefficient, per value coefficient, that gives keys and values the same dose."""
     chats = [task.chat(q) for q in task.questions("dev", n, seed)]
-    dose = steering.vectors.relative_to(model, chats).set_index("layer").loc[list(steering.scope)].mean()
+    dose = steering.unit_doses(model, chats)
     return float(dose["values"] / dose["keys"])
 
 

@@ -48,7 +48,7 @@ def main(
     loaded = models.load(model, device, getattr(torch, dtype))
     steering = models.steering(loaded, model)
     task = kv.tasks.get("tiny-arithmetic")
-    state = kv.ExplorerState(
+    state = kv.explorer.ExplorerState(
         task=task.name, mix={"vectors": 1.0}, ck=steering.ck, cv=steering.cv, max_new_tokens=tokens
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ class _Watch:
         side = explorer.page.side
         begin, text, texts, measured = side.begin, side.text, side.texts, side.measured
 
-        def start(state: kv.ExplorerState) -> None:
+        def start(state: kv.explorer.ExplorerState) -> None:
             self.running = state.cv
             begin(state)
 

@@ -4,8 +4,8 @@
 PNG and CSV are committed; PDF and SVG, which are large and which `make figures` draws, are held to their hashes alone.
 
 What must hold on every machine: the names, the stamps in the pictures, and the plotted data up to a tolerance. Bytes of
-a picture must be the same where its data are byte for byte the same and it was drawn with the same versions; elsewhere
-the last digits of a sum or another zlib may change them.
+a picture must be the same where its data are byte for byte the same and it was drawn with the same versions on the same
+kind of processor; elsewhere the last digits of a sum, which a table rounds off, or another zlib may change them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+import torch
 from PIL import features
+from threadpoolctl import threadpool_info
 
 from kvsteer_lab.figures.stamp import SUFFIXES, read_stamp
 
@@ -31,9 +33,9 @@ def drawn_with() -> str:
     """What the bytes of a picture depend on beside its data."""
     packages = [f"{name} {version(name)}" for name in ("matplotlib", "numpy", "pillow")]
     compression = f"zlib {zlib.ZLIB_RUNTIME_VERSION} and {features.version('zlib')}"
-    return (
-        f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {platform.machine()}"
-    )
+    blas = sorted({found["architecture"] for found in threadpool_info() if "architecture" in found})
+    processor = f"{platform.machine()} ({', '.join(blas)}; {torch.backends.cpu.get_cpu_capability()})"
+    return f"# drawn with {', '.join(packages)}, {compression}, Python {platform.python_version()} on {processor}"
 
 
 def figures_in(folder: Path) -> list[str]:

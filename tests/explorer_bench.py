@@ -1,4 +1,4 @@
-"""A bench and a state on the bundled model, and how a reader finds their way in the widgets: for the explorer's
+"""A workspace and a state on the bundled model, and how a reader finds their way in the widgets: for the explorer's
 tests.
 """
 
@@ -15,10 +15,12 @@ import ipywidgets as w
 
 import kvsteer_lab as kv
 from kvsteer_lab.explorer.explorer import Explorer
+from kvsteer_lab.explorer.results.comparison import Comparison
+from kvsteer_lab.explorer.results.sweep import Sweep
 from kvsteer_lab.explorer.state import ARMS, ExplorerState
-from kvsteer_lab.explorer.work.comparing import Comparison, compare_arms
-from kvsteer_lab.explorer.work.sweeping import Sweep, run_sweep
-from kvsteer_lab.explorer.workspace import Bench
+from kvsteer_lab.explorer.work.comparing import compare_arms
+from kvsteer_lab.explorer.work.sweeping import run_sweep
+from kvsteer_lab.explorer.workspace import Workspace
 
 STYLES = ("stepwise", "analogical")
 
@@ -32,8 +34,8 @@ class Made:
     pairs: dict[str, kv.ContrastiveSet]
     vectors: dict[str, kv.KVVectors]
 
-    def bench(self) -> Bench:
-        return Bench(self.model, dict(self.vectors), pairs=dict(self.pairs), tasks={self.task.name: self.task})
+    def workspace(self) -> Workspace:
+        return Workspace(self.model, dict(self.vectors), pairs=dict(self.pairs), tasks={self.task.name: self.task})
 
     def state(self, **changes: Any) -> ExplorerState:
         """All arms on a development question."""
@@ -47,20 +49,20 @@ def make(model: kv.Model) -> Made:
     return Made(model, task, pairs, {style: kv.extract(model, own, progress=False) for style, own in pairs.items()})
 
 
-def compared(bench: Bench, state: ExplorerState) -> Comparison:
+def compared(workspace: Workspace, state: ExplorerState) -> Comparison:
     """A comparison, measured."""
     found: list[Comparison] = []
     for _ in compare_arms(
-        bench, state, threading.Event(), lambda comparison: None, found.append, lambda arm, text: None
+        workspace, state, threading.Event(), lambda comparison: None, found.append, lambda arm, text: None
     ):
         pass
     return found[0]
 
 
-def swept(bench: Bench, state: ExplorerState) -> Sweep:
+def swept(workspace: Workspace, state: ExplorerState) -> Sweep:
     """A sweep, complete."""
     found: list[Sweep] = []
-    for _ in run_sweep(bench, state, threading.Event(), found.append):
+    for _ in run_sweep(workspace, state, threading.Event(), found.append):
         pass
     return found[-1]
 

@@ -82,6 +82,32 @@ def activation_steered(
             handle.remove()
 
 
+def steered_at_the_newest(hf: PreTrainedModel, ids: Sequence[int], vectors: Tensor, new: int) -> list[int]:
+    """Greedy tokens with everything computed anew for each, and `vectors` added behind each layer at the last position
+    of that pass alone: steering-vectors' `apply(model, min_token_index=-1)` around `generate(use_cache=False)`.
+    """
+    found: list[int] = []
+    for _ in range(new):
+        found.append(int(logits_at_the_newest(hf, [*ids, *found], vectors, [0])[0].argmax()))
+    return found
+
+
+@torch.no_grad()
+def logits_at_the_newest(hf: PreTrainedModel, ids: Sequence[int], vectors: Tensor, text: Sequence[int]) -> Tensor:
+    """The logits before each token of `text` that follows `ids`, each from a pass of its own: `[tokens, vocab]`."""
+    layers = [module for module in hf.modules() if isinstance(module, GradientCheckpointingLayer)]
+    handles = [
+        layer.register_forward_hook(_adding(vector, -1, onward=True))
+        for layer, vector in zip(layers, vectors, strict=True)
+    ]
+    try:
+        passes = [torch.tensor([[*ids, *text[:t]]]) for t in range(len(text))]
+        return torch.stack([hf(given, use_cache=False).logits[0, -1] for given in passes])
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _adding(vector: Tensor, slot: int, onward: bool) -> Any:
     def hook(module: nn.Module, given: Any, output: Any) -> Any:
         hidden = (output[0] if isinstance(output, tuple) else output).clone()

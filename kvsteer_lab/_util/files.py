@@ -60,6 +60,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], folder: 
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder or target.parent)
         temporary, mode = _new_file(folder or target.parent, target)
+    except IsADirectoryError as error:
+        raise _failed(path, error) from error
     except OSError as error:
         raise OSError(
             f"Cannot write {path}: {error.strerror or error}. Choose a folder that you can write to."

@@ -1,20 +1,28 @@
-"""HTML shown in notebooks, and the escaping of text in it."""
+"""HTML shown in notebooks."""
 
 from __future__ import annotations
 
-import difflib
-import html
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pandas as pd
+
+from .text import guard_from_mathjax, visible
+
 CELL = "text-align:left;vertical-align:top;max-width:24em;white-space:pre-wrap;"
-_ONLY_HERE = "background:#e69f0055;"  # legible on light and dark pages
-_EXTRACTED = "outline:2px solid #0072b2;"
+"""The style of a table's cell that holds running text."""
 
 
 @dataclass(frozen=True)
 class Html:
-    """Something to show in a notebook."""
+    """Something to show in a notebook.
+
+    Attributes:
+        text: its HTML.
+
+    >>> Html("<b>bold</b>")._repr_html_()
+    '<b>bold</b>'
+    """
 
     text: str = field(repr=False)
 
@@ -22,32 +30,31 @@ class Html:
         return self.text
 
 
-def escape(text: object) -> str:
-    """Text as HTML that shows it unchanged."""
-    return html.escape(str(text))
+class TextTable(pd.DataFrame):
+    """A table that notebooks show with its texts as they were written: dollars in them delimit no formula.
+
+    >>> "<span>&#36;</span>2" in TextTable({"text": ["$2 and $3"]})._repr_html_()
+    True
+    """
+
+    @property
+    def _constructor(self) -> type[TextTable]:
+        return TextTable
+
+    def _repr_html_(self) -> str | None:
+        shown = super()._repr_html_()
+        return None if shown is None else guard_from_mathjax(visible(shown))
 
 
-def pair_html(positive: str, negative: str, last_token: str | None) -> str:
-    """Two prompts side by side; words that only one has are marked, the extracted token is framed."""
-    sides = [re.findall(r"\s+|\w+|[^\w\s]", text) for text in (positive, negative)]
-    marked = ["", ""]
-    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, sides[0], sides[1], autojunk=False).get_opcodes():
-        for side, (start, end) in enumerate(((a0, a1), (b0, b1))):
-            text = escape("".join(sides[side][start:end]))
-            marked[side] += text if kind == "equal" or not text else f"<span style='{_ONLY_HERE}'>{text}</span>"
-    cells = ""
-    for text, full in zip(marked, (positive, negative), strict=True):
-        token = last_token if last_token and full.endswith(last_token) else full[-1]
-        shown = escape(token)
-        if text.endswith(shown):
-            text = (
-                text[: len(text) - len(shown)]
-                + f"<span style='{_EXTRACTED}' title='extracted'>{shown.replace(chr(10), '↵')}</span>"
-            )
-        cells += f"<td style='{CELL}'>{text}</td>"
-    key = (
-        f"<span style='{_ONLY_HERE}'>only on this side</span> &nbsp; <span style='{_EXTRACTED}'>token whose keys and"
-        " values are extracted</span>"
-    )
-    head = "<tr><th style='text-align:left'>positive</th><th style='text-align:left'>negative</th></tr>"
-    return f"<p>{key}</p><table style='width:100%'>{head}<tr>{cells}</tr></table>"
+def table_html(table: pd.DataFrame, float_format: Callable[[float], str] | None = None, na_rep: str = "NaN") -> str:
+    """A table as HTML, its texts as they were written.
+
+    Args:
+        table: any table.
+        float_format: writes a number.
+        na_rep: stands for a missing value.
+
+    >>> "&lt;b&gt; <span>&#36;</span>2" in table_html(pd.DataFrame({"text": ["<b> $2"]}))
+    True
+    """
+    return guard_from_mathjax(visible(table.to_html(float_format=float_format, na_rep=na_rep)))

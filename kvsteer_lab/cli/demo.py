@@ -20,6 +20,7 @@ from ..tasks import get
 from ..vectors.extraction import extract
 from ..vectors.kv import KVVectors
 from ..vectors.pairs import ContrastiveSet
+from .printing import say_line, say_text
 
 STYLE = "stepwise"
 CK, CV = 0.0, 2.0
@@ -52,12 +53,12 @@ def run_demo(
         controls: random vectors.
     """
     out = Path(out)
-    print(f"1. Load {model!r}, and make 100 contrastive pairs of {task} ({STYLE} against direct, 3 shots).")
+    say_line(f"1. Load {model!r}, and make 100 contrastive pairs of {task} ({STYLE} against direct, 3 shots).")
     loaded, questions = load(model), get(task)
     pairs = ContrastiveSet.few_shot(questions, loaded.tokenizer, style=STYLE, n=100, shots=3, seed=0)
-    print("2. Extract the mean difference of keys and values at the prompts' last token.")
+    say_line("2. Extract the mean difference of keys and values at the prompts' last token.")
     vectors = extract(loaded, pairs)
-    print(
+    say_text(
         f"3. Add it once to the last cached slot (ck={CK:g}, cv={CV:g}) of {n} test questions, beside baselines and"
         f" {controls} random vectors."
     )
@@ -70,11 +71,11 @@ def run_demo(
     ]
     results = evaluate(loaded, questions, methods, n=n, split="test", seed=0)
     summary = results.summary()
-    print(f"\n{format_table(summary)}\n")
-    print("accuracy [95% interval; of random vectors: their middle 95%] | p: exact McNemar against the baseline")
+    say_text(f"\n{format_table(summary)}\n")
+    say_line("accuracy [95% interval; of random vectors: their middle 95%] | p: exact McNemar against the baseline")
     row = summary.loc[steering.label]
     least = f"{1 / (controls + 1):.3f} is the smallest possible"
-    print(
+    say_text(
         f"Against {controls} random vectors of its size: p = {row.p_random:.3f} in accuracy, p ="
         f" {row.p_random_reasoned:.3f} in reasoning ({least}).\n"
     )
@@ -86,7 +87,7 @@ def run_demo(
         out / "quickstart.png",
     )
     save_figure(plot_comparison(summary), out / "quickstart", model=loaded, seed=0)
-    print("Written:", *files, sep="\n  ")
+    say_line("Written:", *(f"  {file}" for file in files))
     return Demo(vectors, results, files)
 
 
@@ -111,8 +112,8 @@ def print_side_by_side(results: Results, texts: Mapping[str, str], labels: Seque
     rows = results.rows[(results.rows["sample"] == 0) & results.rows.intervention.isin(labels)]
     for question in rows.question.unique()[:n]:
         asked = rows[rows.question == question].set_index("intervention")
-        print(f"Q  {texts[question]}   (gold: {asked.gold.iloc[0]})")
+        say_text(f"Q  {texts[question]}   (gold: {asked.gold.iloc[0]})")
         for label in labels:
             row = asked.loc[label]
-            print(f"   {label}: {(row.forced + row.text).strip()}  [{'right' if row.correct else 'wrong'}]")
-        print()
+            say_text(f"   {label}: {(row.forced + row.text).strip()}  [{'right' if row.correct else 'wrong'}]")
+        say_line("")

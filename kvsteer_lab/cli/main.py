@@ -7,20 +7,23 @@ from collections.abc import Sequence
 
 import tyro
 
+from .._util.text import visible
 from .commands import COMMANDS
+from .printing import visible_warnings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `kvsteer`. Bad input ends with one line and exit code 1, Ctrl-C with 130."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="kvsteer",
-            args=arguments,
-            description="KV cache steering: extract, inject, evaluate.",
-        )
+        with visible_warnings():
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="kvsteer",
+                args=arguments,
+                description="KV cache steering: extract, inject, evaluate.",
+            )
     except (ValueError, OSError) as error:
-        sys.exit(f"kvsteer: {error}")
+        sys.exit(f"kvsteer: {visible(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
 

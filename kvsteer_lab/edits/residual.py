@@ -1,4 +1,6 @@
-"""Add vectors to the residual stream of single rows: at one slot once, or from a slot on at every later one."""
+"""Add vectors to the residual stream of single rows: at one slot, from a slot on at every later one, or at whichever
+position is the newest.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ..models.finite import NotFiniteError
 from ..models.layers import decoder_layers, hidden_size
+from ..models.lock import LOCK
 from ..models.model import Model
 
 
@@ -25,11 +29,16 @@ class ResidualDelta:
         vectors: float32 `[layers, hidden]`; row l is added to the output of decoder layer l, counted from 0.
         slot: index into the prompt's ids; negative counts from the end.
         onward: whether every later slot gets it as well, the generated tokens' among them.
+        newest: add it to the last position of each forward pass instead, wherever that is. It takes decoding without a
+            cache to differ from `onward`: then a position that was the newest is computed anew, without the vectors.
+
+    >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
     """
 
     vectors: Float[Tensor, "layers hidden"]
     slot: int = -1
     onward: bool = False
+    newest: bool = False
 
     def check(self, model: Model) -> None:
         """Refuse a delta that doesn't fit.
@@ -37,6 +46,8 @@ class ResidualDelta:
         Raises:
             ValueError: another number of layers or hidden width than the model's, NaN or infinity, or a model whose
                 layers aren't found.
+
+        >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
         """
         decoder_layers(model.hf)
         wanted, shape = (model.n_layers, hidden_size(model.hf)), tuple(self.vectors.shape)
@@ -45,8 +56,12 @@ class ResidualDelta:
                 f"A residual delta is {shape}, but {model.name} has {wanted} (layers, hidden width); use vectors of"
                 " this model."
             )
-        if not torch.isfinite(self.vectors).all():
-            raise ValueError("A residual delta holds NaN or infinity; check the coefficient and the vectors.")
+        if not self.vectors.to(model.dtype).isfinite().all():
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise NotFiniteError(
+                f"A residual delta holds NaN or infinity, or is infinite in {dtype}; check the coefficient and the"
+                " vectors."
+            )
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,10 @@ class LayerEdit:
         self.rows = torch.tensor([p.row for p in placed])
         self.columns = torch.tensor([p.column for p in placed])
         self.onward = torch.tensor([p.delta.onward for p in placed])
-        self.first, self.last = int(self.columns.min()), int(self.columns.max())
-        self.ends = not bool(self.onward.any())
+        self.newest = torch.tensor([p.delta.newest for p in placed])
+        fixed = self.columns[~self.newest].tolist()
+        self.first, self.last = min(fixed, default=None), max(fixed, default=-1)
+        self.ends = not bool(self.onward.any() or self.newest.any())
         self._steady: Tensor | None = None
 
     def __call__(self, output: Any, start: int) -> Any:
@@ -79,7 +96,8 @@ class LayerEdit:
         return self._add(output, start)
 
     def _add(self, hidden: Float[Tensor, "rows time hidden"], start: int) -> Float[Tensor, "rows time hidden"]:
-        begin, end = max(start, self.first), start + hidden.shape[1]
+        end = start + hidden.shape[1]
+        begin = max(start, end - 1 if self.first is None else self.first)
         if self.ends:
             end = min(end, self.last + 1)
         if begin >= end:
@@ -96,11 +114,12 @@ class LayerEdit:
     def _sum(self, hidden: Tensor, begin: int, end: int) -> Float[Tensor, "rows time hidden"]:
         """The sum of all vectors that belong to each row and column, where the layer runs."""
         if self.vectors.device != hidden.device:
-            self.vectors, self.rows, self.columns, self.onward = (
-                x.to(hidden.device) for x in (self.vectors, self.rows, self.columns, self.onward)
+            self.vectors, self.rows, self.columns, self.onward, self.newest = (
+                x.to(hidden.device) for x in (self.vectors, self.rows, self.columns, self.onward, self.newest)
             )
         at = torch.arange(begin, end, device=hidden.device)
-        here = (at == self.columns[:, None]) | (self.onward[:, None] & (at > self.columns[:, None]))
+        columns = torch.where(self.newest, end - 1, self.columns)[:, None]
+        here = (at == columns) | (self.onward[:, None] & (at > columns))
         empty = torch.zeros(hidden.shape[0], end - begin, hidden.shape[2], dtype=torch.float32, device=hidden.device)
         return empty.index_add_(0, self.rows, here[..., None] * self.vectors[:, None])
 
@@ -122,7 +141,8 @@ class Editing:
     paid.
 
     It may be entered again and again: the columns that earlier passes read are counted on, so that single passes can be
-    wrapped as well as a whole `generate`. On leaving, also through an error or Ctrl-C, the hooks are gone.
+    wrapped as well as a whole `generate`. On leaving, also through an error or Ctrl-C, the hooks are gone. The lock of
+    all models is held while it is entered.
 
     Args:
         hf: the model that runs.
@@ -139,6 +159,7 @@ class Editing:
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Editing:
+        LOCK.__enter__()
         for layer in self.edits:
             self._handles.append(
                 self._layers[layer].register_forward_hook(
@@ -152,6 +173,7 @@ class Editing:
     ) -> None:
         while self._handles:
             self._handles.pop().remove()
+        LOCK.__exit__(kind, error, trace)
 
     def _edit(self, layer: int, output: Any) -> Any:
         start = self._next[layer]

@@ -1,48 +1,127 @@
-"""What a cell of any sweep is measured by: accuracy, style, length and loops of its replies."""
+"""What is measured of replies: shares with their intervals, lengths, loops. There is one function for each kind of
+table row, and every analysis builds its rows from these.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
-from ..stats.intervals import wilson
+from ..stats.shares import clustered_share
 from ..stats.texts import is_loop
-from .doses import Steering
+from .verdicts import check_measured
+
+
+def share(hits: pd.Series | None, name: str, prefix: str = "", questions: pd.Series | None = None) -> dict[str, float]:
+    """A share of replies and its 95% interval, under the keys `name`, `{prefix}low` and `{prefix}high`.
+
+    Args:
+        hits: whether each reply counts; `None`, or a reply for which it isn't known: all three are NaN.
+        name: what the share is called.
+        prefix: what the ends of the interval are called.
+        questions: the question of each reply, where a question has several; the interval is then clustered by question.
+            `None`: one reply per question, and the interval is Wilson's.
+
+    Example:
+        >>> import pandas as pd
+        >>> {name: round(value, 2) for name, value in share(pd.Series([True, True, False, True]), "accuracy").items()}
+        {'accuracy': 0.75, 'low': 0.3, 'high': 0.95}
+    """
+    if hits is None or hits.isna().any():
+        return {name: math.nan, f"{prefix}low": math.nan, f"{prefix}high": math.nan}
+    found = clustered_share(hits.tolist(), None if questions is None else questions.tolist())
+    return {name: float(hits.mean()), f"{prefix}low": found.low, f"{prefix}high": found.high}
+
+
+def measure_briefly(replies: pd.DataFrame) -> dict[str, Any]:
+    """The shortest row: `n`, `accuracy` with its interval `low`, `high`, the share `reasoned`, and `tokens`, the mean
+    length.
+
+    Args:
+        replies: rows of `Results` under one intervention.
+    """
+    check_measured(replies, ("correct", "reasoned", "tokens"))
+    means = dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
+    return dict(n=replies.question.nunique()) | share(replies.correct, "accuracy", "", replies.question) | means
 
 
 def measure(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
-    """One row of a table from the replies of one intervention, one a question.
+    """One row of a table from the replies of one intervention, over all samples of each question.
 
     Args:
         replies: rows of `Results`.
-        style: the intended one; `None` where the vectors don't say.
+        style: the intended one; `None` where the vectors do not say.
 
     Returns:
-        `n`; the shares `accuracy`, `reasoned` (a reasoning style), `adopted` (the intended style; NaN without one), and
-        their 95% Wilson intervals: `low` and `high` of accuracy, `reasoned_low` and so on of the others; `tokens`, the
-        mean length; `truncated` and `loops` (`kv.side_effects`), shares of replies; `repetition`, the mean share of
-        repeated 4-grams.
+        `n` questions; the shares `accuracy`, `reasoned` (a reasoning style), `adopted` (the intended style; NaN without
+        one), and their 95% intervals (Wilson's, clustered by question): `low` and `high` of accuracy, `reasoned_low`
+        and so on of the others; `tokens`, the mean length; `truncated` and `loops` (`kv.side_effects`), shares of
+        replies; `repetition`, the mean share of repeated 4-grams.
+
+    Raises:
+        ValueError: no replies, or replies without a verdict or a length.
+
+    Examples:
+        >>> import pandas as pd
+        >>> from kvsteer_lab.evaluation.measures import measure
+        >>> texts = pd.DataFrame({"text": ["Step 1.", "4"], "forced": "", "style": ["stepwise", "direct"]})
+        >>> counts = texts.assign(question=["a", "b"], intervention="steered", correct=True, reasoned=[True, False])
+        >>> row = measure(counts.assign(tokens=3, finish_reason="eos", repetition=0.0), "stepwise")
+        >>> row["n"], row["accuracy"], row["adopted"]
+        (2, 1.0, 0.5)
     """
-    whole = replies.forced + replies.text
+    check_measured(replies)
+    loops = (replies.forced + replies.text).map(is_loop).mean()
+    row = dict(n=replies.question.nunique()) | _shares(replies, style) | lengths(replies)
+    return row | dict(loops=loops, repetition=replies.repetition.mean())
+
+
+def measure_samples(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
+    """The shares and lengths of `measure` for several sampled replies per question: `n` counts questions, `samples` the
+    replies to each.
+
+    Args:
+        replies: rows of `Results`.
+        style: the intended one; `None` where the vectors do not say.
+    """
+    sizes = dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
+    return sizes | _shares(replies, style) | lengths(replies)
+
+
+def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any]:
+    """Replies beside others to the same questions, in the same order.
+
+    Args:
+        replies, others: rows of `Results`, one per question.
+
+    Returns:
+        `n`; the shares `accuracy` and `reasoned` with their intervals; `tokens`; `style`, the commonest one;
+        `same_style`, the share of replies whose style is that of the other reply to their question, with its interval
+        `same_style_low`, `same_style_high`.
+    """
+    check_measured(replies, ("correct", "reasoned", "tokens"))
+    same = pd.Series(replies["style"].to_numpy() == others["style"].to_numpy())
+    row: dict[str, Any] = dict(n=len(replies)) | share(replies.correct, "accuracy")
+    row |= share(replies.reasoned, "reasoned", "reasoned_")
+    row |= dict(tokens=replies.tokens.mean(), style=replies["style"].mode().iloc[0])
+    return row | share(same, "same_style", "same_style_")
+
+
+def lengths(replies: pd.DataFrame) -> dict[str, float]:
+    """`tokens`, the mean length, and `truncated`, the share of replies cut at `max_new_tokens`."""
+    return dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
+
+
+def _shares(replies: pd.DataFrame, style: str | None) -> dict[str, float]:
+    check_measured(replies, ("correct", "reasoned", "tokens", "finish_reason"))
     adopted = None if style is None else replies["style"] == style
-    row: dict[str, Any] = dict(n=len(replies))
-    row |= (
-        _share(replies.correct, "accuracy", "")
-        | _share(replies.reasoned, "reasoned", "reasoned_")
-        | _share(adopted, "adopted", "adopted_")
-    )
-    row |= dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
-    return row | dict(loops=whole.map(is_loop).mean(), repetition=replies.repetition.mean())
-
-
-def style_of(steering: Steering) -> str | None:
-    """The style that the steering's vectors were extracted for, if they say."""
-    return steering.vectors.card.recipe.get("style")
-
-
-def _share(hits: pd.Series | None, name: str, prefix: str) -> dict[str, float]:
-    if hits is None:
-        return {name: float("nan"), f"{prefix}low": float("nan"), f"{prefix}high": float("nan")}
-    low, high = wilson(int(hits.sum()), len(hits))
-    return {name: float(hits.mean()), f"{prefix}low": low, f"{prefix}high": high}
+    shares: dict[str, float] = {}
+    for hits, name, prefix in (
+        (replies.correct, "accuracy", ""),
+        (replies.reasoned, "reasoned", "reasoned_"),
+        (adopted, "adopted", "adopted_"),
+    ):
+        shares |= share(hits, name, prefix, replies.question)
+    return shares

@@ -1,8 +1,7 @@
-"""Results of an evaluation: one tidy row a question, intervention and sample, and the table that summarises them."""
+"""Results of an evaluation: one tidy row a question, intervention and sample, and the tables that summarise them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .._util.files import write_atomically
-from ..stats.intervals import wilson
-from ..stats.significance import control_p, holm, mcnemar
+from .._util.html import table_html
+from .._util.json import first_fault, read_json
+from .chunk_files import checksum, first_line
 from .runs import Run
+from .summary import summarise
+from .verdicts import check_measured, warn_of_interruption
 
 COLUMNS = (
     *(
@@ -32,8 +35,17 @@ COLUMNS = (
     ),
     *("gold", "read_answer", "choice_forced", "correct", "style", "reasoned", "repetition"),
 )
-"""Of every row. Behind them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
+"""Of every row. After them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
 _KEY = b"kvsteer_lab"
+
+
+class _Note(BaseModel):
+    """What a file of results says about itself; `check` is missing in files of earlier releases."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    settings: dict[str, Any]
+    complete: bool
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,84 +88,93 @@ class Results:
         return [c.removeprefix("by_") for c in self.rows.columns if c.startswith("by_")]
 
     def summary(self, baseline: str = "baseline") -> pd.DataFrame:
-        """One row an intervention, the first sample of each question.
+        """One row an intervention, over all sampled replies to each question.
 
-        Columns: `n`, `accuracy` with its 95% Wilson interval `low`, `high`; `p`, the exact McNemar test against the
-        baseline, and `p_holm`, corrected for all of this table's; `reasoned`, the share of replies that reason;
-        `tokens`, the mean length; `truncated`, the share cut at `max_new_tokens`; `repetition`, the mean share of
-        repeated 4-grams. For each kind of control (`random`, ...) `p_random` and `p_random_reasoned`: the share of
-        controls (plus one) that do at least as well in accuracy and in reasoning. Several controls of one kind are one
-        row: their mean, and the range that holds the middle 95% of them.
+        Args:
+            baseline: the intervention that the others are tested against.
+
+        Returns:
+            `n` questions; with several replies to each also `samples`, and of an interrupted run `planned`, the
+            questions that it was to ask; `accuracy` with its 95% interval `low`, `high` (Wilson's, clustered by
+            question); `p`, the exact McNemar test against the baseline (with several samples the exact permutation
+            test of whole questions, `kv.stats.paired_permutation`), and `p_holm`, corrected for all tests of this
+            table; `reasoned`, the share of replies that reason; `tokens`, the mean length; `truncated`, the
+            share cut at `max_new_tokens`; `repetition`, the mean share of repeated 4-grams. For each kind of control
+            (`random`, ...) `p_random` and `p_random_reasoned`: the share of controls (plus one) that do at least as
+            well in accuracy and in reasoning. Several controls of one kind are one row: their mean, and the range that
+            holds the middle 95% of them.
+
+        Raises:
+            ValueError: replies without a verdict or a length.
+
+        Warns:
+            UserWarning: the run was interrupted.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> short = {"max_new_tokens": 4}
+            >>> results = kv.evaluate(model, task, kv.CoTPrompt(), n=2, generation=short, progress=False)
+            >>> results.summary().index.tolist()
+            ['baseline', 'no offset', 'CoT prompt']
         """
-        first = self.rows[self.rows["sample"] == 0]
-        own, controls = first[first.control_of.isna()], first[first.control_of.notna()]
-        reference = own[own.intervention == baseline].correct.tolist()
-        table: dict[str, dict[str, Any]] = {}
-        for label in self.interventions:
-            part = own[own.intervention == label]
-            table[label] = _measure(part)
-            table[label]["low"], table[label]["high"] = wilson(int(part.correct.sum()), len(part))
-            if reference and label != baseline:
-                table[label]["p"] = mcnemar(part.correct.tolist(), reference)
-        tested = [label for label in table if "p" in table[label]]
-        for label, p in zip(tested, holm([table[label]["p"] for label in tested]), strict=True):
-            table[label]["p_holm"] = p
-        columns = []
-        for (steered, kind), part in controls.groupby(["control_of", "control_kind"], sort=False):
-            each = part.groupby("intervention")[["correct", "reasoned"]].mean()
-            if len(each) == 1:  # one control makes no distribution: it stands by itself
-                table[each.index[0]] = _measure(part) | dict(
-                    zip(("low", "high"), wilson(int(part.correct.sum()), len(part)), strict=True)
-                )
-                continue
-            columns += [f"p_{kind.replace(' ', '_')}", f"p_{kind.replace(' ', '_')}_reasoned"]
-            if steered in table:
-                table[steered][columns[-2]] = control_p(table[steered]["accuracy"], each.correct.tolist())
-                table[steered][columns[-1]] = control_p(table[steered]["reasoned"], each.reasoned.tolist())
-            whose = "" if controls.control_of.nunique() == 1 else f" for {steered}"
-            bounds = dict(low=each.correct.quantile(0.025), high=each.correct.quantile(0.975))
-            table[f"{len(each)} {kind} vectors{whose}"] = {**_measure(part), "n": part.question.nunique(), **bounds}
-        order = [
-            "n",
-            "accuracy",
-            "low",
-            "high",
-            "p",
-            "p_holm",
-            "reasoned",
-            "tokens",
-            "truncated",
-            "repetition",
-            *dict.fromkeys(columns),
-        ]
-        summary = pd.DataFrame.from_dict(table, orient="index").reindex(columns=order)
-        summary.index.name = "intervention"
-        return summary.astype({c: float for c in order if c != "n"})
+        self._warn_if_partial()
+        return summarise(self.rows, self.settings, self.complete, baseline)
 
     def by_rule(self) -> pd.DataFrame:
-        """Accuracy of each intervention under each rule that reads answers: how much hangs on the extraction. Controls
-        are left out.
+        """Accuracy of each intervention under each rule that reads answers: how much depends on the rule.
 
-        A rule counts what it can't read as wrong; the column `unread` is the share that the main rule couldn't.
+        Returns:
+            One row an intervention, controls left out, and one column a rule, which counts what it cannot read as
+            wrong; the column `unread` is the share that the main rule could not read. All samples are counted.
+
+        Warns:
+            UserWarning: the run was interrupted.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> results = kv.evaluate(model, task, kv.Nothing(), n=2, generation={"max_new_tokens": 4}, progress=False)
+            >>> results.by_rule().columns.tolist() == [*results.rules, "unread"]
+            True
         """
-        own = self.rows[self.rows.control_of.isna() & (self.rows["sample"] == 0)]
+        self._warn_if_partial()
+        own = self.rows[self.rows.control_of.isna()]
         right = pd.DataFrame({rule: own[f"by_{rule}"] == own.gold for rule in self.rules})
         right["unread"] = own[f"by_{self.rules[0]}"].isna()
         return right.groupby(own.intervention).mean().reindex(self.interventions)
 
     def style_shares(self) -> pd.DataFrame:
-        """Share of replies in each detected style: one row an intervention (controls pooled out), one column a
-        style.
+        """Share of replies in each detected style, over all samples.
+
+        Returns:
+            One row an intervention (controls left out), one column a style.
+
+        Raises:
+            ValueError: replies without a style.
+
+        Warns:
+            UserWarning: the run was interrupted.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> results = kv.evaluate(model, task, kv.Nothing(), n=2, generation={"max_new_tokens": 8}, progress=False)
+            >>> results.style_shares().loc["baseline"].to_dict()
+            {'direct': 1.0}
         """
-        own = self.rows[self.rows.control_of.isna() & (self.rows["sample"] == 0)]
+        self._warn_if_partial()
+        own = self.rows[self.rows.control_of.isna()]
+        check_measured(own, ("style",))
         shares = pd.crosstab(own.intervention, own["style"], normalize="index")
         return shares.reindex(self.interventions)
 
     def save(self, path: str | Path) -> Path:
         """Write one parquet file, settings in its metadata; an existing file is replaced in one step."""
         table = pa.Table.from_pandas(self.rows, preserve_index=False)
-        note = json.dumps({"settings": dict(self.settings), "complete": self.complete}, sort_keys=True)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: note.encode()})
+        about: dict[str, Any] = {"settings": dict(self.settings), "complete": self.complete}
+        note = _Note(**about, check=checksum(table, [about]))
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: note.model_dump_json().encode()})
         return write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
     @classmethod
@@ -167,14 +188,19 @@ class Results:
             return cls.of_run(Run.load(path))
         try:
             table = pq.read_table(path)
-            note = json.loads((table.schema.metadata or {})[_KEY])
+            text = (table.schema.metadata or {})[_KEY]
+            read_json(text, what="its note")
+            note = _Note.model_validate_json(text)
+            if note.check and note.check != checksum(table, [{"settings": note.settings, "complete": note.complete}]):
+                raise ValueError("its rows are not those that were saved")
+            return cls(table.replace_schema_metadata(None).to_pandas(), note.settings, note.complete)
         except FileNotFoundError as error:
             raise ValueError(f"There are no results at {path}.") from error
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
             raise ValueError(
-                f"{path} is no complete results file of kvsteer_lab ({error}); run the evaluation again."
+                f"{path} is not a complete results file of kvsteer_lab ({reason}); run the evaluation again."
             ) from error
-        return cls(table.to_pandas(), note["settings"], note["complete"])
 
     @classmethod
     def of_run(cls, run: Run) -> Results:
@@ -184,15 +210,9 @@ class Results:
 
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
-        return note + self.summary().to_html(float_format=lambda x: f"{x:.3g}", na_rep="")
+        table = summarise(self.rows, self.settings, self.complete, "baseline")
+        return note + table_html(table, float_format=lambda x: f"{x:.3g}", na_rep="")
 
-
-def _measure(part: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "n": len(part),
-        "accuracy": part.correct.mean(),
-        "reasoned": part.reasoned.mean(),
-        "tokens": part.tokens.mean(),
-        "truncated": (part.finish_reason == "length").mean(),
-        "repetition": part.repetition.mean(),
-    }
+    def _warn_if_partial(self) -> None:
+        if not self.complete:
+            warn_of_interruption(self.rows, self.settings)

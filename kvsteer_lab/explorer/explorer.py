@@ -1,118 +1,149 @@
-"""The explorer: controls, tabs and one worker around one state."""
+"""The explorer: one state, the work that it asks for, what the work found, and the page that shows it."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._util.text import visible
+from ..models.architectures import UnsteerableModelError
 from ..models.model import Model
 from ..tasks.base import Task
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import KVVectors
-from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
-from .views.keeping import write_figure, write_vectors
-from .views.page import Page
-from .work.comparing import Comparison, compare_arms
-from .work.components import Components
-from .work.restoring import origin_of, restore
+from .results.attention import ArmAttention
+from .results.comparison import Comparison
+from .results.components import Components
+from .results.sweep import Sweep
+from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, Arm, ExplorerState
+from .threads import Cancelled, Outcome, Worker, one_line, view_lock
+from .views.page import Actions, Page
+from .work.attention import read_attention
+from .work.comparing import compare_arms
+from .work.components import look_at_pairs
+from .work.doses import KnownDoses, slot_of
+from .work.files import write_figure, write_state, write_vectors
+from .work.restoring import restore
 from .work.snippet import write_code
-from .work.sweeping import Sweep, run_sweep
-from .work.worker import Outcome, Worker, one_line
-from .workspace import Bench
+from .work.sweeping import run_sweep
+from .workspace import Workspace
 
 
 class Explorer:
-    """Steer a model by hand. Display it in a notebook; drive it by code with `set`, `wait`, `sweep` and what it has
-    found.
+    """Steer a model by hand: display the explorer in a notebook, or drive it by code.
 
-    Nothing that takes the model blocks: such work is done by one thread, behind the library's lock. Close it with
-    `close` before you open another: Jupyter keeps the widgets, and through them the explorer, until then.
+    `kv.explore` makes one. Nothing that needs the model blocks the caller: one thread does such work, and `wait` waits
+    for it. Close an explorer with `close` before you open another; Jupyter keeps the widgets, and through them the
+    explorer, until then.
 
     Attributes:
-        bench: the model and what the states name.
-        state: how the knobs are set.
-        comparison: the last comparison whose texts are whole.
+        workspace: the model, and the vectors, pairs and tasks at hand.
+        state: the present setting.
+        comparison: the last comparison whose texts are whole; `None` before the first.
+        swept: the last sweep, as far as it is done; `None` before the first.
+        components: what the geometry tab shows, or `None`.
         page: the views; `page.ui` is the whole widget.
+
+    >>> import kvsteer_lab as kv
+    >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=2, shots=1)
+    >>> explorer = kv.explore(model, kv.extract(model, pairs, progress=False), task=task)
+    >>> explorer.set(cv=3.0, max_new_tokens=4)
+    >>> explorer.wait()
+    True
+    >>> [text.arm for text in explorer.comparison.arms]
+    ['baseline', 'cache steering']
+    >>> explorer.close()
     """
 
-    def __init__(self, bench: Bench, state: ExplorerState, folder: str | Path) -> None:
-        self.bench, self.state = bench, state
+    def __init__(self, workspace: Workspace, state: ExplorerState, folder: str | Path) -> None:
+        self.workspace, self.state = workspace, state
         self.comparison: Comparison | None = None
+        self.swept: Sweep | None = None
+        self.components: Components | None = None
         self.worker = Worker()
-        self._looked_at: set[str] = set()
-        self._turning = threading.RLock()
-        self.page = Page(bench, folder, self)
-        with self._turning:
+        self._doses = KnownDoses(workspace)
+        self._looked_at: set[str] = set()  # test questions
+        self._lock = view_lock()
+        model = workspace.model
+        self.page = Page(model.n_layers, model.n_kv_heads, workspace.task_names, folder, self._actions())
+        with self._lock:
             self._show()
             self.compare()
 
     def __repr__(self) -> str:
-        return f"Explorer({self.bench.model.name}, vectors: {', '.join(self.bench.vectors)})"
+        return f"Explorer({self.model.name}, vectors: {', '.join(self.vectors)})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         found = self.page.ui._repr_mimebundle_(include=include, exclude=exclude)
-        return (
-            {**found, "text/plain": repr(self)}
-            if isinstance(found, dict)
-            else ({**found[0], "text/plain": repr(self)}, *found[1:])
+        plain = {"text/plain": repr(self)}
+        return {**found, **plain} if isinstance(found, dict) else ({**found[0], **plain}, *found[1:])
+
+    def _actions(self) -> Actions:
+        return Actions(
+            change=self.move,
+            compare=self.compare,
+            sweep=self.sweep,
+            look=self.look,
+            cancel=self.cancel,
+            load_vectors=self.load_vectors,
+            save_figure=self.save_figure,
+            save_vectors=self.save_vectors,
+            save_state=self.save_state,
+            load_state=self.load_state,
         )
 
     # --- what it works on -------------------------------------------------------------------------------------
 
     @property
+    def bench(self) -> Workspace:
+        """The workspace, by its former name."""
+        return self.workspace
+
+    @property
     def model(self) -> Model:
         """The model."""
-        return self.bench.model
+        return self.workspace.model
 
     @property
     def vectors(self) -> Mapping[str, KVVectors]:
         """Sets of vectors by name."""
-        return self.bench.vectors
+        return self.workspace.vectors
 
     @property
     def activations(self) -> Mapping[str, ActivationVectors]:
         """Vectors of the residual stream by name, those among them that were extracted from pairs."""
-        return self.bench.activations
+        return self.workspace.activations
 
     @property
     def tasks(self) -> Mapping[str, Task]:
         """Tasks by name, as far as they were asked for."""
-        return self.bench.tasks
-
-    @property
-    def swept(self) -> Sweep | None:
-        """The last sweep, as far as it is done."""
-        return self.page.ablation.sweep
-
-    @property
-    def components(self) -> Components | None:
-        """What the geometry tab shows."""
-        return self.page.geometry.found
+        return self.workspace.tasks
 
     @property
     def code(self) -> str:
         """The library calls that give the texts of the first tab."""
-        return write_code(self.bench, self.state)
+        return write_code(self.workspace, self.state)
 
     # --- what it does -----------------------------------------------------------------------------------------
 
-    def set(self, **knobs: Any) -> None:
-        """Set knobs by their names in `ExplorerState`, as by hand; the comparison is run again if it depends on one of
+    def set(self, **fields: Any) -> None:
+        """Set fields of the state by name, as a reader does by hand; the comparison runs again if it depends on one of
         them.
 
         Raises:
             ValueError: one sentence for each bad value; nothing is changed.
         """
-        self._turn(knobs)
+        self._change(fields)
 
     def move(self, changes: Mapping[str, Any]) -> None:
-        """As `set`, but a bad value is said in the explorer's line: what the controls do."""
+        """As `set`, but a bad value is reported in the explorer's line: what the fields on the page do."""
         try:
-            self._turn(changes)
+            self._change(changes)
         except ValueError as error:
-            self.page.say(str(error), error=True)
+            with self._lock:
+                self.page.say(str(error), error=True)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all work is done; `False` if that takes longer than `timeout` seconds."""
@@ -123,70 +154,68 @@ class Explorer:
         self.worker.cancel(kind)
 
     def close(self) -> None:
-        """Cancel all work, end the thread and take the widget off the page, with every control in it; the kernel keeps
-        none of them.
-        """
+        """Cancel all work, end the thread and close every widget."""
         self.worker.close()
         self.page.close()
 
     def compare(self) -> None:
         """Run the state's comparison; one that runs or waits is cancelled."""
-        with self._turning:
+        with self._lock:
             state, errors = self.state, self.page.errors
-
-            def steps(cancelled: threading.Event) -> Iterator[None]:
-                self.page.side.begin(state)
-                yield from compare_arms(
-                    self.bench, state, cancelled, self._have_texts, self._have_measured, self.page.side.text
-                )
-                assert self.comparison is not None
-                yield from self.page.side.look(self.bench, self.comparison, cancelled)
-
             self.page.say("Working.")
-            self.worker.submit("compare", steps, lambda outcome, message: self._compared(outcome, message, errors))
-            if not (dose := self.page.controls.dose).knows(state):
+            self.worker.submit(
+                "compare",
+                lambda cancelled: self._compare(state, cancelled),
+                lambda outcome, message: self._compared(outcome, message, errors),
+            )
+            if not self._doses.knows(state):
                 self.worker.submit(
                     "dose",
-                    lambda cancelled: dose.measure(state),
-                    self._fail_only(lambda message: dose.fail(state, message)),
+                    lambda cancelled: self._measure_dose(state),
+                    self._if_failed(lambda message: self._no_dose(state, message)),
                     rank=1,
                 )
 
     def sweep(self) -> None:
         """Run the state's sweep; one that runs is cancelled."""
-        state, so_far = self.state, list[Sweep]()
-        self.page.ablation.begin()
+        so_far = list[Sweep]()
 
-        def show(sweep: Sweep) -> None:
+        def have(sweep: Sweep) -> None:
             so_far[:] = [sweep]
-            self.page.ablation.progress(sweep, self.state)
+            with self._lock:
+                self.swept = sweep
+                self.page.ablation.progress(sweep, self.state)
 
         def end(outcome: Outcome, message: str) -> None:
-            if "sweep" not in self.worker.kinds:  # a newer one has the buttons
-                self.page.ablation.end(outcome, message, so_far[0] if so_far else None)
+            with self._lock:
+                if "sweep" not in self.worker.kinds:  # else a newer one has the buttons
+                    self.page.ablation.end(outcome, message, so_far[0] if so_far else None)
 
-        self.worker.submit("sweep", lambda cancelled: run_sweep(self.bench, state, cancelled, show), end, rank=2)
+        with self._lock:
+            state = self.state
+            self.page.ablation.begin()
+            self.worker.submit(
+                "sweep", lambda cancelled: run_sweep(self.workspace, state, cancelled, have), end, rank=2
+            )
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
 
-        def steps(cancelled: threading.Event) -> Iterator[None]:
-            name = self.bench.load_vectors(source)
+        def steps(cancelled: Cancelled) -> Iterator[None]:
+            name = self.workspace.load_vectors(source)
             yield
-            self._turn({"mix": {name: 1.0}})
+            self._change({"mix": {name: 1.0}})
 
-        self.worker.submit("load", steps, self._fail_only(lambda message: self.page.say(message, error=True)), rank=1)
+        self.worker.submit("load", steps, self._if_failed(lambda message: self.page.say(message, error=True)), rank=1)
 
     def look(self, layer: int | None = None, part: str | None = None) -> None:
         """Draw the pairs of a layer's `"keys"` or `"values"`, by default the state's; what is missing is extracted."""
         wanted = {"geometry_layer": layer, "geometry_part": part}
-        if not self._turn({name: value for name, value in wanted.items() if value is not None}):
+        if not self._change({name: value for name, value in wanted.items() if value is not None}):
             self._draw_pairs()
 
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
-        """Draw one of the explorer's figures and write it with `kv.save_figure`, before this returns: a second or
-        so.
-        """
+        """Draw one of the explorer's figures and write it with `kv.save_figure`, before this returns (a second)."""
         self._keep(
             lambda: write_figure(
                 which, path, overwrite, self.model, self.state.measure, self.comparison, self.swept, self.components
@@ -195,31 +224,29 @@ class Explorer:
 
     def save_vectors(self, path: str, overwrite: bool = False) -> None:
         """Write the chosen vectors, mixed as they are, as safetensors with their card, before this returns."""
-        self._keep(lambda: write_vectors(path, overwrite, self.bench, self.state))
+        self._keep(lambda: write_vectors(path, overwrite, self.workspace, self.state))
 
     def save_state(self, path: str, overwrite: bool = False) -> None:
         """Write the state as JSON, before this returns."""
-        self._keep(lambda: f"Written: {self.state.save(path, overwrite=overwrite, origin=origin_of(self.bench))}.")
+        self._keep(lambda: write_state(path, overwrite, self.workspace, self.state))
 
     def load_state(self, path: str) -> None:
-        """Set every knob as a file of `save_state` says, with vectors from where it says; of another model's state,
-        what has a meaning here.
+        """Take over the state in a file of `save_state`, with the vectors that it names; of another model's state, the
+        settings that mean the same on this model.
         """
 
         def read() -> str:
-            state, remark = restore(self.bench, path, self.state)
-            self._turn(state.everything)
+            state, remark = restore(self.workspace, path, self.state)
+            self._change(state.everything)
             return f"Restored: {path}. {remark}".strip()
 
         self._keep(read)
 
-    # --- in between -------------------------------------------------------------------------------------------
+    # --- the state --------------------------------------------------------------------------------------------
 
-    def _turn(self, changes: Mapping[str, Any]) -> frozenset[str]:
-        """Change the state, show it and begin what depends on it, in one piece: a reader turns knobs, and so does the
-        worker. Gives the fields that changed.
-        """
-        with self._turning:
+    def _change(self, changes: Mapping[str, Any]) -> frozenset[str]:
+        """Change the state, show it and begin what depends on it, as one step. Gives the fields that changed."""
+        with self._lock:
             before, self.state = self.state, self.state.changed(changes)
             moved = self.state.difference(before)
             self._show()
@@ -230,48 +257,111 @@ class Explorer:
         return moved
 
     def _show(self) -> None:
-        for view in (self.page.controls, self.page.side, self.page.ablation, self.page.geometry):
-            view.show(self.state)
         try:
-            self.page.keep.code.code = self.code
+            code = self.code
         except ValueError as error:
-            self.page.keep.code.code = f"# {error}"
+            code = f"# {visible(error, one_line=True)}"
+        self.page.show(self.state, list(self.vectors), code)
+        self._show_dose()
+
+    # --- in the worker's thread -------------------------------------------------------------------------------
+
+    def _compare(self, state: ExplorerState, cancelled: Cancelled) -> Iterator[None]:
+        with self._lock:
+            self.page.side.begin(state)
+        yield from compare_arms(
+            self.workspace, state, cancelled, self._have_texts, self._have_measured, self._have_token
+        )
+        assert self.comparison is not None
+
+        def have(found: list[ArmAttention]) -> None:
+            with self._lock:
+                self.page.side.attended(found, state)
+
+        try:
+            yield from read_attention(self.workspace, self.comparison, cancelled, have)
+        except UnsteerableModelError as error:
+            with self._lock:
+                self.page.side.not_attended(str(error), state)
+
+    def _have_token(self, arm: Arm, text: str) -> None:
+        with self._lock:
+            self.page.side.text(arm, text)
+
+    def _have_texts(self, comparison: Comparison) -> None:
+        state, question = comparison.state, comparison.asked.question
+        with self._lock:
+            self.comparison = comparison
+            if question is not None:
+                if state.split == "test":
+                    self._looked_at.add(question.id)
+                self.page.controls.say_asked(state, question.text, len(self._looked_at))
+            self.page.side.texts(comparison)
+
+    def _have_measured(self, comparison: Comparison) -> None:
+        with self._lock:
+            self.comparison = comparison
+            self.page.side.measured(comparison)
+
+    def _compared(self, outcome: Outcome, message: str, errors: int) -> None:
+        with self._lock:
+            if "compare" in self.worker.kinds:  # a newer one says "Working."
+                return
+            if outcome == "failed":
+                self.page.side.clear()
+                self.page.say(message, error=True)
+            elif self.page.errors == errors:  # else something went wrong since it began, and that line stays
+                warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
+                self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
+
+    def _measure_dose(self, state: ExplorerState) -> Iterator[None]:
+        for _ in self._doses.measure(state):
+            with self._lock:
+                self._show_dose()
+            yield
+
+    def _show_dose(self) -> None:
+        try:
+            self.page.controls.dose.show(self._doses.dose(self.state), self.state.slot)
+        except ValueError as error:
+            self.page.controls.dose.fail(str(error))
+
+    def _no_dose(self, state: ExplorerState, message: str) -> None:
+        if slot_of(state) == slot_of(self.state):
+            self.page.controls.dose.fail(message)
 
     def _draw_pairs(self) -> None:
         state = self.state
+
+        def progress(name: str, done: int, total: int) -> None:
+            with self._lock:
+                self.page.geometry.progress(name, done, total)
+
+        def have(found: Components) -> None:
+            with self._lock:
+                self.components = found
+                self.page.geometry.draw(found, list(self.workspace.differences))
+
+        def fail(message: str) -> None:
+            self.components = None
+            self.page.geometry.fail(message)
+
         self.worker.submit(
             "look",
-            lambda cancelled: self.page.geometry.draw(self.bench, state, cancelled),
-            self._fail_only(self.page.geometry.fail),
+            lambda cancelled: look_at_pairs(self.workspace, state, cancelled, progress, have),
+            self._if_failed(fail),
             rank=1,
         )
 
-    def _have_texts(self, comparison: Comparison) -> None:
-        self.comparison = comparison
-        state, question = comparison.state, comparison.asked.question
-        if question is not None:
-            if state.split == "test":
-                self._looked_at.add(question.id)
-            with self._turning:
-                self.page.controls.say_asked(state, question.text, len(self._looked_at))
-        self.page.side.texts(comparison)
+    def _if_failed(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
+        def ended(outcome: Outcome, message: str) -> None:
+            if outcome == "failed":
+                with self._lock:
+                    say(message)
 
-    def _have_measured(self, comparison: Comparison) -> None:
-        self.comparison = comparison
-        self.page.side.measured(comparison)
+        return ended
 
-    def _compared(self, outcome: Outcome, message: str, errors: int) -> None:
-        if "compare" in self.worker.kinds:  # a newer one says "Working."
-            return
-        if outcome == "failed":
-            self.page.side.clear()
-            self.page.say(message, error=True)
-        elif self.page.errors == errors:  # else something went wrong since it began, and that line stays
-            warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
-            self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
-
-    def _fail_only(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
-        return lambda outcome, message: say(message) if outcome == "failed" else None
+    # --- files ------------------------------------------------------------------------------------------------
 
     def _keep(self, do: Callable[[], str]) -> None:
         """Read or write a file at once: what is written is what is there at the click, and no Stop can lose it."""

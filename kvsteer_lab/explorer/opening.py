@@ -17,7 +17,7 @@ from ..vectors.pairs import ContrastiveSet
 from .explorer import Explorer
 from .state import ExplorerState
 from .work.restoring import restore
-from .workspace import Bench, by_name
+from .workspace import Workspace, by_name
 
 
 def explore(
@@ -31,7 +31,7 @@ def explore(
     state: ExplorerState | str | Path | None = None,
     folder: str | Path = "kvsteer-explorer",
 ) -> Explorer:
-    """Steer a model by hand in JupyterLab: knobs, texts side by side, sweeps, geometry; nothing blocks the kernel.
+    """Steer a model by hand in JupyterLab: texts side by side, sweeps and geometry; nothing blocks the kernel.
 
     Args:
         model: from `kv.load`.
@@ -41,9 +41,9 @@ def explore(
             steering.
         differences: from `kv.extract_pairs`, where they are at hand already.
         activations: from `kv.extract_activations`, by the same names.
-        state: how the knobs are set at first: a state, or a file that the explorer wrote. Vectors that it names and
-            that aren't given are loaded from where they came; a file of another model's explorer is taken over in part,
-            with a warning.
+        state: the setting at first: a state, or a file that the explorer wrote. Vectors that it names and that aren't
+            given are loaded from where they came; a file of another model's explorer is taken over in part, with a
+            warning.
         folder: where the explorer's files go unless another place is named.
 
     Returns:
@@ -52,12 +52,21 @@ def explore(
 
     Raises:
         ValueError: no vectors, vectors or differences of another model, or a state that can't be read.
+
+    >>> import kvsteer_lab as kv
+    >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=2, shots=1)
+    >>> vectors = kv.extract(model, pairs, progress=False)
+    >>> explorer = kv.explore(model, {"mine": vectors}, task=task, pairs={"mine": pairs})
+    >>> explorer
+    Explorer(tiny, vectors: mine)
+    >>> explorer.close()
     """
     single = str(vectors.card.recipe.get("style", "vectors")) if isinstance(vectors, KVVectors) else "vectors"
     named = by_name(vectors, KVVectors, "vectors", single)
     first = next(iter(named), single)
     tasks: dict[str, Any] = {} if task is None else {task.name: task}
-    bench = Bench(
+    workspace = Workspace(
         model,
         named,
         by_name(activations, ActivationVectors, "activations", first),
@@ -66,26 +75,26 @@ def explore(
         tasks,
     )
     if isinstance(state, str | Path):
-        state, remark = restore(bench, state, first_state(bench, first, task))
+        state, remark = restore(workspace, state, first_state(workspace, first, task))
         if remark:
             warnings.warn(remark, stacklevel=2)
-    return Explorer(bench, state or first_state(bench, first, task), folder)
+    return Explorer(workspace, state or first_state(workspace, first, task), folder)
 
 
-def first_state(bench: Bench, vectors: str, task: Task | None) -> ExplorerState:
+def first_state(workspace: Workspace, vectors: str, task: Task | None) -> ExplorerState:
     """The defaults, as they fit a model and a task: the first development question, the style's first token as forced
     prefix.
     """
     changes: dict[str, Any] = dict(
         mix={vectors: 1.0},
-        activation_layer=min(1, bench.model.n_layers - 1),
-        geometry_layer=min(1, bench.model.n_layers - 1),
+        activation_layer=min(1, workspace.model.n_layers - 1),
+        geometry_layer=min(1, workspace.model.n_layers - 1),
     )
     if task is not None:
         changes |= dict(task=task.name, split="dev" if "dev" in task.splits else task.splits[0])
-        style = bench.vectors[vectors].card.recipe.get("style")
+        style = workspace.vectors[vectors].card.recipe.get("style")
         if style in task.styles:
-            changes["prefix"] = ForcedPrefix.of_style(task, bench.model.tokenizer, style).text
+            changes["prefix"] = ForcedPrefix.of_style(task, workspace.model.tokenizer, style).text
     else:
         changes["prompt"] = "Ann has 15 apples, gets 1, loses 6. How many apples are left?"
     return ExplorerState().changed(changes)

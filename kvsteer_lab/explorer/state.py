@@ -33,6 +33,8 @@ ARMS: tuple[Arm, ...] = (
 PARTS: tuple[Part, ...] = ("keys and values", "keys", "values")
 SWEEPS: tuple[SweepKind, ...] = ("layers", "heads", "ck x cv")
 MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "changed")
+FIGURES = ("the texts, token by token", "the sweep", "the pairs")
+"""What can be saved as a figure."""
 
 SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
 GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
@@ -50,7 +52,7 @@ Words = Annotated[str, StringConstraints(min_length=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ExplorerState:
-    """All knobs of the explorer.
+    """All settings of the explorer, a frozen value.
 
     Attributes:
         prompt: the user's own text; read where `task` is `None`.
@@ -59,7 +61,7 @@ class ExplorerState:
         ck, cv: coefficients of keys and values.
         part: whether keys, values or both are steered.
         layers, heads: what is steered; `None`: layer 1 and above, all KV heads.
-        slot, offset: the steered slot, and the token that is read behind the prompt.
+        slot, offset: the steered slot, and the token that is read after the prompt.
         arms: what is compared.
         cot, prefix: the instruction of the CoT prompt, and the forced words.
         activation_layer, activation_coefficient, every_token: of activation steering.
@@ -156,7 +158,7 @@ class ExplorerState:
         Args:
             path: where to.
             overwrite: whether a file that is there may be replaced.
-            origin: the model that the knobs were set for, and where its vectors came from.
+            origin: the model that the state belongs to, and where its vectors came from.
 
         Raises:
             ValueError: the file exists and `overwrite` isn't set.
@@ -210,21 +212,21 @@ def _text(path: str | Path) -> str:
     except OSError as error:
         raise ValueError(f"There is no state at {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no state of the explorer: it is no text ({error}).") from error
+        raise ValueError(f"{path} is not a state of the explorer: it is not text in UTF-8 ({error}).") from error
 
 
 def _read(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"This is no state of the explorer: it can't be read as JSON ({error}).") from error
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
+        raise ValueError(f"This is not a state of the explorer: it can't be read as JSON ({error}).") from error
     if not isinstance(found, dict) or "format" not in found:
         raise ValueError(
-            "This is no state of the explorer: it doesn't name its format; save one with the explorer's Keep tab."
+            "This is not a state of the explorer: it doesn't name its format; save one with the explorer's Keep tab."
         )
     if (version := found.pop("format")) != FORMAT:
         raise ValueError(
-            f"The state has the format {version!r}, but this version of the package reads {FORMAT!r}; set the knobs"
+            f"The state has the format {version!r}, but this version of the package reads {FORMAT!r}; make the"
             " anew and save it."
         )
     return found

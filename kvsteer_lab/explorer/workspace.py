@@ -12,27 +12,18 @@ from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
 from ..interventions.prompt import CoTPrompt, ForcedPrefix
 from ..models.model import Model
-from ..models.prompts import Prompt
 from ..tasks import NAMES, get
 from ..tasks.base import Question, Task
 from ..vectors.activation import ActivationVectors
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from ..vectors.pairs import ContrastiveSet
+from .results.comparison import Asked
 from .state import Arm, ExplorerState
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a state asks the model: a prompt, and the question it comes from if it isn't the user's own text."""
-
-    prompt: Prompt
-    task: Task | None = None
-    question: Question | None = None
-
-
 @dataclass
-class Bench:
+class Workspace:
     """A model, and everything that the explorer's states name.
 
     Attributes:
@@ -44,6 +35,7 @@ class Bench:
         tasks: tasks by name; one of the package's is loaded when it is asked for.
         sources: for sets that were loaded by hand, the file or repository.
         extracted: names of the sets whose activations were extracted from their pairs here.
+        pair_texts: for each set of `differences`, what each pair asks, where that is known.
 
     Raises:
         ValueError: no vectors, or some of another model.
@@ -57,6 +49,7 @@ class Bench:
     tasks: dict[str, Task] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     extracted: set[str] = field(default_factory=set)
+    pair_texts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.vectors:

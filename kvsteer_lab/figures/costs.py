@@ -1,4 +1,4 @@
-"""What a token costs: ratios to the plain model with its cache."""
+"""The time per token under each method, as a ratio to the plain model with its cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, color_of, styled
 
 MARKERS = "osD^v"
@@ -14,8 +15,17 @@ MARKERS = "osD^v"
 
 @styled
 def plot_costs(table: pd.DataFrame) -> Figure:
-    """Time a token over the plain model's, a panel a model and a marker a batch size: the table that
+    """Time a token over the plain model's, one panel per model and one marker per batch size: the table that
     `analysis.decode_costs` gives.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"method": ["nothing added", "cache steering"], "ratio": [1.0, 1.02], "low": 0.98,
+        ...                       "high": 1.05})
+        >>> figure = kv.figures.plot_costs(table.assign(model="tiny", device="a CPU", batch=1))
+        >>> figure.axes[0].get_xlabel()
+        'time a token / plain, cached'
     """
     panels = list(table.groupby("model", sort=False))
     methods = list(dict.fromkeys(table.method))
@@ -45,8 +55,12 @@ def plot_costs(table: pd.DataFrame) -> Figure:
                 va="center",
                 fontsize=6,
             )
-        axis.set(title=f"{model}\n{part.device.iloc[0]}", xscale="log", xlabel="time a token / plain, cached")
-        axis.set_yticks(range(len(methods)), methods[::-1])
+        axis.set(
+            title=f"{for_figure(model)}\n{for_figure(part.device.iloc[0])}",
+            xscale="log",
+            xlabel="time a token / plain, cached",
+        )
+        axis.set_yticks(range(len(methods)), list(map(for_figure, methods[::-1])))
         axis.margins(x=0.3)
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")

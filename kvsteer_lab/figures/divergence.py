@@ -1,4 +1,4 @@
-"""How far a steered model is from the plain one, token by token."""
+"""Divergence of a steered model from the plain one at each token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, attach, color_of, styled
 
 LOOKS: list[dict[str, Any]] = [
@@ -27,6 +28,14 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
 
     Raises:
         ValueError: keys that aren't pairs of a method and a text.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> frame = pd.DataFrame({"prompt": [0, 0, 1, 1], "step": [0, 1, 0, 1], "kl": [2.0, 0.1, 3.0, 0.2]})
+        >>> figure = kv.figures.plot_divergence({("cache steering", "the baseline's text"): frame})
+        >>> figure.axes[0].get_title()
+        'cache steering'
     """
     wrong = [key for key in frames if not isinstance(key, tuple) or len(key) != 2]
     if wrong:
@@ -47,8 +56,10 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
             groups = frame[frame.step < steps].groupby("step").kl
             band = groups.quantile([0.05, 0.95]).unstack()
             axis.fill_between(band.index + 1, band[0.05], band[0.95], color=color_of(method), alpha=0.12, linewidth=0)
-            axis.plot(band.index + 1, groups.mean(), color=color_of(method), label=text, **LOOKS[i % len(LOOKS)])
-        axis.set(title=method, xlabel="token")
+            axis.plot(
+                band.index + 1, groups.mean(), color=color_of(method), label=for_figure(text), **LOOKS[i % len(LOOKS)]
+            )
+        axis.set(title=for_figure(method), xlabel="token")
         axis.set_yscale("symlog", linthresh=0.1)
         axis.legend(loc="best")
     axes[0, 0].set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal
+"""Figures of the explorer's results: a sweep's heatmap, texts token by token, pairs in their principal
 components.
 """
 
@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .._util.text import for_figure
 from .geometry import look, words
 from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
@@ -31,13 +32,22 @@ def plot_sweep(
     """A sweep of the explorer, a cell for each setting: what `Sweep.to_frame` gives.
 
     Args:
-        table: one row a cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
+        table: one row per cell, with `row`, `column` and the measure; the row called `"baseline"` is written into the
             title.
         measure: the column that is drawn.
         title, row_title, column_title: what is swept.
 
     Raises:
         ValueError: no finished cell, or a measure that isn't defined for these cells.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = [("baseline", "", 0.1), ("0", "1", 0.2), ("0", "6", 0.9)]
+        >>> table = pd.DataFrame(cells, columns=["row", "column", "reasoned"]).assign(n=8)
+        >>> figure = kv.figures.plot_sweep(table, row_title="c_k", column_title="c_v")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0.20', '0.90']
     """
     cells = table[table.row != "baseline"]
     if cells.empty or cells[measure].isna().all():
@@ -53,8 +63,8 @@ def plot_sweep(
     axes.set(
         xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title)
     )
-    axes.set_xticklabels(columns)
-    axes.set_yticklabels(rows)
+    axes.set_xticklabels(list(map(for_figure, columns)))
+    axes.set_yticklabels(list(map(for_figure, rows)))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(grid):
@@ -72,7 +82,10 @@ def plot_sweep(
     texts = int(cells.n.iloc[0])
     below = f"{texts} text{'s' * (texts != 1)} a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else "")
     # Over the whole width: the axes alone are narrower than a long title.
-    figure.suptitle(f"{title}{': ' if title else ''}{measure}\n{below}", fontsize=plt.rcParams["axes.titlesize"])
+    figure.suptitle(
+        f"{for_figure(title)}{': ' if title else ''}{for_figure(measure)}\n{below}",
+        fontsize=plt.rcParams["axes.titlesize"],
+    )
     figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
     return figure
 
@@ -82,17 +95,24 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
     """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
 
     Args:
-        table: one row an arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
+        table: one row per arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
             `Comparison.tokens` gives.
 
     Raises:
         ValueError: an empty table.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"arm": "cache steering", "step": [1, 2], "change": [0.5, -0.1], "kl": [0.2, 0.1]})
+        >>> [axis.get_title() for axis in kv.figures.plot_tokens(table).axes]
+        ['each token', 'KL against the baseline, summed up']
     """
     if table.empty:
         raise ValueError("There are no texts to draw; compare something with the baseline first.")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", sharex=True)
     for arm, own in table.groupby("arm", sort=False):
-        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=str(arm))
+        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=for_figure(arm))
         axes[0].plot(own.step, own.change, linewidth=0.6, **look)
         axes[1].plot(own.step, own.kl.cumsum(), **look)
     axes[0].axhline(0, color="black", linewidth=0.5)
@@ -109,9 +129,17 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row a pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
-            and `explained_y`.
+        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance,
+            `explained_x` and `explained_y`.
         layer, part: what they are of.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"set": "my pairs", "style": "stepwise", "x": [0.0, 1.0], "y": [1.0, 0.0]})
+        >>> figure = kv.figures.plot_components(table.assign(explained_x=0.6, explained_y=0.2), layer=2, part="values")
+        >>> figure.axes[0].get_xlabel()
+        'PC 1 (60%)'
     """
     figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.9), layout="constrained")
     for name, own in table.groupby("set", sort=False):
@@ -120,11 +148,11 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     axes.set(
         xlabel=f"PC 1 ({table.explained_x.iloc[0]:.0%})",
         ylabel=f"PC 2 ({table.explained_y.iloc[0]:.0%})",
-        title=f"layer {layer}, {part}",
+        title=for_figure(f"layer {layer}, {part}"),
     )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, handletextpad=0.2)
     return figure
 
 
 def _symbol(title: str) -> str:
-    return f"${title}$" if title in ("c_k", "c_v") else title
+    return f"${title}$" if title in ("c_k", "c_v") else for_figure(title)

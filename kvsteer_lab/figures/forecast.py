@@ -1,6 +1,4 @@
-"""What was foretold, and what came of it: forecasts against effects, and how stable a mean is at each number of
-pairs.
-"""
+"""Forecasts against measured effects, and the split-half stability of a mean at each number of pairs."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -33,7 +32,7 @@ _NAMES = {
 
 @styled
 def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str = "effect") -> Figure:
-    """Forecast against realised effect, a panel a forecast: the tables of `analysis.realised_effects` and
+    """Forecast against realised effect, one panel per forecast: the tables of `analysis.realised_effects` and
     `analysis.forecast_correlations`.
 
     Markers are places, filled for the first model and hollow for others; bars are the points' 95% intervals. Above a
@@ -44,6 +43,16 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         table: the points.
         correlations: which forecasts to show, and what to write above them.
         effect: the column on the vertical axis: `"effect"` (adoption of the style) or `"gain"` (accuracy).
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> points = pd.DataFrame({"agreement": [0.1, 0.5], "effect": [0.2, 0.8], "low": [0.1, 0.7],
+        ...                        "high": [0.3, 0.9]})
+        >>> scope = dict(scope="all points", forecast="agreement", rho=1.0, low=0.9, high=1.0)
+        >>> figure = kv.figures.plot_forecasts(points.assign(place="values", model="tiny"), pd.DataFrame([scope]))
+        >>> figure.axes[0].get_title(loc="left")
+        'all points: 1.00 [0.90, 1.00]'
     """
     low, high = ("gain_low", "gain_high") if effect == "gain" else ("low", "high")
     names, places, models = (
@@ -75,7 +84,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
                     alpha=0.8,
                 )
         _scale(axis, name, table)
-        axis.set(xlabel=_NAMES.get(name, name))
+        axis.set(xlabel=_NAMES.get(name, for_figure(name)))
         axis.set_title(_written(correlations[correlations.forecast == name]), fontsize=7, loc="left")
     for axis in axes[:, 0]:
         axis.set_ylabel(
@@ -89,17 +98,26 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
 
 @styled
 def plot_split_half(table: pd.DataFrame) -> Figure:
-    """Split-half stability against the number of pairs, a panel a part: the table that `analysis.split_half` gives.
+    """Split-half stability against the number of pairs, one panel per part: the table that `analysis.split_half` gives.
 
-    Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what
+    Bars hold the middle 95% of splits; dotted lines are what the smallest size predicts; the hatched band is what
     random signs give, over all sets.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"n": [1, 4], "stability": [0.3, 0.6], "low": [0.1, 0.5], "high": [0.5, 0.7]})
+        >>> table = table.assign(pairs="stepwise", part="values", flipped_low=-0.4, flipped_high=0.4,
+        ...                      extrapolated=[0.3, 0.63])
+        >>> kv.figures.plot_split_half(table).axes[0].get_title()
+        'values'
     """
     parts, names = list(dict.fromkeys(table.part)), list(dict.fromkeys(table.pairs))
     width = ONE_COLUMN if len(parts) == 1 else TWO_COLUMNS
     figure, axes = plt.subplots(1, len(parts), figsize=(width, 2.7), layout="constrained", sharey=True, squeeze=False)
     for axis, part in zip(axes.flat, parts, strict=True):
         _draw_stability(axis, table[table.part == part], names)
-        axis.set(title=part, xlabel="pairs in each half")
+        axis.set(title=for_figure(part), xlabel="pairs in each half")
     axes[0, 0].set_ylabel("cosine between the halves' means")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if len(parts) == 1 else 5
@@ -152,10 +170,10 @@ def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
             linewidth=1,
             elinewidth=0.6,
             capsize=1.5,
-            label=name,
+            label=for_figure(name),
         )
         axis.plot(at, own.extrapolated, color=color, linestyle=":", linewidth=1.2)
-    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"foretold by n = {table.n.min()}")
+    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"predicted from n = {table.n.min()}")
     sizes = sorted(table.n.unique())
     axis.set(xscale="log", ylim=(min(-1.05, band.flipped_low.min()), 1.08))
     axis.set_xticks(sizes, [str(n) for n in sizes])
@@ -169,20 +187,31 @@ def _written(rows: pd.DataFrame) -> str:
         rho, low, high = (round(float(row[name]), 2) + 0.0 for name in ("rho", "low", "high"))  # no minus zero
         interval = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
         end = "\n" if len(row["scope"]) > 30 else " "  # a panel's width
-        lines.append(f"{row['scope']}:{end}" + ("nothing varies" if pd.isna(rho) else f"{rho:.2f}{interval}"))
+        lines.append(
+            f"{for_figure(row['scope'])}:{end}" + ("nothing varies" if pd.isna(rho) else f"{rho:.2f}{interval}")
+        )
     return "\n".join(lines)
 
 
 def _legend(figure: Figure, places: list[str], models: list[str]) -> None:
     looks = zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)
     keys = [
-        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4.5, label=place)
+        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4.5, label=for_figure(place))
         for place, color, marker in looks
     ]
     if len(models) > 1:
         filled = {models[0]: "black", ", ".join(models[1:]): "none"}
         keys += [
-            Line2D([], [], color="black", marker="o", markerfacecolor=f, linestyle="none", markersize=4.5, label=m)
+            Line2D(
+                [],
+                [],
+                color="black",
+                marker="o",
+                markerfacecolor=f,
+                linestyle="none",
+                markersize=4.5,
+                label=for_figure(m),
+            )
             for m, f in filled.items()
         ]
     figure.legend(handles=keys, loc="outside upper center", ncols=4, columnspacing=1, handletextpad=0.2)

@@ -1,4 +1,4 @@
-"""Paired gains with their intervals: what each method adds on the same questions."""
+"""Gains in accuracy over a baseline on the same questions, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, color_of, styled
 
 
 @styled
 def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
-    """Gain in accuracy over `against`, in points, a panel a model and task: the table that `kv.compare` gives.
+    """Gain in accuracy over `against`, in points, one panel per model and task: the table that `kv.compare` gives.
 
-    Lines are 95% intervals of the paired bootstrap; behind them the exact McNemar test's p, Holm-corrected over the
-    whole table.
+    Lines are the table's 95% intervals; to the right of them stands the exact McNemar test's p, Holm-corrected over
+    the whole table.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> row = dict(model="tiny", task="arithmetic", intervention="cache steering", gain=0.2, low=0.1, high=0.3,
+        ...            p_holm=0.02)
+        >>> figure = kv.figures.plot_gains(pd.DataFrame([row]))
+        >>> figure.axes[0].texts[0].get_text()
+        'p = 0.02'
     """
     panels = list(table.groupby(["model", "task"], sort=False))
     most = max(len(part) for _, part in panels)
@@ -36,12 +46,12 @@ def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
             axis.plot(100 * row.gain, y, "o", color=color_of(row.intervention))
             p = "p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.2g}"
             axis.annotate(p, (100 * row.high, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=6)
-        title = task if table.model.nunique() == 1 else f"{model}\n{task}"
+        title = for_figure(task) if table.model.nunique() == 1 else f"{for_figure(model)}\n{for_figure(task)}"
         axis.set(
             title=title,
-            xlabel=f"points over {against}",
+            xlabel=f"points over {for_figure(against)}",
             yticks=range(len(labels)),
-            yticklabels=labels[::-1],
+            yticklabels=list(map(for_figure, labels[::-1])),
             ylim=(-0.6, len(labels) - 0.4),
         )
         axis.margins(x=0.3 if len(panels) > 1 else 0.15)

@@ -1,4 +1,4 @@
-"""Coefficients of keys and values, crossed: a heat map a measure."""
+"""Heat maps of a grid of key and value coefficients, one for each measure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
 MEASURES = {
@@ -30,7 +31,7 @@ _MOST_WRITTEN = 72  # cells of a panel that can still be read
 def plot_coefficient_grid(
     table: pd.DataFrame, measures: Sequence[str] = ("accuracy", "adopted", "tokens", "loops")
 ) -> Figure:
-    """A heat map a measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put
+    """One heat map per measure, a row of them a task: tables of `kv.analysis.coefficient_grid`, of several tasks put
     together by `pd.concat`.
 
     Each panel's title gives the baseline; the cell without any edit has a frame. Where there are too many cells to
@@ -39,6 +40,15 @@ def plot_coefficient_grid(
 
     Raises:
         ValueError: no cells, no measures, or one that isn't known.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = [("baseline", 0, 0, 0.5), ("cell", 0, 0, 0.5), ("cell", 0, 6, 0.9)]
+        >>> table = pd.DataFrame(cells, columns=["cell", "ck", "cv", "accuracy"]).assign(task="arithmetic", tokens=20.0)
+        >>> figure = kv.figures.plot_coefficient_grid(table, ["accuracy"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['.50', '.90']
     """
     cells = table[table.cell == "cell"]
     if cells.empty or not measures:
@@ -64,7 +74,7 @@ def plot_coefficient_grid(
         bar.outline.set_visible(False)
         column[-1].set_xlabel("$c_v$")
     for line, task in zip(axes, tasks, strict=True):
-        line[0].set_ylabel(f"{task}\n$c_k$")
+        line[0].set_ylabel(f"{for_figure(task)}\n$c_k$")
     return figure
 
 

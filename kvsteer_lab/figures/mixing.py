@@ -1,4 +1,4 @@
-"""Style arithmetic in pictures: which style comes out when two are mixed."""
+"""Style arithmetic: the styles of replies when two styles' vectors are mixed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from .geometry import look, words
 from .style import COLORS, TWO_COLUMNS, styled
 
@@ -20,6 +21,16 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
 
     Bars are 95% Wilson intervals; broad ones on the right, where there are controls, hold the middle 95% of random
     vectors of the same norms. Only styles that come out somewhere are drawn.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> mixes = [("stepwise", "interpolation", 0.0, 1.0), ("analogical", "interpolation", 1.0, 1.0),
+        ...          ("sum", "sum", None, 1.8)]
+        >>> table = pd.DataFrame(mixes, columns=["mix", "kind", "weight", "size"])
+        >>> table = table.assign(style="stepwise", share=[0.9, 0.1, 0.5], low=0.05, high=0.95, n=40)
+        >>> kv.figures.plot_style_mixing(table).axes[1].get_xlabel()
+        'share of 40 replies'
     """
     seen = table.groupby("style")["share"].max()
     styles = [s for s in dict.fromkeys(table["style"]) if seen[s] > 0]
@@ -50,7 +61,8 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
     _name_ends(axes[0], path)
     names = others.drop_duplicates("mix")
     labels = [
-        f"{words(mix)}\n(size {size:.2f})" if size else mix for mix, size in zip(names.mix, names["size"], strict=True)
+        f"{words(mix)}\n(size {size:.2f})" if size else for_figure(mix)
+        for mix, size in zip(names.mix, names["size"], strict=True)
     ]
     axes[1].set(
         yticks=len(names) - 1 - np.arange(len(names)),

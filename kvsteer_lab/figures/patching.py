@@ -1,4 +1,4 @@
-"""Where an edit's effect comes through: a grid of edited by patched layers for each way to patch."""
+"""Activation patching: a grid of edited by patched layers for each way to patch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
-_WHAT = {"stream": "stream behind layer", "update": "what layer adds"}
+_WHAT = {"stream": "stream after layer", "update": "what layer adds"}
 _WAY = {"restored": "steered into plain: share restored", "removed": "plain into steered: share removed"}
 
 
@@ -16,8 +17,17 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    A panel a way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
-    ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
+    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the
+    patched ones. Hatched: an effect that is not distinguishable from random vectors', which has no share.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(site, layer, float(layer >= int(site))) for site in ("0", "1") for layer in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["inject", "layer", "share"])
+        >>> figure = kv.figures.plot_patching(table.assign(patch="stream", way="restored", effect=2.0))
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['1.00', '1.00', '0.00', '1.00']
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
     sites = list(dict.fromkeys(table.inject))
@@ -52,13 +62,13 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                         )
             axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
             axis.set_yticklabels(
-                [f"{'layer ' if site != 'all' else ''}{site} ({effects[site]:+.2f})" for site in sites]
+                [f"{'layer ' if site != 'all' else ''}{for_figure(site)} ({effects[site]:+.2f})" for site in sites]
             )
-            axis.set_xlabel(_WHAT.get(patch, patch))
+            axis.set_xlabel(_WHAT.get(patch, for_figure(patch)))
             axis.xaxis.set_tick_params(labelbottom=True)
             axis.grid(False)
         line[0].set_ylabel("edited (effect, nats)")
     for axis, way in zip(axes[0], ways, strict=True):
-        axis.set_title(_WAY.get(way, way))
+        axis.set_title(_WAY.get(way, for_figure(way)))
     figure.colorbar(image, ax=axes, label="share of the effect")
     return figure

@@ -1,4 +1,4 @@
-"""Who reads the slot, and for how long: attention to it, what hiding it costs, what is left of it from a step on."""
+"""Reading of the steered slot: attention to it, the effect of hiding it, and its influence from each step on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, styled
 
 _LOOKS = [("o", "-"), ("s", "--"), ("^", "-."), ("D", (0, (5, 1)))]  # dotted are the rules
@@ -27,11 +28,20 @@ _MOST_TICKS = 8
 
 @styled
 def plot_attention(table: pd.DataFrame) -> Figure:
-    """Mean attention to the slot, a panel an intervention (controls left out), a row a query head, a column a step: a
-    table of `kv.analysis.attention_to_slot`.
+    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column
+    per step: a table of `kv.analysis.attention_to_slot`.
 
     Raises:
         ValueError: no interventions but controls.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(layer, head, step, 0.1) for layer in (0, 1) for head in (0, 1) for step in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["layer", "head", "step", "attention"])
+        >>> figure = kv.figures.plot_attention(table.assign(intervention="cache steering", control_of=None))
+        >>> figure.axes[0].get_title()
+        'cache steering'
     """
     own = table[table.control_of.isna()] if "control_of" in table.columns else table
     labels = list(dict.fromkeys(own.intervention))
@@ -56,7 +66,12 @@ def plot_attention(table: pd.DataFrame) -> Figure:
         )
         image = axis.imshow(mean.to_numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         step = -(-mean.shape[1] // _MOST_TICKS)
-        axis.set(title=label, xlabel="step", xticks=range(0, mean.shape[1], step), xticklabels=mean.columns[::step])
+        axis.set(
+            title=for_figure(label),
+            xlabel="step",
+            xticks=range(0, mean.shape[1], step),
+            xticklabels=mean.columns[::step],
+        )
         for border in np.flatnonzero(heads.layer.diff().fillna(0)):
             axis.axhline(border - 0.5, color="black", linewidth=0.4)
     every = -(-len(heads) // 20)
@@ -78,6 +93,16 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
 
     Raises:
         ValueError: a table without knock-outs.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> ways = [("nothing", None, 0.9), ("everything", None, 0.1), ("one layer", 1, 0.4), ("one layer", 2, 0.8)]
+        >>> table = pd.DataFrame(ways, columns=["way", "layer", "reasoned"]).assign(head=None, step=None, slot=-1)
+        >>> table = table.astype({"layer": "Int64"}).assign(intervention="cache steering")
+        >>> table = table.assign(reasoned_low=table.reasoned - 0.1, reasoned_high=table.reasoned + 0.1)
+        >>> [axis.get_xlabel() for axis in kv.figures.plot_knock_out(table).axes]
+        ['slot', 'layer']
     """
     panels = {
         name: ways for name, ways in _GROUPS.items() if table.way.isin(ways[1:] if name == "whole" else ways).any()
@@ -110,7 +135,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
             error = np.abs(np.stack([part[column] - part[low], part[high] - part[column]]))
             color = COLORS["random"] if control else own
             fill = "white" if way.startswith("all but") else color
-            label = {"nothing": "slot read"}.get(way, f"hidden: {way}")
+            label = {"nothing": "slot read"}.get(way, f"hidden: {for_figure(way)}")
             shift = 0.0 if name == "whole" else 0.15 * (number - 0.5 * (len(ways) - 1))
             marker = "s" if control else "D" if way == "nothing" else "o"
             look = dict(fmt=marker, color=color, markerfacecolor=fill, elinewidth=0.8, clip_on=False)
@@ -126,7 +151,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         axis.set_xlabel({"whole": "slot", "layers": "layer", "heads": "layer.query head", "steps": "step"}[name])
         if len(names) > _MOST_TICKS or name == "whole":
             axis.tick_params(axis="x", labelrotation=90)
-    axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share that reasons"}.get(column, column))
+    axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share that reasons"}.get(column, for_figure(column)))
     _legend(figure, axes[0], 2 if width == ONE_COLUMN else 4)
     return figure
 
@@ -139,22 +164,32 @@ def _name(row: object) -> str:
     """What a knock-out is about: a layer, a head, a step, or which slot."""
     way, layer, head, step, slot = (getattr(row, name) for name in ("way", "layer", "head", "step", "slot"))
     if way in _GROUPS["whole"]:
-        return str(slot)
+        return for_figure(slot)
     return ".".join(str(x) for x in (layer, head) if not pd.isna(x)) if pd.isna(step) else str(step)
 
 
 @styled
 def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
-    """What reading the slot is still worth from each step on, a line an intervention: the tables of
+    """What reading the slot is still worth from each step on, one line per intervention: the tables of
     `kv.analysis.half_life`.
 
     Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the
     prompt is worth.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> steps = pd.DataFrame({"step": [0, 1, 2], "left": [4.0, 1.0, 0.1], "left_low": 0.05, "left_high": 5.0})
+        >>> figure = kv.figures.plot_half_life(steps.assign(intervention="cache steering"))
+        >>> figure.axes[0].get_xlabel()
+        'slot hidden from step'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3), layout="constrained")
     for (label, part), (marker, line) in zip(steps.groupby("intervention", sort=False), _LOOKS * 9, strict=False):
         color = color_of(str(label))
-        axis.plot(part.step, part.left, marker=marker, linestyle=line, color=color, label=label, markersize=3)
+        axis.plot(
+            part.step, part.left, marker=marker, linestyle=line, color=color, label=for_figure(label), markersize=3
+        )
         axis.fill_between(part.step, part.left_low, part.left_high, color=color, alpha=0.2, linewidth=0)
         if summary is not None:
             axis.axhline(

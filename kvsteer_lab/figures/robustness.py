@@ -1,4 +1,4 @@
-"""How far a tuned coefficient can be missed, and methods at equal dose and at equal divergence."""
+"""Robustness of a tuned coefficient, and methods compared at equal dose and at equal divergence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.text import for_figure
 from ..stats.intervals import wilson
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
@@ -17,11 +18,20 @@ MARKERS = "os^Dv"
 
 @styled
 def plot_robustness(table: pd.DataFrame) -> Figure:
-    """Gain around the tuned coefficient, a panel a method: the table of `kv.analysis.robustness_curve`.
+    """Gain around the tuned coefficient, one panel per method: the table of `kv.analysis.robustness_curve`.
 
     Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of
     the gain at c* (the dashed rule is what is needed), open ones don't. The title counts them: the robustness number,
     and the mean of the random vectors' numbers.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> curve = pd.DataFrame({"ratio": [0.5, 1.0, 2.0], "gain": [0.1, 0.5, 0.5], "low": [0.0, 0.4, 0.4],
+        ...                       "high": [0.2, 0.6, 0.6]})
+        >>> curve = curve.assign(method="cache steering", dose=curve.ratio, n=40, needed=0.4, kept=[False, True, True])
+        >>> kv.figures.plot_robustness(curve).axes[0].get_title().splitlines()[-1]
+        'robustness 0.67'
     """
     methods = list(dict.fromkeys(table.method))
     width = TWO_COLUMNS if len(methods) > 1 else ONE_COLUMN
@@ -29,8 +39,9 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
     for axis, method in zip(axes[0], methods, strict=True):
         own = table[table.method == method].sort_values("ratio")
         _draw_gains(axis, own, color_of(method))
+        dose = own.dose[np.isclose(own.ratio, 1)].iloc[0]
         axis.set(
-            title=f"{method}, $c^*$ at dose {own.dose[np.isclose(own.ratio, 1)].iloc[0]:.2g}\n{_verdict(own)}",
+            title=f"{for_figure(method)}, $c^*$ at dose {dose:.2g}\n{_verdict(own)}",
             xlabel="coefficient / $c^*$",
         )
     axes[0, 0].set_ylabel(f"gain over the baseline,\n{int(table.n.iloc[0])} questions")
@@ -58,6 +69,14 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 
     Raises:
         ValueError: a table without doses, divergences and methods.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"dose": [0.5, 1.5], "kl": [0.2, 4.0], "accuracy": [0.5, 0.9]})
+        >>> figure = kv.figures.plot_matched(table.assign(method="cache steering", vector="steering", n=40))
+        >>> figure.axes[1].get_xlabel()
+        "KL(steered || plain) on the baseline's text, nats"
     """
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
         raise ValueError(
@@ -88,7 +107,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                 linestyle=("-", "--", ":")[i % 3],
                 elinewidth=0.7,
             )
-            axis.errorbar(line[unit], line[column], _error(line, column), label=str(method), **look)
+            axis.errorbar(line[unit], line[column], _error(line, column), label=for_figure(method), **look)
             if len(others):
                 axis.plot(
                     [],
@@ -97,7 +116,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                     color=COLORS["random"],
                     markersize=4,
                     markeredgewidth=0.9,
-                    label=f"random for {method}",
+                    label=f"random for {for_figure(method)}",
                 )
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[1].locator_params(axis="x", nbins=4)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 from xml.etree import ElementTree
 
+from pydantic import Field, TypeAdapter
+
+from .._util.json import read_json
+from .._util.text import visible
 from .._version import __version__
 from ..models.model import Model
 
 SUFFIXES = (".pdf", ".svg", ".png")
+_LARGEST = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Stamp:
     models: tuple[tuple[str, str], ...]
     seed: int | None
     version: str
-    csv_sha256: str
-    csv_rows: int
+    csv_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    csv_rows: Annotated[int, Field(ge=0)]
 
     def metadata(self, suffix: str) -> dict[str, str | None]:
         """The stamp as Matplotlib's `savefig(metadata=...)` takes it, with the dates that it would write left out."""
@@ -52,10 +58,10 @@ class Stamp:
             ValueError: the text is no stamp.
         """
         try:
-            found: Mapping[str, Any] = json.loads(text)
-            return cls(**{**found, "models": tuple((name, fingerprint) for name, fingerprint in found["models"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError("That is no stamp of kvsteer_lab.") from error
+            read_json(text, what="The stamp")
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValueError as error:  # a pydantic error is one, too
+            raise ValueError("That is not a stamp of kvsteer_lab.") from error
 
 
 def read_stamp(path: str | Path) -> Stamp:
@@ -72,6 +78,10 @@ def read_stamp(path: str | Path) -> Stamp:
         )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; give a picture that kv.save_figure wrote.")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(
+            f"{path} is larger than any figure of kv.save_figure ({_LARGEST >> 20} MB); give one of these."
+        )
     text = {".pdf": _in_pdf, ".svg": _in_svg, ".png": _in_png}[path.suffix.lower()](path)
     try:
         return Stamp.read(text)
@@ -106,10 +116,13 @@ def _in_png(path: Path) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()  # to the end: a truncated file has its text, too
-            return str(picture.info.get("Description", ""))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as picture:
+                text = str(picture.info.get("Description", ""))
+                picture.verify()  # to the end, checksums included; no pixel is unpacked
+                return text
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise _broken(path, "PNG", error) from error
 
 
@@ -139,9 +152,12 @@ def stamp(
             f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of"
             " these."
         )
-    return Stamp(
-        figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows
-    )
+    named = tuple((visible(_public(m.name), one_line=True), _fingerprint(m)) for m in shown)
+    return Stamp(visible(figure, one_line=True), named, seed, __version__, csv_sha256, csv_rows)
+
+
+def _fingerprint(model: Model) -> str:
+    return model.read_fingerprint() if isinstance(model, Model) else model.fingerprint
 
 
 def _public(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Every cell that a search tried, and the one that it chose."""
+"""All cells that a search tried, and the one that it chose."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from .._util.text import for_figure
 from .style import COLORS, TWO_COLUMNS, color_of, styled
 
 MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
@@ -14,8 +15,16 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, a panel a method and a line a variant: the table `Tuning.cells`. The ring is the chosen
-    cell, with its 95% Wilson interval.
+    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the
+    chosen cell, with its 95% Wilson interval.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = pd.DataFrame({"dose": [0.5, 1.0, 2.0], "accuracy": [0.5, 0.9, 0.7], "chosen": [False, True, False]})
+        >>> cells = cells.assign(method="cache steering", variant="values", low=0.4, high=0.95, n=40)
+        >>> kv.figures.plot_tuning(cells).axes[0].get_title().splitlines()[-1]
+        '3 cells, chosen: values, dose 1'
     """
     methods = list(dict.fromkeys(cells.method))
     figure, axes = plt.subplots(
@@ -28,7 +37,7 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             line = own[own.variant == variant].sort_values("dose")
             shade = 1 - 0.5 * i / max(1, len(variants) - 1)
             look = dict(marker=MARKERS[i % len(MARKERS)], linestyle=LINES[i % len(LINES)], alpha=shade)
-            axis.plot(line.dose, line.accuracy, color=color_of(method), label=variant, **look)
+            axis.plot(line.dose, line.accuracy, color=color_of(method), label=for_figure(variant), **look)
         best = own[own.chosen].iloc[0]
         axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(
@@ -40,7 +49,7 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             markeredgecolor="black",
             markeredgewidth=0.9,
         )
-        title = f"{method}\n{len(own)} cells, chosen: {best.variant}, dose {best.dose:.2g}"
+        title = f"{for_figure(method)}\n{len(own)} cells, chosen: {for_figure(best.variant)}, dose {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
         axis.set(xscale="log", ylim=(-0.04, 1.04))
         axis.xaxis.set_major_locator(LogLocator(2, numticks=6))

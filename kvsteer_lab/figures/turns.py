@@ -1,4 +1,4 @@
-"""How long an edit lasts: a panel a way to go on behind it, turn by turn."""
+"""How long an edit lasts in a conversation, turn by turn: a panel for each way to go on after it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter, SymmetricalLogLocator
 
+from .._util.text import for_figure
 from .style import COLORS, TWO_COLUMNS, styled
 
 _LABELS = {
@@ -22,7 +23,7 @@ _COLUMNS = 4
 @styled
 def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """A share, or the change of the watched token's log-odds (`"change"`), in each turn: a table of
-    `kv.analysis.summarise_turns`, a panel a way.
+    `kv.analysis.summarise_turns`, one panel per way.
 
     Lines on the points are 95% intervals (Wilson's; of the change, bootstrap). Bands hold the middle 95% of random
     vectors. The change is counted from the plain conversations, so these lie at 0; beyond 2 nats it is drawn on a scale
@@ -30,6 +31,14 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
 
     Raises:
         ValueError: an unknown column, or a table without edited conversations.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(way, turn, 0.5) for way in ("plain", "kept") for turn in (1, 2)]
+        >>> table = pd.DataFrame(rows, columns=["way", "turn", "reasoned"]).assign(reasoned_low=0.4, reasoned_high=0.6)
+        >>> kv.figures.plot_turns(table).axes[0].get_title()
+        'kept'
     """
     if column not in _LABELS:
         raise ValueError(f"There is no column {column!r} to draw; choose one of: {', '.join(_LABELS)}.")
@@ -81,7 +90,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
             label="steered",
             clip_on=False,
         )
-        axis.set(title=way, xticks=sorted(set(table.turn)))
+        axis.set(title=for_figure(way), xticks=sorted(set(table.turn)))
         axis.xaxis.set_tick_params(labelbottom=True)
         if column != "change":
             axis.set(ylim=(-0.05, 1.05), yticks=[0, 0.5, 1])

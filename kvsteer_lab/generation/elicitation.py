@@ -20,7 +20,7 @@ from .decoding import cut
 from .generate import check_interventions
 from .outputs import Generation, Generations
 from .rows import Row, group_rows
-from .scoring import Reading, rows_under
+from .scoring import read_rows, rows_under
 from .settings import Settings, resolve
 
 
@@ -108,7 +108,8 @@ def elicit(
         row, asking = asked[g.intervention][g.prompt], known[tuple(letters[g.prompt])]
         reply = g.token_ids[:-1] if g.finish_reason == "eos" else g.token_ids
         tail = (*row.tail, *reply, *asking.closing, *asking.shared)
-        rows.append(replace(row, tail=tail, uses_cache=True) if steered else Row(row.prompt_ids, tail, ()))
+        plain = Row(row.prompt_ids, tail, (), label=row.label)
+        rows.append(replace(row, tail=tail, uses_cache=not row.anew) if steered else plain)
         words.append(asking)
         _check_room(model, rows[-1], g, max_new_tokens)
     found: dict[int, Choice] = {}
@@ -199,7 +200,7 @@ def _choose(model: Model, rows: Sequence[Row], words: Sequence[Words], settings:
 
     ends = torch.tensor(sorted(settings.eos), dtype=torch.long, device=model.device)
     with LOCK:
-        reading = Reading(model, rows)
+        reading = read_rows(model, rows)
         logits = reading.start()[:, -1]
         first = logits.float().log_softmax(-1)
         chosen = [first[i, list(asking.letters.values())].double().cpu() for i, asking in enumerate(words)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from .._util.html import CELL, escape
+from .._util.html import CELL
+from .._util.text import for_html
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Generations:
         cells: dict[tuple[int, str], list[Generation]] = {}
         for row in self.rows:
             cells.setdefault((row.prompt, row.intervention), []).append(row)
-        head = "".join(f"<th style='text-align:left'>{html.escape(label)}</th>" for label in labels)
+        head = "".join(f"<th style='text-align:left'>{for_html(label)}</th>" for label in labels)
         body = ""
         for number in dict.fromkeys(row.prompt for row in self.rows):
             shown = _prompt_text(self.prompts[number])
-            body += f"<tr><td style='{CELL}opacity:.75'>{escape(shown)}</td>"
+            body += f"<tr><td style='{CELL}opacity:.75'>{for_html(shown)}</td>"
             body += (
                 "".join(
                     f"<td style='{CELL}'>{'<hr>'.join(map(_generation_html, cells.get((number, label), [])))}</td>"
@@ -120,6 +120,6 @@ def _prompt_text(prompt: Any) -> str:
 
 
 def _generation_html(row: Generation) -> str:
-    forced = f"<u>{escape(row.forced)}</u>" if row.forced else ""
+    forced = f"<u>{for_html(row.forced)}</u>" if row.forced else ""
     cut = " <i>[cut at max_new_tokens]</i>" if row.finish_reason == "length" else ""
-    return forced + escape(row.text) + cut
+    return forced + for_html(row.text) + cut

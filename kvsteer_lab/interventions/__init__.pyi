@@ -5,7 +5,7 @@ from .base import Intervention as Intervention
 from .base import NoOffset as NoOffset
 from .base import Nothing as Nothing
 from .cache import CacheSteering as CacheSteering
-from .controls import Control as Control
+from .cache import Control as Control
 from .controls import label_shuffle_controls as label_shuffle_controls
 from .controls import layer_shuffle_controls as layer_shuffle_controls
 from .controls import other_slot as other_slot
@@ -18,4 +18,5 @@ from .prompt import CoTPrefix as CoTPrefix
 from .prompt import CoTPrompt as CoTPrompt
 from .prompt import FewShot as FewShot
 from .prompt import ForcedPrefix as ForcedPrefix
+from .steering import Steering as Steering
 from .together import Together as Together

@@ -1,46 +1,44 @@
-"""Controls: what other vectors of the same size do, and the same vector turned round or put elsewhere."""
+"""Controls of a steering: other vectors of the same norm, the same vectors with the opposite sign, or at another slot.
+
+A control runs beside the steering that it controls. If it does as much, the effect isn't the direction's.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import overload
 
 import torch
-from torch import Tensor
 
 from ..vectors.cards import Card
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
-from .cache import CacheSteering
+from ..vectors.randomised import rescale
+from .cache import CacheSteering, Control, as_control
+from .steering import Steering
+
+__all__ = [
+    "Control",
+    "label_shuffle_controls",
+    "layer_shuffle_controls",
+    "other_slot",
+    "other_vectors",
+    "random_controls",
+    "sign_flip",
+]
 
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
 
-@dataclass(frozen=True)
-class Control(CacheSteering):
-    """Cache steering with something about it changed; it remembers what it controls.
-
-    Args:
-        steering: the label of what it controls.
-        kind: what was changed; controls of one kind are summarised together.
-    """
-
-    steering: str = ""
-    kind: str = "random"
-
-    @property
-    def control_of(self) -> str | None:
-        return self.steering
-
-    @property
-    def control_kind(self) -> str | None:
-        return self.kind
-
-
-def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
-    """The same steering with random vectors of the same norm, per layer, in keys and in values.
+@overload
+def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]: ...
+@overload
+def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> list[Steering]: ...
+def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> Sequence[Steering]:
+    """The same steering with random vectors of the same norm, per layer, and for cache steering in keys and in values.
 
     A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
 
@@ -50,10 +48,22 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
         seed: control i is drawn with `seed + i`.
 
     Raises:
-        ValueError: fewer than one control.
+        ValueError: fewer than one control, or an intervention that isn't a steering.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> [control.label for control in kv.random_controls(steering, n=2)]
+        ['random 0 for steered ck=0 cv=6', 'random 1 for steered ck=0 cv=6']
     """
-    own = _own(steering, n)
-    return [_control(steering, "random", random_like(own, seed + i), f"random {seed + i} for") for i in range(n)]
+    _check_number(n)
+    if not isinstance(steering, Steering):
+        raise ValueError(f"Controls are drawn for a steering, such as kv.CacheSteering, not {type(steering).__name__}.")
+    return [steering.random_control(seed + i) for i in range(n)]
 
 
 def label_shuffle_controls(
@@ -62,10 +72,11 @@ def label_shuffle_controls(
     """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each
     layer's keys and values.
 
-    What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal
-    halves some of the true vector stays, and the rescaling makes it whole again, up to its sign. It can come back here,
-    too: pairs that mostly differ in how far they go in the shared direction leave that direction, once with each sign.
-    So look at the cosine with the true vectors, and at random controls beside these.
+    What all pairs share cancels; what remains is how single pairs differ. Exchanging each pair by an independent coin
+    would not serve: with unequal halves some of the true vector stays, and the rescaling brings it back to full size,
+    up to its sign. It can come back here, too: pairs that differ mostly in how far they go in the shared direction
+    leave that direction, with either sign. So look at the cosine with the true vectors (`control_cosines`), and at
+    random controls beside these.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
@@ -77,8 +88,18 @@ def label_shuffle_controls(
     Raises:
         ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs
             that don't differ from each other.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=6, shots=1)
+        >>> differences = kv.extract_pairs(model, pairs, progress=False)
+        >>> steering = kv.CacheSteering(differences.mean(), ck=0, cv=2)
+        >>> kv.controls.label_shuffle_controls(steering, differences, n=2)[1].label
+        'label shuffle 1 of steered stepwise ck=0 cv=2'
     """
-    own = _own(steering, n)
+    _check_number(n)
+    own = steering.added
     pairs = len(differences)
     _check_mean(steering.vectors, differences)
     # A half and its complement give the same vector up to sign; they count as two.
@@ -89,7 +110,7 @@ def label_shuffle_controls(
         )
     chosen = _distinct(n, seed, lambda rng: _balanced_signs(pairs, rng))
     return [
-        _control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
+        as_control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
         for i, signs in enumerate(chosen, seed)
     ]
 
@@ -105,34 +126,58 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
 
     Raises:
         ValueError: fewer than one control, or fewer other orders than controls.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.layer_shuffle_controls(steering, n=2)[0].control_kind
+        'layer shuffle'
     """
-    own, scope = _own(steering, n), steering.scope
-    if math.factorial(len(scope)) - 1 < n:
+    _check_number(n)
+    own, layers = steering.added, steering.edited_layers
+    if math.factorial(len(layers)) - 1 < n:
         raise ValueError(
-            f"{len(scope)} steered layers have only {math.factorial(len(scope)) - 1} other orders, too few for {n}"
+            f"{len(layers)} steered layers have only {math.factorial(len(layers)) - 1} other orders, too few for {n}"
             " layer shuffles; ask for fewer."
         )
-    orders = _distinct(n, seed, lambda rng: tuple(rng.sample(scope, len(scope))), without=tuple(scope))
+    orders = _distinct(n, seed, lambda rng: tuple(rng.sample(layers, len(layers))), without=tuple(layers))
     made = []
     for i, order in enumerate(orders, seed):
         source = torch.arange(own.n_layers)
-        source[list(scope)] = torch.tensor(order)
+        source[list(layers)] = torch.tensor(order)
         moved = replace(
             own,
             keys=own.keys[source],
             values=own.values[source],
-            card=_after(own.card, f"layers {list(scope)} from {list(order)}"),
+            card=_after(own.card, f"layers {list(layers)} from {list(order)}"),
         )
-        made.append(_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
+        made.append(as_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
     return made
 
 
 def sign_flip(steering: CacheSteering) -> Control:
-    """The same steering with its vectors turned round.
+    """The same steering with its vectors of the opposite sign.
 
-    Look at it on prompts that already reason, few-shot ones say: there the opposite direction has somewhere to go.
+    Try it on prompts that already make the model reason, few-shot prompts for instance: there is something to undo.
+
+    Args:
+        steering: what is controlled.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> bool((kv.controls.sign_flip(steering).vectors.values == -vectors.values).all())
+        True
     """
-    return _control(steering, "sign flip", -steering.vectors, "sign flip of")
+    return as_control(steering, "sign flip", -steering.vectors, "sign flip of")
 
 
 def other_slot(steering: CacheSteering, slot: int) -> Control:
@@ -144,10 +189,20 @@ def other_slot(steering: CacheSteering, slot: int) -> Control:
 
     Raises:
         ValueError: the slot that is steered anyway.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.other_slot(steering, -3).slot
+        -3
     """
     if slot == steering.slot:
         raise ValueError(f"Slot {slot} is the one that {steering.label!r} steers; choose another.")
-    return replace(_control(steering, "other slot", steering.vectors, f"slot {slot} for"), slot=slot)
+    return replace(as_control(steering, "other slot", steering.vectors, f"slot {slot} for"), slot=slot)
 
 
 def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None = None) -> Control:
@@ -161,6 +216,16 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
 
     Raises:
         ValueError: vectors of another shape, architecture or key mode, or with nothing in a layer that is steered.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.other_vectors(steering, vectors * 3.0, name="three times as large").label
+        'three times as large for steered ck=0 cv=6'
     """
     ours, theirs = steering.vectors.card, vectors.card
     if (ours.model_type, ours.keys, steering.vectors.keys.shape) != (
@@ -177,44 +242,17 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
         or " ".join(str(theirs.recipe[key]) for key in ("task", "style") if key in theirs.recipe)
         or "other vectors"
     )
-    return _control(
+    return as_control(
         steering,
         "other vectors",
-        _match(vectors.only(steering.scope, steering.heads), _own(steering, 1)),
+        _match(vectors.only(steering.edited_layers, steering.heads), steering.added),
         f"{called} for",
     )
 
 
-def random_like(vectors: KVVectors, seed: int) -> KVVectors:
-    """Gaussian directions with the norm of each layer's keys and values; zeros stay zeros."""
-    generator = torch.Generator().manual_seed(seed)
-    keys, values = (_random_direction(part, generator) for part in (vectors.keys, vectors.values))
-    return KVVectors(keys, values, _after(vectors.card, f"random, seed {seed}"))
-
-
-def _random_direction(part: Tensor, generator: torch.Generator) -> Tensor:
-    return _rescale(torch.randn(part.shape, generator=generator) * (part.norm(dim=-1, keepdim=True) > 0), part)
-
-
-def _own(steering: CacheSteering, n: int) -> KVVectors:
-    """What the steering really adds at coefficient 1, once `n` is seen to be a number of controls."""
+def _check_number(n: int) -> None:
     if n < 1:
         raise ValueError(f"The number of controls must be at least 1, not {n}.")
-    return steering.vectors.only(steering.scope, steering.heads)
-
-
-def _control(steering: CacheSteering, kind: str, vectors: KVVectors, name: str) -> Control:
-    return Control(
-        vectors,
-        steering.ck,
-        steering.cv,
-        layers=steering.layers,
-        heads=steering.heads,
-        slot=steering.slot,
-        name=f"{name} {steering.label}",
-        steering=steering.label,
-        kind=kind,
-    )
 
 
 def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
@@ -229,13 +267,8 @@ def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
                 f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing"
                 " can be rescaled there."
             )
-        parts.append(_rescale(part, target))
+        parts.append(rescale(part, target))
     return KVVectors(parts[0], parts[1], _after(vectors.card, "rescaled to each layer's norm"))
-
-
-def _rescale(part: Tensor, target: Tensor) -> Tensor:
-    size = part.flatten(1).norm(dim=-1).clamp_min(1e-12)
-    return part * (target.flatten(1).norm(dim=-1) / size)[:, None, None]
 
 
 def _after(card: Card, step: str) -> Card:

@@ -9,6 +9,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from .caches import cache_of
+from .lock import locked
+
 STEERABLE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 """Cache layers that hold plain keys and values. Compared by exact type: a quantised layer is a subclass."""
 
@@ -64,9 +67,16 @@ def refuse_by_config(config: Any) -> None:
         raise UnsteerableModelError(f"{name} can't be steered: {reason}. {_REMEDY}")
 
 
+@locked
 @torch.no_grad()
 def probe_cache(hf: PreTrainedModel) -> CacheShape:
     """Run three tokens and look at the cache that comes back.
+
+    Args:
+        hf: the model that runs.
+
+    Returns:
+        The cache's shape.
 
     Raises:
         UnsteerableModelError: no cache, a layer of another kind, or layers of different shapes.
@@ -79,7 +89,7 @@ def probe_cache(hf: PreTrainedModel) -> CacheShape:
         raise UnsteerableModelError(
             f"{name} can't be steered: its forward pass takes no use_cache ({error}). {_REMEDY}"
         ) from error
-    cache = getattr(output, "past_key_values", None)
+    cache = cache_of(output)
     layers = getattr(cache, "layers", None)
     if not layers:
         raise UnsteerableModelError(f"{name} can't be steered: its forward pass returns no key/value cache. {_REMEDY}")

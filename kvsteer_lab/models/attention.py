@@ -74,7 +74,7 @@ class Attending:
 
     It may be entered again and again, around single forward passes or a whole `generate`, and inside another one.
     Columns are counted on from pass to pass. On leaving, also through an error or Ctrl-C, the model computes attention
-    as before. Hold the library's lock while it is entered.
+    as before. The library's lock is held while it is entered.
 
     Args:
         hf: the model that runs.
@@ -90,15 +90,23 @@ class Attending:
         self._installed = _Installed(hf)
 
     def __enter__(self) -> Attending:
-        self._installed.__enter__()
+        LOCK.__enter__()
+        try:
+            self._installed.__enter__()
+        except BaseException:
+            LOCK.__exit__(None, None, None)
+            raise
         _ACTIVE.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _ACTIVE.remove(self)
-        self._installed.__exit__(kind, error, trace)
+        try:
+            _ACTIVE.remove(self)
+            self._installed.__exit__(kind, error, trace)
+        finally:
+            LOCK.__exit__(kind, error, trace)
 
     def hide(self, layer: int, column: int, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         """The mask, `[rows, 1 or heads, time, slots]`, with what else shall not be read."""

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 
 from .architectures import UnsteerableModelError
 from .attention import Attention, Watching, attention_modules, query_heads
-from .lock import LOCK
+from .lock import locked
 
 _FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary()
 
 
+@locked
+@locked
 @torch.no_grad()
 def head_writes(
     hf: PreTrainedModel, layer: int, head: int, outputs: Float[Tensor, "... head_dim"]
@@ -52,11 +54,11 @@ def output_projections(hf: PreTrainedModel) -> tuple[nn.Module, ...]:
             first (a gate, a norm).
     """
     if hf not in _FOUND:
-        with LOCK:
-            _FOUND[hf] = _find(hf)
+        _FOUND[hf] = _find(hf)
     return _FOUND[hf]
 
 
+@locked
 @torch.no_grad()
 def _find(hf: PreTrainedModel) -> tuple[nn.Module, ...]:
     seen: list[Attention] = []

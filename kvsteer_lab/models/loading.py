@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnsight import NNsight, TransformersModel
+from nnsight import Envoy
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
 from transformers.utils import logging
 
-from .architectures import UnsteerableModelError, probe_cache, refuse_by_config
+from .._util.json import read_json
+from .architectures import UnsteerableModelError, refuse_by_config
+from .fetching import fetch
+from .gguf import find_gguf, read_gguf
+from .lock import locked
+from .missing import BUNDLED, known_names, refuse_missing_path
 from .model import Model
+from .named import find_named
+from .templates import PlainTemplate, with_template
+from .wrapping import refuse_hooks, share_weights, unpack, without_peft, wrap
 
-BUNDLED = ("tiny", "tiny-control")
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
 
-"""The models that ship with the package."""
-
-
+@locked
 def load(
-    source: str | Path | nn.Module,
+    source: str | Path | nn.Module | Pipeline,
     tokenizer: Any = None,
     *,
     device_map: Any = None,
@@ -35,57 +40,147 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    template: str | PlainTemplate | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a model that can be steered, or say why it can't be.
 
     Args:
-        source: `"tiny"` or `"tiny-control"`, a folder, a hub id, or a loaded transformers (or PEFT) model, which is
-            left as it is: its weights are shared, its modules are not.
-        tokenizer: for a loaded model; by default the one of the checkpoint it came from.
+        source: `"tiny"` or `"tiny-control"`; `"smollm2-135m"` or `"gemma3-270m"`, which are fetched once (`kvsteer
+            fetch` does it beforehand); a folder; a `.gguf` file, or a folder with one; a hub id; or a loaded
+            transformers (or PEFT, or nnsight) model or pipeline, which is left as it is: its weights are shared, its
+            modules are not.
+        tokenizer: for a loaded model, or its name or folder; by default the one of the checkpoint it came from.
         device_map: as in transformers; by default the GPU if there is one.
-        dtype: by default float32 for the bundled models, the checkpoint's own for others.
+        dtype: by default float32 for models with a short name and GGUF files, the checkpoint's own for others.
         attn_implementation: as in transformers.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the checkpoint. Only if you trust it.
+        template: for base models, how prompts are written as plain text: `kv.PlainTemplate("Question: {q}\\nAnswer:")`;
+            or a chat template in Jinja, in place of the tokenizer's own.
+        template_arguments: what the chat template is told, such as `{"enable_thinking": False}`.
+
+    Returns:
+        The model.
 
     Raises:
-        ValueError: nothing is found under that name, or a loaded model comes without a tokenizer.
+        ValueError: nothing is found under that name, weights are missing from the checkpoint, or a loaded model comes
+            without a tokenizer.
+        OSError: a model with a short name is not in the cache, and can't be fetched now.
         UnsteerableModelError: its cache can't be steered; the message says why.
+
+    >>> kv.load("tiny").n_layers
+    4
     """
-    if isinstance(source, nn.Module):
-        hf = share_weights(without_peft(source))
-        refuse_by_config(hf.config)
-        origin = str(getattr(hf.config, "_name_or_path", "") or hf.config.model_type)
-        return wrap(hf, tokenizer if tokenizer is not None else _tokenizer_of(origin), origin)
+    if isinstance(source, nn.Module | Pipeline | Envoy):
+        inner, tokenizer = unpack(source, tokenizer)
+        own = without_peft(inner)
+        refuse_by_config(own.config)
+        refuse_hooks(own)
+        hf = share_weights(own)
+        name = str(getattr(hf.config, "_name_or_path", "") or hf.config.model_type)
+        tokenizer = _tokenizer_of(name) if tokenizer is None else _tokenizer(tokenizer)
+        return wrap(hf, with_template(tokenizer, template, template_arguments), name, own)
     name = str(source)
-    path = str(files(__package__) / "bundled" / name) if name in BUNDLED else name
+    device_map = device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None)
+    if (file := find_gguf(Path(name).expanduser())) is not None:
+        hf, own = read_gguf(file, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation)
+        tokenizer = own if tokenizer is None else _tokenizer(tokenizer)
+        return wrap(hf, with_template(tokenizer, template, template_arguments), name)
+    path = _place(name)
     if name in BUNDLED and dtype is None:
         dtype = torch.float32
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"The folder {path} holds no config.json; give a folder written by save_pretrained.")
-    origin_arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        refuse_by_config(AutoConfig.from_pretrained(path, **origin_arguments))
-        with _silent() if name in BUNDLED else nullcontext():
-            hf = AutoModelForCausalLM.from_pretrained(
+        refuse_by_config(AutoConfig.from_pretrained(path, **arguments))
+        with _silent() if path != name else nullcontext():
+            hf, report = AutoModelForCausalLM.from_pretrained(
                 path,
-                device_map=device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None),
-                dtype="auto" if dtype is None else dtype,
+                device_map=device_map,
+                dtype=_dtype(dtype),
                 attn_implementation=attn_implementation,
                 use_safetensors=True,
-                **origin_arguments,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported, and refused below
+                **arguments,
             )
-        tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(path, **origin_arguments)
-    except UnsteerableModelError:
+        _check_report(name, report)
+        tokenizer = AutoTokenizer.from_pretrained(path, **arguments) if tokenizer is None else _tokenizer(tokenizer)
+    except (UnsteerableModelError, _Incomplete):
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        known = " or ".join(f"{b!r}" for b in BUNDLED)
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"Cannot load {name!r}: {first_line.rstrip(' .:')}. Give {known}, a folder written by save_pretrained, or a"
-            " hub id."
-        ) from error
-    return wrap(hf, tokenizer, name)
+        raise ValueError(f"Cannot load {name!r}: {first_line.rstrip(' .:')}. {known_names(name)}") from error
+    return wrap(hf, with_template(tokenizer, template, template_arguments), name)
+
+
+class _Incomplete(ValueError):
+    """The checkpoint lacks weights, or a part of the call is wrong: not an unknown name."""
+
+
+def _place(name: str) -> str:
+    """Where a model lies: a bundled one's folder, a fetched one's, a folder, or the hub id as it is."""
+    if name in BUNDLED:
+        return str(files(__package__) / "bundled" / name)
+    if (named := find_named(name)) is not None:
+        return str(fetch(*named))
+    refuse_missing_path(name)
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            try:
+                found = read_json(path / "adapter_config.json", what="The adapter's config")
+                base = found.get("base_model_name_or_path")
+            except (ValueError, AttributeError):
+                base = None
+            raise ValueError(
+                f"The folder {name} holds an adapter for {base or 'another model'}, not a model; load both with"
+                " peft.AutoPeftModelForCausalLM.from_pretrained and pass the model that it returns."
+            )
+        raise ValueError(f"The folder {path} holds no config.json; give a folder written by save_pretrained.")
+    return str(path) if name.startswith("~") else name
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
+    """A dtype, also by one of its short names."""
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    if dtype is None:
+        return "auto"
+    found = getattr(torch, _DTYPES.get(str(dtype), str(dtype).removeprefix("torch.")), None)
+    if not isinstance(found, torch.dtype):
+        raise _Incomplete(f"dtype={dtype!r} is not a dtype; choose 'float32', 'bfloat16', 'float16' or 'auto'.")
+    return found
+
+
+def _check_report(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint without all of the model's weights; warn of weights that the model doesn't use. Tied weights
+    are not counted as missing: transformers ties them first.
+    """
+    missing = sorted(report["missing_keys"])
+    shapes = {str(key): (tuple(has), tuple(wants)) for key, has, wants in report["mismatched_keys"]}
+    if missing:
+        raise _Incomplete(
+            f"The checkpoint {name!r} lacks {len(missing)} of the model's weights ({_few(missing)}), which would be"
+            " random; get the complete checkpoint, or mend its config."
+        )
+    if shapes:
+        told = _few([f"{key} is {has}, not {wants}" for key, (has, wants) in sorted(shapes.items())])
+        raise _Incomplete(
+            f"{len(shapes)} weights of the checkpoint {name!r} have other shapes than its config asks for ({told}); get"
+            " the matching config."
+        )
+    if errors := report.get("error_msgs"):
+        raise _Incomplete(f"The checkpoint {name!r} was not loaded completely: {_few(list(map(str, errors)))}.")
+    if unexpected := sorted(report["unexpected_keys"]):
+        warnings.warn(
+            f"The checkpoint {name!r} holds {len(unexpected)} weights that the model doesn't use ({_few(unexpected)}).",
+            stacklevel=4,
+        )
+
+
+def _few(names: list[str], n: int = 3) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 @contextmanager
@@ -100,37 +195,17 @@ def _silent() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def wrap(hf: PreTrainedModel, tokenizer: Any, name: str) -> Model:
-    """Put nnsight around a module tree of its own, so that decoding runs the plain model."""
-    hf.eval()
-    shape = probe_cache(hf)
-    view = share_weights(hf)
-    traced = (
-        NNsight(view)
-        if tokenizer is None
-        else TransformersModel(view, task="text-generation", tokenizer=copy.deepcopy(tokenizer))
-    )
-    return Model(hf, traced, tokenizer, name, shape)
-
-
-def share_weights(module: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the module tree that holds the same parameter and buffer tensors: no memory, no side effects."""
-    tensors: Mapping[int, Any] = {id(t): t for t in chain(module.parameters(), module.buffers())}
-    return copy.deepcopy(module, dict(tensors))
-
-
-def without_peft(module: Any) -> PreTrainedModel:
-    if hasattr(module, "peft_config") and hasattr(module, "get_base_model"):
-        if module.active_peft_config.is_prompt_learning:
-            raise UnsteerableModelError(
-                "A prompt-learning adapter writes into the cache itself; merge it or load the base model."
-            )
-        module = module.get_base_model()  # the adapter's layers live inside it
-    if not isinstance(module, PreTrainedModel):
-        raise UnsteerableModelError(
-            f"{type(module).__name__} is no transformers model; load it with AutoModelForCausalLM."
-        )
-    return module
+def _tokenizer(given: Any) -> Any:
+    """A tokenizer as it is, or found by its name or folder."""
+    if not isinstance(given, str | Path):
+        return given
+    try:
+        return AutoTokenizer.from_pretrained(_place(str(given)))
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0].rstrip(" .:")
+        raise _Incomplete(
+            f"Cannot load the tokenizer {str(given)!r}: {first_line}. Give its folder, its hub id, or the tokenizer."
+        ) from error
 
 
 def _tokenizer_of(origin: str) -> Any:

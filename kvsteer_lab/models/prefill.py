@@ -12,13 +12,16 @@ from nnsight.intervention.interleaver import EarlyStopException
 from torch import Tensor
 from transformers import DynamicCache
 
+from .caches import cache_of
 from .layers import layers_path
+from .lock import locked
 from .model import Model
 
 LayerEdit = Callable[[Any, int], Any]
 """Given a decoder layer's output and the column at which it begins, the output to put in its place."""
 
 
+@locked
 @torch.no_grad()
 def fill(
     model: Model,
@@ -35,9 +38,10 @@ def fill(
         model: the model.
         ids, mask: left-padded prompts.
         fork: per row of the result, the prompt whose cache it starts from; `None`: the prompts as they are.
-        edit_cache: edits the forked cache in place, `kv.apply` with each row's deltas, say.
+        edit_cache: edits the forked cache in place, `kv.edits.apply` with each row's deltas, say.
         edit_layers: by layer, what edits the output of that decoder layer while the prompts are read.
     """
+    model.check_adapters()
     arguments = model.forward_arguments(ids, mask)
     index = None if fork is None else torch.tensor(fork)
     edits = edit_layers or {}
@@ -45,7 +49,7 @@ def fill(
     with model.traced.trace(**arguments, use_cache=True):
         for layer, edit in edits.items():  # in the order in which the layers run
             layers[layer].output = edit(layers[layer].output, 0)
-        cache = model.traced.output.past_key_values
+        cache = cache_of(model.traced.output)
         fork_rows(cache, index)
         if edit_cache is not None:
             edit_cache(cache)
@@ -77,6 +81,7 @@ class _Ending(DynamicCache):
         return cached
 
 
+@locked
 @torch.no_grad()
 def last_slots(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
@@ -88,6 +93,7 @@ def last_slots(
     the earlier tokens in all layers but the last: so the earlier tokens stop at the last layer but one, and the last
     token, traced behind them, at the last layer.
     """
+    model.check_adapters()
     cache = _Ending(config=model.hf.config)
     arguments = model.forward_arguments(ids, mask)
     if ids.shape[1] > 1 and model.n_layers > 1:
@@ -103,6 +109,8 @@ def last_slots(
     return keys, values
 
 
+@locked
 def _trace(model: Model, cache: DynamicCache, arguments: dict[str, Any]) -> None:
-    with model.traced.trace(**arguments, past_key_values=cache, use_cache=True):
+    arguments = {**arguments, model.cache_argument: cache}
+    with model.traced.trace(**arguments, use_cache=True):
         nnsight.save(cache)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .caches import cache_of
+from .lock import locked
 from .model import Model
 
 MODES = ("none", "half", "interleaved")
@@ -68,6 +70,7 @@ class Rotary:
                 out[:, layer] = turn(keys[:, layer], cos, sin, mode, back=back)
         return out
 
+    @locked
     @torch.no_grad()
     def angles(self, position: Int[Tensor, " rows"], layer: int, mode: str) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[rows, 1, rotary_dim]`, float32 on the CPU, with the model's own scaling in them."""
@@ -152,14 +155,16 @@ def find_rotary(model: Model) -> Rotary:
     return replace(rotary, modes=tuple(modes))
 
 
+@locked
 @torch.no_grad()
 def _keys_at(model: Model, position: int) -> Tensor:
     device = model.device
-    cache = model.hf(
+    output = model.hf(
         input_ids=torch.tensor([[17]], device=device),
         position_ids=torch.tensor([[position]], device=device),
         use_cache=True,
-    ).past_key_values
+    )
+    cache = cache_of(output)
     return torch.stack([x.keys[:, :, -1].float().cpu() for x in cache.layers], 1)
 
 

@@ -1,4 +1,4 @@
-"""Statistics shown beside every figure: intervals, paired tests and control p-values, on scipy and statsmodels."""
+"""Statistics of every table and figure: intervals, exact paired tests and p-values of controls (scipy, statsmodels)."""
 
 from .._util.lazy import attach as _attach
 

@@ -1,4 +1,4 @@
-"""Tables of single prompts, averaged: means with intervals, and controls beside them."""
+"""Averages over prompts: means of a table's values with intervals, beside the means of the controls."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ def over_prompts(table: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFram
         seed: of the bootstrap.
 
     Returns:
-        A row for each intervention that is no control, or knock-out, and each step, layer and head: these, `n`
-        (prompts), the mean under the name of the column, and `low`, `high`, a 95% bootstrap interval over prompts.
-        Where the table holds controls, `random_low` and `random_high`, the middle 95% of their means, and `p_random`,
-        the share of them (plus one) whose mean is at least as large in size; that is one look at one row. `p_family` is
-        for
-        looking at all rows and naming the largest: the share of controls (plus one) with a mean as large *anywhere* in
-        the table.
+        A row for each intervention that is not a control, or knock-out, and each step, layer and head: these, `n`
+        (prompts that have a value), the mean under the name of the column, and `low`, `high`, a 95% bootstrap interval
+        over prompts. Where the table holds controls, `random_low` and `random_high`, the middle 95% of their means,
+        and `p_random`, the share of them (plus one) whose mean is at least as large in size; that is one look at one
+        row. `p_family` is for looking at all rows and naming the largest: the share of controls (plus one) with a mean
+        as large *anywhere* in the table.
 
     Raises:
         ValueError: no such column, no rows, or a mean over a single prompt.
+
+    Examples:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"intervention": "steered", "prompt": [0, 1, 2], "layer": 1, "nats": [0.2, 0.4, 0.6]})
+        >>> kv.stats.over_prompts(table, "nats")[["layer", "n", "nats"]].to_numpy().round(2).tolist()
+        [[1.0, 3.0, 0.4]]
     """
     if column not in table.columns or column in KEYS or "prompt" not in table.columns:
         raise ValueError(

@@ -1,81 +1,22 @@
-"""How sure a number is: intervals of proportions, of paired differences, of means of several samples a question."""
+"""How sure a mean is: intervals of paired differences and of clustered means, for outcomes that are any numbers.
+
+Lengths, log-probabilities and divergences belong here; for outcomes that are true or false take
+`kv.stats.paired_difference` and `clustered_share`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import bootstrap
 from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.proportion import proportion_confint
 
-from .outcomes import paired, refuse_nan
-
-
-class Estimate(NamedTuple):
-    """A number, its confidence interval and its standard error."""
-
-    value: float
-    """The number."""
-    low: float
-    """The lower end."""
-    high: float
-    """The upper end."""
-    error: float
-    """The standard error."""
-
-
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, (low, high).
-
-    Args:
-        successes: how many.
-        n: of how many trials.
-        confidence: share of such intervals that hold the true proportion.
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes in {n} trials make no proportion.")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    # exact at the ends, where rounding leaves 1e-17
-    return float(low) if successes else 0.0, float(high) if successes < n else 1.0
-
-
-def paired_difference(ours: Sequence[bool], theirs: Sequence[bool], confidence: float = 0.95) -> Estimate:
-    """The difference of two shares of the same questions, with Newcombe's interval for paired data (1998, method 10).
-
-    It is put together from both shares' Wilson intervals and their correlation, and unlike a bootstrap it keeps a width
-    where all outcomes agree. With shares p and q, their intervals (l, u) and (m, v), the correlation r and d = p - q,
-    it runs from d - sqrt((p - l)^2 - 2 r (p - l) (v - q) + (v - q)^2) to d + sqrt((u - p)^2 - 2 r (u - p) (q - m) + (q
-    - m)^2).
-
-    Args:
-        ours, theirs: verdicts in one order.
-        confidence: of the interval.
-
-    Raises:
-        ValueError: sequences of different length, empty ones, or outcomes that are neither true nor false.
-    """
-    a, b = paired(ours, theirs)
-    if not np.isin(np.concatenate([a, b]), (0, 1)).all():
-        raise ValueError("Shares are of outcomes that are true or false; for other numbers use paired_bootstrap.")
-    p, q, n = float(a.mean()), float(b.mean()), a.size
-    (low, high), (other_low, other_high) = wilson(int(a.sum()), n, confidence), wilson(int(b.sum()), n, confidence)
-    both, ours_only, theirs_only, neither = (
-        float(np.sum(x)) for x in (a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b))
-    )
-    spread = (both + ours_only) * (both + theirs_only) * (ours_only + neither) * (theirs_only + neither)
-    along = both * neither - ours_only * theirs_only
-    r = 0.0 if spread == 0 else (max(along - n / 2, 0.0) if along > 0 else along) / math.sqrt(spread)
-    below, above = (p - low, other_high - q), (high - p, q - other_low)
-    down, up = (math.sqrt(max(x * x - 2 * r * x * y + y * y, 0.0)) for x, y in (below, above))
-    error = math.sqrt(max((a - b).var() / n, 0.0))
-    return Estimate(p - q, max(-1.0, p - q - down), min(1.0, p - q + up), error)
+from .outcomes import Estimate, codes_of, paired, refuse_nan
+from .shares import paired_difference as paired_difference  # importable from here, too
+from .shares import wilson as wilson
 
 
 def paired_bootstrap(
@@ -87,7 +28,9 @@ def paired_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap of the mean of `ours - theirs` (Efron 1979).
+    """Percentile bootstrap of the mean of `ours - theirs` (Efron 1979), for outcomes that are numbers.
+
+    For outcomes that are true or false take `paired_difference`: where no resample differs, a bootstrap has no width.
 
     Questions are resampled, each with both of its outcomes. With `clusters` (the question of each row, where there are
     several samples a question) whole clusters are.
@@ -99,8 +42,17 @@ def paired_bootstrap(
         seed: of the resampling.
         confidence: of the interval.
 
+    Returns:
+        The mean difference, its interval, and its standard error.
+
     Raises:
         ValueError: sequences of different length, empty ones, NaN, or fewer than two questions.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> longer = kv.stats.paired_bootstrap([12, 30, 25, 41], [10, 12, 20, 30], n=1000)
+        >>> longer.value, longer.low > 0
+        (9.0, True)
     """
     a, b = paired(ours, theirs)
     group = _codes(np.arange(a.size) if clusters is None else clusters, a.size)
@@ -127,8 +79,9 @@ def vector_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap of the mean of `ours - theirs` over both its sources: the extraction pairs and the
-    questions.
+    """Percentile bootstrap of the mean of `ours - theirs` over both its sources: extraction pairs and questions.
+
+    For outcomes that are true or false take `vector_difference`.
 
     Each row of `ours` holds the outcomes of one vector that was extracted from a resample, with replacement, of the
     extraction pairs. A replicate draws one row and resamples the questions, so its variance is the variance of the
@@ -140,8 +93,19 @@ def vector_bootstrap(
         theirs: the baseline's outcomes on the same questions.
         n, seed, confidence: as in `paired_bootstrap`.
 
+    Returns:
+        The mean difference, its interval, and its standard error.
+
     Raises:
-        ValueError: shapes that don't fit, NaN, or fewer than two vectors or questions.
+        ValueError: shapes that do not fit, NaN, or fewer than two vectors or questions.
+
+    Examples:
+        >>> import numpy as np
+        >>> import kvsteer_lab as kv
+        >>> lengths = np.random.default_rng(0).normal(30, 5, (40, 20))  # of 40 vectors on 20 questions
+        >>> longer = kv.stats.vector_bootstrap(lengths, [10.0] * 20, n=500)
+        >>> longer.low < longer.value < longer.high
+        True
     """
     a, b = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
     if a.ndim != 2 or b.shape != a.shape[1:] or min(a.shape) < 2:
@@ -171,8 +135,17 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any], confidence:
         clusters: the question of each sample.
         confidence: share of such intervals that hold the true mean.
 
+    Returns:
+        The mean, its interval, and its standard error.
+
     Raises:
         ValueError: sequences of different length, empty ones, NaN, or a single question.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> tokens = kv.stats.clustered_mean([10, 12, 30, 34, 20, 22], ["a", "a", "b", "b", "c", "c"])
+        >>> round(tokens.value, 2), round(tokens.error, 2)
+        (21.33, 6.06)
     """
     x = np.asarray(values, dtype=float)
     refuse_nan(x)
@@ -184,9 +157,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any], confidence:
 
 def _codes(clusters: Any, n: int) -> np.ndarray:
     """Numbers 0, 1, ... for the clusters, of which there must be two or more."""
-    found, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    if codes.shape != (n,):
-        raise ValueError(f"There are {n} outcomes but {codes.size} clusters; name the question of each outcome.")
+    found, codes = codes_of(clusters, n)
     if len(found) < 2:
         raise ValueError(f"An error needs at least two questions, not {len(found)}.")
     return codes

@@ -1,18 +1,28 @@
-"""Tables to be read: p-values that don't pretend to be zero, three digits elsewhere."""
+"""Tables written for reading: p-values are never shown as zero, other numbers have three digits."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from .._util.html import TextTable
+
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, nothing where there is
-    nothing.
+    """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, missing numbers left blank.
 
     Args:
         table: any table of results; columns called `p` or `p_...` hold p-values.
+
+    Returns:
+        A table of strings with the same index and columns.
+
+    Examples:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0], "p": [0.0004, 0.04]})).to_numpy().tolist()
+        [['0.123', '<0.001'], ['-1', '0.040']]
     """
-    return pd.DataFrame(
+    return TextTable(
         {name: [_write(str(name), value) for value in table[name]] for name in table.columns}, index=table.index
     )
 

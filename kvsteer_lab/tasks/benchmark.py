@@ -77,8 +77,9 @@ class Benchmark(ListedTask):
         """
         if style not in question.replies:
             raise ValueError(
-                f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r}; "
-                "have traces in that style written (kv.write_traces) and use kv.with_traces(task, traces)."
+                f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r};"
+                " have traces in that style written (kv.traces.write_traces) and use"
+                " kv.traces.with_traces(task, traces)."
             )
         return question.replies[style]
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .._util.files import write_atomically
+from .._util.json import first_fault, read_json
+from ..models.fingerprint import compare_fingerprints
 from ..models.model import Model
 
 KeyMode = Literal["post_rope", "position_free"]
@@ -41,29 +44,63 @@ class Card:
     fingerprint: str
     dtype: str
     keys: KeyMode | None
-    offset_id: int | None
+    offset_id: Annotated[int, Field(ge=0)] | None
     template_hash: str | None
-    n_pairs: int
+    n_pairs: Annotated[int, Field(ge=0)]
     recipe: dict[str, Any] = field(default_factory=dict, repr=False)
     history: tuple[str, ...] = ()
     note: str = ""
     version: str = ""
 
+    @classmethod
+    def from_json(cls, text: str, *, what: str = "The card") -> Card:
+        """A card from the text that lies in a file; fields that this version doesn't know are left out.
+
+        Args:
+            text: a JSON object.
+            what: what the text is, for messages.
+
+        Raises:
+            ValueError: no JSON object, a field that is missing, or one of another type or range.
+
+        >>> Card.from_json('{"keys": "rotated"}')
+        Traceback (most recent call last):
+        ValueError: The card can't be read: model: Field required, and 7 more; save or download it again.
+        """
+        try:
+            read_json(text, what=what)
+        except ValueError as error:
+            raise ValueError(f"{str(error).rstrip('.')}; save or download it again.") from error
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{what} can't be read: {first_fault(error)}; save or download it again.") from error
+
     def warn_of_other_weights(self, model: Model) -> None:
-        """Warn where only the weights or the dtype differ from those that the vectors were extracted with."""
+        """Warn where only the weights, the config or the dtype differ from those of the extraction."""
         if said := self.tell_of_other_weights(model):
             warnings.warn(said, stacklevel=4)
 
     def tell_of_other_weights(self, model: Model) -> str:
         """What `warn_of_other_weights` warns of; empty if there is nothing."""
-        if self.fingerprint != model.fingerprint:
-            return (
-                f"These vectors were extracted from other weights ({self.model}, or another adapter) than those of"
-                f" {model.name}."
-            )
-        if self.dtype != str(model.dtype):
-            return f"These vectors were extracted in {self.dtype}, the model runs in {model.dtype}."
-        return ""
+        dtypes = f"in {self.dtype}, the model runs in {model.dtype}"
+        match compare_fingerprints(self.fingerprint, model.fingerprint):
+            case "format":
+                return (
+                    f"The fingerprint of these vectors (extracted from {self.model}) was written by another version of"
+                    f" kvsteer_lab and can't be compared with that of {model.name}; extract them again to be sure."
+                )
+            case "config":
+                return f"These vectors were extracted from the weights of {model.name} under another config."
+            case "weights":
+                rounded = (
+                    "" if self.dtype == str(model.dtype) else f", or from the same ones rounded: extracted {dtypes}"
+                )
+                return (
+                    f"These vectors were extracted from other weights ({self.model}, or another adapter) than those of"
+                    f" {model.name}{rounded}."
+                )
+        return "" if self.dtype == str(model.dtype) else f"These vectors were extracted {dtypes}."
 
 
 @dataclass(frozen=True)
@@ -91,7 +128,7 @@ class Format:
         """Tensors and card from a file, a folder or a hub repository.
 
         Raises:
-            ValueError: nothing there, a truncated file, or one of another kind.
+            ValueError: nothing there, a truncated file, one of another kind, or a card with wrong fields.
         """
         path = self._find(source, revision)
         try:
@@ -103,14 +140,7 @@ class Format:
                 tensors = {name: file.get_tensor(name) for name in self.tensors}
         except (SafetensorError, OSError, KeyError) as error:
             raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
-        known = {f.name for f in fields(Card)}
-        try:
-            found: dict[str, Any] = {
-                k: tuple(v) if k == "history" else v for k, v in json.loads(written).items() if k in known
-            }
-            return tensors, Card(**found)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"The card in {path} can't be read ({error}); save or download it again.") from error
+        return tensors, Card.from_json(written, what=f"The card in {path}")
 
     def _find(self, source: str | Path, revision: str | None) -> Path:
         """A local file, the file in a folder, or one downloaded from the hub."""

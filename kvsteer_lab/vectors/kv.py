@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import SupportsIndex
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -16,7 +18,10 @@ from ..models.prompts import Prompt
 from .cards import Card, Format
 from .norms import slot_norms
 
-_FORMAT = Format("kvsteer_lab.vectors.kv.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
+Indices = Iterable[SupportsIndex] | SupportsIndex
+"""One index or several, of Python or NumPy."""
+
+_FORMAT = Format("kvsteer_lab.vectors.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,12 @@ class KVVectors:
             found = f"{tuple(self.keys.shape)} and {tuple(self.values.shape)}"
             raise ValueError(f"Vectors need keys and values of one shape [layers, kv_heads, head_dim], not {found}.")
         for name in ("keys", "values"):
-            part = getattr(self, name)
-            if not torch.isfinite(part).all():
+            part = getattr(self, name).detach().to("cpu", torch.float32).contiguous()
+            if not torch.isfinite(part).all():  # after the cast: 1e300 is a number in float64 only
                 raise ValueError(
                     f"The vectors' {name} hold NaN or infinity; extract them again, in float32 or bfloat16."
                 )
-            object.__setattr__(self, name, part.detach().to("cpu", torch.float32).contiguous())
+            object.__setattr__(self, name, part)
 
     @property
     def n_layers(self) -> int:
@@ -63,6 +68,11 @@ class KVVectors:
     def head_dim(self) -> int:
         """Width of a head."""
         return self.keys.shape[2]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is nothing to add in any layer."""
+        return not (self.keys.any() or self.values.any())
 
     # --- arithmetic -------------------------------------------------------------------------------------------
 
@@ -85,7 +95,7 @@ class KVVectors:
     def __neg__(self) -> KVVectors:
         return self * -1.0
 
-    def only(self, layers: Iterable[int] | None = None, heads: Iterable[int] | None = None) -> KVVectors:
+    def only(self, layers: Indices | None = None, heads: Indices | None = None) -> KVVectors:
         """The same vectors with zeros outside the named layers and KV heads (`None`: all of them).
 
         Raises:
@@ -189,16 +199,30 @@ class KVVectors:
         return replace(self.card, history=(*self.card.history, step))
 
 
-def check_indices(what: str, chosen: Iterable[int] | None, n: int) -> list[int]:
-    """A sorted list of distinct indices below `n`; `None` means all.
+def check_indices(what: str, chosen: Indices | None, n: int) -> list[int]:
+    """A sorted list of distinct indices below `n`.
+
+    Args:
+        what: what is counted, for messages: `"layer"`, `"KV head"`.
+        chosen: one index or several, of Python or NumPy; `None`: all.
+        n: how many there are.
 
     Raises:
-        ValueError: an index that isn't an integer in range.
+        ValueError: an index that isn't a whole number in range.
+
+    Example:
+        >>> check_indices("layer", [2, 0, 2], 4), check_indices("layer", None, 2), check_indices("layer", 3, 4)
+        ([0, 2], [0, 1], [3])
     """
     if chosen is None:
         return list(range(n))
-    indices = sorted(set(chosen))
-    wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < n]
-    if wrong:
-        raise ValueError(f"There is no {what} {wrong[0]!r}; this model has {what}s 0 to {n - 1}.")
-    return indices
+    given = [chosen] if isinstance(chosen, SupportsIndex) and not isinstance(chosen, Iterable) else chosen
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise ValueError(f"There is no {what} {chosen!r}; name {what}s by whole numbers, 0 to {n - 1}.")
+    indices: set[int] = set()
+    for each in given:
+        index = each.__index__() if isinstance(each, SupportsIndex) and not isinstance(each, bool | np.bool_) else -1
+        if not 0 <= index < n:
+            raise ValueError(f"There is no {what} {each!r}; this model has {what}s 0 to {n - 1}.")
+        indices.add(index)
+    return sorted(indices)

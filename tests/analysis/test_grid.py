@@ -73,6 +73,7 @@ def test_loops_and_a_missing_style_are_told():
     rows = pd.DataFrame(
         dict(
             forced="",
+            intervention="steered",
             text=["one two three four " * 4, "The answer is 2."],
             correct=[False, True],
             reasoned=False,

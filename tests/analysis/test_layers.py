@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import kvsteer_lab as kv
-from kvsteer_lab.analysis.ablation import layers as module
 from kvsteer_lab.analysis.ablation.masks import head_masks, layer_masks
+from kvsteer_lab.evaluation import grids
 
 N, NEW = 6, {"max_new_tokens": 48}
 ALL_WAYS = ("single", "leave one out", "from below", "from above", "windows")
@@ -30,9 +30,9 @@ def own(tiny, task) -> kv.KVVectors:
 def seen(monkeypatch) -> list[kv.Results]:
     """The results that tables are made from, one an evaluation."""
     found: list[kv.Results] = []
-    evaluate = module.evaluate
+    evaluate = grids.evaluate
     monkeypatch.setattr(
-        module, "evaluate", lambda *given, **settings: found.append(evaluate(*given, **settings)) or found[-1]
+        grids, "evaluate", lambda *given, **settings: found.append(evaluate(*given, **settings)) or found[-1]
     )
     return found
 
@@ -75,7 +75,7 @@ def test_a_single_layer_is_that_layer_and_leave_one_out_is_the_rest(own):
     steering = kv.CacheSteering(own, 0.5, 2.0, layers=[0, 1, 3])
     masks = layer_masks(steering, ALL_WAYS, None, 2)
     for mask in masks:
-        cut = mask.kept.of(steering)
+        cut = mask.kept.restrict(steering)
         assert cut.scope == mask.kept.layers and (cut.ck, cut.cv) == (
             0.5 * ("keys" in mask.kept.part),
             2.0 * ("values" in mask.kept.part),
@@ -105,7 +105,7 @@ def test_single_and_leave_one_out_add_up_to_the_whole(own):
 
     def added(masks, way):
         return {
-            m: m.kept.of(steering).deltas(None, [5])[0][0]
+            m: m.kept.restrict(steering).deltas(None, [5])[0][0]
             for m in masks
             if m.way == way and m.kept.part == "keys and values"
         }
@@ -244,9 +244,9 @@ def test_the_best_is_confirmed_on_other_questions(tiny, task, own):
 
 def test_a_named_steering_keeps_its_name(own):
     steering = kv.CacheSteering(own, 0, 2, name="mine", slot=-2)
-    labels = [m.kept.of(steering).label for m in layer_masks(steering, "single", None, 1)]
+    labels = [m.kept.restrict(steering).label for m in layer_masks(steering, "single", None, 1)]
     assert labels[1] == "mine ck=0 cv=2 layers=1 heads=0,1" and len(set(labels)) == 4
-    assert all(m.kept.of(steering).slot == -2 for m in layer_masks(steering, "single", None, 1))
+    assert all(m.kept.restrict(steering).slot == -2 for m in layer_masks(steering, "single", None, 1))
 
 
 def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
@@ -258,30 +258,33 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
     for call, message in (
         (
             lambda: layers(kv.CacheSteering(own, 0, 2, layers=())),
-            "edits no layers, so none can be left out; name at least one",
+            "edits no layers, so no coefficient does anything; name at least one",
         ),
         (
             lambda: layers(kv.CacheSteering(own, 0, 2, heads=())),
-            "edits no KV heads, so none can be left out; name at least one",
+            "edits no KV heads, so no coefficient does anything; name at least one",
         ),
         (lambda: layers(kv.CacheSteering(own, 0, 2, layers=[4])), "There is no layer 4; this model has layers 0 to 3"),
         (
             lambda: layers(kv.CacheSteering(zero, 1, 2)),
-            "adds nothing: its vectors or coefficients are zero in all of its layers and heads",
+            "are zero in all of its layers and heads, so no coefficient does anything; extract them anew",
         ),
-        (lambda: layers(kv.CacheSteering(own, 0, 0)), "adds nothing: its vectors or coefficients are zero"),
+        (
+            lambda: layers(kv.CacheSteering(own, 0, 0)),
+            "adds is zero in the steered layers; check its vectors, coefficients and layers",
+        ),
         (
             lambda: layers(steering, parts="keys"),
             "adds nothing to the keys; give them a coefficient, or leave 'keys' out of parts",
         ),
         (
             lambda: layers(steering, parts="queries"),
-            "There is no part 'queries'; choose from keys and values, keys, values",
+            "'queries' is not a part; choose from keys and values, keys, values",
         ),
         (lambda: layers(steering, parts=()), "parts is empty; choose from values"),
         (
             lambda: layers(steering, ("single", "sideways")),
-            "There is no way 'sideways' of leaving out; choose from single, leave one out",
+            "'sideways' is not a way of leaving out; choose from single, leave one out",
         ),
         (lambda: layers(steering, ()), "ways is empty; choose from single"),
         (
@@ -294,11 +297,11 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
             lambda: layers(steering, split="test"),
             "never chosen on test questions; ablate on split='dev' and call confirm_best",
         ),
-        (lambda: layers(steering, controls=-1), "The number of controls must be at least 1, not -1"),
-        (lambda: layers(kv.CoTPrompt()), "left out of cache steering, not of CoTPrompt; pass a kv.CacheSteering"),
+        (lambda: layers(steering, controls=-1), "The number of controls must be 0 or more, not -1"),
+        (lambda: layers(kv.CoTPrompt()), "Cache steering is asked for, a kv.CacheSteering, not CoTPrompt"),
         (
             lambda: ablate(kv.analysis.ablate_heads, tiny, task, steering, "from below"),
-            "There is no way 'from below' of leaving out; choose from single",
+            "'from below' is not a way of leaving out; choose from single",
         ),
     ):
         with pytest.raises(ValueError, match=message):

@@ -147,7 +147,7 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
             "adds is zero in the steered layers; check its vectors, coefficients and layers",
         ),
         (dict(steering=replace(steering, layers=[])), r"steers no layer; name one, layers=\[1\] say"),
-        (dict(steering=kv.NoOffset()), "'no offset' is no cache steering, so there is no edited slot to be read"),
+        (dict(steering=kv.NoOffset()), "'no offset' is not cache steering, so there is no edited slot to be read"),
         (
             dict(tokens=["a word"]),
             r"'a word' is \d tokens for this tokenizer, not one; pass a text that is one token, or a token id",
@@ -155,10 +155,10 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
         (dict(tokens=[10**6]), r"Token 1000000 is outside the vocabulary of \d+ tokens"),
         (dict(tokens=[]), "The list of tokens is empty; name one"),
         (dict(continuations=["a"]), "3 prompts but 1 continuations"),
-        (dict(controls=-1), "number of controls must be at least 1"),
+        (dict(controls=-1), "number of controls must be 0 or more"),
     ]
     cases += [
-        (dict(steering=None), "'baseline' is no cache steering, so there is no edited slot"),
+        (dict(steering=None), "'baseline' is not cache steering, so there is no edited slot"),
         (dict(batch_size=0), "batch_size must be at least 1, not 0"),
     ]
     for changes, message in cases:

@@ -153,14 +153,14 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
             "What 'nil' adds is zero in the steered layers",
         ),
         (dict(steering=replace(steering, layers=[])), r"steers no layer; name one, layers=\[1\] say"),
-        (dict(steering=kv.Nothing()), "'baseline' is no cache steering"),
+        (dict(steering=kv.Nothing()), "'baseline' is not cache steering"),
         (dict(token="a word"), r"'a word' is \d tokens for this tokenizer, not one"),
-        (dict(token=True), "True is no token; pass a text that is one token, or a token id"),
+        (dict(token=True), "True is not a token; pass a text that is one token, or a token id"),
         (dict(token=1.5), "1.5 is no token"),
         (dict(token=-1), r"Token -1 is outside the vocabulary"),
     ]
     cases += [
-        (dict(steering=None), "'baseline' is no cache steering, so there is no edited slot"),
+        (dict(steering=None), "'baseline' is not cache steering, so there is no edited slot"),
         (dict(batch_size=0), "batch_size must be at least 1, not 0"),
     ]
     for changes, message in cases:

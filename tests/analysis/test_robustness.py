@@ -52,6 +52,14 @@ def test_a_flat_curve_has_1_and_a_step_the_share_above_it(base):
     )
 
 
+def test_a_gain_on_every_question_keeps_an_interval():
+    """The bootstrap over questions said [1, 1]."""
+    sure = kv.stats.paired_difference([True] * QUESTIONS, [False] * QUESTIONS)
+    row, curve = number(lambda r: 1.0), robustness_curve(planted(lambda r: 1.0))
+    assert (row.gain, row.gain_low, row.gain_high) == (1.0, sure.low, sure.high) and sure.low < 0.8
+    assert curve.low.tolist() == [sure.low] * POINTS
+
+
 def test_exactly_what_must_be_kept_is_kept():
     """0.4 is 80% of 0.5 and 0.35 is less; a larger gain than at c* counts, too."""
     curve = dict(zip(RATIOS, (0.0, 0.35, 0.4, 0.45, 0.5, 0.75, 0.5, 0.39, 0.1), strict=True))
@@ -103,7 +111,7 @@ def test_without_a_gain_at_c_star_the_number_is_undefined_and_says_so(gain):
         .all()
     )
     assert found.reason.startswith("The gain at c* is ") and found.reason.endswith(
-        "not told from zero, so there is nothing to keep a share of."
+        "not distinguishable from zero, so there is nothing to keep a share of."
     )
     curve = robustness_curve(outcomes)
     assert curve.kept.isna().all() and curve.random_kept.isna().all()
@@ -284,4 +292,4 @@ def test_a_control_model_s_number_is_undefined(task):
         control, kv.ContrastiveSet.few_shot(task, control.tokenizer, style="stepwise", n=16, shots=2), progress=False
     )
     found = robustness(run(control, task, kv.CacheSteering(vectors, 0, 1.0), points=3))
-    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not told from zero" in found.reason[0]
+    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not distinguishable from zero" in found.reason[0]

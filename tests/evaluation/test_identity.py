@@ -10,10 +10,10 @@ import torch
 
 import kvsteer_lab as kv
 from kvsteer_lab._util.provenance import commit, provenance
-from kvsteer_lab.evaluation.chunks import identify
 from kvsteer_lab.evaluation.evaluate import with_baselines
 from kvsteer_lab.evaluation.identity import describe, differences, hash_of
 from kvsteer_lab.evaluation.plan import EvaluationPlan
+from kvsteer_lab.evaluation.run_identity import identify
 from kvsteer_lab.tasks.base import Question
 
 
@@ -67,8 +67,8 @@ def test_what_a_card_tells_doesn_t_count_but_how_keys_are_used_does(vectors):
 
 
 def test_what_has_no_description_is_refused():
-    with pytest.raises(ValueError, match=r"can't be identified by a function; make it a dataclass"):
-        describe(Method(tensor=describe))
+    with pytest.raises(ValueError, match=r"can't be identified by a object; make it a dataclass"):
+        describe(Method(tensor=object()))
 
 
 def test_differences_name_the_places():
@@ -112,20 +112,20 @@ def questions(inquiry):
     ],
 )
 def test_every_setting_is_part_of_a_run(inquiry, questions, change, place):
-    assert re.search(place, differences(identify(inquiry, questions), identify(replace(inquiry, **change), questions)))
+    other = identify(replace(inquiry, **change), questions)
+    assert re.search(place, differences(identify(inquiry, questions).texts, other.texts))
 
 
 def test_data_is_part_of_a_run(inquiry, questions):
     own = identify(inquiry, questions)
     first = questions[0]
-    changed = [
-        Question(first.id, first.text + " ", first.answer),
-        Question(first.id, first.text, "-1"),
-        Question("other", first.text, first.answer),
-    ]
-    for question in changed:
-        assert "data.sha256" in differences(own, identify(inquiry, [question, *questions[1:]]))
-    assert own != identify(inquiry, questions[:4]) and own != identify(inquiry, questions[::-1])
+    asked_otherwise = [Question(first.id, first.text + " ", first.answer), Question("other", first.text, first.answer)]
+    for question in asked_otherwise:
+        found = identify(inquiry, [question, *questions[1:]])
+        assert "data.prompts" in differences(own.texts, found.texts) and own.readings != found.readings
+    other_gold = identify(inquiry, [Question(first.id, first.text, "-1"), *questions[1:]])
+    assert own.texts == other_gold.texts and "answers" in differences(own.readings, other_gold.readings)
+    assert own.texts != identify(inquiry, questions[:4]).texts and own.texts != identify(inquiry, questions[::-1]).texts
 
 
 def test_how_rows_are_computed_is_no_part_of_a_run(inquiry, questions):

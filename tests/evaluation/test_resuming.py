@@ -129,7 +129,7 @@ def idle(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(shard="3/2"), "Shard '3/2' is none"),
+        (dict(shard="3/2"), "The shard '3/2' isn't one"),
         (dict(chunk_size=0), "chunk_size must be at least 1, not 0"),
         (dict(samples=0), "samples=0 needs"),
         (dict(generation={"num_beams": 2}), "generation can't set num_beams"),

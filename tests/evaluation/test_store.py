@@ -3,34 +3,54 @@ own.
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import duckdb
 import pandas as pd
 import pytest
 
 import kvsteer_lab as kv
+from kvsteer_lab._util.files import _HOST
 from kvsteer_lab.cli.main import main
+from kvsteer_lab.evaluation.chunk_files import Note, write_rows
+from kvsteer_lab.evaluation.identity import RunIdentity, hash_of
 from kvsteer_lab.evaluation.merging import IncompleteRunError
 from kvsteer_lab.evaluation.runs import Run, parse_shard
 
-IDENTITY = {"model": {"fingerprint": "f"}, "settings": {"seed": 0}}
-CHUNKS = [["a", "b"], ["c", "d"], ["e"], ["f"]]
+TEXTS = {"model": {"fingerprint": "f"}, "settings": {"seed": 0}}
+IDENTITY = RunIdentity(TEXTS, {"rules": {"answer": 1}})
+CHUNKS = (("a", "b"), ("c", "d"), ("e",), ("f",))
+OTHER_CHUNKS = (("a",), ("b", "c", "d", "e", "f"))
+LABELS = ("baseline", "steered")
 
 
-def rows(questions: list[str], score: float = 0.5) -> pd.DataFrame:
+def rows(questions: Sequence[str], score: float = 0.5) -> pd.DataFrame:
     """Two interventions; the note is missing for all but `c`, so that most chunks know nothing of its type."""
-    table = [
-        (q, m, None if q != "c" else "note", i, score) for q in questions for i, m in enumerate(("baseline", "steered"))
-    ]
+    table = [(q, m, None if q != "c" else "note", 0, score) for q in questions for m in LABELS]
     return pd.DataFrame(table, columns=["question", "intervention", "note", "sample", "score"])
 
 
-def begin(path, chunks=(0, 1, 2, 3), identity=IDENTITY, score: float = 0.5) -> Run:
-    run = Run.open(path, identity, CHUNKS, settings={"task": "t"}, provenance={"commit": "c"})
+def run_in(path: Path, identity: RunIdentity = IDENTITY, chunks: Sequence[Sequence[str]] = CHUNKS) -> Run:
+    """A run that is begun, or gone on with."""
+    return Run(path, identity, tuple(map(tuple, chunks)), LABELS, 1, {"task": "t"}, {"commit": "c"}).begin()
+
+
+def begin(
+    path: Path, chunks: Sequence[int] = (0, 1, 2, 3), identity: RunIdentity = IDENTITY, score: float = 0.5
+) -> Run:
+    run = run_in(path, identity)
     for chunk in chunks:
         run.write(chunk, rows(CHUNKS[chunk], score))
     return run
+
+
+def with_seed(seed: int) -> RunIdentity:
+    return RunIdentity({**TEXTS, "settings": {"seed": seed}}, IDENTITY.readings)
 
 
 # --- writing and reading -------------------------------------------------------------------------------------
@@ -68,8 +88,8 @@ def test_pandas_and_duckdb_read_the_rows(tmp_path):
 
 def test_opening_again_goes_on(tmp_path):
     begin(tmp_path / "run", [0])
-    run = Run.open(tmp_path / "run", dict(reversed(IDENTITY.items())), [["a"], ["b", "c", "d", "e", "f"]])
-    assert run.chunks == tuple(map(tuple, CHUNKS)) and run.missing() == [1, 2, 3]
+    run = run_in(tmp_path / "run", RunIdentity(dict(reversed(TEXTS.items())), IDENTITY.readings), OTHER_CHUNKS)
+    assert run.chunks == CHUNKS and run.missing() == [1, 2, 3]
     assert run.provenance == {"commit": "c"}  # recorded once, never compared
 
 
@@ -80,13 +100,16 @@ def test_a_killed_start_leaves_a_folder_that_can_be_used(tmp_path):
     assert begin(tmp_path).complete
 
 
-def test_leftovers_of_a_chunk_go_when_it_is_written(tmp_path):
+def test_leftovers_of_dead_processes_go_when_something_is_written(tmp_path):
     run = begin(tmp_path, [])
-    for name in (".00001-x.parquet", ".00002-x.parquet"):
-        (tmp_path / "unfinished" / name).write_bytes(b"killed")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (os.getpid(), dead.pid):
+        (tmp_path / "unfinished" / f".00001.{_HOST}-{pid}-01234567.parquet").write_bytes(b"killed")
+    (tmp_path / "unfinished" / f".00001.deadbeef-{dead.pid}-01234567.parquet").write_bytes(b"of another machine")
     run.write(1, rows(CHUNKS[1]))
-    # another process may be writing it
-    assert [p.name for p in (tmp_path / "unfinished").iterdir()] == [".00002-x.parquet"]
+    left = {p.name for p in (tmp_path / "unfinished").iterdir() if p.suffix == ".parquet"}
+    assert left == {f".00001.{_HOST}-{os.getpid()}-01234567.parquet", f".00001.deadbeef-{dead.pid}-01234567.parquet"}
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -97,11 +120,12 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kvsteer_lab.evaluation.runs.pq.write_table", full)
+    monkeypatch.setattr("kvsteer_lab.evaluation.chunk_files.pq.write_table", full)
     for chunk in (0, 1):
         with pytest.raises(OSError, match="No space left on device"):
             run.write(chunk, rows(CHUNKS[chunk]))
-    assert run.finished == [0] and run.file(0).read_bytes() == before and not list((tmp_path / "unfinished").iterdir())
+    assert run.finished == [0] and run.file(0).read_bytes() == before
+    assert [p.name for p in (tmp_path / "unfinished").iterdir()] == ["folder.lock"]
 
 
 def test_shards_share_out_the_chunks(tmp_path):
@@ -148,14 +172,22 @@ def test_merging_refuses_rows_that_differ(tmp_path):
 
 def test_merging_refuses_other_runs(tmp_path):
     begin(tmp_path / "1")
-    begin(tmp_path / "2", identity={**IDENTITY, "settings": {"seed": 1}})
+    begin(tmp_path / "2", identity=with_seed(1))
     with pytest.raises(
         ValueError, match=r"are different runs and can't be merged: settings.seed is 0 there and 1 here"
     ):
         kv.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "whole")
-    Run.open(tmp_path / "3", IDENTITY, [["a"], ["b", "c", "d", "e", "f"]])
+    run_in(tmp_path / "3", IDENTITY, OTHER_CHUNKS)
     with pytest.raises(ValueError, match="divide their questions into other chunks"):
         kv.merge([tmp_path / "1", tmp_path / "3"], tmp_path / "whole")
+    with pytest.raises(ValueError, match="divide their questions into other chunks"):
+        kv.merge([tmp_path / "1"], tmp_path / "3")
+    assert not list((tmp_path / "3" / "rows").iterdir()), "checked before anything is copied"
+    begin(tmp_path / "4", identity=RunIdentity(TEXTS, {"rules": {"answer": 2}}))
+    with pytest.raises(
+        ValueError, match=r"read with other rules: rules.answer is 1 there and 2 here .* reads them anew"
+    ):
+        kv.merge([tmp_path / "1", tmp_path / "4"], tmp_path / "whole")
     with pytest.raises(ValueError, match=r"2 holds another run: settings.seed is 1 there and 0 here"):
         kv.merge([tmp_path / "1"], tmp_path / "2")
     with pytest.raises(ValueError, match="nothing to merge"):
@@ -183,7 +215,7 @@ def test_another_run_is_refused_and_named(tmp_path):
         ValueError,
         match=r"holds another run: settings.seed is 0 there and 7 here. Choose another folder, or ask for the same.",
     ):
-        Run.open(tmp_path, {**IDENTITY, "settings": {"seed": 7}}, CHUNKS)
+        run_in(tmp_path, with_seed(7))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -195,7 +227,7 @@ def test_a_damaged_shard_is_named_with_its_remedy(tmp_path, damage):
         content[place] ^= 1
     run.file(2).write_bytes({"truncated": bytes(content[:-60]), "flipped": bytes(content), "empty": b""}[damage])
     for attempt in (
-        lambda: Run.open(tmp_path, IDENTITY, CHUNKS),
+        lambda: run_in(tmp_path),
         lambda: Run.load(tmp_path),
         lambda: kv.Results.load(tmp_path),
     ):
@@ -205,11 +237,11 @@ def test_a_damaged_shard_is_named_with_its_remedy(tmp_path, damage):
             attempt()
         assert "\n" not in str(refused.value)
     run.file(2).unlink()
-    assert Run.open(tmp_path, IDENTITY, CHUNKS).missing() == [2]
+    assert run_in(tmp_path).missing() == [2]
 
 
 def test_shards_of_other_runs_or_chunks_are_refused(tmp_path):
-    mine, other = begin(tmp_path / "1"), begin(tmp_path / "2", identity={"model": "other"})
+    mine, other = begin(tmp_path / "1"), begin(tmp_path / "2", identity=RunIdentity({"model": "other"}))
     mine.file(1).write_bytes(other.file(1).read_bytes())
     with pytest.raises(ValueError, match=r"00001.parquet belongs to another run or chunk; delete this file"):
         Run.load(tmp_path / "1")
@@ -221,12 +253,73 @@ def test_shards_of_other_runs_or_chunks_are_refused(tmp_path):
         Run.load(tmp_path / "1")
 
 
-@pytest.mark.parametrize("found", [["a"], ["a", "b", "c"], ["a", "x"]])
-def test_a_chunk_takes_exactly_its_questions(tmp_path, found):
+def without(row: int) -> pd.DataFrame:
+    return rows(CHUNKS[0]).drop(index=row)
+
+
+WRONG = {
+    "another question": rows(["a", "x"]),
+    "a question too many": rows(["a", "b", "c"]),
+    "a question too few": rows(["a"]),
+    "a row that is missing": without(1),
+    "a row that is there twice": pd.concat([rows(CHUNKS[0]), rows(CHUNKS[0])[:1]]),
+    "a row in another's place": pd.concat([without(1), rows(CHUNKS[0])[:1]]),
+    "another intervention": rows(CHUNKS[0]).replace({"intervention": {"steered": "other"}}),
+    "another sample": rows(CHUNKS[0]).assign(sample=1),
+}
+
+
+@pytest.mark.parametrize("found", WRONG.values(), ids=WRONG)
+def test_a_chunk_takes_each_reply_once(tmp_path, found):
     run = begin(tmp_path, [])
-    with pytest.raises(ValueError, match=r"Chunk 0 and the rows to be written differ in \d questions"):
-        run.write(0, rows(found))
+    with pytest.raises(ValueError, match=r"Chunk 0 and the rows to be written differ in \d+ replies, '.*' to question"):
+        run.write(0, found)
     assert run.finished == []
+
+
+@pytest.mark.parametrize("found", WRONG.values(), ids=WRONG)
+def test_a_chunk_s_file_with_other_replies_is_refused(tmp_path, found):
+    run = begin(tmp_path)
+    write_rows(run.file(0), found, Note(run=run.hash, readings=IDENTITY.readings_hash, chunk=0))
+    with pytest.raises(ValueError, match=r"Chunk 0 and .*00000.parquet differ in \d+ replies"):
+        Run.load(tmp_path)
+
+
+def test_rules_that_read_numbers_here_and_nothing_there_make_one_column(tmp_path):
+    run = begin(tmp_path, [])
+    for chunk, read in enumerate((None, "18", None, "7")):
+        run.write(chunk, rows(CHUNKS[chunk]).assign(by_answer=read, correct=True, tokens=3))
+    assert Run.load(tmp_path).read().by_answer.dropna().tolist() == ["18"] * 4 + ["7"] * 2
+    assert {str(run.table(chunk).schema.field("by_answer").type) for chunk in range(4)} == {"string"}
+    with pytest.raises(ValueError, match="The column 'correct' of a run holds values of several types"):
+        run.write(0, rows(CHUNKS[0]).assign(correct="yes"))
+
+
+# --- every byte ----------------------------------------------------------------------------------------------
+
+
+def flip(content: bytes, place: int, bit: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_is_refused_or_changes_no_row(tmp_path, step):
+    run = begin(tmp_path)
+    expected, refused = run.read(), 0
+    for file in (run.file(1), tmp_path / "config.json"):
+        content = file.read_bytes()
+        for place in range(0, len(content), step):
+            file.write_bytes(flip(content, place, place % 8))
+            try:
+                found = Run.load(tmp_path)
+            except ValueError as error:
+                refused += 1
+                assert "\n" not in str(error)
+            else:
+                pd.testing.assert_frame_equal(found.read(), expected)
+                assert found.complete and found.settings == {"task": "t"} and found.identity == IDENTITY
+        file.write_bytes(content)
+    assert refused > 20
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path):
@@ -238,25 +331,106 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
         kv.Results.load(tmp_path / "mine")
     for place in ("mine", "mine/thesis.txt"):
         with pytest.raises(
-            ValueError, match=r"holds something that is no run of kvsteer_lab; choose a new or an empty folder"
+            ValueError, match=r"holds something else than a run of kvsteer_lab; choose a new or empty folder"
         ):
             begin(tmp_path / place)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "{}", "[]", json.dumps({"format": "kvsteer_lab.run.1", "hash": "0", "identity": {}})]
+    "content",
+    [
+        "{",
+        "{}",
+        "[]",
+        "[" * 100_000,
+        '{"format": NaN}',
+        '{"format": "\\ud800"}',
+        json.dumps({"format": "kvsteer_lab.run.2"}),
+    ],
 )
 def test_a_damaged_config_is_refused(tmp_path, content):
     begin(tmp_path)
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config.json is damaged \(.*\); choose another folder and run again"):
-        Run.open(tmp_path, IDENTITY, CHUNKS)
+    with pytest.raises(
+        ValueError, match=r"config.json is damaged \(.*\); choose another folder and run again"
+    ) as refused:
+        run_in(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chunks": []},
+        {"chunks": [["a", "b"], []]},
+        {"chunks": [["a", "b"], ["b"]]},
+        {"samples": 0},
+        {"samples": "1"},
+        {"samples": 1.0},
+        {"labels": []},
+        {"labels": None},
+        {"identity": {"texts": {}}},
+        {"identity": []},
+        {"settings": None},
+        {"surplus": 1},
+    ],
+)
+def test_a_config_of_other_types_is_refused_though_its_checksum_is_right(tmp_path, change):
+    begin(tmp_path)
+    note = {**json.loads((tmp_path / "config.json").read_text()), **change}
+    note["check"] = hash_of({key: value for key, value in note.items() if key != "check"})
+    (tmp_path / "config.json").write_text(json.dumps(note))
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
+        Run.load(tmp_path)
+
+
+def test_a_run_of_an_older_version_is_refused_with_its_reason(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"format": "kvsteer_lab.run.1", "hash": "0", "identity": {}}))
+    with pytest.raises(
+        ValueError, match=r"written by an older version of kvsteer_lab, .* can't be continued; choose an"
+    ):
+        run_in(tmp_path)
+
+
+@pytest.mark.parametrize("step", [37, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_saved_results_is_refused_or_changes_no_row(tmp_path, step):
+    results = kv.Results(rows(["c", "d"]).assign(correct=[True, False, True, True]), {"task": "t", "seed": 3})
+    path = results.save(tmp_path / "r.parquet")
+    expected, content, refused = kv.Results.load(path).rows, path.read_bytes(), 0
+    pd.testing.assert_frame_equal(expected, results.rows)
+    for place in range(0, len(content), step):
+        path.write_bytes(flip(content, place, place % 8))
+        try:
+            found = kv.Results.load(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            pd.testing.assert_frame_equal(found.rows, expected, check_dtype=False)
+            assert found.complete and found.settings == {"task": "t", "seed": 3}
+    assert refused > 10
+
+
+# --- texts that are valid, read with other rules --------------------------------------------------------------
+
+
+def test_other_readings_leave_the_texts(tmp_path):
+    begin(tmp_path)
+    mended = RunIdentity(TEXTS, {"rules": {"answer": 2}})
+    run = run_in(tmp_path, mended)
+    assert run.missing() == [] and run.stale == [0, 1, 2, 3] and run.finished == [] and not run.complete
+    assert kv.Results.load(tmp_path).rows.empty, "half of the rows read in another way would be a mixture"
+    run.write(0, run.rows(0).assign(note="read again"))
+    assert run.stale == [1, 2, 3] and Run.load(tmp_path).finished == [0]
+    for chunk in run.stale:
+        run.write(chunk, run.rows(chunk))
+    assert run_in(tmp_path, mended).complete
 
 
 @pytest.mark.parametrize("shard", ["3/2", "0/2", "1/0", "-1/2", "1", "a/b", "1/2/3", (3, 2), "1.5/2"])
 def test_shards_that_are_none_are_refused(shard):
-    with pytest.raises(ValueError, match=re.escape(f"Shard {shard!r} is none: give i/N with i from 1 to N")):
+    with pytest.raises(ValueError, match=re.escape(f"shard {shard!r} isn't one: give i/N with i from 1 to N")):
         parse_shard(shard)
 
 
@@ -275,4 +449,4 @@ def test_a_folder_that_can_t_be_written_is_refused_at_once(tmp_path, monkeypatch
         "tempfile.TemporaryFile", denied
     )  # root may write anywhere, so permissions alone can't be tested
     with pytest.raises(OSError, match=r"Cannot write .*run: Permission denied. Choose a folder that you can write to."):
-        Run.open(tmp_path / "run", IDENTITY, CHUNKS)
+        run_in(tmp_path / "run")

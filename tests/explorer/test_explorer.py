@@ -179,7 +179,7 @@ def test_the_geometry_tab_draws_when_it_is_opened(explorer: Explorer) -> None:
     assert not scatter.points
     explorer.page.tabs.selected_index = TABS.index("Geometry")
     assert said(explorer, "kv-geometry-status") == "stepwise, analogical: 24 pairs." and len(scatter.points) == 24
-    assert {p["text"] for p in scatter.points} == set(explorer.bench.pairs["stepwise"].recipe["questions"])
+    assert {p["text"] for p in scatter.points} == set(explorer.workspace.pairs["stepwise"].recipe["questions"])
     assert set(scatter.looks) == {"stepwise", "analogical"} and len({shape for _, shape in scatter.looks.values()}) == 2
     find(explorer, "kv-geometry-layer").value = 0
     assert "there is nothing to see" in said(explorer, "kv-geometry-status") and not scatter.points
@@ -231,7 +231,7 @@ def test_other_architectures_are_explored(
         same = kv.generate(
             model,
             ["hello there what"],
-            list(explorer.bench.interventions(explorer.state).values()),
+            list(explorer.workspace.interventions(explorer.state).values()),
             generation={"max_new_tokens": 24},
         )
         assert [own.generation.token_ids for own in comparison.arms] == [row.token_ids for row in same]

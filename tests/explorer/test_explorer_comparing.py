@@ -17,14 +17,14 @@ from explorer_bench import Made, compared
 
 import kvsteer_lab as kv
 from kvsteer_lab.explorer.state import ARMS
+from kvsteer_lab.explorer.threads import CancelledError
 from kvsteer_lab.explorer.work import running
 from kvsteer_lab.explorer.work.comparing import compare_arms, generation_settings
 from kvsteer_lab.explorer.work.doses import find_dose, measure_slot
-from kvsteer_lab.explorer.work.measuring import token_pieces
-from kvsteer_lab.explorer.work.running import CancelledError
 from kvsteer_lab.explorer.work.snippet import write_code
-from kvsteer_lab.explorer.workspace import Bench
+from kvsteer_lab.explorer.workspace import Workspace
 from kvsteer_lab.models.attention import query_heads
+from kvsteer_lab.models.token_texts import token_pieces
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ from kvsteer_lab.models.attention import query_heads
     [{}, {"sample": True, "seed": 5, "top_p": 0.9}, {"task": None, "prompt": "Ann has 3 apples, gets 4. How many?"}],
 )
 def test_texts_are_those_of_generate(made: Made, changes: dict[str, Any]) -> None:
-    bench, state = made.bench(), made.state(**changes)
-    comparison = compared(bench, state)
-    methods = list(bench.interventions(state).values())
+    workspace, state = made.workspace(), made.state(**changes)
+    comparison = compared(workspace, state)
+    methods = list(workspace.interventions(state).values())
     same = kv.generate(
-        made.model, [bench.asked(state).prompt], methods, generation=generation_settings(state), seed=state.seed
+        made.model, [workspace.asked(state).prompt], methods, generation=generation_settings(state), seed=state.seed
     )
     assert [own.generation.token_ids for own in comparison.arms] == [row.token_ids for row in same]
     assert [own.generation.answer for own in comparison.arms] == [row.answer for row in same]
@@ -47,7 +47,7 @@ def test_tokens_come_one_by_one_and_all_of_them(made: Made) -> None:
     said: dict[str, list[str]] = {arm: [] for arm in ARMS}
     found: list[Any] = []
     for _ in compare_arms(
-        made.bench(),
+        made.workspace(),
         made.state(),
         threading.Event(),
         found.append,
@@ -62,9 +62,9 @@ def test_tokens_come_one_by_one_and_all_of_them(made: Made) -> None:
 
 
 def test_numbers_are_those_of_score_and_divergence(made: Made) -> None:
-    bench, state = made.bench(), made.state()
-    comparison, methods = compared(bench, state), bench.interventions(state)
-    prompt = [bench.asked(state).prompt]
+    workspace, state = made.workspace(), made.state()
+    comparison, methods = compared(workspace, state), workspace.interventions(state)
+    prompt = [workspace.asked(state).prompt]
     assert any(abs(c) > 0.5 for c in comparison["cache steering"].measured.change), (  # type: ignore[union-attr]
         "steering changed nothing: nothing is tested"
     )
@@ -81,7 +81,7 @@ def test_numbers_are_those_of_score_and_divergence(made: Made) -> None:
 
 
 def test_next_tokens_hold_the_likeliest_of_both_sides(made: Made) -> None:
-    comparison = compared(made.bench(), made.state())
+    comparison = compared(made.workspace(), made.state())
     first = comparison["cache steering"].measured.likely[0]  # type: ignore[union-attr]
     tokens = made.model.tokenizer.decode
     assert max(first, key=lambda t: t.probability).token == tokens(
@@ -92,7 +92,7 @@ def test_next_tokens_hold_the_likeliest_of_both_sides(made: Made) -> None:
 
 
 def test_verdict_is_that_of_evaluate(made: Made) -> None:
-    frame = compared(made.bench(), made.state()).to_frame().set_index("arm")
+    frame = compared(made.workspace(), made.state()).to_frame().set_index("arm")
     question = made.task.questions("dev", 1)[0]
     for arm, row in frame.iterrows():
         assert row.correct == made.task.is_correct(question, row.text) and row.gold == question.answer, arm
@@ -109,14 +109,19 @@ def test_a_cancelled_comparison_stops_between_two_tokens(made: Made) -> None:
     state = made.state(arms=("cache steering",))
     with pytest.raises(CancelledError):
         for _ in compare_arms(
-            made.bench(), state, cancelled, lambda c: pytest.fail("a cut text was shown as whole"), lambda c: None, tell
+            made.workspace(),
+            state,
+            cancelled,
+            lambda c: pytest.fail("a cut text was shown as whole"),
+            lambda c: None,
+            tell,
         ):
             pass
     assert len(seen) <= 2, "transformers looks at the criteria one token late"
 
 
 def test_out_of_memory_halves_and_begins_the_texts_again(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, plenty = compared(made.bench(), made.state()), running.decode
+    whole, plenty = compared(made.workspace(), made.state()), running.decode
 
     def scarce(model: Any, rows: Any, *rest: Any) -> Any:
         if len(rows) > 2:
@@ -125,7 +130,7 @@ def test_out_of_memory_halves_and_begins_the_texts_again(made: Made, monkeypatch
 
     monkeypatch.setattr(running, "decode", scarce)
     with pytest.warns(UserWarning, match="Out of memory with"):
-        halved = compared(made.bench(), made.state())
+        halved = compared(made.workspace(), made.state())
     assert [own.generation for own in halved.arms] == [own.generation for own in whole.arms]
 
 
@@ -142,16 +147,16 @@ def test_dose_is_coefficient_times_relative_norm(made: Made) -> None:
 
 
 def test_a_mix_is_the_weighted_sum(made: Made) -> None:
-    bench = made.bench()
-    mixed = bench.mix(made.state(mix={"stepwise": 0.5, "analogical": -1.0}))
+    workspace = made.workspace()
+    mixed = workspace.mix(made.state(mix={"stepwise": 0.5, "analogical": -1.0}))
     torch.testing.assert_close(mixed.values, 0.5 * made.vectors["stepwise"].values - made.vectors["analogical"].values)
-    assert bench.mix(made.state(mix={"stepwise": 1.0, "analogical": 0.0})) is bench.vectors["stepwise"]
+    assert workspace.mix(made.state(mix={"stepwise": 1.0, "analogical": 0.0})) is workspace.vectors["stepwise"]
 
 
 def test_part_layers_heads_and_slot_reach_the_steering(made: Made) -> None:
-    steering = made.bench().steering(made.state(ck=1.0, cv=3.0, part="keys", layers=(2,), heads=(0,), slot=-2))
+    steering = made.workspace().steering(made.state(ck=1.0, cv=3.0, part="keys", layers=(2,), heads=(0,), slot=-2))
     assert (steering.ck, steering.cv, steering.layers, steering.heads, steering.slot) == (1.0, 0.0, (2,), (0,), -2)
-    assert made.bench().steering(made.state(ck=1.0, cv=3.0, part="values")).ck == 0.0
+    assert made.workspace().steering(made.state(ck=1.0, cv=3.0, part="values")).ck == 0.0
 
 
 @pytest.mark.parametrize(
@@ -175,24 +180,24 @@ def test_part_layers_heads_and_slot_reach_the_steering(made: Made) -> None:
 )
 def test_what_cannot_be_done_is_one_sentence(made: Made, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        compared(made.bench(), made.state(**changes))
+        compared(made.workspace(), made.state(**changes))
     assert "\n" not in str(refused.value)
 
 
 def test_activation_steering_needs_vectors_or_pairs(made: Made) -> None:
-    bench = Bench(made.model, dict(made.vectors), tasks={made.task.name: made.task})
+    workspace = Workspace(made.model, dict(made.vectors), tasks={made.task.name: made.task})
     with pytest.raises(ValueError, match=r"pass kv\.explore activations=\.\.\. or pairs=\.\.\."):
-        compared(bench, made.state())
+        compared(workspace, made.state())
 
 
 def test_residuals_are_extracted_once_and_like_the_library(made: Made) -> None:
-    bench = made.bench()
-    compared(bench, made.state())
+    workspace = made.workspace()
+    compared(workspace, made.state())
     whole = kv.extract_activations(made.model, made.pairs["stepwise"], progress=False)
-    torch.testing.assert_close(bench.activations["stepwise"].residuals, whole.residuals, atol=1e-4, rtol=1e-4)
-    first = bench.activations["stepwise"]
-    compared(bench, made.state())
-    assert bench.activations["stepwise"] is first and bench.activations["stepwise"].card.n_pairs == 12
+    torch.testing.assert_close(workspace.activations["stepwise"].residuals, whole.residuals, atol=1e-4, rtol=1e-4)
+    first = workspace.activations["stepwise"]
+    compared(workspace, made.state())
+    assert workspace.activations["stepwise"] is first and workspace.activations["stepwise"].card.n_pairs == 12
 
 
 def test_pieces_are_the_text(made: Made) -> None:
@@ -225,18 +230,18 @@ def test_pieces_are_the_text(made: Made) -> None:
     ],
 )
 def test_code_gives_the_same_texts_by_itself(made: Made, changes: dict[str, Any]) -> None:
-    bench, state = made.bench(), made.state(**changes)
-    code = write_code(bench, state)
+    workspace, state = made.workspace(), made.state(**changes)
+    code = write_code(workspace, state)
     scope: dict[str, Any] = {}
     exec(code, scope)
-    assert scope["texts"].texts == [own.generation.text for own in compared(bench, state).arms]
-    assert "explorer" not in code and write_code(bench, state) == code, "after the run the code is the same"
+    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
+    assert "explorer" not in code and write_code(workspace, state) == code, "after the run the code is the same"
 
 
 def test_what_cannot_be_made_again_is_taken_from_the_explorer(
     made: Made, model: kv.Model, vectors: kv.KVVectors
 ) -> None:
-    bench = Bench(model, {"mine": vectors})
+    workspace = Workspace(model, {"mine": vectors})
     state = made.state(
         task=None,
         prompt="Hello there",
@@ -246,11 +251,11 @@ def test_what_cannot_be_made_again_is_taken_from_the_explorer(
     )
 
     class Stand:  # what the code asks of the explorer
-        model, vectors = bench.model, bench.vectors
+        model, vectors = workspace.model, workspace.vectors
 
     scope: dict[str, Any] = {"explorer": Stand}
-    exec(write_code(bench, state), scope)
-    comparison = compared(bench, state)
+    exec(write_code(workspace, state), scope)
+    comparison = compared(workspace, state)
     assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
     assert comparison["cache steering"].generation.text != comparison["baseline"].generation.text
 
@@ -263,22 +268,22 @@ def test_a_task_that_bears_a_name_of_the_packages_is_taken_from_the_explorer(mad
     table = pd.DataFrame(rows, columns=["question", "answer", "steps", "split"])
     task = kv.tasks.from_frame(table, name="gsm8k", split="split", replies={"stepwise": "steps"})
     pairs = kv.ContrastiveSet.few_shot(task, made.model.tokenizer, style="stepwise", n=4, shots=2)
-    bench = Bench(
+    workspace = Workspace(
         made.model,
         {"stepwise": kv.extract(made.model, pairs, progress=False)},
         pairs={"stepwise": pairs},
         tasks={"gsm8k": task},
     )
     state = made.state(task="gsm8k", arms=("baseline", "cache steering", "activation steering"))
-    code = write_code(bench, state)
+    code = write_code(workspace, state)
     assert (
         "kv.tasks.get" not in code
         and "task = explorer.tasks['gsm8k']" in code
         and "vectors = explorer.vectors['stepwise']" in code
     )
-    comparison = compared(bench, state)
-    scope: dict[str, Any] = {"explorer": bench}
-    exec(write_code(bench, state), scope)
+    comparison = compared(workspace, state)
+    scope: dict[str, Any] = {"explorer": workspace}
+    exec(write_code(workspace, state), scope)
     assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
 
 
@@ -292,35 +297,35 @@ def test_a_benchmark_in_a_folder_is_read_from_there_by_the_code(made: Made, tmp_
             for i in range(9)
         ]
         (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bench = Bench(made.model, dict(made.vectors), tasks={"gsm8k": kv.tasks.get("gsm8k", tmp_path)})
+    workspace = Workspace(made.model, dict(made.vectors), tasks={"gsm8k": kv.tasks.get("gsm8k", tmp_path)})
     state = made.state(task="gsm8k", split="test", arms=("baseline", "cache steering"), max_new_tokens=8)
-    code = write_code(bench, state)
+    code = write_code(workspace, state)
     assert f"kv.tasks.get('gsm8k', data_dir={str(tmp_path)!r})" in code
     scope: dict[str, Any] = {}
     exec(code, scope)
-    assert scope["texts"].texts == [own.generation.text for own in compared(bench, state).arms]
+    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
 
 
 def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> None:
-    bench, path = made.bench(), str(made.vectors["analogical"].save(tmp_path / "mine.safetensors"))
-    assert bench.load_vectors(f" {path} ") == path
+    workspace, path = made.workspace(), str(made.vectors["analogical"].save(tmp_path / "mine.safetensors"))
+    assert workspace.load_vectors(f" {path} ") == path
     state = made.state(mix={path: 1.0}, arms=("cache steering",))
     scope: dict[str, Any] = {}
-    exec(write_code(bench, state), scope)
-    assert f"kv.KVVectors.load({path!r})" in write_code(bench, state)
-    assert scope["texts"].texts == [own.generation.text for own in compared(bench, state).arms]
+    exec(write_code(workspace, state), scope)
+    assert f"kv.KVVectors.load({path!r})" in write_code(workspace, state)
+    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
 
 
 def test_other_models_vectors_are_refused(made: Made, vectors: kv.KVVectors, tmp_path: Any) -> None:
     path = str(vectors.save(tmp_path / "other.safetensors"))
-    bench = made.bench()
+    workspace = made.workspace()
     with pytest.raises(ValueError, match=r"These vectors are of a llama with .*; extract vectors from this model"):
-        bench.load_vectors(path)
-    assert path not in bench.vectors
+        workspace.load_vectors(path)
+    assert path not in workspace.vectors
     with pytest.raises(ValueError, match="extract vectors from this model"):
         kv.explore(made.model, vectors)
     with pytest.raises(ValueError, match="There are no vectors at"):
-        bench.load_vectors(str(tmp_path / "nothing.safetensors"))
+        workspace.load_vectors(str(tmp_path / "nothing.safetensors"))
     with pytest.raises(ValueError, match="name of the vectors' file is empty"):
-        bench.load_vectors("  ")
+        workspace.load_vectors("  ")
     assert query_heads(made.model.hf)  # the model is as usable as before

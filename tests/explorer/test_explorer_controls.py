@@ -196,12 +196,12 @@ def test_the_dose_stands_beside_the_coefficients(explorer: Explorer) -> None:
 
 
 def test_a_model_whose_attention_is_closed_says_so(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvsteer_lab.explorer.views import side_by_side
+    from kvsteer_lab.explorer.work import attention
 
     def refuse(*given: Any, **settings: Any) -> None:
         raise kv.UnsteerableModelError("The attention of this model can't be looked into: it is code of its own.")
 
-    monkeypatch.setattr(side_by_side, "attention_to_slot", refuse)
+    monkeypatch.setattr(attention, "attention_to_slot", refuse)
     explorer.compare()
     assert "Done" in said(explorer)
     assert "can&#x27;t be looked into" in find(explorer, "kv-attention").value

@@ -14,7 +14,7 @@ from explorer_bench import PATIENCE, Made, busy, find, said, text_of
 import kvsteer_lab as kv
 from kvsteer_lab.explorer.explorer import Explorer
 from kvsteer_lab.explorer.state import ExplorerState
-from kvsteer_lab.explorer.views.controls import slider
+from kvsteer_lab.explorer.views.fields import slider
 from kvsteer_lab.explorer.work import running
 
 

@@ -12,8 +12,7 @@ from explorer_bench import PATIENCE, Made, busy, find, said, text_of, until
 
 import kvsteer_lab as kv
 from kvsteer_lab.explorer.explorer import Explorer
-from kvsteer_lab.explorer.state import ExplorerState
-from kvsteer_lab.explorer.views.keeping import FIGURES
+from kvsteer_lab.explorer.state import FIGURES, ExplorerState
 from kvsteer_lab.figures.stamp import read_stamp
 
 

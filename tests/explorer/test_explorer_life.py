@@ -18,8 +18,8 @@ from explorer_bench import PATIENCE, Made, said, until
 from ipywidgets.widgets import widget as widget_module
 
 import kvsteer_lab as kv
+from kvsteer_lab.explorer import threads as worker_module
 from kvsteer_lab.explorer.explorer import Explorer
-from kvsteer_lab.explorer.work import worker as worker_module
 
 
 def test_close_leaves_no_thread(made: Made) -> None:

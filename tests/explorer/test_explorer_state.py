@@ -106,7 +106,7 @@ def test_two_bad_fields_are_two_sentences() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no state of the explorer: it can't be read as JSON"),
+        ("{", "not a state of the explorer: it can't be read as JSON"),
         ("[]", "doesn't name its format"),
         ('{"cv": 2}', "doesn't name its format"),
         (
@@ -144,7 +144,7 @@ def test_no_file_and_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no state at"):
         ExplorerState.load(tmp_path / "nothing.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is no state of the explorer: it is no text"):
+    with pytest.raises(ValueError, match="is not a state of the explorer: it is not text"):
         ExplorerState.load(tmp_path / "bytes")
 
 

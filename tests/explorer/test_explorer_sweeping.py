@@ -17,12 +17,13 @@ from explorer_bench import Made, compared, swept
 from matplotlib.text import Text
 
 import kvsteer_lab as kv
+from kvsteer_lab.explorer.results.sweep import Sweep
+from kvsteer_lab.explorer.threads import CancelledError
 from kvsteer_lab.explorer.work import running, sweeping
 from kvsteer_lab.explorer.work.components import find_components, pair_texts
 from kvsteer_lab.explorer.work.extracting import extract_differences
 from kvsteer_lab.explorer.work.grids import make_grid
-from kvsteer_lab.explorer.work.running import CancelledError
-from kvsteer_lab.explorer.work.sweeping import Sweep, run_sweep
+from kvsteer_lab.explorer.work.sweeping import run_sweep
 from kvsteer_lab.figures.explorer import plot_components, plot_sweep, plot_tokens
 from kvsteer_lab.figures.style import ONE_COLUMN, TWO_COLUMNS
 
@@ -36,13 +37,13 @@ from kvsteer_lab.figures.style import ONE_COLUMN, TWO_COLUMNS
     ],
 )
 def test_each_cell_is_its_separate_run(made: Made, changes: dict[str, Any]) -> None:
-    bench, state = made.bench(), made.state(sweep_questions=3, max_new_tokens=40, **changes)
-    sweep = swept(bench, state)
+    workspace, state = made.workspace(), made.state(sweep_questions=3, max_new_tokens=40, **changes)
+    sweep = swept(workspace, state)
     assert sweep.complete and set(sweep.done) == {(cell.row, cell.column) for cell in sweep.grid.cells}
     chats = [made.task.chat(q) for q in made.task.questions("dev", 3)]
     texts = set()
     for cell in sweep.grid.cells:
-        own = bench.steering(state.changed(cell.changes))
+        own = workspace.steering(state.changed(cell.changes))
         assert (own.ck, own.cv, own.scope, own.heads) == (
             cell.steering.ck,
             cell.steering.cv,
@@ -58,7 +59,7 @@ def test_each_cell_is_its_separate_run(made: Made, changes: dict[str, Any]) -> N
 
 def test_measures_are_shares_of_the_texts(made: Made) -> None:
     state = made.state(sweep="ck x cv", sweep_ck=(0.0,), sweep_cv=(0.0, 1.2, 3.0), sweep_questions=4, max_new_tokens=48)
-    sweep = swept(made.bench(), state)
+    sweep = swept(made.workspace(), state)
     questions = made.task.questions("dev", 4)
     table = sweep.to_frame().set_index("column")
     for j, cv in enumerate(("0", "1.2", "3")):
@@ -74,32 +75,32 @@ def test_measures_are_shares_of_the_texts(made: Made) -> None:
 
 
 def test_grids_lie_as_they_say(made: Made) -> None:
-    layers = make_grid(made.bench(), made.state(sweep="layers", layers=(1, 2)))
+    layers = make_grid(made.workspace(), made.state(sweep="layers", layers=(1, 2)))
     by_place = {(cell.row, cell.column): cell.steering.scope for cell in layers.cells}
     assert by_place == {(0, 0): (0,), (0, 1): (1,), (0, 2): (2,), (0, 3): (3,), (1, 1): (2,), (1, 2): (1,)}
     assert layers.columns == ("0", "1", "2", "3")
-    alone = make_grid(made.bench(), made.state(sweep="layers", layers=(2,)))
+    alone = make_grid(made.workspace(), made.state(sweep="layers", layers=(2,)))
     assert alone.rows == ("this layer alone",) and len(alone.cells) == 4
-    heads = make_grid(made.bench(), made.state(sweep="heads", layers=(1, 3), heads=(1,)))
+    heads = make_grid(made.workspace(), made.state(sweep="heads", layers=(1, 3), heads=(1,)))
     assert [(c.row, c.column, c.steering.scope, c.steering.heads) for c in heads.cells] == [
         (0, 0, (1,), (1,)),
         (1, 0, (3,), (1,)),
     ]
     doses = make_grid(
-        made.bench(), made.state(sweep="ck x cv", sweep_ck=(0.0, 1.0, 0.0), sweep_cv=(2.0,), part="values")
+        made.workspace(), made.state(sweep="ck x cv", sweep_ck=(0.0, 1.0, 0.0), sweep_cv=(2.0,), part="values")
     )
     assert [(c.steering.ck, c.steering.cv) for c in doses.cells] == [(0.0, 2.0), (1.0, 2.0)]
 
 
 def test_own_text_is_the_only_prompt(made: Made) -> None:
-    sweep = swept(made.bench(), made.state(task=None, prompt="Ann has 3 apples, gets 4. How many?", sweep="layers"))
+    sweep = swept(made.workspace(), made.state(task=None, prompt="Ann has 3 apples, gets 4. How many?", sweep="layers"))
     assert len(sweep.asked) == 1 and sweep.value(sweep.baseline, "accuracy") is None
     assert sweep.values("reasoned")[0][0] is not None
 
 
 def test_nothing_is_chosen_on_test_questions(made: Made) -> None:
     with pytest.raises(ValueError, match="never chosen on test questions"):
-        swept(made.bench(), made.state(split="test"))
+        swept(made.workspace(), made.state(split="test"))
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_runs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(made: Made, monkey
         ({"slot": 700}, "There is no slot 700: the shortest prompt has"),
     ]:
         with pytest.raises(ValueError, match=message):
-            swept(made.bench(), made.state(sweep="layers", **changes))
+            swept(made.workspace(), made.state(sweep="layers", **changes))
 
 
 def test_cancel_takes_less_than_a_second_and_keeps_whole_cells(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_cancel_takes_less_than_a_second_and_keeps_whole_cells(made: Made, monke
 
     kept: list[Sweep] = []
     with pytest.raises(CancelledError):
-        for _ in run_sweep(made.bench(), state, cancelled, seen):
+        for _ in run_sweep(made.workspace(), state, cancelled, seen):
             pass
     assert time.perf_counter() - pressed[0] < 1
     assert 3 <= len(kept[0].done) < 144 and not kept[0].complete
@@ -141,16 +142,16 @@ def test_chunks_grow_and_shrink_with_the_time_they_take(made: Made, monkeypatch:
     sizes: list[int] = []
     decode = sweeping._decode
 
-    def timed(bench: Any, state: Any, asked: Any, methods: Any, cancelled: Any) -> Any:
+    def timed(workspace: Any, state: Any, asked: Any, methods: Any, cancelled: Any) -> Any:
         sizes.append(len(methods))
         clock[0] += 10.0 if len(methods) > 3 else 0.01
-        return decode(bench, state, asked, methods, cancelled)
+        return decode(workspace, state, asked, methods, cancelled)
 
     clock = [0.0]
     monkeypatch.setattr(sweeping, "_decode", timed)
     monkeypatch.setattr(sweeping.time, "perf_counter", lambda: clock[0])
     swept(
-        made.bench(),
+        made.workspace(),
         made.state(
             sweep="ck x cv",
             sweep_ck=(0.0, 1.0, 2.0),
@@ -165,7 +166,7 @@ def test_chunks_grow_and_shrink_with_the_time_they_take(made: Made, monkeypatch:
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_out_of_memory_halves(made: Made, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     state = made.state(sweep="layers", sweep_questions=3)
-    whole, plenty = swept(made.bench(), state), running.decode
+    whole, plenty = swept(made.workspace(), state), running.decode
 
     def scarce(model: Any, rows: Any, *rest: Any) -> Any:
         if len(rows) > 2 and device == "gpu":
@@ -176,7 +177,7 @@ def test_out_of_memory_halves(made: Made, monkeypatch: pytest.MonkeyPatch, devic
 
     monkeypatch.setattr(running, "decode", scarce)
     with pytest.warns(UserWarning, match="Out of memory with"):
-        assert swept(made.bench(), state).values("tokens") == whole.values("tokens")
+        assert swept(made.workspace(), state).values("tokens") == whole.values("tokens")
 
 
 # --- geometry -----------------------------------------------------------------------------------------------------
@@ -184,10 +185,10 @@ def test_out_of_memory_halves(made: Made, monkeypatch: pytest.MonkeyPatch, devic
 
 @pytest.fixture(scope="module")
 def differences(made: Made) -> dict[str, kv.PairDifferences]:
-    bench = made.bench()
+    workspace = made.workspace()
     for name in made.pairs:
-        assert list(extract_differences(bench, name, threading.Event())) == [8, 12]
-    return bench.differences
+        assert list(extract_differences(workspace, name, threading.Event())) == [8, 12]
+    return workspace.differences
 
 
 def test_differences_in_parts_are_the_whole(made: Made, differences: dict[str, kv.PairDifferences]) -> None:
@@ -238,11 +239,11 @@ def test_texts_of_pairs_are_their_questions(made: Made, differences: dict[str, k
 
 
 def test_figures_draw_what_was_found(made: Made, differences: dict[str, kv.PairDifferences]) -> None:
-    sweep = swept(made.bench(), made.state(sweep="layers", sweep_questions=2))
+    sweep = swept(made.workspace(), made.state(sweep="layers", sweep_questions=2))
     drawn = plot_sweep(sweep.to_frame(), "tokens", "Layers", "", "layer").axes[0]
     image = drawn.images[0].get_array().filled(np.nan)  # type: ignore[union-attr]
     np.testing.assert_array_equal(image, np.array(sweep.values("tokens"), dtype=float))
-    comparison = compared(made.bench(), made.state(arms=("baseline", "cache steering")))
+    comparison = compared(made.workspace(), made.state(arms=("baseline", "cache steering")))
     lines = plot_tokens(comparison.tokens()).axes[1].lines
     own = comparison["cache steering"].measured
     assert own is not None and lines[0].get_ydata()[-1] == pytest.approx(own.nats())  # type: ignore[index]
@@ -264,7 +265,7 @@ def test_figures_draw_what_was_found(made: Made, differences: dict[str, kv.PairD
 def test_a_sweeps_figure_is_as_wide_as_a_column_and_cuts_no_word_off(
     made: Made, changes: dict[str, Any], measure: str
 ) -> None:
-    sweep = swept(made.bench(), made.state(sweep_questions=1, max_new_tokens=4, **changes))
+    sweep = swept(made.workspace(), made.state(sweep_questions=1, max_new_tokens=4, **changes))
     grid = sweep.grid
     figure = plot_sweep(sweep.to_frame(), measure, grid.title, grid.row_title, grid.column_title)
     assert figure.get_figwidth() in (ONE_COLUMN, TWO_COLUMNS)

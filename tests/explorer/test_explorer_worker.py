@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kvsteer_lab.explorer.work.worker import Outcome, Worker, one_line
+from kvsteer_lab.explorer.threads import Outcome, Worker, one_line
 
 
 @pytest.fixture

@@ -468,7 +468,8 @@ def test_foreign_files_are_left_alone(server: Server, out: Path) -> None:
         write(server, out)
     out.write_text('{"id": "toy/1", "style": "stepwise", "text": "mine"}\n', encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"traces\.jsonl holds something else than traces of kv\.write_traces; choose another file"
+        ValueError,
+        match=r"traces\.jsonl holds something else than traces of kv\.traces\.write_traces; choose another file",
     ):
         write(server, out)
     assert "mine" in out.read_text() and not server.asked

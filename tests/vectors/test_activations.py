@@ -151,7 +151,7 @@ def test_another_model_is_refused_and_other_weights_warn(
         vectors.relative_to(kv.load(build("llama", num_hidden_layers=2), tokenizer), "fox")
     with pytest.warns(UserWarning, match="extracted from other weights"):
         vectors.check_fits(kv.load(build("llama", seed=1), tokenizer))
-    with pytest.warns(UserWarning, match=r"extracted in torch\.float32, the model runs in torch\.bfloat16"):
+    with pytest.warns(UserWarning, match=r"rounded: extracted in torch\.float32, the model runs in torch\.bfloat16"):
         vectors.check_fits(kv.load(folder, dtype=torch.bfloat16))
 
 

@@ -162,8 +162,31 @@ def test_other_weights_or_another_dtype_warn(model: kv.Model, folder: Path, toke
     vectors = vectors_for(model)
     with pytest.warns(UserWarning, match="extracted from other weights"):
         vectors.check_fits(kv.load(build("llama", seed=1), tokenizer))
-    with pytest.warns(UserWarning, match=r"extracted in torch\.float32, the model runs in torch\.bfloat16"):
+    rounded = (
+        r"from other weights .*, or from the same ones rounded: extracted in torch\.float32, the model runs in torch\.b"
+    )
+    with pytest.warns(UserWarning, match=rounded):
         vectors.check_fits(kv.load(folder, dtype=torch.bfloat16))
+
+
+def test_a_dtype_that_holds_every_value_is_told_alone(folder: Path, tokenizer: Any) -> None:
+    exact = build("llama").to(torch.bfloat16)
+    vectors = vectors_for(kv.load(exact, tokenizer))
+    with pytest.warns(
+        UserWarning, match=r"^These vectors were extracted in torch\.bfloat16, the model runs in torch\.fl"
+    ):
+        vectors.check_fits(kv.load(exact.to(torch.float32), tokenizer))
+
+
+def test_another_config_and_an_older_fingerprint_are_told(model: kv.Model, folder: Path, tokenizer: Any) -> None:
+    vectors = vectors_for(model)
+    with pytest.warns(UserWarning, match="from the weights of .* under another config"):
+        vectors.check_fits(kv.load(build("llama", rms_norm_eps=0.1), tokenizer))
+    older = replace(vectors, card=replace(vectors.card, fingerprint="0123456789abcdef"))
+    with pytest.warns(
+        UserWarning, match=r"written by another version of kvsteer_lab and can't be compared .* extract the"
+    ):
+        older.check_fits(model)
 
 
 @pytest.mark.filterwarnings("error")
@@ -230,14 +253,84 @@ def foreign(path: Path) -> None:
 
 
 def without_values(path: Path) -> None:
-    save_file({"keys": torch.ones(4, 2, 16)}, path, metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{}"})
+    save_file({"keys": torch.ones(4, 2, 16)}, path, metadata={"format": "kvsteer_lab.vectors.1", "card": "{}"})
+
+
+GOOD = {
+    "model": "m",
+    "model_type": "llama",
+    "fingerprint": "2-0123456789abcdef-01234567",
+    "dtype": "torch.float32",
+    "keys": "post_rope",
+    "offset_id": 3,
+    "template_hash": None,
+    "n_pairs": 2,
+    "recipe": {"style": "stepwise"},
+    "history": ["* 2"],
+    "a field of a later version": 1,
+}
+FAULTS: list[dict[str, Any]] = [
+    {"keys": "foo"},
+    {"keys": 1},
+    {"offset_id": -1},
+    {"offset_id": 3.5},
+    {"offset_id": 3.0},
+    {"offset_id": True},
+    {"offset_id": "3"},
+    {"recipe": None},
+    {"recipe": []},
+    {"history": "abc"},
+    {"history": [1]},
+    {"n_pairs": -1},
+    {"n_pairs": 1e300},
+    {"model": None},
+    {"model": ["m"]},
+    {"fingerprint": 7},
+    {"dtype": {}},
+    {"note": None},
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_card_fields_of_other_types_are_refused_by_name(tmp_path: Path, fault: dict[str, Any]) -> None:
+    tensors = {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)}
+    for card, fits in ((GOOD, True), ({**GOOD, **fault}, False)):
+        about = {"format": "kvsteer_lab.vectors.1", "card": json.dumps(card)}
+        save_file(tensors, tmp_path / "vectors.safetensors", metadata=about)
+        if fits:
+            assert kv.KVVectors.load(tmp_path).card.history == ("* 2",)
+            continue
+        with pytest.raises(ValueError, match=rf"The card in .* can't be read: {next(iter(fault))}") as refused:
+            kv.KVVectors.load(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model": "\\ud83d"}', '{"n_pairs": NaN}', '{"n_pairs": 1e999}', "[]", "null", '"card"']
+)
+def test_cards_that_are_no_json_objects_are_refused(tmp_path: Path, text: str) -> None:
+    tensors = {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)}
+    save_file(tensors, tmp_path / "vectors.safetensors", metadata={"format": "kvsteer_lab.vectors.1", "card": text})
+    with pytest.raises(ValueError, match=r"The card in .* can't be read") as refused:
+        kv.KVVectors.load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_that_float32_cannot_hold_are_refused(model: kv.Model) -> None:
+    vectors = vectors_for(model)
+    with pytest.raises(ValueError, match="keys hold NaN or infinity"):
+        kv.KVVectors(torch.full((4, 2, 16), 1e300, dtype=torch.float64), vectors.values, vectors.card)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        vectors * 1e300
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        kv.ActivationVectors(torch.full((4, 64), 1e300, dtype=torch.float64), vectors.card)
 
 
 def broken_card(path: Path) -> None:
     save_file(
         {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)},
         path,
-        metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{"},
+        metadata={"format": "kvsteer_lab.vectors.1", "card": "{"},
     )
 
 
@@ -245,7 +338,7 @@ def empty_card(path: Path) -> None:
     save_file(
         {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)},
         path,
-        metadata={"format": "kvsteer_lab.vectors.kv.1", "card": "{}"},
+        metadata={"format": "kvsteer_lab.vectors.1", "card": "{}"},
     )
 
 

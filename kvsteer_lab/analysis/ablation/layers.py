@@ -1,29 +1,32 @@
-"""Which layers and KV heads of a steering suffice, and which are needed: one forked run with a row a mask."""
+"""Ablation of a steering by layer and KV head: which layers and heads suffice for its effect, and which it needs. All
+masks are evaluated in one forked run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ...evaluation.bands import band
-from ...evaluation.evaluate import evaluate
+from ...evaluation.grids import Grid, run_grid
 from ...evaluation.identity import describe, hash_of
+from ...evaluation.measures import measure_briefly
 from ...evaluation.results import Results
 from ...evaluation.tuning.search import check_disjoint
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import Control, random_controls
 from ...models.model import Model
-from ...stats.intervals import wilson
 from ...stats.significance import control_p, holm, mcnemar
 from ...tasks.base import Task
-from .masks import Kept, Mask, head_masks, layer_masks
+from .masks import KeptHeads, Mask, head_masks, layer_masks
 
 _TESTS = ("p", "p_all")
+_BANDS = (
+    *("random_low", "random_high", "p_random", "p_random_family"),
+    *("random_reasoned_low", "random_reasoned_high", "p_random_reasoned"),
+)
 
 
 def ablate_layers(
@@ -61,9 +64,9 @@ def ablate_layers(
         split: never `"test"`; what is chosen here is confirmed there once, by `confirm_best`.
 
     Returns:
-        A row a way, part and layer, behind one `"none"` (the baseline) and one `"all"` a part. Columns: `way`, `part`,
-        `layer` and `head` (what the row is about), `layers` and `heads` (tuples: what is kept), `n`, `accuracy` with
-        its Wilson interval `low`, `high`, `reasoned`, `tokens`; exact McNemar tests `p` against the baseline and
+        One row per way, part and layer, after one `"none"` (the baseline) and one `"all"` per part. Columns: `way`,
+        `part`, `layer` and `head` (what the row is about), `layers` and `heads` (tuples: what is kept), `n`, `accuracy`
+        with its Wilson interval `low`, `high`, `reasoned`, `tokens`; exact McNemar tests `p` against the baseline and
         `p_all` against all layers of the same part, and `p_holm`, `p_all_holm`, corrected for the distinct masks of the
         table; `random_low`, `random_high` and `random_reasoned_low`, `random_reasoned_high`, the middle 95% of the
         random vectors, `p_random` and `p_random_reasoned`, the share of them (plus one) that do at least as well;
@@ -73,9 +76,26 @@ def ablate_layers(
     Raises:
         ValueError: the test split, an unknown way or part, a steering that adds nothing or to no layer, windows that
             don't fit, or what `kv.evaluate` refuses; before anything is computed.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.ablate_layers(model, task, steering, "single", controls=0, **brief)
+        >>> table[["way", "part", "layers"]].values.tolist()
+        [['none', '', ()], ['all', 'values', (1, 2, 3)], ['single', 'values', (1,)], ['single', 'values', (2,)],
+         ['single', 'values', (3,)]]
     """
+    _check_split(split)
     masks = layer_masks(steering, ways, parts, width)
-    settings = dict(
+    grid = run_grid(
+        model,
+        task,
+        {mask.kept: mask.kept.restrict(steering) for mask in masks},
+        controls=controls,
         n=n,
         split=split,
         seed=seed,
@@ -85,7 +105,7 @@ def ablate_layers(
         out=out,
         progress=progress,
     )
-    return _ablate(model, task, steering, masks, controls, settings)
+    return _tabulate(grid, masks, steering)
 
 
 def ablate_heads(
@@ -115,10 +135,25 @@ def ablate_heads(
             layer"`: one head of one layer.
 
     Raises:
-        ValueError: as `ablate_layers`.
+        ValueError, KeyboardInterrupt: as `ablate_layers`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.ablate_heads(model, task, steering, "single", controls=0, **brief)
+        >>> table[["way", "heads"]].values.tolist()
+        [['none', ()], ['all', (0, 1)], ['single', (0,)], ['single', (1,)]]
     """
+    _check_split(split)
     masks = head_masks(steering, ways, parts)
-    settings = dict(
+    grid = run_grid(
+        model,
+        task,
+        {mask.kept: mask.kept.restrict(steering) for mask in masks},
+        controls=controls,
         n=n,
         split=split,
         seed=seed,
@@ -128,7 +163,7 @@ def ablate_heads(
         out=out,
         progress=progress,
     )
-    return _ablate(model, task, steering, masks, controls, settings)
+    return _tabulate(grid, masks, steering)
 
 
 def confirm_best(
@@ -163,6 +198,18 @@ def confirm_best(
     Raises:
         ValueError: questions that the table was made from, a table that doesn't name them, is of another steering or
             has no masks, an unknown objective.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.ablate_layers(model, task, steering, "single", controls=0, **brief)
+        >>> results = kv.analysis.confirm_best(model, task, steering, table, controls=0, **brief)
+        >>> len(results.interventions)  # both baselines, the whole steering, its best layer
+        4
     """
     if objective not in ("correct", "reasoned"):
         raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
@@ -182,12 +229,16 @@ def confirm_best(
             "The table holds no mask to choose, only the baseline or the whole; pass rows of 'single' or another way."
         )
     check_disjoint(table.attrs["questions"], [q.id for q in task.questions(split, n, seed)])
-    kept = [Kept(row.part, tuple(row.layers), tuple(row.heads)) for row in masks.itertuples()]
+    kept = [KeptHeads(row.part, tuple(row.layers), tuple(row.heads)) for row in masks.itertuples()]
     reached = masks["accuracy" if objective == "correct" else "reasoned"].tolist()
     size = [len(k.layers) * len(k.heads) * len(k.part.split(" and ")) for k in kept]
-    best = kept[min(range(len(kept)), key=lambda i: (-reached[i], size[i]))].of(steering)
-    methods = [steering, best, *_controls(best, controls, seed)]
-    settings = dict(
+    best = kept[min(range(len(kept)), key=lambda i: (-reached[i], size[i]))].restrict(steering)
+    grid = run_grid(
+        model,
+        task,
+        {"best": best},
+        controls=controls,
+        beside=[steering],
         n=n,
         split=split,
         seed=seed,
@@ -197,97 +248,49 @@ def confirm_best(
         out=out,
         progress=progress,
     )
-    return evaluate(model, task, methods, **settings)  # type: ignore[arg-type]
+    return grid.results
 
 
-def _ablate(
-    model: Model, task: Task, steering: CacheSteering, masks: Sequence[Mask], controls: int, settings: Mapping[str, Any]
-) -> pd.DataFrame:
-    if settings["split"] == "test":
+def _check_split(split: str) -> None:
+    if split == "test":
         raise ValueError(
             "Layers and heads are never chosen on test questions; ablate on split='dev' and call confirm_best for the"
             " test."
         )
-    kept = {mask.kept: mask.kept.of(steering) for mask in masks}
-    drawn = {key: _controls(own, controls, settings["seed"]) for key, own in kept.items()}
-    results = evaluate(model, task, [*kept.values(), *chain(*drawn.values())], **settings)
-    if not results.complete:
-        raise KeyboardInterrupt("the ablation was interrupted")
-    by_label = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
-    whole = {mask.kept.part: by_label[kept[mask.kept].label].correct.tolist() for mask in masks if mask.way == "all"}
-    plain = by_label["baseline"]
-    measured = {}
-    for key, own in kept.items():
-        part = by_label[own.label]
-        tests = dict(
-            p=mcnemar(part.correct.tolist(), plain.correct.tolist()),
-            p_all=mcnemar(part.correct.tolist(), whole[key.part]),
-        )
-        measured[key] = _measure(part) | tests | _against(part, [by_label[c.label] for c in drawn[key]])
-    if by_mask := [[float(by_label[c.label].correct.mean()) for c in own] for own in drawn.values() if own]:
-        best = np.max(by_mask, axis=0).tolist()
-        for key in kept:
-            measured[key]["p_random_family"] = control_p(measured[key]["accuracy"], best)
-    everything = {mask.kept for mask in masks if mask.way == "all"}
-    for test, family in zip(_TESTS, (list(kept), [key for key in kept if key not in everything]), strict=True):
-        for key, p in zip(family, holm([measured[key][test] for key in family]), strict=True):
-            measured[key][f"{test}_holm"] = p
-    for key in everything:
-        measured[key]["p_all"] = None
-    rows: list[dict[str, Any]] = [
-        dict(way="none", part="", layer=None, head=None, layers=(), heads=(), **_measure(plain))
-    ]
+
+
+def _tabulate(grid: Grid[KeptHeads], masks: Sequence[Mask], steering: CacheSteering) -> pd.DataFrame:
+    """One row for the baseline, and one for each mask. Masks that keep the same share a cell of the grid."""
+    measured = _measure_cells(grid, {mask.kept.part: mask.kept for mask in masks if mask.way == "all"})
+    plain = measure_briefly(grid.baseline)
+    rows: list[dict[str, Any]] = [dict(way="none", part="", layer=None, head=None, layers=(), heads=()) | plain]
     for mask in masks:
-        rows.append(
-            dict(
-                way=mask.way,
-                part=mask.kept.part,
-                layer=mask.layer,
-                head=mask.head,
-                layers=mask.kept.layers,
-                heads=mask.kept.heads,
-            )
-        )
-        rows[-1] |= measured[mask.kept]
-    tests_of = [column for test in _TESTS for column in (test, f"{test}_holm")]
-    last = [
-        "random_low",
-        "random_high",
-        "p_random",
-        "p_random_family",
-        "random_reasoned_low",
-        "random_reasoned_high",
-        "p_random_reasoned",
-    ]
-    named = ["way", "part", "layer", "head", "layers", "heads", *_measure(plain), *tests_of, *last]
-    table = (
-        pd.DataFrame(rows)
-        .reindex(columns=named)
-        .astype({"layer": "Int64", "head": "Int64", **{c: float for c in [*tests_of, *last]}})
-    )
-    table.attrs |= {"questions": plain.question.tolist(), "steering": hash_of(describe(steering))}
+        kept = mask.kept
+        place = dict(way=mask.way, part=kept.part, layer=mask.layer, head=mask.head)
+        rows.append(place | dict(layers=kept.layers, heads=kept.heads) | measured[kept])
+    tests = [column for test in _TESTS for column in (test, f"{test}_holm")]
+    named = ["way", "part", "layer", "head", "layers", "heads", *plain, *tests, *_BANDS]
+    kinds = {"layer": "Int64", "head": "Int64"} | dict.fromkeys([*tests, *_BANDS], float)
+    table = pd.DataFrame(rows).reindex(columns=named).astype(kinds)
+    table.attrs |= {"questions": grid.questions, "steering": hash_of(describe(steering))}
     return table
 
 
-def _controls(steering: CacheSteering, n: int, seed: int) -> list[Control]:
-    return random_controls(steering, n, seed) if n else []
-
-
-def _measure(part: pd.DataFrame) -> dict[str, Any]:
-    low, high = wilson(int(part.correct.sum()), len(part))
-    return dict(
-        n=len(part),
-        accuracy=part.correct.mean(),
-        low=low,
-        high=high,
-        reasoned=part.reasoned.mean(),
-        tokens=part.tokens.mean(),
-    )
-
-
-def _against(part: pd.DataFrame, controls: Sequence[pd.DataFrame]) -> dict[str, float]:
-    """Where the middle 95% of the controls lie, in accuracy and in reasoning, and how many of them do as well."""
-    found: dict[str, float] = {}
-    for column, name in (("correct", ""), ("reasoned", "reasoned")):
-        found |= band(float(part[column].mean()), [float(control[column].mean()) for control in controls], name)
-    return found
+def _measure_cells(grid: Grid[KeptHeads], whole: Mapping[str, KeptHeads]) -> dict[KeptHeads, dict[str, Any]]:
+    """What each cell's replies are like, its tests against the baseline and the whole of its part, and its controls."""
+    measured: dict[KeptHeads, dict[str, Any]] = {}
+    for kept in grid.cells:
+        own, all_of_part = (grid.of(key).correct.tolist() for key in (kept, whole[kept.part]))
+        tests = dict(p=grid.p_against(kept), p_all=mcnemar(own, all_of_part))
+        beside = grid.beside_controls(kept) | grid.beside_controls(kept, "reasoned", "reasoned")
+        measured[kept] = measure_briefly(grid.of(kept)) | tests | beside
+    if by_mask := [[float(part.correct.mean()) for part in grid.drawn(kept)] for kept in grid.cells if grid.controls]:
+        best = np.max(by_mask, axis=0).tolist()
+        for row in measured.values():
+            row["p_random_family"] = control_p(row["accuracy"], best)
+    for test, family in zip(_TESTS, (list(measured), [k for k in measured if k != whole[k.part]]), strict=True):
+        for kept, p in zip(family, holm([measured[kept][test] for kept in family]), strict=True):
+            measured[kept][f"{test}_holm"] = p
+    for kept in whole.values():
+        measured[kept]["p_all"] = None
+    return measured

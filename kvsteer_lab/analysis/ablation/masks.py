@@ -1,27 +1,28 @@
-"""What is left of a steering: some of its layers, some of its KV heads, its keys or its values alone."""
+"""Masks of a steering: which of its layers and KV heads are kept, and whether its keys, its values or both are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...interventions.cache import CacheSteering
+from ...interventions.cache import CacheSteering, check_cache_steering
+from ..checks import check_edits
 
-PARTS = ("keys and values", "keys", "values")
+ABLATED_PARTS = ("keys and values", "keys", "values")
 LAYER_WAYS = ("single", "leave one out", "from below", "from above", "windows")
 HEAD_WAYS = ("single", "leave one out", "single by layer")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What stays of a steering; two ways of leaving out that keep the same are the same run."""
+class KeptHeads:
+    """The layers, KV heads and parts that a mask keeps; two masks that keep the same are the same run."""
 
     part: str
     layers: tuple[int, ...]
     heads: tuple[int, ...]
 
-    def of(self, steering: CacheSteering) -> CacheSteering:
-        """The steering with these layers, heads and parts, and nothing else of it."""
+    def restrict(self, steering: CacheSteering) -> CacheSteering:
+        """The steering with these layers, heads and parts only."""
         ck, cv = (steering.ck if "keys" in self.part else 0.0), (steering.cv if "values" in self.part else 0.0)
         numbers = [
             f"{what}={','.join(map(str, chosen))}" for what, chosen in (("layers", self.layers), ("heads", self.heads))
@@ -37,7 +38,7 @@ class Mask:
     """A row of an ablation: a way, and the layer or KV head that it is about (none for the whole steering)."""
 
     way: str
-    kept: Kept
+    kept: KeptHeads
     layer: int | None = None
     head: int | None = None
 
@@ -64,9 +65,9 @@ def layer_masks(
         "from above": [(layer, layers[i:]) for i, layer in enumerate(layers)],
         "windows": [(layers[i], layers[i : i + width]) for i in range(len(layers) - width + 1)],
     }
-    masks = [Mask("all", Kept(part, layers, heads)) for part in chosen]
+    masks = [Mask("all", KeptHeads(part, layers, heads)) for part in chosen]
     return masks + [
-        Mask(way, Kept(part, some, heads), layer) for way in ways for part in chosen for layer, some in sets[way]
+        Mask(way, KeptHeads(part, some, heads), layer) for way in ways for part in chosen for layer, some in sets[way]
     ]
 
 
@@ -78,17 +79,17 @@ def head_masks(steering: CacheSteering, ways: str | Sequence[str], parts: str | 
     """
     ways = _as_tuple(ways)
     layers, heads, chosen = _frame(steering, ways, HEAD_WAYS, parts)
-    masks = [Mask("all", Kept(part, layers, heads)) for part in chosen]
+    masks = [Mask("all", KeptHeads(part, layers, heads)) for part in chosen]
     return masks + [mask for way in ways for part in chosen for mask in _over_heads(way, part, layers, heads)]
 
 
 def _over_heads(way: str, part: str, layers: tuple[int, ...], heads: tuple[int, ...]) -> Iterator[Mask]:
     if way == "single by layer":
-        yield from (Mask(way, Kept(part, (layer,), (head,)), layer, head) for layer in layers for head in heads)
+        yield from (Mask(way, KeptHeads(part, (layer,), (head,)), layer, head) for layer in layers for head in heads)
         return
     for head in heads:
         some = (head,) if way == "single" else tuple(x for x in heads if x != head)
-        yield Mask(way, Kept(part, layers, some), head=head)
+        yield Mask(way, KeptHeads(part, layers, some), head=head)
 
 
 def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -99,39 +100,25 @@ def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
 def _frame(
     steering: CacheSteering, ways: tuple[str, ...], known: Sequence[str], parts: str | Sequence[str] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]:
-    """The layers, heads and parts that the steering has, once they are seen to be some."""
-    if not isinstance(steering, CacheSteering):
-        raise ValueError(
-            f"Layers and KV heads are left out of cache steering, not of {type(steering).__name__}; pass a"
-            " kv.CacheSteering."
-        )
+    """The layers, heads and parts that the steering has; a steering without any is refused."""
+    check_cache_steering(steering)
+    check_edits(steering)
     if not ways:
         raise ValueError(f"ways is empty; choose from {', '.join(known)}.")
     if unknown := [way for way in ways if way not in known]:
-        raise ValueError(f"There is no way {unknown[0]!r} of leaving out; choose from {', '.join(known)}.")
-    layers = steering.scope
+        raise ValueError(f"{unknown[0]!r} is not a way of leaving out; choose from {', '.join(known)}.")
+    layers = steering.edited_layers
     heads = tuple(range(steering.vectors.n_kv_heads)) if steering.heads is None else tuple(steering.heads)
-    if not layers or not heads:
-        raise ValueError(
-            f"{steering.label!r} edits no {'layers' if not layers else 'KV heads'}, so none can be left out; name at"
-            " least one."
-        )
-    own = steering.vectors.only(layers, heads)
-    there = {"keys": bool(steering.ck * own.keys.any()), "values": bool(steering.cv * own.values.any())}
-    if not any(there.values()):
-        raise ValueError(
-            f"{steering.label!r} adds nothing: its vectors or coefficients are zero in all of its layers and heads;"
-            " extract or scale them anew."
-        )
-    having = tuple(part for part in PARTS if all(there[name] for name in part.split(" and ")))
+    there = steering.parts_added
+    having = tuple(part for part in ABLATED_PARTS if all(name in there for name in part.split(" and ")))
     chosen = having if parts is None else _as_tuple(parts)
     if not chosen:
         raise ValueError(f"parts is empty; choose from {', '.join(having)}.")
     for part in chosen:
-        if part not in PARTS:
-            raise ValueError(f"There is no part {part!r}; choose from {', '.join(PARTS)}.")
+        if part not in ABLATED_PARTS:
+            raise ValueError(f"{part!r} is not a part; choose from {', '.join(ABLATED_PARTS)}.")
         if part not in having:
-            missing = next(name for name in part.split(" and ") if not there[name])
+            missing = next(name for name in part.split(" and ") if name not in there)
             raise ValueError(
                 f"{steering.label!r} adds nothing to the {missing}; give them a coefficient, or leave {part!r} out of"
                 " parts."

@@ -1,4 +1,4 @@
-"""Coefficients of keys and of values, crossed: every cell in one forked run."""
+"""A grid of key and value coefficients: every pair of them is evaluated, all in one forked run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.doses import check_cache_steering, check_coefficients, unit_doses
-from ...evaluation.evaluate import evaluate
-from ...evaluation.measures import measure, style_of
-from ...interventions.cache import CacheSteering
+from ...evaluation.doses import check_coefficients
+from ...evaluation.grids import run_grid
+from ...evaluation.measures import measure
+from ...interventions.cache import CacheSteering, check_cache_steering
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -42,7 +42,7 @@ def coefficient_grid(
         split: never `"test"`.
 
     Returns:
-        One row a cell behind one of the baseline: `task`; `cell`, `"baseline"` or `"cell"`; `ck`, `cv`; `dose_keys`,
+        One row per cell, after one for the baseline: `task`; `cell`, `"baseline"` or `"cell"`; `ck`, `cv`; `dose_keys`,
         `dose_values`, the norm of what is
         added over the norm of the slot's own keys or values, averaged over the edited layers and the prompts; `n`;
         `accuracy` with its 95% Wilson interval `low`, `high`; `reasoned` and `adopted` (the vectors' own style) with
@@ -51,6 +51,17 @@ def coefficient_grid(
     Raises:
         ValueError: the test split, no coefficients, one that is NaN or infinite, vectors that are zero, or what
             `kv.evaluate` refuses; before anything is computed.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.coefficient_grid(model, task, steering, cks=[0], cvs=[0, 6], **brief)
+        >>> table[["cell", "ck", "cv", "n"]].values.tolist()
+        [['baseline', 0.0, 0.0, 2], ['cell', 0.0, 0.0, 2], ['cell', 0.0, 6.0, 2]]
     """
     if split == "test":
         raise ValueError(
@@ -60,7 +71,10 @@ def coefficient_grid(
     keys, values = (check_coefficients(name, given) for name, given in (("cks", cks), ("cvs", cvs)))
     check_cache_steering(steering)
     cells = {(ck, cv): replace(steering, ck=ck, cv=cv, name=f"ck={ck:g} cv={cv:g}") for ck in keys for cv in values}
-    settings = dict(
+    grid = run_grid(
+        model,
+        task,
+        cells,
         n=n,
         split=split,
         seed=seed,
@@ -70,19 +84,12 @@ def coefficient_grid(
         out=out,
         progress=progress,
     )
-    results = evaluate(model, task, list(cells.values()), **settings)  # type: ignore[arg-type]
-    if not results.complete:
-        raise KeyboardInterrupt("the grid was interrupted")
-    unit = unit_doses(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
-    replies = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
-    rows = [dict(cell="baseline", ck=0.0, cv=0.0, **measure(replies["baseline"], style_of(steering)))]
-    rows += [
-        dict(cell="cell", ck=ck, cv=cv, **measure(replies[own.label], style_of(steering)))
-        for (ck, cv), own in cells.items()
-    ]
+    unit = steering.unit_doses(model, [task.chat(q) for q in task.questions(split, n, seed)])
+    rows = [dict(cell="baseline", ck=0.0, cv=0.0) | measure(grid.baseline, steering.style)]
+    rows += [dict(cell="cell", ck=ck, cv=cv) | measure(grid.of((ck, cv)), steering.style) for ck, cv in cells]
     table = pd.DataFrame(rows)
     table.insert(3, "dose_keys", table.ck.abs() * unit["keys"])
     table.insert(4, "dose_values", table.cv.abs() * unit["values"])
     table.insert(0, "task", task.name)
-    table.attrs["questions"] = replies["baseline"].question.tolist()
+    table.attrs["questions"] = grid.questions
     return table

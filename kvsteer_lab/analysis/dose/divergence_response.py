@@ -1,5 +1,5 @@
-"""Doses in nats: how far a steering moves the model at each coefficient, so that methods can be compared at equal
-divergence.
+"""Divergence and coefficient: how far, in nats, a steering moves the model at each coefficient. With it, methods can be
+compared at equal divergence.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ...evaluation.doses import Steering, check_adds, check_coefficients, coefficient_of, controls_of, scaled
+from ...evaluation.doses import check_coefficients
 from ...generation.divergence import divergence, divergences
-from ...generation.generate import generate
+from ...generation.generate import generate_all
 from ...interventions.base import Nothing
+from ...interventions.steering import Steering, check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -43,20 +44,30 @@ def divergence_response(
         max_new_tokens: of the texts.
 
     Returns:
-        One row a coefficient and vector: `coefficient`, `vector` (`"steering"` or `"random 3"`); `kl`, mean nats on the
-        baseline's texts, which are the same
-        for all, with `kl_low`, `kl_high`, the middle 95% of the questions; and `kl_own`, on the steered replies (NaN
-        for random vectors).
+        One row per coefficient and vector: `coefficient`, `vector` (`"steering"` or `"random 3"`); `kl`, mean nats on
+        the baseline's texts, which are the same for all, with `kl_low`, `kl_high`, the middle 95% of the questions; and
+        `kl_own`, on the steered replies (NaN for random vectors).
 
     Raises:
         ValueError: no coefficients, vectors that are zero, or what `kv.divergence` refuses; before anything is
             generated.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, max_new_tokens=4, progress=False)
+        >>> table = kv.analysis.divergence_response(model, task, steering, [1, 6], **brief)
+        >>> bool(table.kl[0] < table.kl[1])
+        True
     """
     given = check_coefficients("coefficients", coefficients)
     check_adds(steering)
     chats = [task.chat(q) for q in task.questions(split, n, seed)]
-    steered = [scaled(steering, c, f"coefficient {c:g}") for c in given]
-    texts = generate(
+    steered = [steering.at(c, f"coefficient {c:g}") for c in given]
+    texts = generate_all(
         model,
         chats,
         [Nothing(), *steered],
@@ -70,7 +81,8 @@ def divergence_response(
         for label in ("baseline", *(s.label for s in steered))
     }
     drawn = [
-        {"steering": method} | {f"random {seed + i}": c for i, c in enumerate(controls_of(method, controls, seed))}
+        {"steering": method}
+        | {f"random {seed + i}": control for i, control in enumerate(method.controls(controls, seed))}
         for method in steered
     ]
     every = [each for vectors in drawn for each in vectors.values()]
@@ -80,7 +92,7 @@ def divergence_response(
         for vector in vectors:
             plain = pd.Series(next(moved).totals)
             row = dict(
-                coefficient=coefficient_of(method),
+                coefficient=method.coefficient,
                 vector=vector,
                 kl=plain.mean(),
                 kl_low=plain.quantile(0.025),

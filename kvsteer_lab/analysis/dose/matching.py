@@ -1,5 +1,5 @@
-"""Steerings compared at equal divergence: each at the coefficient at which it moves the model equally far, and random
-vectors alike.
+"""Comparison at equal divergence: each steering, and each random vector, is evaluated at the coefficient at which it
+moves the model by the same number of nats.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import pandas as pd
 
 from ..._util.progress import bar
 from ...evaluation.bands import band
-from ...evaluation.doses import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
-from ...evaluation.evaluate import evaluate
-from ...evaluation.measures import measure, style_of
+from ...evaluation.grids import Grid, run_grid
+from ...evaluation.measures import measure
 from ...generation.divergence import divergences
-from ...generation.generate import generate
+from ...generation.generate import generate_all
+from ...interventions.steering import Steering, check_adds
 from ...models.model import Model
-from ...stats.significance import mcnemar
 from ...tasks.base import Task
 
 _STEP = 0.01  # in log coefficient: where KL goes with its square, within 1% of the nats asked for
@@ -58,7 +57,7 @@ def match_divergence(
         max_new_tokens: of the replies.
 
     Returns:
-        One row a steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
+        One row per steering and divergence: `method` (the name), `nats`; `coefficient`, `dose` (see `kv.unit_dose`) and
         `kl`, what was reached; `n`, `accuracy`
         and the other measures of `coefficient_grid`; `p_first`, the exact McNemar test against the first steering at
         the same divergence; with controls `matched`, how many random vectors get there, `random_low`, `random_high`,
@@ -68,6 +67,17 @@ def match_divergence(
     Raises:
         ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a steering that adds
             nothing or has a coefficient of 0, or what `kv.evaluate` refuses; before anything is generated.
+        KeyboardInterrupt: the search or the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(controls=0, n=2, max_new_tokens=4, progress=False)
+        >>> table = kv.analysis.match_divergence(model, task, {"cache": steering}, [0.1], span=16, **brief)
+        >>> table[["method", "nats"]].values.tolist(), round(float(table.kl[0]), 1)
+        ([['cache', 0.1]], 0.1)
     """
     if not steerings:
         raise ValueError("There are no steerings to compare; pass {name: steering}.")
@@ -77,36 +87,34 @@ def match_divergence(
         raise ValueError(f"The span must be a number above 1, not {span}.")
     for name, steering in steerings.items():
         check_adds(steering)
-        if coefficient_of(steering) == 0:
+        if steering.coefficient == 0:
             raise ValueError(
                 f"The coefficient of {name!r} is 0, so there is nothing to scale; give it one near which to look."
             )
     targets = list(dict.fromkeys(map(float, nats)))
     chats = [task.chat(q) for q in task.questions(split, n, seed)]
-    texts = generate(
+    texts = generate_all(
         model, chats, generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=False
     ).token_ids
 
     def move(given: Sequence[Steering]) -> list[float]:
         return [float(np.mean(each.totals)) for each in divergences(model, chats, texts, given, batch_size=batch_size)]
 
-    found: dict[tuple[str, float], dict[str, Steering]] = {}
-    shown = bar(len(steerings), "match", "steering", progress)
-    for name, steering in steerings.items():
-        vectors = {"steering": steering} | {
-            f"random {seed + i}": control for i, control in enumerate(controls_of(steering, controls, seed))
-        }
-        for (vector, x), factor in _factors(vectors, targets, span, move).items():
-            own = vectors[vector]
-            found.setdefault((name, x), {})[vector] = scaled(
-                own, factor * coefficient_of(own), f"{name}, {vector}, {x:g} nats"
-            )
-        shown.update(1)
-    shown.close()
-    methods = [method for same in found.values() for method in same.values()]
-    replies: dict[str, pd.DataFrame] = {}
-    if methods:
-        settings = dict(
+    cells: dict[_Cell, Steering] = {}
+    with bar(len(steerings), "match", "steering", progress) as shown:
+        for name, steering in steerings.items():
+            vectors: dict[str, Steering] = {"steering": steering}
+            vectors |= {f"random {seed + i}": c for i, c in enumerate(steering.controls(controls, seed))}
+            for (vector, x), factor in _factors(vectors, targets, span, move).items():
+                own = vectors[vector]
+                cells[name, x, vector] = own.at(factor * own.coefficient, f"{name}, {vector}, {x:g} nats")
+            shown.update(1)
+    grid: Grid[_Cell] | None = None
+    if cells:
+        grid = run_grid(
+            model,
+            task,
+            cells,
             n=n,
             split=split,
             seed=seed,
@@ -114,48 +122,36 @@ def match_divergence(
             batch_size=batch_size,
             progress=progress,
         )
-        results = evaluate(model, task, methods, **settings)  # type: ignore[arg-type]
-        if not results.complete:
-            raise KeyboardInterrupt("the comparison was interrupted")
-        replies = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
-    units = {name: unit_dose(model, steering, chats) for name, steering in steerings.items()}
+    units = {name: steering.unit_dose(model, chats) for name, steering in steerings.items()}
     rows, (first, *_) = [], steerings
     for x in targets:
         for name, steering in steerings.items():
-            same = {vector: replies[method.label] for vector, method in found.get((name, x), {}).items()}
-            row: dict[str, Any] = dict(method=name, nats=x) | (
-                dict(matched=len(same.keys() - {"steering"})) if controls else {}
-            )
-            if "steering" in same:
-                reached = found[name, x]["steering"]
-                row |= dict(
-                    coefficient=coefficient_of(reached),
-                    dose=abs(coefficient_of(reached)) * units[name],
-                    kl=move([reached])[0],
-                )
-                row |= _measure(same, style_of(steering))
-                if name != first and "steering" in found.get((first, x), {}):
-                    theirs = replies[found[first, x]["steering"].label]
-                    row["p_first"] = mcnemar(same["steering"].correct.tolist(), theirs.correct.tolist())
+            drawn = [cell for cell in cells if cell[:2] == (name, x) and cell[2] != "steering"]
+            row: dict[str, Any] = dict(method=name, nats=x) | (dict(matched=len(drawn)) if controls else {})
+            if grid is not None and (cell := (name, x, "steering")) in cells:
+                reached = cells[cell]
+                dose = abs(reached.coefficient) * units[name]
+                row |= dict(coefficient=reached.coefficient, dose=dose, kl=move([reached])[0])
+                row |= _measure(grid.of(cell), [grid.of(each) for each in drawn], steering.style)
+                if name != first and (other := (first, x, "steering")) in cells:
+                    row["p_first"] = grid.p_against(cell, cells[other].label)
             rows.append(row)
-    table, named, last = (
-        pd.DataFrame(rows),
-        ["method", "nats", "coefficient", "dose", "kl"],
-        ["p_first", *(["matched", *_BANDS] if controls else [])],
-    )
-    return table.reindex(
-        columns=[*named, *(column for column in table.columns if column not in (*named, *last)), *last]
-    )
+    table = pd.DataFrame(rows)
+    named = ["method", "nats", "coefficient", "dose", "kl"]
+    last = ["p_first", *(["matched", *_BANDS] if controls else [])]
+    middle = [column for column in table.columns if column not in (*named, *last)]
+    return table.reindex(columns=[*named, *middle, *last])
 
 
-def _measure(same: Mapping[str, pd.DataFrame], style: str | None) -> dict[str, Any]:
+_Cell = tuple[str, float, str]  # the steering's name, the nats, the vector
+
+
+def _measure(own: pd.DataFrame, drawn: Sequence[pd.DataFrame], style: str | None) -> dict[str, Any]:
     """Of the steering's replies, beside those of the random vectors that move the model as far."""
-    row = measure(same["steering"], style)
-    drawn = [part for vector, part in same.items() if vector != "steering"]
+    row = measure(own, style)
     row |= band(row["accuracy"], [float(part.correct.mean()) for part in drawn])
-    return row | (
-        band(row["adopted"], [float((part["style"] == style).mean()) for part in drawn], "adopted") if style else {}
-    )
+    adopted = [float((part["style"] == style).mean()) for part in drawn] if style else []
+    return row | band(row["adopted"], adopted, "adopted")
 
 
 def _factors(
@@ -172,7 +168,7 @@ def _factors(
     """
 
     def log_moves(at: Sequence[tuple[str, float]]) -> list[float]:
-        moved = move([scaled(vectors[name], math.exp(x) * coefficient_of(vectors[name]), "scaled") for name, x in at])
+        moved = move([vectors[name].at(math.exp(x) * vectors[name].coefficient, "scaled") for name, x in at])
         return [math.log(max(kl, _LEAST)) for kl in moved]
 
     grid = np.linspace(-math.log(span), math.log(span), 1 + math.ceil(2 * math.log2(span))).tolist()

@@ -1,20 +1,18 @@
-"""A tuned coefficient, and the questions asked all around it."""
+"""The outcomes that robustness is computed from: every question at a tuned coefficient and at others around it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from ...evaluation.doses import Steering, check_adds, coefficient_of, controls_of, scaled, unit_dose
-from ...evaluation.evaluate import evaluate
-from ...evaluation.measures import style_of
+from ...evaluation.grids import run_grid
 from ...evaluation.tuning.search import check_disjoint
+from ...interventions.steering import Steering, check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -27,6 +25,13 @@ def best_coefficient(table: pd.DataFrame, objective: Objective = "correct") -> f
 
     Raises:
         ValueError: an unknown objective, no steered rows, or a table of test questions.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"vector": "steering", "coefficient": [1.0, 3.0, 9.0], "dose": [0.5, 1.5, 4.5]})
+        >>> kv.analysis.best_coefficient(table.assign(accuracy=[0.4, 0.8, 0.8]))
+        3.0
     """
     column = {"correct": "accuracy", "reasoned": "reasoned"}[check_objective(objective)]
     if not {"vector", "coefficient", "dose", column} <= set(table.columns):
@@ -72,7 +77,7 @@ def robustness_outcomes(
         controls: random vectors, the same directions at each coefficient; 0: none.
 
     Returns:
-        One row a question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
+        One row per question, coefficient and vector: `method` (the steering's label), `ratio` (c / c*), `coefficient`,
         `dose` (see `kv.unit_dose`), `vector`
         (`"steering"`, `"random 3"`, or `"baseline"`, with NaN for the three before), `question`, `correct`, `reasoned`,
         `adopted`.
@@ -80,13 +85,24 @@ def robustness_outcomes(
     Raises:
         ValueError: questions that c* was chosen on, an even number of points or fewer than three, a span that is not
             above 1, a c* of 0, vectors that are zero, or what `kv.evaluate` refuses; before anything is computed.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.robustness_outcomes(model, task, steering, [], points=3, controls=0, **brief)
+        >>> table[table.vector == "steering"].ratio.unique().tolist()
+        [0.25, 1.0, 4.0]
     """
     if points < 3 or points % 2 != 1:
         raise ValueError(f"points={points} leaves c* off the grid or alone on it; choose an odd number of at least 3.")
     if not 1 < span < math.inf:
         raise ValueError(f"The span must be a number above 1, not {span}.")
     check_adds(steering)
-    star = coefficient_of(steering)
+    star = steering.coefficient
     if star == 0:
         raise ValueError(
             f"The coefficient of {steering.label!r} is 0, so there is nothing to scale; choose one with kv.tune or"
@@ -94,7 +110,7 @@ def robustness_outcomes(
         )
     asked = task.questions(split, n, seed)
     check_disjoint(tuned_on, [q.id for q in asked])
-    unit = unit_dose(model, steering, [task.chat(q) for q in asked])
+    unit = steering.unit_dose(model, [task.chat(q) for q in asked])
     if unit == 0:
         raise ValueError(
             f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
@@ -102,9 +118,12 @@ def robustness_outcomes(
         )
     ratios = np.geomspace(1 / span, span, points)
     ratios[points // 2] = 1.0
-    steered = [scaled(steering, star * float(r), f"{r:.4g} c*") for r in ratios]
-    drawn = [controls_of(s, controls, seed) for s in steered]
-    settings = dict(
+    steered = {float(r): steering.at(star * float(r), f"{r:.4g} c*") for r in ratios}
+    grid = run_grid(
+        model,
+        task,
+        steered,
+        controls=controls,
         n=n,
         split=split,
         seed=seed,
@@ -114,19 +133,17 @@ def robustness_outcomes(
         out=out,
         progress=progress,
     )
-    results = evaluate(model, task, [*steered, *chain(*drawn)], **settings)  # type: ignore[arg-type]
-    if not results.complete:
-        raise KeyboardInterrupt("the run was interrupted")
     cells = {"baseline": (math.nan, math.nan, "baseline")}
-    for ratio, own, others in zip(ratios, steered, drawn, strict=True):
-        cells |= {own.label: (float(ratio), coefficient_of(own), "steering")}
-        cells |= {c.label: (float(ratio), coefficient_of(own), f"random {seed + i}") for i, c in enumerate(others)}
-    rows = results.rows[results.rows.intervention.isin(cells.keys())]
+    for ratio, own in steered.items():
+        cells[own.label] = (ratio, own.coefficient, "steering")
+        cells |= {
+            c.label: (ratio, own.coefficient, f"random {seed + i}") for i, c in enumerate(grid.controls.get(ratio, ()))
+        }
+    rows = grid.results.rows[grid.results.rows.intervention.isin(cells.keys())]
     place = pd.DataFrame(
         [cells[label] for label in rows.intervention], columns=["ratio", "coefficient", "vector"], index=rows.index
     )
-    style = style_of(steering)
-    adopted = (rows["style"] == style) if style is not None else math.nan
+    adopted = (rows["style"] == steering.style) if steering.style is not None else math.nan
     found = pd.concat([place, rows[["question", "correct", "reasoned"]]], axis=1).assign(adopted=adopted)
     found.insert(0, "method", steering.label)
     found.insert(3, "dose", found.coefficient.abs() * unit)

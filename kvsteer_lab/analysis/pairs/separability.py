@@ -1,4 +1,4 @@
-"""Do the pairs of different styles lie apart? Silhouette and nearest centroid, against shuffled labels."""
+"""Separability of styles: silhouette and nearest-centroid accuracy of single pairs, against shuffled labels."""
 
 from __future__ import annotations
 
@@ -38,13 +38,28 @@ def separability(
         seed: fixes the shuffles, which are the same for every layer and part.
 
     Returns:
-        One row a layer, part and measure (`"silhouette"`, `"nearest centroid"`): `value`; `shuffled`, the mean of the
+        One row per layer, part and measure (`"silhouette"`, `"nearest centroid"`): `value`; `shuffled`, the mean of the
         shuffles, and `low`, `high`, the middle 95% of them; `p`, the share of shuffles (plus one) that do at least as
         well; and `p_family`, the share of shuffles whose best layer and part does, which corrects for having looked at
         all of them.
 
     Raises:
         ValueError: fewer than one shuffle, or as `style_pca`.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> pairs = {"stepwise": around(3.0), "analogical": around(-3.0)}
+        >>> table = kv.analysis.separability(pairs, layers=[1], shuffles=39)
+        >>> table[table.measure == "nearest centroid"][["part", "value"]].values.tolist()
+        [['keys', 1.0], ['values', 1.0]]
     """
     if shuffles < 1:
         raise ValueError(
@@ -71,7 +86,7 @@ def _labellings(
     rng = np.random.default_rng(seed)
     sizes = [len(own) for own in differences.values()]
     true = np.repeat(np.arange(len(sizes)), sizes)
-    if share_questions(differences):  # one column a question
+    if share_questions(differences):  # one column per question
         mixed = [rng.permuted(true.reshape(len(sizes), -1), axis=0).ravel() for _ in range(shuffles)]
     else:
         mixed = [rng.permutation(true) for _ in range(shuffles)]

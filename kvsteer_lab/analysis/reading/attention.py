@@ -1,4 +1,4 @@
-"""Who looks at the slot: attention weights on it, per layer, query head and decode step."""
+"""Attention to one slot of the prompt, by layer, query head and decode step: which heads look at the steered slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.base import Intervention
 from ...models.attention import Attention, Watching, query_heads
-from ...models.lock import LOCK
+from ...models.finite import check_logits
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt
 from .followed_text import Continuations, FollowedText, follow
@@ -37,9 +38,8 @@ def attention_to_slot(
     the prompt's other slots.
 
     The weights are those that the model itself computes from queries and cached keys: soft-capping, sinks and windows
-    are in them. Eager attention need not be
-    asked for: `kvsteer_lab.models.attention` stands in for the model's own while this runs. A weight says where a head
-    looks, not what comes of it.
+    are in them. Eager attention need not be asked for: `kvsteer_lab.models.attention` takes the place of the model's
+    own while this runs. A weight says where a head looks, not what effect this has.
 
     Args:
         model: from `kv.load`.
@@ -53,7 +53,7 @@ def attention_to_slot(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row an intervention, prompt, step, layer and query head: `control_of` (for a control, what it controls),
+        One row per intervention, prompt, step, layer and query head: `control_of` (for a control, what it controls),
         `kv_head`, `token` (what is read at
         that step), `attention`, `other` (the mean weight on the prompt's other slots, as far as the token can read
         them) and `share`, the share of the prompt's slots that get as much as this one or more: 1 / slots where none
@@ -61,8 +61,18 @@ def attention_to_slot(
 
     Raises:
         ValueError: no prompts or steps, a slot that isn't there, a steering that adds nothing, or what `kv.generate`
-            refuses; before anything is computed.
+            refuses; before anything is computed. Logits that are NaN or infinite.
         UnsteerableModelError: a model that computes attention in code of its own.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> table = kv.analysis.attention_to_slot(model, prompts, steering, steps=2)
+        >>> bool(table.attention.between(0, 1).all()), sorted(set(table.step))
+        (True, [0, 1])
     """
     query_heads(model.hf)
     rows = follow(
@@ -82,9 +92,9 @@ def attention_to_slot(
     return table
 
 
+@locked
 @torch.no_grad()
 def _look(model: Model, rows: Sequence[FollowedText], steps: int, slot: int) -> list[pd.DataFrame]:
-
     width = max(len(each.row.cached) for each in rows)
     origin = [width + max(len(each.row.read) for each in rows) - len(each.row.read) for each in rows]
     found: dict[int, list[tuple[int, int, np.ndarray]]] = {i: [] for i in range(len(rows))}
@@ -107,17 +117,17 @@ def _look(model: Model, rows: Sequence[FollowedText], steps: int, slot: int) -> 
                     (
                         attention.layer,
                         attention.column + q - origin[i],
-                        _measure(weights, readable, at - of_prompt.start),
+                        _of_slot(weights, readable, at - of_prompt.start),
                     )
                 )
 
-    with LOCK, Watching(model.hf, width, look):
-        for _ in logits_along(model, [each.row for each in rows], [each.target for each in rows]):
-            pass
+    with Watching(model.hf, width, look):
+        for logits, _ in logits_along(model, [each.row for each in rows], [each.target for each in rows]):
+            check_logits(logits)
     return [_table(model, each, found[i]) for i, each in enumerate(rows)]
 
 
-def _measure(weights: np.ndarray, readable: np.ndarray, at: int) -> np.ndarray:
+def _of_slot(weights: np.ndarray, readable: np.ndarray, at: int) -> np.ndarray:
     """Of each head, `[heads, 3]`: the weight on the slot, the mean on the prompt's others, the share of slots that get
     as much or more.
     """

@@ -1,5 +1,5 @@
-"""What comes of a steering in each head: its output's change, split exactly into what it reads, how it weighs, and what
-came through other tokens.
+"""Attribution of a steering's effect to heads: the change of each head's output, split exactly into what the head reads
+at the slot, how it weighs the slots, and what reaches it through other tokens.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ...edits.cache import slot_from_end
 from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
 from ...models.attention import Attention, Watching, query_heads
+from ...models.finite import check_logits
 from ...models.heads import head_writes, output_projections
-from ...models.lock import LOCK
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
-from ..residual.lens import check_steering
+from ..checks import check_steering
 from .followed_text import Continuations, FollowedText, follow
 from .logits import LastResiduals, logit_directions
 
-PARTS = ("value", "reweighting", "indirect")
+CHANGES = ("value", "reweighting", "indirect")
 
 
 def attribute_heads(
@@ -50,18 +50,15 @@ def attribute_heads(
     slot's key k_s + c_k S^K:
 
         value        a'_s c_v S^V W_O                  what the head reads at the slot that wasn't there before
-        reweighting  sum over j of (a'_j - a_j) v_j W_O   what it reads more or less of, because the slot's key has
-        changed
+        reweighting  sum over j of (a'_j - a_j) v_j W_O   what it reads more or less of, as the slot's key has changed
         indirect     the rest: its query and the answer's own slots have changed, because lower layers or earlier tokens
-            had read the edit
+                     had read the edit
 
     Both runs read the same text. Steer one single layer, and there is nothing indirect in it. The parts are vectors in
-    the residual stream; the table holds two
-    views of each that add up: along the whole change, in units of the stream; and along the gradient, in the steered
-    run, of the logit (less the mean logit) of the token that is said next with respect to what leaves the last layer:
-    its direct effect on that logit, to first order. Direct
-    means straight to the unembedding: what later layers make of it isn't counted, and neither are norms or factors
-    behind the attention.
+    the residual stream; the table holds two views of each that add up: along the whole change, in units of the stream;
+    and along the gradient, in the steered run, of the logit (less the mean logit) of the token that is said next with
+    respect to what leaves the last layer: its direct effect on that logit, to first order. Direct means straight to the
+    unembedding: what later layers make of it isn't counted, and neither are norms or factors after the attention.
 
     Args:
         model: from `kv.load`.
@@ -75,29 +72,37 @@ def attribute_heads(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row an intervention (the steering, its controls), prompt, step, layer and query head: `control_of`, `kv_head`,
-        `plain` and `steered` (attention to the slot), `change` (the length of what the head writes differently) and its
-        parts `value`, `reweighting`, `indirect`; `logit` and its parts `logit_value`, `logit_reweighting`,
-        `logit_indirect`.
+        One row per intervention (the steering, its controls), prompt, step, layer and query head: `control_of`,
+        `kv_head`, `plain` and `steered` (attention to the slot), `change` (the length of what the head writes
+        differently) and its parts `value`, `reweighting`, `indirect`; `logit` and its parts `logit_value`,
+        `logit_reweighting`, `logit_indirect`.
 
     Raises:
         ValueError: a single prompt, no steps, a steering that adds nothing, or what `kv.generate` refuses; before
-            anything is computed.
+            anything is computed. Logits that are NaN or infinite.
         UnsteerableModelError: attention in code of its own, or heads that no plain projection takes.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> table = kv.analysis.attribute_heads(model, prompts, steering)
+        >>> parts = table[["value", "reweighting", "indirect"]].sum(axis=1)
+        >>> bool(((parts - table.change).abs() < 1e-4).all())  # the three parts add up to the whole change
+        True
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
     output_projections(model.hf)
-    settings: dict[str, Any] = dict(chat=chat, offset=offset, batch_size=batch_size)
-    own = follow(model, given, steering, continuations, steps, steering.slot, **settings)
+    how: dict[str, Any] = dict(chat=chat, offset=offset, batch_size=batch_size)
+    own = follow(model, given, steering, continuations, steps, steering.slot, **how)
     texts = [each.target for each in own]
     tables = [_attribute(model, own, steering, batch_size)]
-    for control in random_controls(steering, controls, seed) if controls else []:
-        tables.append(
-            _attribute(
-                model, follow(model, given, control, texts, steps, steering.slot, **settings), control, batch_size
-            )
-        )
+    for control in steering.controls(controls, seed):
+        rows = follow(model, given, control, texts, steps, steering.slot, **how)
+        tables.append(_attribute(model, rows, control, batch_size))
     table = pd.concat(
         [t.assign(control_of=None if i == 0 else steering.label) for i, t in enumerate(tables)], ignore_index=True
     )
@@ -128,38 +133,37 @@ class _Change:
     looks: Float[Tensor, "2 prompts heads queries"] = field(repr=False)
 
 
+@locked
 @torch.no_grad()
 def _compare(model: Model, rows: Sequence[FollowedText], slot: int) -> pd.DataFrame:
-
     width = max(len(each.row.cached) for each in rows)
     tail = max(len(each.row.read) for each in rows)
     slots = torch.tensor([width - slot_from_end(slot, len(each.row.cached), i) for i, each in enumerate(rows)])
     pairs = [row for each in rows for row in (replace(each.row, deltas=()), each.row)]
     targets = [each.target for each in rows for _ in range(2)]
     changes: list[_Change] = []
-    with LOCK:
-        residuals = LastResiduals(model.hf)
-        with residuals, Watching(model.hf, width, lambda attention: changes.append(_split(attention, width, slots))):
-            for _ in logits_along(model, pairs, targets):
-                pass
-        ends = [width + tail - len(each.row.read) + len(each.read) for each in rows]
-        said = [[*each.read[1:], each.target[-1]] for each in rows]
-        hidden = [
-            residuals.stream[2 * i + 1, end - width - len(s) : end - width]
-            for i, (end, s) in enumerate(zip(ends, said, strict=True))
+    residuals = LastResiduals(model.hf)
+    with residuals, Watching(model.hf, width, lambda attention: changes.append(_split(attention, width, slots))):
+        for logits, _ in logits_along(model, pairs, targets):
+            check_logits(logits)
+    ends = [width + tail - len(each.row.read) + len(each.read) for each in rows]
+    said = [[*each.read[1:], each.target[-1]] for each in rows]
+    hidden = [
+        residuals.stream[2 * i + 1, end - width - len(s) : end - width]
+        for i, (end, s) in enumerate(zip(ends, said, strict=True))
+    ]
+    directions = (
+        logit_directions(model.hf, torch.cat(hidden), [token for s in said for token in s])
+        .cpu()
+        .split([len(s) for s in said])
+    )
+    steps = torch.stack(
+        [
+            torch.nn.functional.pad(d, (0, 0, end - width - len(d), max(ends) - end))
+            for d, end in zip(directions, ends, strict=True)
         ]
-        directions = (
-            logit_directions(model.hf, torch.cat(hidden), [token for s in said for token in s])
-            .cpu()
-            .split([len(s) for s in said])
-        )
-        steps = torch.stack(
-            [
-                torch.nn.functional.pad(d, (0, 0, end - width - len(d), max(ends) - end))
-                for d, end in zip(directions, ends, strict=True)
-            ]
-        )
-        found = [_rows(model, rows, change, width, ends, steps) for change in changes]
+    )
+    found = [_rows(model, rows, change, width, ends, steps) for change in changes]
     return pd.concat(found)
 
 
@@ -191,8 +195,8 @@ def _rows(
     ends: Sequence[int],
     directions: Float[Tensor, "prompts columns hidden"],
 ) -> pd.DataFrame:
-    """One row a prompt, head and query of this pass that belongs to the text; `directions` are those of the columns
-    behind the cache.
+    """One row per prompt, head and query of this pass that belongs to the text; `directions` are those of the columns
+    after the cache.
     """
     heads = query_heads(model.hf)
     n = change.parts.shape[3]
@@ -222,4 +226,4 @@ def _rows(
                     )
                     table.append((each.intervention, each.prompt, step, *where, *looks, *parts))
     names = ["intervention", "prompt", "step", "layer", "head", "kv_head", "plain", "steered"]
-    return pd.DataFrame(table, columns=[*names, "change", *PARTS, "logit", *(f"logit_{part}" for part in PARTS)])
+    return pd.DataFrame(table, columns=[*names, "change", *CHANGES, "logit", *(f"logit_{part}" for part in CHANGES)])

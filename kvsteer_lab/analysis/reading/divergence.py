@@ -1,4 +1,6 @@
-"""What reading the slot is worth, in nats: how far the next-token distributions move when it is hidden."""
+"""The divergence that hiding a slot causes: how far, in nats, the next-token distributions move when some heads, layers
+or steps cannot read it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from ...generation.generate import check_intervention
 from ...generation.rows import Row, group_rows
 from ...generation.scoring import logits_along
 from ...interventions.base import Intervention
-from ...models.lock import LOCK
+from ...models.finite import check_logits
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt
 from .followed_text import Continuations, FollowedText, follow
@@ -71,18 +74,28 @@ def nats_of_reading(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row a knock-out and prompt: `way`, `layer`, `head`, `step`, `slot`, `prompt`, `first`, the nats of the first
-        new token's distribution, and `nats`, summed over the text.
+        One row per knock-out and prompt: `way`, `layer`, `head`, `step`, `slot`, `prompt`, `first`, the nats of the
+        first new token's distribution, and `nats`, summed over the text.
 
     Raises:
         ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, a steering that adds nothing, or
-            what `kv.generate` refuses; before anything is computed.
+            what `kv.generate` refuses; before anything is computed. Logits that are NaN or infinite.
         UnsteerableModelError: a model that computes attention in code of its own.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> table = kv.analysis.nats_of_reading(model, prompts, steering, ["everything", "one layer"], steps=2)
+        >>> table.groupby("way", sort=False).size().to_dict()
+        {'everything': 2, 'one layer': 8}
     """
     method = check_intervention(model, intervention)
     whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
     outs = knock_outs(model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed)
-    moved = divergences(model, whole, outs, batch_size)
+    moved = knock_out_divergences(model, whole, outs, batch_size)
     rows = [
         (out.way, out.layer, out.head, out.step, out.hide.slot, each.prompt, float(found[0]), float(found.sum()))
         for out, of_prompts in zip(outs, moved, strict=True)
@@ -92,7 +105,7 @@ def nats_of_reading(
     return pd.DataFrame(rows, columns=columns).astype({c: "Int64" for c in ("layer", "head", "step")})
 
 
-def divergences(
+def knock_out_divergences(
     model: Model, whole: Sequence[FollowedText], outs: Sequence[KnockOut], batch_size: int
 ) -> list[list[Float[Tensor, " steps"]]]:
     """For each knock-out and prompt, KL(read || hidden) at each step of the prompt's text, float32 on the CPU."""
@@ -106,7 +119,7 @@ def divergences(
             for batch, part in in_batches(
                 group,
                 max(1, batch_size // (width + 1)),
-                lambda b, some=some: _divergences(model, [whole[i] for i in b], some),  # type: ignore[misc]
+                lambda b, some=some: _of_batch(model, [whole[i] for i in b], some),  # type: ignore[misc]
             ):
                 for i, steps in zip(batch, part, strict=True):
                     found[i].append(steps)
@@ -114,22 +127,21 @@ def divergences(
     return [[steps[o] for steps in joined] for o in range(len(outs))]
 
 
+@locked
 @torch.no_grad()
-def _divergences(
+def _of_batch(
     model: Model, whole: Sequence[FollowedText], hidden: Sequence[tuple[HiddenSlot, ...]]
 ) -> list[Float[Tensor, "outs steps"]]:
-
     rows: list[Row] = [
         row for each in whole for row in (each.row, *(replace(each.row, hidden=(*each.row.hidden, *h)) for h in hidden))
     ]
     targets = [each.target for each in whole for _ in range(len(hidden) + 1)]
     steps = []
-    with LOCK:
-        for logits, _ in logits_along(model, rows, targets):
-            for at in logits.unbind(1):
-                each = at.unflatten(0, (len(whole), len(hidden) + 1))
-                read = each[:, :1].expand(-1, len(hidden), -1)
-                steps.append(
-                    kl(read.flatten(0, 1), each[:, 1:].flatten(0, 1)).unflatten(0, (len(whole), len(hidden))).cpu()
-                )
+    for logits, _ in logits_along(model, rows, targets):
+        for at in check_logits(logits).unbind(1):
+            each = at.unflatten(0, (len(whole), len(hidden) + 1))
+            read = each[:, :1].expand(-1, len(hidden), -1)
+            steps.append(
+                kl(read.flatten(0, 1), each[:, 1:].flatten(0, 1)).unflatten(0, (len(whole), len(hidden))).cpu()
+            )
     return list(torch.stack(steps, -1).unbind(0))

@@ -1,4 +1,4 @@
-"""What is read while a slot is looked at: prompts under interventions, and the texts that follow."""
+"""Prompts under interventions with the texts that follow them: what is read while attention to a slot is measured."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from ..._util.batching import check_batch_size
 from ...edits.cache import check_slot, slot_from_end
-from ...generation.generate import check_interventions, generate
+from ...generation.generate import check_interventions, generate_all
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
 from ...interventions.base import Intervention
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
-from ..residual.lens import check_edits
+from ..checks import check_edits
 
 Continuations = str | Sequence[str | Sequence[int]] | None
 
 
 @dataclass(frozen=True)
 class FollowedText:
-    """A row and the tokens that are read behind it: the last of them is said, but not read.
+    """A row and the tokens that are read after it; the last of them is said, but not read.
 
     Attributes:
         prompt: number of the prompt.
@@ -58,6 +58,7 @@ def follow(
     Raises:
         ValueError: no prompts or steps, an empty continuation, a slot that a prompt hasn't got, a steering that adds
             nothing, or what `kv.generate` refuses.
+        KeyboardInterrupt: the texts were interrupted.
     """
     if steps < 1:
         raise ValueError(
@@ -77,7 +78,7 @@ def follow(
         targets = match_continuations(model, given, continuations)[1]
         texts = {label: [target[:steps] for target in targets] for label in rows}
     else:
-        said = generate(
+        said = generate_all(
             model, given, methods, chat=chat, offset=offset, generation={"max_new_tokens": steps}, batch_size=batch_size
         )
         texts = {label: [row.token_ids for row in said.of(label)] for label in rows}

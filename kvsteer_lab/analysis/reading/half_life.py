@@ -1,4 +1,4 @@
-"""For how long the slot is read: what hiding it from a step on still takes away."""
+"""The half-life of a slot's influence: how many steps of a reply must read it before hiding it costs little."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...models.model import Model
 from ...models.prompts import Prompt
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from .divergence import divergences
+from .divergence import knock_out_divergences
 from .followed_text import Continuations, follow
 from .knock_outs import knock_outs
 
@@ -23,19 +23,18 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class HalfLife:
-    """How the influence of a slot wears off.
+    """The tables of `half_life`: how the influence of a slot decreases along the reply.
 
     Attributes:
-        steps: a row an intervention and step: `n`, how many texts are that long; `now`, the nats by which the
+        steps: one row per intervention and step: `n`, how many texts are that long; `now`, the nats by which the
             distribution at that step moves when the slot is hidden at that step alone; `left`, the nats that the rest
             of the text loses when the slot is hidden from that step on; both with 95% bootstrap intervals over prompts;
             `share`, what is left of the nats at step 0.
-        summary: a row an intervention: `n`, `nats`, all that reading is worth, with its interval `low`, `high`;
+        summary: one row per intervention: `n`, `nats`, all that reading is worth, with its interval `low`, `high`;
             `other`, the most that one of the prompt's other slots is worth, and `p_other`, the share of them (plus one)
             that are worth at least as much; `half_life`, the first step from which on the slot can be hidden and at
             least half of the nats stay, with its interval `half_low`, `half_high`. It is missing where another slot is
-            worth as
-            much: then there is nothing to halve.
+            worth as much: then there is nothing to halve.
     """
 
     steps: pd.DataFrame = field(repr=False)
@@ -68,8 +67,21 @@ def half_life(
         interventions: a half-life each; `None`: the baseline.
         steps: how many tokens of the text; later reading isn't seen.
 
+    Returns:
+        Two tables; see `HalfLife`.
+
     Raises:
         ValueError: a single prompt, or what `nats_of_reading` refuses; before anything is computed.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> found = kv.analysis.half_life(model, prompts, steering, steps=3, others=2)
+        >>> found.steps.step.tolist(), found.summary.n.tolist()
+        ([0, 1, 2], [2])
     """
     curves, totals = [], []
     for method in check_interventions(model, interventions):
@@ -87,7 +99,7 @@ def half_life(
             [len(each.row.cached) for each in whole],
             seed,
         )
-        moved = divergences(model, whole, outs, batch_size)
+        moved = knock_out_divergences(model, whole, outs, batch_size)
         left = np.array([[float(row.sum()) for row in moved[t]] for t in range(steps)])
         now = np.array([[float(row[t]) if t < len(row) else np.nan for row in moved[steps + t]] for t in range(steps)])
         other = [float(np.mean([float(row.sum()) for row in rows])) for rows in moved[2 * steps :]]
@@ -127,6 +139,10 @@ def _total(left: np.ndarray, other: Sequence[float], seed: int) -> dict[str, flo
 
 
 def halved(left: np.ndarray) -> float:
-    """The first step at which half or less is left; the number of steps if that is never."""
+    """The first step at which half or less is left; the number of steps if that is never.
+
+    >>> halved(np.array([8.0, 6.0, 3.0]))
+    2.0
+    """
     enough = np.flatnonzero(left <= left[0] / 2)
     return float(enough[0]) if len(enough) else float(len(left))

@@ -1,4 +1,6 @@
-"""Do the analyses name the heads and layers that matter? Their ranking against exhaustive knock-out."""
+"""Comparison of analyses with exhaustive knock-outs: does an analysis rank heads or layers as the cost of hiding the
+slot from each of them does?
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from scipy.stats import hypergeom, spearmanr
 
 _RESAMPLES = 1000
 _NOTHING = 1e-5  # nats; costs below are mostly rounding, and their order says nothing
-_PLACES = {"head": ("one head", ["layer", "head"]), "layer": ("one layer", ["layer"])}
+_UNITS = {"head": ("one head", ["layer", "head"]), "layer": ("one layer", ["layer"])}
 """By what is judged: the way that hides the slot from each of them, and the columns that name one."""
 
 
@@ -26,16 +28,15 @@ def judge_heads(
     and no agreement is reported. Heads that cost less than 0.00001 nats cost nothing, and are tied.
 
     Args:
-        named: by name, a table with a row a prompt, layer and head, and its values in the last column; their size
-            counts. A table of means, without
-            prompts, does as well: then the interval is that of the knock-outs alone.
+        named: by name, a table with one row per prompt, layer and head, and its values in the last column; their size
+            counts. A table of means, without prompts, does as well: then the interval is that of the knock-outs alone.
         knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one head"` and `"other slot"`.
         column: `"first"`, the nats of the first new token, or `"nats"`, of the whole text.
         k: how many heads are named.
         seed: of the bootstrap.
 
     Returns:
-        A row an analysis: `heads`, `found` (whether hiding the slot costs more than hiding any other one drawn),
+        One row per analysis: `heads`, `found` (whether hiding the slot costs more than hiding any other one drawn),
         Spearman's `rank` correlation with a 95%
         bootstrap interval `low`, `high` over prompts; `hits` of the `k` heads that are named, among the k that cost
         most, `chance`, how many are expected of names drawn by lot, and `p_hits`, the chance of as many or more;
@@ -44,6 +45,18 @@ def judge_heads(
     Raises:
         ValueError: nothing to judge, a table that lacks a way or a column, analyses of other heads than those knocked
             out, or a k that isn't 1 to the number of heads.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> heads = [(prompt, layer, head) for prompt in (0, 1) for layer in (0, 1) for head in (0, 1)]
+        >>> said = pd.DataFrame(heads, columns=["prompt", "layer", "head"]).assign(logit=[1, 2, 3, 4] * 2)
+        >>> single = said.drop(columns="logit").assign(way="one head", slot=-1, first=[0.1, 0.2, 0.3, 0.4] * 2)
+        >>> others = [dict(way=way, slot=slot, prompt=0, first=nats)
+        ...           for way, slot, nats in (("everything", -1, 2.0), ("other slot", -2, 0.1))]
+        >>> costs = pd.concat([single, pd.DataFrame(others)])
+        >>> kv.analysis.judge_heads({"attribution": said}, costs, k=1)[["rank", "hits", "named"]].values.tolist()
+        [[1.0, 1, '1.1']]
     """
     return _judged("head", named, knocked_out, column, k, seed)
 
@@ -57,16 +70,26 @@ def judge_layers(
     named right by luck once in four.
 
     Args:
-        named: by name, a table with a row a prompt and layer, or a layer (means), and its values in the last column.
-            Values of heads are summed in their layer.
+        named: by name, a table with one row per prompt and layer, or a layer (means), and its values in the last
+            column. Values of heads are summed in their layer.
         knocked_out: of `nats_of_reading`, with the ways `"everything"`, `"one layer"` and `"other slot"`.
         column, k, seed: as in `judge_heads`; k counts layers.
 
     Returns:
-        A row an analysis, as `judge_heads` gives it, of `layers`.
+        One row per analysis, as `judge_heads` gives it, of `layers`.
 
     Raises:
         ValueError: as `judge_heads`.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> said = pd.DataFrame({"layer": [0, 1, 2], "size": [0.1, 0.2, 0.3]})
+        >>> rows = [("one layer", layer, -1, 0, 0.1 * layer) for layer in range(3)]
+        >>> rows += [("everything", None, -1, 0, 2.0), ("other slot", None, -2, 0, 0.1)]
+        >>> costs = pd.DataFrame(rows, columns=["way", "layer", "slot", "prompt", "first"])
+        >>> kv.analysis.judge_layers({"size": said}, costs)[["rank", "named"]].values.tolist()
+        [[1.0, '2']]
     """
     return _judged("layer", named, knocked_out, column, k, seed)
 
@@ -74,7 +97,7 @@ def judge_layers(
 def _judged(
     place: str, named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str, k: int, seed: int
 ) -> pd.DataFrame:
-    way, keys = _PLACES[place]
+    way, keys = _UNITS[place]
     if not isinstance(named, Mapping) or not named:
         raise ValueError("There is no analysis to judge; pass at least one table by its name.")
     if column not in ("first", "nats") or not {"way", "slot", "prompt", column, *keys} <= set(knocked_out.columns):
@@ -152,8 +175,8 @@ def _by_prompt(name: str, table: pd.DataFrame, column: str, keys: list[str]) -> 
     single = ["prompt", "layer", *(["head"] if "head" in table.columns and table["head"].notna().any() else [])]
     if table.duplicated(single).any():
         raise ValueError(
-            f"A table to judge has one row a {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step and"
-            " way of it."
+            f"A table to judge has one row per {', '.join(single[:-1])} and {single[-1]}; keep one intervention, step"
+            " and way of it."
         )
     summed = table.astype(dict.fromkeys(keys, int)).groupby(["prompt", *keys])[column].sum().reset_index()
     wide = summed.pivot(index="prompt", columns=keys if len(keys) > 1 else keys[0], values=column)

@@ -1,5 +1,5 @@
-"""Which reading is knocked out: a slot hidden from everything, from one layer or head, from all but one, from a step
-on; and other slots.
+"""Knock-outs of reading: a slot is hidden from everything, from one layer or head, from all but one, or from a step on;
+and other slots are hidden for comparison.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ...interventions.hiding import HideSlot
 from ...models.attention import query_heads
 from ...models.model import Model
 
-WAYS = (
+KNOCK_OUT_WAYS = (
     "everything",
     "one layer",
     "all but one layer",
@@ -50,7 +50,7 @@ def knock_outs(
 
     Args:
         model: the model that reads.
-        ways: of `WAYS`.
+        ways: of `KNOCK_OUT_WAYS`.
         steps: for `"from step"` and `"only at step"`.
         slot: what is hidden; negative counts from the prompt's end.
         others: how many other slots for `"other slot"`, each hidden from everything; `None`: 20, or as many as there
@@ -64,11 +64,11 @@ def knock_outs(
         UnsteerableModelError: a model whose attention can't be looked into.
     """
     chosen = (ways,) if isinstance(ways, str) else tuple(dict.fromkeys(ways))
-    unknown = [way for way in chosen if way not in WAYS]
+    unknown = [way for way in chosen if way not in KNOCK_OUT_WAYS]
     if unknown or not chosen:
         raise ValueError(
-            f"{f'There is no way {unknown[0]!r} of hiding a slot' if unknown else 'ways is empty'}; choose from"
-            f" {', '.join(WAYS)}."
+            f"{f'{unknown[0]!r} is not a way of hiding a slot' if unknown else 'ways is empty'}; choose from"
+            f" {', '.join(KNOCK_OUT_WAYS)}."
         )
     if any(way.endswith("step") for way in chosen) and (not steps or min(steps) < 0):
         raise ValueError(

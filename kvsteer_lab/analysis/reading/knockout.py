@@ -1,6 +1,4 @@
-"""Knock-out of reading, judged by what is said: accuracy and reasoning with the slot hidden from some heads, layers or
-steps.
-"""
+"""Knock-out of reading, measured in replies: accuracy and reasoning with the slot hidden from heads, layers, steps."""
 
 from __future__ import annotations
 
@@ -10,16 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.evaluate import evaluate
+from ...evaluation.grids import run_grid
+from ...evaluation.measures import measure_beside
 from ...generation.generate import check_intervention
 from ...interventions.base import Intervention
 from ...interventions.hiding import HideSlot
 from ...interventions.together import Together
 from ...models.model import Model
-from ...stats.intervals import wilson
 from ...stats.significance import holm, mcnemar
 from ...tasks.base import Task
-from ..residual.lens import check_edits
+from ..checks import check_edits
 from .knock_outs import DEFAULT_STEPS, knock_outs
 
 
@@ -49,7 +47,7 @@ def knock_out_reading(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Answer a task's questions with the slot hidden in every way: one forked decode with a row a knock-out.
+    """Answer a task's questions with the slot hidden in every way: one forked decode with one row per knock-out.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
@@ -60,7 +58,7 @@ def knock_out_reading(
         slot: which slot is hidden; negative counts from the prompt's end.
 
     Returns:
-        A row a knock-out, behind one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is
+        One row per knock-out, after one `"nothing"` (the slot is read). Columns: `intervention`, the label of what is
         there to be read; `way`, `layer`, `head`, `step`, `slot`; `n`, `accuracy` with its Wilson interval `low`,
         `high`, `reasoned` with `reasoned_low`, `reasoned_high`, `tokens`; `style`, the commonest one that is detected,
         and `same_style`, the share of replies in the style that their question gets with the slot read, with
@@ -72,6 +70,17 @@ def knock_out_reading(
         ValueError: no or unknown ways, no steps, a steering that adds nothing, or what `kv.evaluate` refuses; before
             anything is computed.
         UnsteerableModelError: a model that computes attention in code of its own.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.knock_out_reading(model, task, steering, ("everything", "one layer"), **brief)
+        >>> table.way.tolist()
+        ['nothing', 'everything', 'one layer', 'one layer', 'one layer', 'one layer']
     """
     method = check_intervention(model, intervention)
     check_edits(method)
@@ -81,11 +90,11 @@ def knock_out_reading(
     hidden: dict[HideSlot, Intervention] = {
         o.hide: o.hide if intervention is None else Together(intervention, o.hide) for o in outs
     }
-    methods = [*([] if intervention is None else [intervention]), *hidden.values()]
-    results = evaluate(
+    grid = run_grid(
         model,
         task,
-        methods,
+        hidden,
+        beside=() if intervention is None else (intervention,),
         n=n,
         split=split,
         seed=seed,
@@ -95,46 +104,19 @@ def knock_out_reading(
         out=out,
         progress=progress,
     )
-    if not results.complete:
-        raise KeyboardInterrupt("the knock-out was interrupted")
-    by_label = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
-    read = by_label[method.label]
-    rows: list[dict[str, Any]] = [
-        dict(
-            intervention=method.label,
-            way="nothing",
-            layer=None,
-            head=None,
-            step=None,
-            slot=slot,
-            **_measure(read, read),
-        )
-    ]
+    read = grid.of_label(method.label)
+    place = dict(intervention=method.label, way="nothing", layer=None, head=None, step=None, slot=slot)
+    rows: list[dict[str, Any]] = [place | measure_beside(read, read)]
     for one in outs:
-        part = by_label[hidden[one.hide].label]
+        part = grid.of(one.hide)
+        place = dict(way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot)
         tests = dict(
             p=mcnemar(part.correct.tolist(), read.correct.tolist()),
             p_reasoned=mcnemar(part.reasoned.tolist(), read.reasoned.tolist()),
         )
-        where = dict(
-            intervention=method.label, way=one.way, layer=one.layer, head=one.head, step=one.step, slot=one.hide.slot
-        )
-        rows.append(where | _measure(part, read) | tests)
+        rows.append(dict(intervention=method.label) | place | measure_beside(part, read) | tests)
     table = pd.DataFrame(rows).astype({c: "Int64" for c in ("layer", "head", "step")})
     for test in ("p", "p_reasoned"):
         table[f"{test}_holm"] = [float("nan"), *holm(table[test].iloc[1:].tolist())]
     table.attrs["questions"] = read.question.tolist()
     return table
-
-
-def _measure(part: pd.DataFrame, read: pd.DataFrame) -> dict[str, Any]:
-    found: dict[str, Any] = dict(n=len(part))
-    for column, name, low, high in (
-        ("correct", "accuracy", "low", "high"),
-        ("reasoned", "reasoned", "reasoned_low", "reasoned_high"),
-    ):
-        bounds = wilson(int(part[column].sum()), len(part))
-        found |= {name: part[column].mean(), **dict(zip((low, high), bounds, strict=True))}
-    same = int((part["style"].to_numpy() == read["style"].to_numpy()).sum())
-    found |= dict(tokens=part.tokens.mean(), style=part["style"].mode().iloc[0], same_style=same / len(part))
-    return found | dict(zip(("same_style_low", "same_style_high"), wilson(same, len(part)), strict=True))

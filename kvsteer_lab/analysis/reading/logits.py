@@ -1,4 +1,4 @@
-"""The way from what leaves the last layer to a token's logit, as a direction."""
+"""The gradient of a token's logit with respect to the residual stream that leaves the last layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ...models.finite import check_logits
 from ...models.layers import decoder_layers
+from ...models.lock import locked
 
 
 class LastResiduals:
@@ -45,6 +47,7 @@ class LastResiduals:
             self._handle.remove()
 
 
+@locked
 def logit_directions(
     hf: PreTrainedModel, hidden: Float[Tensor, "n hidden"], tokens: Sequence[int]
 ) -> Float[Tensor, "n hidden"]:
@@ -54,6 +57,9 @@ def logit_directions(
     One token is run through the model for each, and what the last layer puts out is replaced: so the final norm, the
     unembedding, logit scales and soft-capping are the model's own. A norm's scale is not frozen: the gradient counts
     that it grows with what is added.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
     given: list[Tensor] = []
 
@@ -66,7 +72,7 @@ def logit_directions(
     try:
         with torch.no_grad():
             ids = torch.zeros(1, len(tokens), dtype=torch.long, device=hf.get_input_embeddings().weight.device)
-            logits = hf(input_ids=ids, use_cache=False).logits[0].float()
+            logits = check_logits(hf(input_ids=ids, use_cache=False).logits[0].float())
             chosen = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0] - logits.mean(1)
             (gradient,) = torch.autograd.grad(chosen.sum(), given[0])
     finally:

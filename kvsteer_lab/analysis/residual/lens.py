@@ -1,10 +1,9 @@
-"""Where in the layers an edit of the cache turns the next token: the logit lens of the steered run beside the plain
-one.
+"""The logit lens of a steered and a plain run: the residual stream after each layer, unembedded, at the first token
+that reads the edited slot and at later ones. It shows in which layer the edit changes the next token.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,34 +15,33 @@ from torch import Tensor
 
 from ..._util.batching import check_batch_size, in_batches
 from ...generation.divergence import kl
-from ...generation.generate import check_intervention, generate
+from ...generation.generate import check_intervention
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
-from ...interventions.base import Intervention
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
-from ...interventions.together import Together
-from ...models.lock import LOCK
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from .unembedding import check_unembedding, read_residuals, token_id, unembed
+from ..checks import check_steering
+from ..watched_token import first_tokens, token_id
+from .unembedding import check_unembedding, read_residuals, unembed
 
 
 @dataclass(frozen=True)
 class Lens:
-    """What the residual streams of a steered and a plain run say when they are unembedded behind each layer.
+    """The tables of `logit_lens`: what the residual streams of a steered and a plain run say after each layer.
 
     `step` 0 is the offset token, the first that reads the edited slot; step t reads the continuation's token t. `layer`
-    l is the stream behind decoder layer l, counted from 0. Intervals (`low`, `high`) are 95% bootstrap intervals over
+    l is the stream after decoder layer l, counted from 0. Intervals (`low`, `high`) are 95% bootstrap intervals over
     prompts; `random` is the mean over random vectors of the same norms, `random_low`, `random_high` hold the middle 95%
     of them, and `p_random` is the share of them (plus one) that do at least as much.
 
     Attributes:
-        tokens: a row a step, layer and token: `n`, the mean log-probability `plain` and `steered` in nats, their
+        tokens: one row per step, layer and token: `n`, the mean log-probability `plain` and `steered` in nats, their
             difference `change`.
-        divergence: a row a step and layer: `n`, `kl`, the mean KL(steered || plain) in nats.
+        divergence: one row per step and layer: `n`, `kl`, the mean KL(steered || plain) in nats.
         top: at step 0, for each layer the tokens that gain and lose most: `layer`, `direction` ("up", "down"), `rank`,
             `token`, mean probability `plain` and `steered`, `change`.
     """
@@ -67,8 +65,8 @@ def logit_lens(
     offset: str | int = "\n",
     batch_size: int = 256,
 ) -> Lens:
-    """Unembed the residual streams of a steered and a plain run behind every layer, where the edited slot is first read
-    and later on.
+    """Unembed the residual streams of a steered and a plain run after every layer, where the edited slot is first read
+    and at later tokens.
 
     The streams go through the model's own final norm and unembedding (logit scales and softcapping included), so the
     lens of the last layer is the model's own distribution. Lenses of early layers are read with the last layer's
@@ -81,7 +79,7 @@ def logit_lens(
         steering: what is added to the cache.
         tokens: texts of one token each, or ids; `None`: the commonest first token of the steered run and that of the
             plain one.
-        continuations: texts or token ids, one a prompt, that both runs read behind the offset token; `None`: the offset
+        continuations: texts or token ids, one a prompt, that both runs read after the offset token; `None`: the offset
             token alone.
         controls: random vectors of the same norms; 0: none.
         top: tokens listed a layer and direction.
@@ -89,10 +87,25 @@ def logit_lens(
         chat, offset: as in `kv.generate`.
         batch_size: rows read together; halved where memory runs out.
 
+    Returns:
+        Three tables; see `Lens`.
+
     Raises:
         ValueError: a single prompt, zero vectors, a token that isn't one, or what `kv.score` refuses; before anything
-            is computed.
+            is computed. Logits that are NaN or infinite.
         UnsteerableModelError: logits that aren't a function of the last layer's output.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> lens = kv.analysis.logit_lens(model, prompts, steering, ["Step"], controls=0)
+        >>> lens.tokens[["layer", "token", "n"]].values.tolist()
+        [[0, 'Step', 2], [1, 'Step', 2], [2, 'Step', 2], [3, 'Step', 2]]
+        >>> float(lens.tokens.change[0])  # layer 0 isn't edited, so nothing can differ there
+        0.0
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
@@ -103,7 +116,7 @@ def logit_lens(
             "The list of tokens is empty; name one, or leave it out for the steered and the plain run's first token."
         )
     targets = [] if continuations is None else match_continuations(model, given, continuations)[1]
-    methods = [None, steering, *(random_controls(steering, controls, seed) if controls else [])]
+    methods = [None, steering, *steering.controls(controls, seed)]
     rows = [rows_under(model, check_intervention(model, m), given, chat=chat, offset=offset) for m in methods]
     check_context(model, rows[0], max(map(len, targets), default=1))
     check_unembedding(model)
@@ -117,60 +130,6 @@ def logit_lens(
     return _tables(model, chosen, parts, [len(t) for t in targets] or [0] * len(given), top, seed)
 
 
-def check_steering(model: Model, steering: CacheSteering, prompts: Sequence[Prompt]) -> None:
-    """Refuse what no effect can be measured of.
-
-    Raises:
-        ValueError: no cache steering, one that adds nothing, vectors of another model, no layers, or a single prompt.
-    """
-    method = check_intervention(model, steering)
-    if not isinstance(method, CacheSteering):
-        raise ValueError(
-            f"{method.label!r} is no cache steering, so there is no edited slot to be read; pass a kv.CacheSteering."
-        )
-    check_edits(method)
-    if len(prompts) < 2:
-        raise ValueError("An interval needs at least two prompts, not one; pass more.")
-
-
-def check_edits(*methods: Intervention) -> None:
-    """Refuse cache steering that edits nothing, alone or as a part of something: what comes of it would be the
-    baseline's under another name.
-
-    Raises:
-        ValueError: one that steers no layer, or adds zeros only.
-    """
-    for part in (part for method in methods for part in (method.parts if isinstance(method, Together) else (method,))):
-        if not isinstance(part, CacheSteering):
-            continue
-        if not part.scope:
-            raise ValueError(f"{part.label!r} steers no layer; name one, layers=[1] say.")
-        own = part.vectors.only(part.scope, part.heads)
-        if not (part.ck * own.keys).any() and not (part.cv * own.values).any():
-            raise ValueError(
-                f"What {part.label!r} adds is zero in the steered layers; check its vectors, coefficients and layers."
-            )
-
-
-def first_tokens(
-    model: Model, prompts: Sequence[Prompt], steering: CacheSteering, chat: bool, offset: str | int
-) -> tuple[int, int]:
-    """The commonest first token of the steered run, and that of the plain one."""
-    texts = generate(
-        model,
-        prompts,
-        [steering, check_intervention(model, None)],
-        chat=chat,
-        offset=offset,
-        generation={"max_new_tokens": 1},
-    )
-    steered, plain = (
-        Counter(row.token_ids[0] for row in texts if (row.intervention == steering.label) == own).most_common(1)[0][0]
-        for own in (True, False)
-    )
-    return steered, plain
-
-
 @dataclass(frozen=True)
 class _Part:
     """Of some prompts and all methods (the plain run, steering, controls); continuations are padded to the longest."""
@@ -181,6 +140,7 @@ class _Part:
     """Summed over the prompts, the probabilities at step 0, plain and steered."""
 
 
+@locked
 @torch.no_grad()
 def _look(
     model: Model,
@@ -189,29 +149,25 @@ def _look(
     chosen: Sequence[int],
     batch: Sequence[int],
 ) -> _Part:
-
     width = max(map(len, targets), default=0)
     following = (
         [[*targets[i], *[targets[i][-1]] * (width - len(targets[i]))] for i in batch for _ in rows] if width else None
     )
-    with LOCK:
-        tokens = None if following is None else torch.tensor(following, device=model.device)
-        hidden, _ = read_residuals(model, [each[i] for i in batch for each in rows], tokens)
-        logp, divergence, mass = [], [], []
-        for layer in range(model.n_layers):
-            one, apart = [], []
-            for step in range(width + 1):  # vocabularies are large: one distribution a row at a time
-                logits = (
-                    unembed(model, hidden[:, layer, step][:, None])[:, 0].float().unflatten(0, (len(batch), len(rows)))
-                )
-                log_p = logits.log_softmax(-1)
-                one.append(log_p[..., list(chosen)].cpu())
-                against = logits[:, :1].expand_as(logits)
-                apart.append(kl(logits.flatten(0, 1), against.flatten(0, 1)).unflatten(0, logits.shape[:2]).cpu())
-                if step == 0:
-                    mass.append(log_p[:, :2].exp().cpu().double().sum(0))
-            logp.append(torch.stack(one, 2))
-            divergence.append(torch.stack(apart, 2))
+    tokens = None if following is None else torch.tensor(following, device=model.device)
+    hidden, _ = read_residuals(model, [each[i] for i in batch for each in rows], tokens)
+    logp, divergence, mass = [], [], []
+    for layer in range(model.n_layers):
+        one, apart = [], []
+        for step in range(width + 1):  # vocabularies are large: one distribution a row at a time
+            logits = unembed(model, hidden[:, layer, step][:, None])[:, 0].float().unflatten(0, (len(batch), len(rows)))
+            log_p = logits.log_softmax(-1)
+            one.append(log_p[..., list(chosen)].cpu())
+            against = logits[:, :1].expand_as(logits)
+            apart.append(kl(logits.flatten(0, 1), against.flatten(0, 1)).unflatten(0, logits.shape[:2]).cpu())
+            if step == 0:
+                mass.append(log_p[:, :2].exp().cpu().double().sum(0))
+        logp.append(torch.stack(one, 2))
+        divergence.append(torch.stack(apart, 2))
     return _Part(torch.stack(logp, 2), torch.stack(divergence, 2), torch.stack(mass, 1))
 
 

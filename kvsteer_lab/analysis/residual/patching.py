@@ -1,5 +1,5 @@
-"""Edited at one layer, read at which? Residual streams, and what single layers add to them, exchanged between the
-steered and the plain run.
+"""Activation patching between a steered and a plain run: residual streams, or what single layers add to them, are
+exchanged layer by layer. It shows in which layers the edit of one layer is read and used.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ..._util.batching import check_batch_size, in_batches
 from ...generation.rows import Row
 from ...generation.scoring import rows_under
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
-from ...models.lock import LOCK
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from .lens import check_steering, first_tokens
-from .unembedding import read_residuals, token_id
+from ..checks import check_steering
+from ..watched_token import first_tokens, log_odds, token_id
+from .unembedding import read_residuals
 
 _FALSE_ALARM = 0.05
 _PATCHES = tuple(product(("stream", "update"), ("restored", "removed")))
@@ -48,16 +48,15 @@ def patch_residuals(
     """Edit the cache of one layer only (and of all), and patch the token that first reads it, layer by layer (Meng et
     al. 2022; Wang et al. 2023).
 
-    What is patched: the "stream" behind decoder layer l (what enters layer l + 1), counted from 0; or the "update",
+    What is patched: the "stream" after decoder layer l (what enters layer l + 1), counted from 0; or the "update",
     what layer l adds to the stream, with the rest of the stream left as it is in that run. Which way: "restored" puts
     the steered run's into the plain run, whose cache is plain; "removed" puts the plain run's into the steered run,
     whose cache is edited. The effect is the change of the token's log-odds, log p / (1 - p), as the first token.
 
-    An edit in one layer i is read by this token once, in layer i. So its stream patches are 0 in front of layer i and
-    everything from layer i on, on any
-    model: that is an oracle and no finding. Findings are the updates behind layer i (what later layers make of it), and
-    the edit of all layers, where streams tell a first reading from later ones. Shares need not add up to 1: layers can
-    do each other's work, or undo it.
+    An edit in one layer i is read by this token once, in layer i. So its stream patches are 0 before layer i and the
+    whole effect from layer i on, on any model: that is a check and not a finding. Findings are the updates after layer
+    i (what later layers make of it), and the edit of all layers, where streams tell a first reading from later ones.
+    Shares need not add up to 1: layers can do each other's work, or undo it.
 
     Every patched run, both runs they are made of, and all random vectors are rows of the same forward passes, which
     read one token: for each prompt, edited layer (and all of them), and vector, 2 + 4 layers of them.
@@ -74,7 +73,7 @@ def patch_residuals(
         batch_size: rows read together; halved where memory runs out.
 
     Returns:
-        A row an edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and
+        One row per edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and
         `layer`: `token`, `n`; `effect`, the mean change of the token's log-odds by the edit, in nats, with its 95%
         bootstrap interval `effect_low`, `effect_high`, and `p_effect`, the share of random vectors (plus one) that move
         it as far; `nats`, the mean change by the patch, and `share`, its ratio to the effect, with a 95% bootstrap
@@ -85,16 +84,27 @@ def patch_residuals(
 
     Raises:
         ValueError: a single prompt, zero vectors, no layers, a token that isn't one, or what `kv.generate` refuses;
-            before anything is computed.
+            before anything is computed. Logits that are NaN or infinite.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6, layers=[1])
+        >>> prompts = [task.chat(q) for q in task.questions("dev", 2)]
+        >>> table = kv.analysis.patch_residuals(model, prompts, steering, "Step", controls=0)
+        >>> restored = table[(table.patch == "stream") & (table.way == "restored")]
+        >>> restored.share.round(3).abs().tolist()  # edited in layer 1: the stream holds everything from there on
+        [0.0, 1.0, 1.0, 1.0]
     """
     given = as_list(prompts)
     check_steering(model, steering, given)
     check_batch_size(batch_size)
     target = None if token is None else token_id(model.tokenizer, token)
-    methods = [steering, *(random_controls(steering, controls, seed) if controls else [])]
-    sites: dict[str, list[int]] = {str(layer): [layer] for layer in steering.scope}
+    methods = [steering, *steering.controls(controls, seed)]
+    sites: dict[str, list[int]] = {str(layer): [layer] for layer in steering.edited_layers}
     if len(sites) > 1:
-        sites["all"] = list(steering.scope)
+        sites["all"] = list(steering.edited_layers)
     plain = rows_under(model, replace(steering, ck=0.0, cv=0.0), given, chat=chat, offset=offset)
     edited = {
         (s, m): rows_under(model, replace(methods[m], layers=sites[s]), given, chat=chat, offset=offset)
@@ -158,12 +168,12 @@ class _Sweep:
         return np.stack([~row if way == "removed" else row for (_, way), row in zip(_PATCHES, first, strict=True)])
 
 
+@locked
 @torch.no_grad()
 def _sweep(model: Model, pairs: Sequence[tuple[Row, Row]], token: int) -> list[_Sweep]:
-    """All runs of some prompts and edits in one forward pass: behind layer l, the runs patched there get what they lack
-    from the plain or the steered one.
+    """All runs of some prompts and edits in one forward pass: after layer l, the runs that are patched there get what
+    they lack from the plain or the steered one.
     """
-
     n = model.n_layers
     height = 2 + len(_PATCHES) * n
     before: list[Tensor] = []
@@ -174,24 +184,21 @@ def _sweep(model: Model, pairs: Sequence[tuple[Row, Row]], token: int) -> list[_
         for index, (what, way) in enumerate(_PATCHES):
             donor, place = int(way == "restored"), 2 + index * n + layer
             apart = last[:, donor] - last[:, place]
-            if what == "update" and before:  # in front of the first layer all runs are alike
+            if what == "update" and before:  # before the first layer all runs are alike
                 apart = apart - (before[0][:, donor] - before[0][:, place]).to(apart)
             changed[:, place, -1] = last[:, donor] if what == "stream" else last[:, place] + apart
         before[:] = [changed[:, :, -1].clone()]
         return changed.flatten(0, 1)
 
     rows = [row for plain, steered in pairs for row in (plain, steered, *([*[plain] * n, *[steered] * n] * 2))]
-    with LOCK:
-        logits = read_residuals(model, rows, patch=patch)[1][:, -1].float()
-    others = logits.clone()
-    others[:, token] = -torch.inf
-    odds = (logits[:, token] - others.logsumexp(-1)).unflatten(0, (len(pairs), height)).cpu().numpy()
+    logits = read_residuals(model, rows, patch=patch)[1][:, -1].float()
+    odds = log_odds(logits, token).unflatten(0, (len(pairs), height)).cpu().numpy()
     first = (logits.argmax(-1) == token).unflatten(0, (len(pairs), height)).cpu().numpy()
     return [_Sweep(o, f) for o, f in zip(odds, first, strict=True)]
 
 
 def _rows(site: str, token: str, sweeps: Sequence[Sequence[_Sweep]], seed: int) -> list[dict[str, Any]]:
-    """The rows of one edited layer: the steering's sweeps first, a random vector's each behind it."""
+    """The rows of one edited layer: the steering's sweeps first, then those of each random vector."""
     own, *random = sweeps
     effects, flipped = np.array([s.effect for s in own]), np.array([s.flipped for s in own])
     p = (

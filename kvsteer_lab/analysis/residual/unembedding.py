@@ -1,5 +1,7 @@
-"""The residual stream of tokens that read an edited cache, and its way to logits through the model's own last
-modules.
+"""Residual streams and their logits: reading the stream after each decoder layer while tokens read an edited cache, and
+turning a stream into logits with the model's own final norm and unembedding.
+
+Everything here runs the model and holds the lock meanwhile.
 """
 
 from __future__ import annotations
@@ -15,35 +17,43 @@ from torch import Tensor
 from ...generation.decoding import fill_rows
 from ...generation.rows import Row
 from ...models.architectures import UnsteerableModelError
+from ...models.finite import check_logits
 from ...models.layers import layers_path
+from ...models.lock import locked
 from ...models.model import Model
-from ...models.prompts import encode, positions
+from ...models.prompts import positions
 
 Patch = Callable[[int, Tensor], Tensor]
 """Given a layer and what it puts out, `[rows, tokens, hidden]`, what it is made to put out instead."""
 
 
+@locked
 @torch.no_grad()
 def unembed(model: Model, hidden: Float[Tensor, "rows n hidden"]) -> Float[Tensor, "rows n vocab"]:
     """Logits of residual streams as if each had left the last decoder layer (the logit lens; nostalgebraist 2020).
 
     A token is run through the model, and what its last layer puts out is replaced by `hidden`: so the final norm, the
     unembedding, logit scales and softcapping are the model's own, whatever they are called.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
     last = model.traced.get(layers_path(model.hf))[-1]
     one = torch.ones(1, 1, dtype=torch.long, device=model.device)
     with model.traced.trace(input_ids=one, attention_mask=one, use_cache=False):
         last.output = _put(last.output, hidden)
         logits = nnsight.save(model.traced.output.logits)
-    return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+    return check_logits(logits.reshape(*hidden.shape[:-1], logits.shape[-1]))
 
 
+@locked
 def check_unembedding(model: Model) -> None:
     """Run three tokens and refuse a model whose logits are not a function of what its last layer puts out for the same
     token.
 
     Raises:
         UnsteerableModelError: such a model, or one whose decoder layers aren't found.
+        ValueError: logits that are NaN or infinite.
     """
     ids = torch.tensor([[1, 2, 3]], device=model.device)
     hidden, logits = _read(model, dict(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False), 1, None)
@@ -58,19 +68,23 @@ def check_unembedding(model: Model) -> None:
         )
 
 
+@locked
 def read_residuals(
     model: Model, rows: Sequence[Row], following: Int[Tensor, "rows steps"] | None = None, patch: Patch | None = None
 ) -> tuple[Float[Tensor, "rows layers steps hidden"], Float[Tensor, "rows steps vocab"]]:
-    """The residual stream behind each decoder layer where the rows' last tail token and `following` are read from the
+    """The residual stream after each decoder layer where the rows' last tail token and `following` are read from the
     edited caches, and the logits there.
 
     Args:
         model: the model.
         rows: with tails of one length. What they add to the residual stream is not supported here: only their cache
             deltas count.
-        following: tokens that are read behind the tails.
+        following: tokens that are read after the tails.
         patch: changes what layers put out, in the order in which they run; what it returns is what is read, and what
             later layers see.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
     cache, ids, mask = fill_rows(model, rows)
     start, steps = cache.get_seq_length(), 1
@@ -80,7 +94,7 @@ def read_residuals(
     arguments: dict[str, Any] = {
         "input_ids": ids[:, start:],
         "attention_mask": mask,
-        "past_key_values": cache,
+        model.cache_argument: cache,
         "use_cache": True,
     }
     if model.accepts("position_ids"):
@@ -88,6 +102,7 @@ def read_residuals(
     return _read(model, arguments, steps, patch)
 
 
+@locked
 @torch.no_grad()
 def _read(model: Model, arguments: dict[str, Any], steps: int, patch: Patch | None) -> tuple[Tensor, Tensor]:
     if model.accepts("logits_to_keep"):
@@ -105,7 +120,7 @@ def _read(model: Model, arguments: dict[str, Any], steps: int, patch: Patch | No
         logits = model.traced.output.logits[:, -steps:]
         nnsight.save(found)
         nnsight.save(logits)
-    return torch.stack(found, 1), logits
+    return torch.stack(found, 1), check_logits(logits)
 
 
 def _put(output: Any, hidden: Tensor) -> Any:
@@ -113,26 +128,3 @@ def _put(output: Any, hidden: Tensor) -> Any:
     if isinstance(output, tuple):
         return (hidden.to(output[0]), *output[1:])
     return hidden.to(output)
-
-
-def token_id(tokenizer: Any, token: str | int) -> int:
-    """The id of one token, given as text or as an id.
-
-    Raises:
-        ValueError: neither text nor id, a text that is not exactly one token, or the id is outside the vocabulary.
-    """
-    if isinstance(token, bool) or not isinstance(token, (int, str)):
-        raise ValueError(f"{token!r} is no token; pass a text that is one token, or a token id.")
-    if isinstance(token, int):
-        if not 0 <= token < len(tokenizer):
-            raise ValueError(
-                f"Token {token} is outside the vocabulary of {len(tokenizer)} tokens; pass an id below that, or the"
-                " token's text."
-            )
-        return token
-    ids = encode(tokenizer, token)
-    if len(ids) != 1:
-        raise ValueError(
-            f"{token!r} is {len(ids)} tokens for this tokenizer, not one; pass a text that is one token, or a token id."
-        )
-    return int(ids[0])

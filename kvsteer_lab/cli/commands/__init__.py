@@ -7,6 +7,7 @@ from .audit import audit
 from .demo import demo
 from .evaluate import evaluate
 from .extract import extract
+from .fetch import fetch
 from .figure_info import figure_info
 from .generate import generate
 from .info import info
@@ -17,6 +18,7 @@ from .tune import tune
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
+    "fetch": fetch,
     "traces": traces,
     "extract": extract,
     "generate": generate,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
+from ..printing import say_line, say_text
+
 
 def evaluate(
     task: str = "tiny-arithmetic",
     model: str = "tiny",
+    template: str | None = None,
     vectors: Path | None = None,
     ck: float | None = None,
     cv: float | None = None,
@@ -35,6 +39,7 @@ def evaluate(
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         vectors: steering vectors to add; without them only the prompts are compared.
         ck: coefficient of the keys; needed with vectors.
         cv: coefficient of the values; needed with vectors.
@@ -62,13 +67,13 @@ def evaluate(
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
-    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
         methods.append(kv.ForcedPrefix(prefix))
     if vectors is not None and ck is not None and cv is not None:
         steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-        methods += [steering, *(kv.random_controls(steering, controls) if controls else [])]
+        methods += [steering, *steering.controls(controls)]
     generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
     results = kv.evaluate(
         loaded,
@@ -84,24 +89,21 @@ def evaluate(
         shard=shard,
     )
     if results.rows.empty:
-        print("No question is finished yet.")
+        say_line("No question is finished yet.")
         sys.exit(3)
-    print(format_table(results.summary()))
-    print(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
-        " table"
-    )
-    print(
+    say_text(format_table(results.summary()))
+    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
+    say_text(
         kv.compare(results)
         .drop(columns=["task", "model"])
         .set_index("intervention")
         .to_string(float_format=lambda x: f"{x:.3g}")
     )
-    print("\nSide effects")
-    print(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+    say_text("\nSide effects")
+    say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
     if len(results.rules) > 1:
-        print("\nAccuracy under each rule that reads answers")
-        print(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+        say_text("\nAccuracy under each rule that reads answers")
+        say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
     if not results.complete:
-        print("\nRows are missing: run the same command again, or merge the shards.")
+        say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(3)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
+from ..printing import say_line
+
 
 def extract(
     out: Path,
     model: str = "tiny",
+    template: str | None = None,
     task: str = "tiny-arithmetic",
     style: str = "stepwise",
     against: str = "direct",
@@ -29,6 +33,7 @@ def extract(
     Args:
         out: the file to write, ending in .safetensors.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         task: where the questions come from.
         style: how the positive examples answer.
         against: how the negative examples answer.
@@ -48,13 +53,13 @@ def extract(
 
     if pairs is not None and traces is not None:
         raise ValueError("A contrastive set and traces can't both be extracted from; pass --pairs or --traces.")
-    loaded = kv.load(model)
+    loaded = load_model(model, template)
     if pairs is not None:
         chosen = kv.ContrastiveSet.load(pairs)
     else:
         source = kv.tasks.get(task, data_dir)
         chosen = kv.ContrastiveSet.few_shot(
-            source if traces is None else kv.with_traces(source, kv.Traces.load(traces)),
+            source if traces is None else kv.traces.with_traces(source, kv.traces.Traces.load(traces)),
             loaded.tokenizer,
             style=style,
             against=against,
@@ -66,7 +71,7 @@ def extract(
             seed=seed,
         )
     path = kv.extract(loaded, chosen, batch_size=batch_size, keys=keys).save(out)
-    print(
+    say_line(
         f"Wrote {path}: vectors of {len(chosen)} pairs, {loaded.n_layers} layers, {loaded.n_kv_heads} KV heads of width"
         f" {loaded.head_dim}."
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_line
+
 
 def figure_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     """Read the stamp of a figure: model, fingerprint, seed, version, and whether the CSV beside it holds its data.
@@ -22,18 +24,18 @@ def figure_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     from ...figures.stamp import read_stamp
 
     stamp = read_stamp(file)
-    print(f"figure: {stamp.figure}")
+    say_line(f"figure: {stamp.figure}")
     for name, fingerprint in stamp.models:
-        print(f"model: {name}, fingerprint {fingerprint}")
+        say_line(f"model: {name}, fingerprint {fingerprint}")
     if not stamp.models:
-        print("model: none")
-    print(f"seed: {'none' if stamp.seed is None else stamp.seed}")
-    print(f"version: kvsteer_lab {stamp.version}")
+        say_line("model: none")
+    say_line(f"seed: {'none' if stamp.seed is None else stamp.seed}")
+    say_line(f"version: kvsteer_lab {stamp.version}")
     table = file.with_suffix(".csv")
     if not table.is_file():
-        print(f"data: {stamp.csv_rows} rows; {table.name} is not beside it")
+        say_line(f"data: {stamp.csv_rows} rows; {table.name} is not beside it")
     elif hashlib.sha256(table.read_bytes()).hexdigest() == stamp.csv_sha256:
-        print(f"data: {stamp.csv_rows} rows in {table.name}, those that it was drawn from")
+        say_line(f"data: {stamp.csv_rows} rows in {table.name}, those that it was drawn from")
     else:
-        print(f"data: {table.name} is not what it was drawn from ({stamp.csv_rows} rows, sha256 {stamp.csv_sha256})")
+        say_line(f"data: {table.name} is not what it was drawn from ({stamp.csv_rows} rows, sha256 {stamp.csv_sha256})")
         sys.exit(2)

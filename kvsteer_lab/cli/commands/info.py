@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_line, say_text
+
 
 def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     """Tell what a vectors file, a contrastive set, a file of traces or a model is.
@@ -23,25 +25,27 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
 
     path = Path(source)
     if path.suffix == ".jsonl":
-        print(kv.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
+        say_line(kv.traces.Traces.load(path) if holds_traces(path) else kv.ContrastiveSet.load(path))
     elif path.suffix == ".parquet" or (path / "rows").is_dir():
         results = kv.Results.load(path)
-        print(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}", sep="\n")
-        print(results.summary().to_string(float_format=lambda x: f"{x:.3g}"))
+        say_line(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}")
+        say_text(results.summary().to_string(float_format=lambda x: f"{x:.3g}"))
     elif path.suffix == ".safetensors" or (path / "vectors.safetensors").is_file():
         vectors = kv.KVVectors.load(source)
         for name, value in dataclasses.asdict(vectors.card).items():
             shown = {k: v for k, v in value.items() if k != "questions"} if isinstance(value, dict) else value
-            print(f"{name}: {shown}")
-        print(vectors.norms().to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+            say_line(f"{name}: {shown}")
+        say_text(vectors.norms().to_string(index=False, float_format=lambda x: f"{x:.3g}"))
     else:
         model = kv.load(source)
         windows = sorted({w for w in model.shape.windows if w is not None})
-        print(f"{model.name}: can be steered")
-        print(
+        say_line(f"{model.name}: can be steered")
+        say_line(
             f"architecture: {model.model_type}, {model.n_layers} layers, {model.n_kv_heads} KV heads of width"
             f" {model.head_dim}, context {model.context}"
         )
-        print(f"dtype: {model.dtype}, device: {model.device}, fingerprint: {model.fingerprint}")
+        say_line(f"dtype: {model.dtype}, device: {model.device}, fingerprint: {model.fingerprint}")
+        if model.quantised:
+            say_line(f"weights: quantised before they were loaded as floats ({model.quantised})")
         if windows:
-            print(f"note: some layers forget the steered slot after {windows[0] - 1} more tokens (sliding window)")
+            say_line(f"note: some layers forget the steered slot after {windows[0] - 1} more tokens (sliding window)")

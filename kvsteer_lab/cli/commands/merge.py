@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from ..printing import say_error, say_line
 
 
 def merge(
@@ -27,9 +28,9 @@ def merge(
     try:
         run = join(folders, out)
     except IncompleteRunError as error:
-        print("missing questions:", *error.questions, sep="\n", file=sys.stderr)
+        say_error("missing questions:", *error.questions)
         raise
-    print(
+    say_line(
         f"Wrote {run.path}: complete, {len(run.chunks)} chunks, {sum(map(len, run.chunks))} questions,"
         f" {len(run.read())} rows."
     )

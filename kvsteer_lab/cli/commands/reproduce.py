@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from ..printing import say_line
+
 
 def reproduce(
     model: str,
@@ -47,9 +49,11 @@ def reproduce(
         task=task,
         notebooks=notebooks,
         parameters=given,
-        say=lambda line: print(line, flush=True),
+        say=say_line,
         progress=shown,
     )
-    print(f"{len(done.records) - len(done.failures)} of {len(done.records)} notebooks ran to the end; see {done.index}")
+    say_line(
+        f"{len(done.records) - len(done.failures)} of {len(done.records)} notebooks ran to the end; see {done.index}"
+    )
     if done.failures:
         sys.exit(2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..printing import say_line
+
 
 def traces(
     out: Path,
@@ -43,7 +45,7 @@ def traces(
     """
     import kvsteer_lab as kv
 
-    written = kv.write_traces(
+    written = kv.traces.write_traces(
         kv.tasks.get(task, data_dir),
         style,
         out,
@@ -60,7 +62,7 @@ def traces(
         retries=retries,
     )
     lost = ", ".join(f"{count} {verdict}" for verdict, count in written.rejected.items())
-    print(
+    say_line(
         f"Wrote {out}: {len(written)} traces in style {style} kept, {sum(written.rejected.values())}"
         f" rejected{f' ({lost})' if lost else ''}."
     )

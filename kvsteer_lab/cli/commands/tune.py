@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
+from ..printing import say_line, say_text
+
 
 def tune(
     out: Path,
     task: str = "tiny-arithmetic",
     model: str = "tiny",
+    template: str | None = None,
     methods: tuple[Literal["cache", "activation"], ...] = ("cache", "activation"),
     style: str = "stepwise",
     against: str = "direct",
@@ -33,6 +37,7 @@ def tune(
         out: folder for everything.
         task: where questions and demonstrations come from.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         methods: cache steering, activation steering or both, with equal budgets.
         style: how the positive examples answer.
         against: how the negative examples answer.
@@ -54,11 +59,11 @@ def tune(
 
     if not methods:
         raise ValueError("There is nothing to tune; pass --methods cache, activation or both.")
-    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     chosen = kv.ContrastiveSet.few_shot(
         questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
     )
-    searches: list[kv.Search] = []
+    searches: list[kv.tuning.Search] = []
     if "cache" in methods:
         vectors = kv.extract(loaded, chosen)
         vectors.save(out / "vectors.safetensors")
@@ -80,18 +85,19 @@ def tune(
         out=out / "dev",
     )
     write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
-    print(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
+    say_line(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
     best = tuning.cells[tuning.cells.chosen].set_index("method")
-    print(best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}"))
+    say_text(
+        best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}")
+    )
     for search in searches:
-        print(f"{search.name}: {tuning.best[search.name]}")
+        say_line(f"{search.name}: {tuning.best[search.name]}")
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
-    print(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
-    print(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
-        " table"
-    )
+    say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
+    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
-    print(table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}"))
+    say_text(
+        table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}")
+    )

@@ -1,4 +1,4 @@
-"""What is searched for each method: variants, and how a dose becomes a coefficient."""
+"""What is searched for each method: its variants, and how a dose becomes a coefficient."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...interventions.activation import ActivationSteering, random_activation_controls
+from ...interventions.activation import ActivationSteering, Scope
 from ...interventions.base import Intervention
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
+from ...interventions.steering import Steering
 from ...models.model import Model
 from ...models.prompts import Prompt
 from ...vectors.activation import ActivationVectors
@@ -22,7 +22,11 @@ to.
 
 
 class Search(ABC):
-    """One method's grid: named variants, each of which takes a dose."""
+    """One method's grid: named variants, each of which takes a dose. Subclass it to tune a method of your own.
+
+    Attributes:
+        name: the method's name in tables.
+    """
 
     name: str
 
@@ -38,9 +42,15 @@ class Search(ABC):
             ValueError: vectors that don't fit the model, or that are zero where they should steer.
         """
 
-    @abstractmethod
     def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
-        """Random controls of the chosen point."""
+        """Random controls of the chosen point.
+
+        Raises:
+            ValueError: a chosen point that isn't a steering; such a search defines its own controls.
+        """
+        if not isinstance(chosen, Steering):
+            raise ValueError(f"{chosen.label!r} isn't a steering, so it has no random controls; pass controls=0.")
+        return chosen.controls(n, seed)
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,14 @@ class CacheSearch(Search):
         key_shares: the variants: the dose of the keys as a share of the dose of the values.
         layers, heads: as in `CacheSteering`.
         name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> search = kv.CacheSearch(kv.extract(model, pairs, progress=False), key_shares=(0, 0.5))
+        >>> list(search.variants(model, ["What is 2 + 3?"]))
+        ['keys x0', 'keys x0.5']
     """
 
     vectors: KVVectors = field(repr=False)
@@ -61,9 +79,8 @@ class CacheSearch(Search):
     name: str = "cache steering"
 
     def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
-        scope = list(CacheSteering(self.vectors, 0, 0, self.layers, self.heads).scope)
-        table = self.vectors.only(None, self.heads).relative_to(model, prompts).set_index("layer").loc[scope]
-        keys, values = float(table["keys"].mean()), float(table["values"].mean())
+        doses = CacheSteering(self.vectors, 0, 0, self.layers, self.heads).unit_doses(model, prompts)
+        keys, values = float(doses["keys"]), float(doses["values"])
         if values == 0 or (keys == 0 and any(self.key_shares)):
             raise ValueError(
                 f"The vectors of {self.name!r} are zero in the layers and heads that are searched; choose others, or"
@@ -77,9 +94,39 @@ class CacheSearch(Search):
 
         return {f"keys x{share:g}": build(share) for share in self.key_shares}
 
-    def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
-        assert isinstance(chosen, CacheSteering)
-        return random_controls(chosen, n, seed)
+
+@dataclass(frozen=True)
+class SteeringSearch(Search):
+    """Any kind of steering. A dose is the coefficient times the steering's own `unit_dose`.
+
+    Args:
+        steerings: the variants by name; their coefficients are replaced.
+        name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> vectors = kv.extract(model, pairs, progress=False)
+        >>> search = SteeringSearch({f"slot {slot}": kv.CacheSteering(vectors, 0, 1, slot=slot) for slot in (-1, -2)})
+        >>> chats = [task.chat(question) for question in task.questions("dev", 2)]
+        >>> steering = search.variants(model, chats)["slot -2"](2.0, "twice the slot's own values")
+        >>> round(steering.coefficient * steering.unit_dose(model, chats), 3)
+        2.0
+    """
+
+    steerings: Mapping[str, Steering]
+    name: str = "steering"
+
+    def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
+        def build(steering: Steering) -> Build:
+            steering.check_adds()
+            unit = steering.unit_dose(model, prompts)
+            if unit == 0:
+                raise ValueError(f"What {steering.label!r} adds is zero where it is measured; choose other vectors.")
+            return lambda dose, name: steering.at(dose / unit, name)
+
+        return {name: build(steering) for name, steering in self.steerings.items()}
 
 
 @dataclass(frozen=True)
@@ -89,9 +136,17 @@ class ActivationSearch(Search):
     Args:
         vectors: what is added.
         layers: variants; `None`: four, evenly spread over the depth.
-        offsets: variants: the token behind the edited one, `None` for the run's own, `""` for none.
-        every_token, cache: as in `ActivationSteering`.
+        offsets: variants: the token after the edited one, `None` for the run's own, `""` for none.
+        every_token, cache, scope: as in `ActivationSteering`.
         name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> search = kv.ActivationSearch(kv.extract_activations(model, pairs, progress=False), offsets=(None, ""))
+        >>> list(search.variants(model, ["What is 2 + 3?"]))[:3]
+        ['layer 0', 'layer 0, no offset', 'layer 1']
     """
 
     vectors: ActivationVectors = field(repr=False)
@@ -100,17 +155,17 @@ class ActivationSearch(Search):
     every_token: bool = False
     cache: bool = True
     name: str = "activation steering"
+    scope: Scope | None = None
 
     def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
-        # What is added once behind the last layer is read by no later token.
-        last = max(0, self.vectors.n_layers - (1 if self.every_token else 2))
-        layers = self.layers if self.layers is not None else sorted({round(i * last / 3) for i in range(4)})
-        check_indices("layer", layers, self.vectors.n_layers)
+        # What is added once after the last layer is read by no later token.
+        once = not self.every_token and self.scope in (None, "one-shot")
+        last = max(0, self.vectors.n_layers - (2 if once else 1))
+        spread = sorted({round(i * last / 3) for i in range(4)})
+        layers = spread if self.layers is None else check_indices("layer", self.layers, self.vectors.n_layers)
         table = self.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
-        if (table.loc[list(layers)] == 0).any():
-            raise ValueError(
-                f"The vectors of {self.name!r} are zero in one of the layers {list(layers)}; choose others."
-            )
+        if (table.loc[layers] == 0).any():
+            raise ValueError(f"The vectors of {self.name!r} are zero in one of the layers {layers}; choose others.")
 
         def build(layer: int, offset: str | None) -> Build:
             unit = 1 / float(table[layer])
@@ -122,6 +177,7 @@ class ActivationSearch(Search):
                 cache=self.cache,
                 offset=offset,
                 name=name,
+                scope=self.scope,
             )
 
         def called(layer: int, offset: str | None) -> str:
@@ -130,7 +186,3 @@ class ActivationSearch(Search):
             )
 
         return {called(layer, offset): build(layer, offset) for layer in layers for offset in self.offsets}
-
-    def controls(self, chosen: Intervention, n: int, seed: int) -> Sequence[Intervention]:
-        assert isinstance(chosen, ActivationSteering)
-        return random_activation_controls(chosen, n, seed)

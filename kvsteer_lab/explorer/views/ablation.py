@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import ipywidgets as w
 
+from ..results.sweep import Sweep, Text
 from ..state import MEASURES, SWEEPS, ExplorerState
-from ..work.sweeping import Sweep, Text
-from ..work.worker import Outcome
+from ..threads import Outcome
 from .canvases import Heatmap
-from .controls import Set, choice, css, number, numbers
+from .fields import Change, choice, css, number, numbers
 from .markup import cell_html, note, status
 
 _MEANING = note(
@@ -24,7 +24,7 @@ class Ablation:
     """Controls, progress and heatmap of a sweep.
 
     Args:
-        change: is told of a knob's new value.
+        change: is told of a field's new value.
         start, cancel: what the buttons do.
         take: is called with a cell's whole setting.
 
@@ -35,20 +35,20 @@ class Ablation:
 
     def __init__(
         self,
-        change: Set,
+        change: Change,
         start: Callable[[], None],
         cancel: Callable[[], None],
         take: Callable[[dict[str, object]], None],
     ) -> None:
-        self.knobs = [
+        self.fields = [
             choice("sweep", "sweep over", SWEEPS),
             number("sweep_questions", "questions", "how many of the split's questions each cell answers"),
             numbers("sweep_ck", "c_k values", "0, 1, 2"),
             numbers("sweep_cv", "c_v values", "0, 1, 2, 4"),
             choice("measure", "show", MEASURES),
         ]
-        for knob in self.knobs:
-            knob.bind(change)
+        for field in self.fields:
+            field.bind(change)
         self.run = w.Button(
             description="Run sweep", button_style="primary", tooltip="sweep with the settings of the left column"
         )
@@ -60,7 +60,7 @@ class Ablation:
         self.use = w.Button(
             description="Use this setting",
             disabled=True,
-            tooltip="set the knobs of the left column as this cell had them",
+            tooltip="set the left column as this cell had it",
         )
         for widget, name in (
             (self.run, "sweep-run"),
@@ -79,7 +79,7 @@ class Ablation:
         self.box = w.VBox(
             [
                 w.HTML(_MEANING),
-                *(k.widget for k in self.knobs),
+                *(field.widget for field in self.fields),
                 w.HBox([self.run, self.stop]),
                 self.bar,
                 self.said,
@@ -93,10 +93,10 @@ class Ablation:
 
     def show(self, state: ExplorerState) -> None:
         """Show a state, and the sweep by the state's measure."""
-        for knob in self.knobs:
-            knob.show(state)
-            if knob.field in ("sweep_ck", "sweep_cv"):
-                knob.widget.layout.display = None if state.sweep == "ck x cv" else "none"
+        for field in self.fields:
+            field.show(state)
+            if field.name in ("sweep_ck", "sweep_cv"):
+                field.widget.layout.display = None if state.sweep == "ck x cv" else "none"
         if self.sweep is not None:
             self.heatmap.show(self.sweep, state.measure)
 

@@ -1,5 +1,5 @@
-"""The explorer's own widgets: a heatmap whose cells are chosen, a scatter whose points tell their text, code to be
-copied, and names for what has none.
+"""The explorer's own widgets: a heatmap whose cells can be chosen, a scatter whose points show their text, code with a
+button that copies it, and labels for screen readers.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ..._util.text import visible
 from ...figures.geometry import look
+from ..results.components import Components
+from ..results.sweep import Sweep
 from ..state import Measure
-from ..work.components import Components
-from ..work.sweeping import Sweep
 
 _STATIC = files(__package__.rpartition(".")[0]) / "static"
 STYLE = (_STATIC / "explorer.css").read_text(encoding="utf-8")
@@ -70,7 +71,7 @@ class Heatmap(anywidget.AnyWidget):
 
 
 class Scatter(anywidget.AnyWidget):
-    """Points by two coordinates; each tells its text."""
+    """Points by two coordinates; each shows its text."""
 
     _esm = (_STATIC / "scatter.js").read_text(encoding="utf-8")
     title = traitlets.Unicode("").tag(sync=True)
@@ -82,7 +83,7 @@ class Scatter(anywidget.AnyWidget):
     def show(self, found: Components) -> None:
         """Draw one layer's keys or values; a set's style has a colour and a marker."""
         points: Sequence[dict[str, Any]] = [
-            dict(set=str(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=str(p.text))
+            dict(set=visible(p.set), pair=int(p.pair), x=float(p.x), y=float(p.y), text=visible(p.text))
             for p in found.points.itertuples()
         ]
         titles = [f"PC {i} ({share:.0%} of the variance)" for i, share in enumerate(found.explained, 1)]
@@ -90,7 +91,7 @@ class Scatter(anywidget.AnyWidget):
             self.title = f"Layer {found.layer}, {found.part}"
             self.x_title, self.y_title = titles
             self.looks = {
-                str(name): list(look(str(own["style"].iloc[0])))
+                visible(name): list(look(str(own["style"].iloc[0])))
                 for name, own in found.points.groupby("set", sort=False)
             }
             self.points = list(points)
@@ -108,7 +109,7 @@ class Code(anywidget.AnyWidget):
 
 
 class Reach(anywidget.AnyWidget):
-    """Nothing to see: gives the other controls names, states and keys for a reader without a mouse or without eyes."""
+    """Invisible: gives the other controls names, states and keys for those who use a screen reader or no mouse."""
 
     _esm = (_STATIC / "reach.js").read_text(encoding="utf-8")
 

@@ -6,21 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as w
-from matplotlib.figure import Figure
 
-from ...figures.explorer import plot_components, plot_sweep, plot_tokens
-from ...figures.saving import save_figure
-from ...models.model import Model
-from ..state import ExplorerState, Measure, refuse_existing
-from ..work.comparing import Comparison
-from ..work.components import Components
-from ..work.sweeping import Sweep
-from ..workspace import Bench
+from ..state import FIGURES
 from .canvases import Code
-from .controls import css
+from .fields import css
 from .markup import note, status
 
-FIGURES = ("the texts, token by token", "the sweep", "the pairs")
 _STYLE = {"description_width": "110px"}
 _WIDE = {"width": "380px"}  # two buttons fit beside it
 
@@ -56,10 +47,10 @@ class Keep:
             description="Save figure", tooltip="write PDF, SVG, PNG and the plotted data as CSV"
         )
         self.save_vectors = w.Button(
-            description="Save vectors", tooltip="write the vectors that are chosen, mixed as they are, with their card"
+            description="Save vectors", tooltip="write the chosen vectors, mixed as they are, with their card"
         )
-        self.save_state = w.Button(description="Save state", tooltip="write every knob's value")
-        self.load_state = w.Button(description="Restore state", tooltip="set every knob as the file says")
+        self.save_state = w.Button(description="Save state", tooltip="write all settings")
+        self.load_state = w.Button(description="Restore state", tooltip="set everything as the file says")
         self.said = w.HTML(status(""))
         named = dict(
             figure=self.figure,
@@ -97,67 +88,6 @@ class Keep:
     def say(self, text: str, *, error: bool = False) -> None:
         """Say what became of a file."""
         self.said.value = status(text, error=error)
-
-
-def draw_figure(
-    which: str, measure: Measure, comparison: Comparison | None, sweep: Sweep | None, found: Components | None
-) -> tuple[Figure, int | None]:
-    """One of the explorer's `FIGURES`, of what was found so far, and the seed of its texts; pairs have none.
-
-    Raises:
-        ValueError: nothing of that kind was found yet.
-    """
-    if which == FIGURES[0]:
-        if comparison is None:
-            raise ValueError("There are no texts to draw yet; compare something with the baseline first.")
-        return plot_tokens(comparison.tokens()), comparison.state.seed
-    if which == FIGURES[1]:
-        if sweep is None:
-            raise ValueError("There is no sweep to draw yet; run one in the ablation tab first.")
-        grid = sweep.grid
-        return plot_sweep(sweep.to_frame(), measure, grid.title, grid.row_title, grid.column_title), sweep.state.seed
-    if which != FIGURES[2]:
-        raise ValueError(f"There is no figure of {which!r}; choose one of: {', '.join(FIGURES)}.")
-    if found is None:
-        raise ValueError("There are no pairs to draw yet; look at the geometry tab first.")
-    return plot_components(found.table(), found.layer, found.part), None
-
-
-def write_figure(
-    which: str,
-    path: str,
-    overwrite: bool,
-    model: Model,
-    measure: Measure,
-    comparison: Comparison | None,
-    sweep: Sweep | None,
-    found: Components | None,
-) -> str:
-    """Write one of the explorer's figures; says what was written.
-
-    Raises:
-        ValueError: nothing to draw yet, no name, or an existing file without `overwrite`.
-        OSError: the folder can't be written.
-    """
-    if not path.strip():
-        raise ValueError("The name of the figure is empty; give a path without a suffix.")
-    there = [path + suffix for suffix in (".pdf", ".svg", ".png", ".csv") if Path(path + suffix).exists()]
-    if there and not overwrite:
-        raise ValueError(f"{there[0]} exists; choose another name, or allow overwriting.")
-    figure, seed = draw_figure(which, measure, comparison, sweep, found)
-    save_figure(figure, path, model=model, seed=seed)
-    return f"Written: {path}.pdf, .svg, .png and .csv."
-
-
-def write_vectors(path: str, overwrite: bool, bench: Bench, state: ExplorerState) -> str:
-    """Write the state's vectors with their card; says what was written.
-
-    Raises:
-        ValueError: an unknown set, no name, or an existing file without `overwrite`.
-        OSError: the folder can't be written.
-    """
-    refuse_existing(path, overwrite)
-    return f"Written: {bench.mix(state).save(path)}."
 
 
 def _path(label: str, value: Path, hint: str) -> w.Text:

@@ -1,38 +1,41 @@
-"""HTML of texts and tables. Whatever a model or a reader wrote is escaped."""
+"""HTML of the explorer's texts and tables; whatever a model or a reader wrote is escaped."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
-from ..work.comparing import Compared, Comparison
-from ..work.doses import Dose
-from ..work.grids import Cell
-from ..work.sweeping import Sweep, Text
+from ..._util.text import for_attribute, for_html, visible
+from ..results.attention import ArmAttention
+from ..results.comparison import Compared, Comparison
+from ..results.dose import Dose
+from ..results.sweep import Cell, Sweep, Text
 
 FULL = 4.0
 """The change of log-probability, in nats, at which a token's colour is full."""
 _NOTHING = 0.1  # nats: less isn't coloured
 
 
-def escape(text: object) -> str:
-    """Text as HTML."""
-    return html.escape(str(text), quote=True)
-
-
 def note(text: str) -> str:
     """A remark in small print."""
-    return f'<p class="kv-note">{escape(text)}</p>'
+    return f'<p class="kv-note">{for_html(text)}</p>'
 
 
 def status(text: str, *, error: bool = False) -> str:
     """The line that says what goes on, or what went wrong."""
     return (
         f'<p class="kv-line {"kv-error" if error else "kv-says"}"'
-        f' role="{"alert" if error else "status"}">{escape(text)}</p>'
+        f' role="{"alert" if error else "status"}">{for_html(text)}</p>'
     )
+
+
+def heading(text: str) -> str:
+    """The heading of some fields."""
+    return f'<p class="kv-heading">{for_html(text)}</p>'
+
+
+def question_html(text: str) -> str:
+    """The question that is asked."""
+    return f'<p class="kv-note kv-asked">{for_html(text)}</p>'
 
 
 LEGEND = (
@@ -48,9 +51,9 @@ def arm_html(title: str, text: str, *, body: str | None = None, facts: str = "")
     """One arm of the comparison: its name, its text so far (or `body`, its coloured tokens), and what is known of
     it.
     """
-    shown = escape(text) if body is None else body
+    shown = for_html(text) if body is None else body
     return (
-        f'<div class="kv-arm" data-arm="{escape(title)}"><h4>{escape(title)}</h4><div'
+        f'<div class="kv-arm" data-arm="{for_attribute(title)}"><h4>{for_html(title)}</h4><div'
         f' class="kv-text">{shown}</div>{facts}</div>'
     )
 
@@ -59,7 +62,7 @@ def tokens_html(own: Compared) -> str:
     """A text with each token coloured by the change of its log-probability."""
     assert own.measured is not None
     forced = (
-        f'<span class="kv-forced" title="forced">{escape(own.generation.forced)}</span>'
+        f'<span class="kv-forced" title="forced">{for_html(own.generation.forced)}</span>'
         if own.generation.forced
         else ""
     )
@@ -68,7 +71,7 @@ def tokens_html(own: Compared) -> str:
         kind = "" if abs(change) < _NOTHING else " kv-up" if change > 0 else " kv-down"
         strength = round(70 * min(1.0, abs(change) / FULL))
         end = own.generation.finish_reason == "eos" and len(spans) == len(own.measured.pieces) - 1
-        said = escape(piece) if not end else '<span class="kv-end">[end]</span>'
+        said = for_html(piece) if not end else '<span class="kv-end">[end]</span>'
         title = f"{change:+.2f} nats; log p = {logprob:.2f}, unsteered {logprob - change:.2f}"
         spans.append(f'<span class="kv-token{kind}" style="--kv-strength:{strength}%" title="{title}">{said}</span>')
     return forced + "".join(spans)
@@ -77,14 +80,14 @@ def tokens_html(own: Compared) -> str:
 def facts_html(own: Compared) -> str:
     """Style, answer, length, loops and KL of one text."""
     verdict = own.verdict
-    parts = [f"style <b>{escape(str(verdict['style']).replace('_', ' '))}</b>"]
+    parts = [f"style <b>{for_html(str(verdict['style']).replace('_', ' '))}</b>"]
     if "correct" in verdict:
         mark = (
             '<span class="kv-right">✓ right</span>'
             if verdict["correct"]
-            else f'<span class="kv-wrong">✗ wrong</span>, gold {escape(verdict["gold"])}'
+            else f'<span class="kv-wrong">✗ wrong</span>, gold {for_html(verdict["gold"])}'
         )
-        parts.append(f"answer <b>{escape('none' if verdict['answer'] is None else verdict['answer'])}</b> {mark}")
+        parts.append(f"answer <b>{for_html('none' if verdict['answer'] is None else verdict['answer'])}</b> {mark}")
     parts.append(f"<b>{verdict['tokens']}</b> tokens{' (cut)' if verdict['cut'] else ''}")
     parts.append("<b>loops</b>" if verdict["loop"] else "no loop")
     if own.measured is not None and own.reader is None and own.arm != "baseline":
@@ -92,7 +95,7 @@ def facts_html(own: Compared) -> str:
             f"KL <b>{own.measured.nats(1):.2f}</b> nats at the first token, <b>{own.measured.nats():.2f}</b> in all"
         )
     elif own.measured is not None and own.reader is not None:
-        parts.append(f"KL of {escape(own.reader)} on this text <b>{own.measured.nats():.2f}</b> nats in all")
+        parts.append(f"KL of {for_html(own.reader)} on this text <b>{own.measured.nats():.2f}</b> nats in all")
     return '<div class="kv-facts">' + "".join(f"<span>{part}</span>" for part in parts) + "</div>"
 
 
@@ -106,49 +109,45 @@ def next_tokens_html(comparison: Comparison) -> str:
             continue
         for step, likely in enumerate(own.measured.likely, 1):
             rows = "".join(
-                f'<tr><td><code>{escape(repr(t.token)[1:-1])}</code></td><td class="kv-number kv-shaded"'
+                f'<tr><td><code>{for_html(visible(t.token, one_line=True))}</code></td><td class="kv-number kv-shaded"'
                 f' style="--kv-strength:{60 * t.probability:.0f}%">{t.probability:.3f}</td><td class="kv-number'
                 f' kv-shaded" style="--kv-strength:{60 * t.baseline:.0f}%">{t.baseline:.3f}</td></tr>'
                 for t in likely[:6]
             )
-            head = f"<tr><th>{escape(own.arm)}, token {step}</th><th>p</th><th>baseline</th></tr>"
-            tables.append(f'<table class="kv-table" data-arm="{escape(own.arm)}">{head}{rows}</table>')
+            head = f"<tr><th>{for_html(own.arm)}, token {step}</th><th>p</th><th>baseline</th></tr>"
+            tables.append(f'<table class="kv-table" data-arm="{for_attribute(own.arm)}">{head}{rows}</table>')
     return (
         f'<div class="kv-tables">{"".join(tables)}</div>'
         if tables
-        else note("Compare something with the baseline to see what else might have come.")
+        else note("Compare something with the baseline to see which other tokens were likely.")
     )
 
 
-def attention_html(table: pd.DataFrame) -> str:
-    """Per arm and layer, how much of the heads' attention goes to the slot: at the offset token, on average over the
-    steps, and the strongest head.
+def attention_html(found: Sequence[ArmAttention]) -> str:
+    """Per arm and layer, the attention to the slot: from the offset token, on average over the steps, and of the head
+    with most.
     """
     tables = []
-    for arm, own in table.groupby("intervention", sort=False):
+    for own in found:
         rows = ""
-        for layer, part in own.groupby("layer"):
-            first = part[part.step == 0]
-            best = part.groupby("head").attention.mean().idxmax()
-            cells = [first.attention.mean(), part.attention.mean(), part.other.mean()]
-            rows += f'<tr><td class="kv-number">{layer}</td>'
-            rows += "".join(
-                f'<td class="kv-number kv-shaded" style="--kv-strength:{60 * min(1.0, c):.0f}%">{c:.3f}</td>'
-                for c in cells
-            )
-            rows += f'<td class="kv-number">{best}: {part[part["head"] == best].attention.mean():.3f}</td></tr>'
+        for layer in own.layers:
+            rows += f'<tr><td class="kv-number">{layer.layer}</td>'
+            rows += "".join(_shaded(weight) for weight in (layer.first, layer.slot, layer.other))
+            rows += f'<td class="kv-number">{layer.head}: {layer.head_slot:.3f}</td></tr>'
         head = (
-            f"<tr><th>{escape(arm)}, layer</th><th>offset token</th><th>{own.step.max() + 1} steps</th><th>other"
-            " slots</th><th>head that looks most</th></tr>"
+            f"<tr><th>{for_html(own.arm)}, layer</th><th>offset token</th><th>{own.steps} steps</th>"
+            "<th>other slots</th><th>head with most</th></tr>"
         )
         tables.append(f'<table class="kv-table">{head}{rows}</table>')
-    return (
-        note(
-            "Mean attention weight of the query heads on the steered slot; where a head looks is not yet what comes"
-            " of it."
-        )
-        + f'<div class="kv-tables">{"".join(tables)}</div>'
-    )
+    return note(
+        "Mean attention weight of the query heads on the steered slot. Attention alone does not show what a head does"
+        " with what it reads."
+    ) + (f'<div class="kv-tables">{"".join(tables)}</div>')
+
+
+def _shaded(weight: float) -> str:
+    strength = 60 * min(1.0, weight)
+    return f'<td class="kv-number kv-shaded" style="--kv-strength:{strength:.0f}%">{weight:.3f}</td>'
 
 
 def dose_html(dose: Dose, slot: int) -> str:
@@ -160,8 +159,8 @@ def dose_html(dose: Dose, slot: int) -> str:
     )
     said = f"keys <b>×{dose.mean_keys:.2g}</b>, values <b>×{dose.mean_values:.2g}</b>"
     return (
-        f'<p class="kv-note kv-dose-line" title="{escape(each)}">Dose, relative to slot {slot}\'s own norm: {said}'
-        f" ({layers})</p>"
+        f'<p class="kv-note kv-dose-line" title="{for_attribute(each)}">Dose, relative to slot {slot}\'s own norm:'
+        f" {said} ({layers})</p>"
     )
 
 
@@ -177,11 +176,11 @@ def cell_html(sweep: Sweep, cell: Cell, texts: Sequence[Text]) -> str:
             for t in (text, sweep.baseline[i])
         ]
         asked = text.asked.question.text if text.asked.question is not None else text.asked.prompt
-        said = [escape(t.generation.answer) + mark for t, mark in zip((text, sweep.baseline[i]), marks, strict=True)]
-        rows += f"<tr><td>{escape(asked)}</td><td>{said[0]}</td><td>{said[1]}</td></tr>"
+        said = [for_html(t.generation.answer) + mark for t, mark in zip((text, sweep.baseline[i]), marks, strict=True)]
+        rows += f"<tr><td>{for_html(asked)}</td><td>{said[0]}</td><td>{said[1]}</td></tr>"
     table = f'<table class="kv-table"><tr><th>prompt</th><th>steered</th><th>baseline</th></tr>{rows}</table>'
     waiting = "" if texts else note("This cell isn't done yet.")
-    return f'<div class="kv-cell-body"><p><b>{escape(setting)}</b></p>{waiting}{table if texts else ""}</div>'
+    return f'<div class="kv-cell-body"><p><b>{for_html(setting)}</b></p>{waiting}{table if texts else ""}</div>'
 
 
 def _numbers(numbers: Iterable[int]) -> str:

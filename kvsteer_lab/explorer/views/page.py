@@ -1,31 +1,61 @@
-"""What is displayed: a line that says what goes on, the column of controls, and four tabs."""
+"""What is displayed: a line that says what goes on, the column of fields, and four tabs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as w
 
-from ..workspace import Bench
+from ..state import ExplorerState
 from .ablation import Ablation
 from .canvases import STYLE, Reach
-from .control_panel import Controls
-from .controls import css
+from .control_panel import ControlPanel
+from .fields import css
 from .geometry import Geometry
 from .keeping import Keep
 from .markup import status
 from .side_by_side import SideBySide
 
-if TYPE_CHECKING:
-    from ..explorer import Explorer
-
 TABS = ("Side by side", "Ablation", "Geometry", "Keep")
 
 
+@dataclass(frozen=True)
+class Actions:
+    """What the page's buttons and fields do.
+
+    Attributes:
+        change: takes new values of fields of the state, by name.
+        compare, sweep, look: run the comparison, run the sweep, draw the pairs.
+        cancel: cancels all work, or work of one kind.
+        load_vectors: reads vectors from a file, a folder or a repository.
+        save_figure: takes which figure, a path, and whether an existing file may be overwritten.
+        save_vectors, save_state: take a path, and whether an existing file may be overwritten.
+        load_state: takes a path.
+    """
+
+    change: Callable[[Mapping[str, Any]], None]
+    compare: Callable[[], None]
+    sweep: Callable[[], None]
+    look: Callable[[], None]
+    cancel: Callable[[str | None], None]
+    load_vectors: Callable[[str], None]
+    save_figure: Callable[[str, str, bool], None]
+    save_vectors: Callable[[str, bool], None]
+    save_state: Callable[[str, bool], None]
+    load_state: Callable[[str], None]
+
+
 class Page:
-    """All views of an explorer, with what their buttons and knobs do.
+    """All views of an explorer.
+
+    Args:
+        n_layers, n_kv_heads: of the model.
+        tasks: names of the tasks that can be chosen.
+        folder: where files go unless told otherwise.
+        actions: what the buttons and fields do.
 
     Attributes:
         controls: the left column.
@@ -34,35 +64,44 @@ class Page:
         errors: how many times something went wrong.
     """
 
-    def __init__(self, bench: Bench, folder: str | Path, explorer: Explorer) -> None:
-        def change(field: str, value: Any) -> None:
-            explorer.move({field: value})
+    def __init__(
+        self, n_layers: int, n_kv_heads: int, tasks: Sequence[str], folder: str | Path, actions: Actions
+    ) -> None:
+        def change(name: str, value: Any) -> None:
+            actions.change({name: value})
 
-        self.controls = Controls(bench, change, explorer.load_vectors)
+        self.controls = ControlPanel(n_layers, n_kv_heads, tasks, change, actions.load_vectors)
         self.side = SideBySide()
-        self.ablation = Ablation(change, explorer.sweep, lambda: explorer.cancel("sweep"), explorer.move)
-        self.geometry = Geometry(bench, change)
-        self.keep = Keep(folder, explorer.save_figure, explorer.save_vectors, explorer.save_state, explorer.load_state)
+        self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), actions.change)
+        self.geometry = Geometry(n_layers, change)
+        self.keep = Keep(folder, actions.save_figure, actions.save_vectors, actions.save_state, actions.load_state)
         self.said = w.HTML(status(""))
         self.errors = 0
         self.run = w.Button(description="Run", button_style="primary", tooltip="compare once more")
         self.stop = w.Button(description="Stop", tooltip="stop all work at the next token")
         for widget, name in ((self.said, "status"), (self.run, "run"), (self.stop, "stop")):
             css(widget, name)
-        self.run.on_click(lambda _: explorer.compare())
-        self.stop.on_click(lambda _: explorer.cancel())
+        self.run.on_click(lambda _: actions.compare())
+        self.stop.on_click(lambda _: actions.cancel(None))
         boxes = [self.side.box, self.ablation.box, self.geometry.box, self.keep.box]
         self.tabs = w.Tab(boxes, selected_index=0)
         for i, title in enumerate(TABS):
             self.tabs.set_title(i, title)
         self.tabs.add_class("kv-tabs")
         self.tabs.observe(
-            lambda moved: explorer.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index"
+            lambda moved: actions.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index"
         )
         top = w.HBox([self.run, self.stop, self.said])
         body = w.Box([self.controls.box, self.tabs]).add_class("kv-body")
         self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach()])
         self.ui.add_class("kv-explorer")
+
+    def show(self, state: ExplorerState, sets: Sequence[str], code: str) -> None:
+        """Show a state, the names of the sets of vectors at hand, and the code of the state."""
+        self.controls.show(state, sets)
+        for view in (self.side, self.ablation, self.geometry):
+            view.show(state)
+        self.keep.code.code = code
 
     def say(self, text: str, *, error: bool = False) -> None:
         """Say what goes on, or what went wrong."""

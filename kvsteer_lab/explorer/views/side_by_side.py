@@ -1,36 +1,25 @@
-"""The tab "Side by side": texts as they come, then coloured; what else might have come; who looks at the slot."""
+"""The tab "Side by side": texts as they come, then coloured; likely other tokens; attention to the steered slot."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as w
-import pandas as pd
 
-from ...analysis.reading.attention import attention_to_slot
-from ...analysis.residual.lens import check_edits
-from ...interventions.base import Intervention, Nothing
-from ...models.architectures import UnsteerableModelError
+from ..results.attention import ArmAttention
+from ..results.comparison import Comparison
 from ..state import ARMS, Arm, ExplorerState
-from ..work.comparing import Comparison
-from ..work.running import TABLES, CancelledError
-from ..workspace import Bench
-from .controls import css
+from .fields import css
 from .markup import LEGEND, arm_html, attention_html, facts_html, next_tokens_html, note, tokens_html
 
-_PAUSE = 0.04  # seconds between two pictures of a text: more often nobody sees, and the browser would choke
-_STEPS = 8
-
-
-_EARLIER = "What is grey is of an earlier setting; Run makes it anew."
+_PAUSE = 0.04  # seconds between two updates of a text: more often nobody sees, and the browser would choke
+_EARLIER = "Grey texts belong to an earlier setting; Run makes them anew."
 
 
 class SideBySide:
-    """What is shown of a comparison. What is of another setting than the knobs' is marked, whoever turned them and
-    however the work ended.
+    """What is shown of a comparison. Whatever belongs to another setting than the present one is marked as such.
 
     Attributes:
         box: what is displayed.
@@ -52,9 +41,8 @@ class SideBySide:
         self._views = {**self._arms, "next tokens": self.next_tokens, "attention": self.attention}
         self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
         self._now = self._running = ExplorerState()
-        self._marking = threading.Lock()  # knobs are turned in one thread, texts come in another
         self.details = w.Accordion([self.next_tokens, self.attention], selected_index=None)
-        self.details.set_title(0, "What else might have come: the first tokens")
+        self.details.set_title(0, "Other likely tokens at the first steps")
         self.details.set_title(1, "Attention to the steered slot")
         self.details.add_class("kv-details")
         self.box = w.VBox([self.earlier, arms, w.HTML(LEGEND), self.details])
@@ -62,10 +50,9 @@ class SideBySide:
         self._shown = 0.0
 
     def show(self, state: ExplorerState) -> None:
-        """Mark what is not of this state."""
-        with self._marking:
-            self._now = state
-            self._mark()
+        """Mark what does not belong to this state."""
+        self._now = state
+        self._mark()
 
     def begin(self, state: ExplorerState) -> None:
         """Show the state's arms; what they said before stays until something new comes."""
@@ -95,51 +82,27 @@ class SideBySide:
         )
 
     def measured(self, comparison: Comparison) -> None:
-        """All texts, token by token, and what else might have come."""
+        """All texts, token by token, and which other tokens were likely."""
         shown = {
             own.arm: arm_html(own.arm, "", body=tokens_html(own), facts=facts_html(own)) for own in comparison.arms
         }
         self._put({**shown, "next tokens": next_tokens_html(comparison)}, comparison.state)
 
-    def look(self, bench: Bench, comparison: Comparison, cancelled: threading.Event) -> Iterator[None]:
-        """Read each text again and show how much the heads look at the steered slot; yields between the texts.
+    def attended(self, found: Sequence[ArmAttention], state: ExplorerState) -> None:
+        """The attention to the steered slot, of a state's texts."""
+        self._put({"attention": attention_html(found)}, state)
 
-        Raises:
-            CancelledError: `cancelled` was set.
-        """
-        state, tables = comparison.state, []
-        try:
-            for own in comparison.arms:
-                if cancelled.is_set():
-                    raise CancelledError
-                method = _acting(bench.intervention(own.arm, state))
-                with TABLES:
-                    table = attention_to_slot(
-                        bench.model,
-                        [comparison.asked.prompt],
-                        method,
-                        [own.generation.token_ids],
-                        steps=_STEPS,
-                        slot=state.slot,
-                        offset=state.offset,
-                    )
-                    tables.append(table.assign(intervention=own.arm))
-                yield
-        except UnsteerableModelError as error:
-            self._put({"attention": note(str(error))}, state)
-            return
-        with TABLES:
-            html = attention_html(pd.concat(tables))
-        self._put({"attention": html}, state)
+    def not_attended(self, reason: str, state: ExplorerState) -> None:
+        """Why a state's texts have no attention to show."""
+        self._put({"attention": note(reason)}, state)
 
     # --- in between -------------------------------------------------------------------------------------------
 
     def _put(self, shown: Mapping[Any, str], state: ExplorerState) -> None:
         for name, html in shown.items():
             self._views[name].value = html
-        with self._marking:
-            self._of.update(dict.fromkeys(shown, state))
-            self._mark()
+        self._of.update(dict.fromkeys(shown, state))
+        self._mark()
 
     def _mark(self) -> None:
         earlier = {name for name, own in self._of.items() if not own.says_the_same(self._now)}
@@ -150,14 +113,3 @@ class SideBySide:
             if late != ("kv-earlier" in view._dom_classes):
                 (view.add_class if late else view.remove_class)("kv-earlier")
         self.earlier.layout.visibility = "visible" if earlier & {*self._now.arms} else "hidden"
-
-
-def _acting(method: Intervention) -> Intervention:
-    """The method, or nothing where it adds nothing: here a dose of 0 is a setting like any other, and looks like the
-    baseline.
-    """
-    try:
-        check_edits(method)
-    except ValueError:
-        return Nothing()
-    return method

@@ -1,41 +1,59 @@
-"""The scatter of the geometry tab: the pairs of one layer in their first two principal components."""
+"""The first two principal components of single pairs' differences in one layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from ...analysis.pairs.geometry import PARTS
+from ...analysis.pairs.grams import CACHE_PARTS
 from ...tasks.base import Task
 from ...vectors.extraction import PairDifferences
 from ...vectors.pairs import ContrastiveSet
+from ..results.components import Components
+from ..state import ExplorerState
+from ..threads import TABLES, Cancelled
+from ..workspace import Workspace
+from .extracting import extract_differences
 
 _MOST = 240  # characters of a text
 
 
-@dataclass(frozen=True)
-class Components:
-    """Points of one layer's keys or values.
+def look_at_pairs(
+    workspace: Workspace,
+    state: ExplorerState,
+    cancelled: Cancelled,
+    on_progress: Callable[[str, int, int], None],
+    on_found: Callable[[Components], None],
+) -> Iterator[None]:
+    """Find the components of the state's layer, extracting what is missing; yields where other work may go first.
 
-    Attributes:
-        layer, part: which layer's `"keys"` or `"values"`.
-        points: one row a pair: `set`, `style`, `pair`, `x`, `y`, `text` (its question).
-        explained: the two components' shares of the variance.
+    Args:
+        workspace: where pairs and differences are.
+        state: names the layer, and keys or values.
+        cancelled: stops the extraction.
+        on_progress: is told, for the set that is extracted, its name, how many of its pairs are done, and of how many.
+        on_found: is given what was found, while `TABLES` is held.
+
+    Raises:
+        ValueError: nothing to look at there.
+        CancelledError: `cancelled` was set.
     """
-
-    layer: int
-    part: str
-    points: pd.DataFrame
-    explained: tuple[float, float]
-
-    def table(self) -> pd.DataFrame:
-        """The points without their texts, with `explained_x` and `explained_y`."""
-        return self.points.drop(columns="text").assign(explained_x=self.explained[0], explained_y=self.explained[1])
+    for name in [name for name in workspace.pairs if name not in workspace.differences]:
+        for done in extract_differences(workspace, name, cancelled):
+            on_progress(name, done, len(workspace.pairs[name]))
+            yield
+    texts = workspace.pair_texts
+    for name, own in workspace.differences.items():
+        if name not in texts:
+            task = workspace.tasks.get(own.card.recipe.get("task", ""))
+            texts[name] = pair_texts(own, workspace.pairs.get(name), task)
+    with TABLES:
+        on_found(find_components(workspace.differences, state.geometry_layer, state.geometry_part, texts))
+    yield
 
 
 def find_components(
@@ -55,7 +73,7 @@ def find_components(
     if not differences:
         raise ValueError("There are no pairs to look at; pass kv.explore pairs=... or differences=...")
     n_layers = next(iter(differences.values())).keys.shape[1]
-    if part not in PARTS or not 0 <= layer < n_layers:
+    if part not in CACHE_PARTS or not 0 <= layer < n_layers:
         raise ValueError(
             f"There is no layer {layer} of {part}; choose a layer from 0 to {n_layers - 1}, and keys or values."
         )

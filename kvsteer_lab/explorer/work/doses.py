@@ -1,8 +1,9 @@
-"""The dose of a steering at its own slot: what is added, relative to what is there."""
+"""The dose of a steering, measured at its own slot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -10,27 +11,55 @@ from ...interventions.cache import CacheSteering
 from ...models.model import Model
 from ...models.prompts import Prompt
 from ...vectors.norms import slot_norms
+from ..results.dose import Dose
+from ..state import ExplorerState
+from ..workspace import Workspace
 
-Norms = tuple[Tensor, Tensor]  # of a slot's own keys and values, per layer
+Norms = tuple[Tensor, Tensor]
+"""Of a slot's own keys and values, each `[layers]`."""
+_REMEMBERED = 64  # slots whose norms are kept
 
 
-@dataclass(frozen=True)
-class Dose:
-    """|c S| / |own| per steered layer, all KV heads of a layer at once; `None` where a part isn't steered."""
+class KnownDoses:
+    """Doses of states. The slot's own norms take the model and are measured once a slot; the rest is arithmetic.
 
-    layers: tuple[int, ...]
-    keys: tuple[float, ...]
-    values: tuple[float, ...]
+    Args:
+        workspace: the model and what is at hand.
+    """
 
-    @property
-    def mean_keys(self) -> float:
-        """Averaged over the steered layers."""
-        return sum(self.keys) / len(self.keys)
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._norms: dict[tuple[Any, ...], Norms] = {}
 
-    @property
-    def mean_values(self) -> float:
-        """Averaged over the steered layers."""
-        return sum(self.values) / len(self.values)
+    def knows(self, state: ExplorerState) -> bool:
+        """Whether the norms of the state's slot are at hand."""
+        return slot_of(state) in self._norms
+
+    def dose(self, state: ExplorerState) -> Dose | None:
+        """The dose of a state, or `None` if its slot has not been measured.
+
+        Raises:
+            ValueError: what `Workspace.steering` refuses.
+        """
+        norms = self._norms.get(slot_of(state))
+        return None if norms is None else find_dose(self.workspace.steering(state), norms)
+
+    def measure(self, state: ExplorerState) -> Iterator[None]:
+        """Measure the norms of the state's slot; yields when they are known.
+
+        Raises:
+            ValueError: what `Workspace.asked` refuses, or a slot out of range.
+        """
+        asked = self.workspace.asked(state)
+        self.workspace.check_slot([asked], state.slot)
+        norms = measure_slot(self.workspace.model, asked.prompt, state.slot)
+        self._norms = {**dict(list(self._norms.items())[1 - _REMEMBERED :]), slot_of(state): norms}
+        yield
+
+
+def slot_of(state: ExplorerState) -> tuple[Any, ...]:
+    """Which slot of which prompt a state steers."""
+    return (*state.asks, state.slot)
 
 
 def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
@@ -45,11 +74,10 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
     Raises:
         ValueError: no layers.
     """
-    if not steering.scope:
+    if not steering.edited_layers:
         raise ValueError("No layers are steered, so there is no dose; name at least one.")
     own_keys, own_values = norms
-    chosen = steering.vectors.only(steering.scope, steering.heads)
-    layers = list(steering.scope)
+    chosen, layers = steering.added, list(steering.edited_layers)
     keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]
     values = (abs(steering.cv) * chosen.values.flatten(1).norm(dim=-1) / own_values.clamp_min(1e-12))[layers]
     return Dose(tuple(layers), tuple(keys.tolist()), tuple(values.tolist()))

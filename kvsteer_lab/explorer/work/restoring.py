@@ -1,5 +1,5 @@
-"""A state that was saved, as a bench can take it: missing vectors are read from where they came, and another model's
-knobs are left out.
+"""Restoring a saved state: missing vectors are read from where they came, and settings that belong to another model are
+left out.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..state import ExplorerState, Origin
-from ..workspace import Bench
+from ..workspace import Workspace
 
 _OF_THE_MODEL = (
     "mix",
@@ -24,19 +24,19 @@ _OF_THE_MODEL = (
 """Fields that mean nothing on other weights."""
 
 
-def origin_of(bench: Bench) -> Origin:
-    """What a saved state tells of where it was set."""
-    return Origin(bench.model.name, bench.model.fingerprint, dict(bench.sources))
+def origin_of(workspace: Workspace) -> Origin:
+    """What a saved state records of where it was set."""
+    return Origin(workspace.model.name, workspace.model.fingerprint, dict(workspace.sources))
 
 
-def restore(bench: Bench, path: str | Path, now: ExplorerState) -> tuple[ExplorerState, str]:
+def restore(workspace: Workspace, path: str | Path, now: ExplorerState) -> tuple[ExplorerState, str]:
     """The state in a file, and a remark if it can't be taken whole.
 
     Args:
-        bench: where it is restored. Vectors that the state names and that aren't there are loaded, if their file or
+        workspace: where it is restored. Vectors that the state names and that aren't there are loaded, if their file or
             folder is still where it was.
         path: a file of `ExplorerState.save`.
-        now: how the knobs are set; of another model's state, coefficients, vectors, layers and heads are not taken
+        now: the settings as they are; of another model's state, coefficients, vectors, layers and heads are not taken
             over.
 
     Raises:
@@ -44,15 +44,15 @@ def restore(bench: Bench, path: str | Path, now: ExplorerState) -> tuple[Explore
     """
     state, origin = ExplorerState.load(path), Origin.load(path)
     remark = ""
-    if origin is not None and origin.fingerprint != bench.model.fingerprint:
+    if origin is not None and origin.fingerprint != workspace.model.fingerprint:
         state = state.changed({name: getattr(now, name) for name in _OF_THE_MODEL})
         remark = (
             f"The state is of another model ({origin.model}, {origin.fingerprint}): prompt, sampling and what is"
             " compared are taken over, vectors, coefficients, layers and heads are left as they were."
         )
     sources = {} if origin is None else origin.sources
-    for name in [name for name, weight in state.mix.items() if weight and name not in bench.vectors]:
+    for name in [name for name, weight in state.mix.items() if weight and name not in workspace.vectors]:
         if Path(source := sources.get(name, name)).exists():
-            bench.load_vectors(source)
-    bench.steering(state)  # refuses what isn't here before anything is changed
+            workspace.load_vectors(source)
+    workspace.steering(state)  # refuses what isn't here before anything is changed
     return state, remark

@@ -1,8 +1,7 @@
-"""Rows decoded so that each token is seen as it comes, and that they can be stopped between two tokens."""
+"""Decoding that shows each token as it comes and can be stopped between two tokens."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,17 +16,7 @@ from ...generation.settings import Settings
 from ...generation.streaming import StoppedBy
 from ...models.lock import LOCK
 from ...models.model import Model
-
-TABLES = threading.Lock()
-"""Held where explorers' threads work with pandas or scikit-learn: these swap the process's warning filters and put them
-back, which two threads must not
-do at once.
-"""
-
-
-class CancelledError(Exception):
-    """The work was cancelled; what it had begun is dropped."""
-
+from ..threads import Cancelled, CancelledError
 
 OnTokens = Callable[[int, list[int]], None]
 """Is given a row's number and all its tokens so far."""
@@ -59,7 +48,7 @@ def run_rows(
     rows: Sequence[Row],
     settings: Settings,
     seed: int,
-    cancelled: threading.Event,
+    cancelled: Cancelled,
     on_tokens: OnTokens | None = None,
     batch_size: int = 64,
 ) -> Iterator[list[tuple[int, list[int]]]]:
@@ -84,7 +73,7 @@ def run_rows(
                 model, [rows[i] for i in batch], settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)])
             )
 
-    for group in group_rows(model, rows, holes=not settings.reads_ids):
+    for group in group_rows(model, rows):
         for batch, ids in in_batches(group, batch_size, run):
             if cancelled.is_set():
                 raise CancelledError

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..._util.text import visible
 from ...models.loading import BUNDLED
 from ...tasks import NAMES, get
 from ...tasks.base import Task
 from ...tasks.benchmark import Benchmark
 from ..state import Arm, ExplorerState
-from ..workspace import Bench
+from ..workspace import Workspace
 from .comparing import generation_settings
 
 _RECIPE = {"task", "style", "against", "shots", "select", "seed", "questions"}
 _DEFAULTS = dict(against="direct", select="random", seed=0)
 
 
-def write_code(bench: Bench, state: ExplorerState) -> str:
+def write_code(workspace: Workspace, state: ExplorerState) -> str:
     """Python that gives the texts of the state's comparison, in the order of its arms, as `texts`.
 
     What the package can make again is made again: bundled models, tasks, vectors extracted from a task's few-shot
@@ -26,7 +27,7 @@ def write_code(bench: Bench, state: ExplorerState) -> str:
     Raises:
         ValueError: an unknown set of vectors.
     """
-    code = _Code(bench)
+    code = _Code(workspace)
     prompt = _prompt(code, state)
     made: list[str] = []
     if {"cache steering", "random control"} & set(state.arms):
@@ -43,7 +44,7 @@ def write_code(bench: Bench, state: ExplorerState) -> str:
             [
                 "import kvsteer_lab as kv",
                 "",
-                _model(bench),
+                _model(workspace),
                 *code.lines,
                 *made,
                 *prompt,
@@ -60,8 +61,8 @@ def write_code(bench: Bench, state: ExplorerState) -> str:
 class _Code:
     """Lines that make what later lines need, each thing once under a name of its own."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
         self.names: dict[str, str] = {}
         self.lines: list[str] = []
 
@@ -74,14 +75,14 @@ class _Code:
         return self.names[source]
 
     def task(self, task: str) -> str:
-        return self.name("task", task_call(task, self.bench.tasks.get(task)) or f"explorer.tasks[{task!r}]")
+        return self.name("task", task_call(task, self.workspace.tasks.get(task)) or f"explorer.tasks[{task!r}]")
 
     def pairs(self, recipe: Mapping[str, Any], n: int) -> str | None:
         """Pairs that can be made again, if their recipe tells all of it."""
         if (
             set(recipe) != _RECIPE
             or len(recipe["questions"]) != n
-            or task_call(recipe["task"], self.bench.tasks.get(recipe["task"])) is None
+            or task_call(recipe["task"], self.workspace.tasks.get(recipe["task"])) is None
         ):
             return None
         made = dict(
@@ -119,11 +120,11 @@ def task_call(name: str, own: Task | None) -> str | None:
     return f"kv.tasks.get({name!r})" if folder is None else f"kv.tasks.get({name!r}, data_dir={folder!r})"
 
 
-def _model(bench: Bench) -> str:
-    dtype = str(bench.model.dtype).removeprefix("torch.")
-    if bench.model.name in BUNDLED:
-        return f"model = kv.load({bench.model.name!r}{'' if dtype == 'float32' else f', dtype={dtype!r}'})"
-    return f"model = explorer.model  # {bench.model.name}, {dtype}"
+def _model(workspace: Workspace) -> str:
+    dtype = str(workspace.model.dtype).removeprefix("torch.")
+    if workspace.model.name in BUNDLED:
+        return f"model = kv.load({workspace.model.name!r}{'' if dtype == 'float32' else f', dtype={dtype!r}'})"
+    return f"model = explorer.model  # {visible(workspace.model.name, one_line=True)}, {dtype}"
 
 
 def _prompt(code: _Code, state: ExplorerState) -> list[str]:
@@ -149,16 +150,20 @@ def _vectors(code: _Code, state: ExplorerState) -> list[str]:
 
 def _made(code: _Code, name: str) -> str:
     """How a set of vectors can be had again."""
-    bench = code.bench
-    if name not in bench.vectors:
+    workspace = code.workspace
+    if name not in workspace.vectors:
         raise ValueError(
-            f"There are no vectors called {name!r} here, only {', '.join(map(repr, bench.vectors))}; load them first,"
-            " or choose others."
+            f"There are no vectors called {name!r} here, only {', '.join(map(repr, workspace.vectors))}; load them"
+            " first, or choose others."
         )
-    if name in bench.sources:
-        return f"kv.KVVectors.load({bench.sources[name]!r})"
-    card = bench.vectors[name].card
-    same = card.fingerprint == bench.model.fingerprint and card.dtype == str(bench.model.dtype) and not card.history
+    if name in workspace.sources:
+        return f"kv.KVVectors.load({workspace.sources[name]!r})"
+    card = workspace.vectors[name].card
+    same = (
+        card.fingerprint == workspace.model.fingerprint
+        and card.dtype == str(workspace.model.dtype)
+        and not card.history
+    )
     pairs = code.pairs(card.recipe, card.n_pairs) if same else None
     if pairs is None:
         return f"explorer.vectors[{name!r}]"
@@ -175,10 +180,10 @@ def _steering(state: ExplorerState) -> str:
 
 
 def _activations(code: _Code, state: ExplorerState) -> list[str]:
-    bench = code.bench
+    workspace = code.workspace
     name, weight = next((name, weight) for name, weight in state.mix.items() if weight)
-    ours = name in bench.pairs and (name in bench.extracted or name not in bench.activations)
-    pairs = code.pairs(bench.pairs[name].recipe, len(bench.pairs[name])) if ours else None
+    ours = name in workspace.pairs and (name in workspace.extracted or name not in workspace.activations)
+    pairs = code.pairs(workspace.pairs[name].recipe, len(workspace.pairs[name])) if ours else None
     made = f"kv.extract_activations(model, {pairs}, progress=False)" if pairs else f"explorer.activations[{name!r}]"
     settings = (
         f"layer={state.activation_layer}, coefficient={weight * state.activation_coefficient!r},"

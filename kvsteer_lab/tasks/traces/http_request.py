@@ -86,7 +86,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(below, BaseExceptionGroup):
             below = below.exceptions[0]
         elif isinstance(below, OSError) and below.strerror:
-            return os.strerror(below.errno) if (below.errno or 0) > 0 else below.strerror
+            return os.strerror(below.errno) if below.errno and below.errno > 0 else below.strerror
         else:
             below = below.__cause__ or below.__context__
     return str(error) or type(error).__name__

@@ -42,12 +42,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Traces:
-    """Replies in one style or several. `kv.with_traces(task, traces)` makes contrastive sets of them.
+    """Replies in one style or several. `kv.traces.with_traces(task, traces)` makes contrastive sets of them.
 
     Attributes:
         rows: the traces; at most one a question and style.
         source: where they come from, for messages.
-        rejected: for traces that `kv.write_traces` wrote: how many were not kept, by verdict.
+        rejected: for traces that `kv.traces.write_traces` wrote: how many were not kept, by verdict.
 
     >>> traces = Traces((Trace("direct", "4", question="2 + 2?"),))
     >>> traces.styles, len(traces)
@@ -85,8 +85,8 @@ class Traces:
         """Read JSON lines (or one JSON array) with `"text"` (or `"trace"`), `"style"`, and `"id"` or `"question"`;
         other columns are ignored.
 
-        Files that `kv.write_traces` wrote, finished or not, are read, too; what was rejected there is counted and left
-        out.
+        Files that `kv.traces.write_traces` wrote, finished or not, are read, too; what was rejected there is counted
+        and left out.
 
         Args:
             path: the file.

@@ -134,7 +134,7 @@ def with_traces(task: Task | None, traces: Traces) -> Task:
     Args:
         task: what the traces answer; `None`: nothing that is known, so that the traces must bring their questions'
             texts and replies on both sides.
-        traces: from `kv.Traces.load` or `kv.write_traces`.
+        traces: from `kv.traces.Traces.load` or `kv.traces.write_traces`.
 
     Raises:
         ValueError: no trace belongs to an extraction question of the task, or (without a task) one has no question.

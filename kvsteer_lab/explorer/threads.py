@@ -1,5 +1,9 @@
-"""One thread that does the explorer's work: latest wins, short work goes before long, and all of it can be
-cancelled.
+"""All that the explorer does with threads.
+
+A `Worker` is one thread with a queue: the latest request wins, short work goes before long work, and all of it can be
+cancelled between two tokens. A reader's clicks come in the kernel's own thread. Both threads change the state and the
+widgets, one at a time: each holds the explorer's `view_lock()` while it does. `OwnChanges` tells a widget's change by a
+reader from one that the program makes while it shows a state.
 """
 
 from __future__ import annotations
@@ -13,15 +17,57 @@ from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakSet
 
-from ..._util.batching import free_memory, is_out_of_memory
+from .._util.batching import free_memory, is_out_of_memory
 
 IDLE_SECONDS = 5.0
 """How long the thread waits for more work before it ends; the next work starts another."""
 Outcome = Literal["done", "cancelled", "failed"]
-Steps = Callable[[threading.Event], Iterator[None]]
-"""Work in steps: it is given the event that cancels it, looks at it between tokens, and yields where other work may go
-first.
+Cancelled = threading.Event
+"""Set to cancel a piece of work."""
+Steps = Callable[[Cancelled], Iterator[None]]
+"""Work in steps: it is given the event that cancels it, looks at the event between tokens, and yields where other work
+may go first.
 """
+TABLES = threading.Lock()
+"""Held where explorers' threads work with pandas or scikit-learn: these replace the process's warning filters and put
+them back, which two threads must not do at once. Take it before a `view_lock`, never while holding one.
+"""
+view_lock = threading.RLock
+"""Makes the lock of one explorer, held by whoever changes its state or its widgets."""
+
+
+class CancelledError(Exception):
+    """The work was cancelled; what it had begun is dropped."""
+
+
+class OwnChanges:
+    """Marks the time in which this thread shows a state in widgets: their changes are not a reader's.
+
+    It is a context manager. Another thread may show a state while a reader moves the same control, so the mark holds
+    for one thread alone.
+
+    >>> own = OwnChanges()
+    >>> with own:
+    ...     own.here
+    True
+    >>> own.here
+    False
+    """
+
+    def __init__(self) -> None:
+        self._thread: int | None = None
+
+    def __enter__(self) -> OwnChanges:
+        self._thread = threading.get_ident()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread = None
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread is showing a state."""
+        return self._thread == threading.get_ident()
 
 
 @dataclass(eq=False)
@@ -45,7 +91,7 @@ class Job:
     on_end: Callable[[Outcome, str], None]
     rank: int
     number: int
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: Cancelled = field(default_factory=Cancelled)
     outcome: Outcome | None = None
     message: str = ""
     started: Iterator[None] | None = None

@@ -1,52 +1,52 @@
-"""A knob: one control bound to one field of the state, in both directions."""
+"""A field of the state and the widget that shows and sets it."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as w
 
 from ..state import ExplorerState
+from ..threads import OwnChanges
 
-Set = Callable[[str, Any], None]
-"""Is told the name of a field and the value that a control gives it."""
+Change = Callable[[str, Any], None]
+"""Is told the name of a field and the value that a reader gives it."""
 
 _LABEL = {"description_width": "92px"}
 _WIDE = {"width": "auto", "max_width": "480px"}
 
 
-class Knob:
-    """One field of the state and the controls that show it.
+class Field:
+    """One field of the state, bound to a widget in both directions.
 
     Args:
-        field: the field's name.
+        name: the field's name.
         widget: what is displayed.
-        show: puts a state into the control.
-        parts: the control's parts that a reader changes, with `value`.
-        read: what the control says.
+        show: puts a state into the widget.
+        parts: the widget's parts that a reader changes, with `value`; by default the widget itself.
+        read: gives the value that the widget shows.
     """
 
     def __init__(
         self,
-        field: str,
+        name: str,
         widget: w.Widget,
         show: Callable[[ExplorerState], None],
         parts: Sequence[w.Widget] = (),
         read: Callable[[], Any] | None = None,
     ) -> None:
-        self.field, self.widget = field, widget
+        self.name, self.widget = name, widget
         self._show, self._parts = show, tuple(parts) or (widget,)
         self._read = read or (lambda: widget.value)
-        self._shown_by: int | None = None
+        self._own = OwnChanges()
 
-    def bind(self, change: Set) -> Knob:
-        """Tell `change` whenever a reader moves the control."""
+    def bind(self, change: Change) -> Field:
+        """Tell `change` whenever a reader changes the widget."""
 
         def moved(_: Any) -> None:
-            if self._shown_by != threading.get_ident():  # another thread may show a state while a reader moves this
-                change(self.field, self._read())
+            if not self._own.here:
+                change(self.name, self._read())
 
         for part in self._parts:
             part.observe(moved, "value")
@@ -54,29 +54,17 @@ class Knob:
 
     def show(self, state: ExplorerState) -> None:
         """Show a state without telling of it."""
-        self._shown_by = threading.get_ident()
-        try:
+        with self._own:
             self._show(state)
-        finally:
-            self._shown_by = None
-
-    @property
-    def enabled(self) -> bool:
-        return not any(part.disabled for part in self._parts)
-
-    @enabled.setter
-    def enabled(self, on: bool) -> None:
-        for part in self._parts:
-            part.disabled = not on
 
 
-def simple(field: str, widget: w.Widget) -> Knob:
+def simple(field: str, widget: w.Widget) -> Field:
     """A control whose value is the field's."""
     css(widget, field)
-    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
+    return Field(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
 
 
-def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Knob:
+def slider(field: str, label: str, low: float, high: float, step: float, hint: str, *, readout: bool = True) -> Field:
     """A slider with its number beside it, which a value beyond its ends makes longer; without the number there is a box
     for it (`typed`), and it stops there.
 
@@ -108,17 +96,17 @@ def slider(field: str, label: str, low: float, high: float, step: float, hint: s
         if not at_its_place(said):
             widget.value = min(max(said, widget.min), widget.max)
 
-    return Knob(field, widget, show, read=lambda: said if at_its_place(said) else round(widget.value, 6))
+    return Field(field, widget, show, read=lambda: said if at_its_place(said) else round(widget.value, 6))
 
 
-def typed(field: str, label: str, hint: str) -> Knob:
+def typed(field: str, label: str, hint: str) -> Field:
     """A box beside a slider that takes any number; its label is for those who hear it."""
     widget = w.FloatText(description=f"{label}, typed", continuous_update=False, tooltip=hint)
     widget.add_class("kv-typed").add_class(f"kv-{field.replace('_', '-')}-typed")
-    return Knob(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
+    return Field(field, widget, lambda state: setattr(widget, "value", getattr(state, field)))
 
 
-def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Knob:
+def choice(field: str, label: str, options: Sequence[Any], none: str | None = None) -> Field:
     """A list of which one is chosen; what isn't in it is added when a state names it. `none` stands for the field's
     `None`.
     """
@@ -132,10 +120,10 @@ def choice(field: str, label: str, options: Sequence[Any], none: str | None = No
             widget.options = [*widget.options, (str(value), value)]
         widget.value = value
 
-    return Knob(field, widget, show, read=lambda: None if none is not None and widget.value == none else widget.value)
+    return Field(field, widget, show, read=lambda: None if none is not None and widget.value == none else widget.value)
 
 
-def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = False) -> Knob:
+def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = False) -> Field:
     """Text; with `escaped`, a line break is shown and written as `\\n`."""
     kind = w.Textarea if rows else w.Text
     extra = {"rows": rows} if rows else {}
@@ -145,7 +133,7 @@ def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = F
     css(widget, field)
     out = (lambda text: text.replace("\n", "\\n").replace("\t", "\\t")) if escaped else str
     back = (lambda text: text.replace("\\n", "\n").replace("\\t", "\t")) if escaped else str
-    return Knob(
+    return Field(
         field,
         widget,
         lambda state: setattr(widget, "value", out(getattr(state, field))),
@@ -153,7 +141,7 @@ def words(field: str, label: str, hint: str, *, rows: int = 0, escaped: bool = F
     )
 
 
-def number(field: str, label: str, hint: str, *, whole: bool = True) -> Knob:
+def number(field: str, label: str, hint: str, *, whole: bool = True) -> Field:
     """A number that is typed."""
     widget = (w.IntText if whole else w.FloatText)(
         description=label, style=_LABEL, layout=_WIDE, continuous_update=False, tooltip=hint
@@ -161,7 +149,7 @@ def number(field: str, label: str, hint: str, *, whole: bool = True) -> Knob:
     return simple(field, widget)
 
 
-def numbers(field: str, label: str, hint: str) -> Knob:
+def numbers(field: str, label: str, hint: str) -> Field:
     """Several numbers, with commas between them."""
     widget = w.Text(
         description=label, placeholder=hint, style=_LABEL, layout=_WIDE, continuous_update=False, tooltip=hint
@@ -174,7 +162,7 @@ def numbers(field: str, label: str, hint: str) -> Knob:
         except ValueError:
             return widget.value  # which the state refuses
 
-    return Knob(
+    return Field(
         field,
         widget,
         lambda state: setattr(widget, "value", ", ".join(f"{x:g}" for x in getattr(state, field))),
@@ -182,12 +170,14 @@ def numbers(field: str, label: str, hint: str) -> Knob:
     )
 
 
-def tick(field: str, label: str, hint: str) -> Knob:
+def tick(field: str, label: str, hint: str) -> Field:
     """On or off."""
     return simple(field, w.Checkbox(description=label, indent=False, tooltip=hint))
 
 
-def toggles(field: str, names: Sequence[Any], label: str, default: Sequence[Any], hint: str, *, optional: bool) -> Knob:
+def toggles(
+    field: str, names: Sequence[Any], label: str, default: Sequence[Any], hint: str, *, optional: bool
+) -> Field:
     """A button for each of several things, each on or off; with `optional`, the default is written as `None`."""
     buttons = [w.ToggleButton(description=str(name), tooltip=f"{hint} {name}") for name in names]
     for name, button in zip(names, buttons, strict=True):
@@ -206,10 +196,10 @@ def toggles(field: str, names: Sequence[Any], label: str, default: Sequence[Any]
         for name, button in zip(names, buttons, strict=True):
             button.value = name in (default if chosen is None else chosen)
 
-    return Knob(field, box, show, buttons, read)
+    return Field(field, box, show, buttons, read)
 
 
-def layer_range(n_layers: int) -> Knob:
+def layer_range(n_layers: int) -> Field:
     """A slider with two handles over the layers."""
     widget = w.IntRangeSlider(
         min=0,
@@ -232,7 +222,7 @@ def layer_range(n_layers: int) -> Knob:
         if there := [layer for layer in chosen if layer < n_layers]:
             widget.value = (min(there), max(there))
 
-    return Knob("layers", widget, show, read=read)
+    return Field("layers", widget, show, read=read)
 
 
 def css(widget: w.Widget, field: str) -> None:

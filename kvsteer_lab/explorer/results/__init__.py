@@ -1,0 +1,1 @@
+"""What the explorer's work finds and its views show: plain values, made in `work`, drawn in `views`."""
