@@ -78,7 +78,7 @@ class Benchmark(ListedTask):
         if style not in question.replies:
             raise ValueError(
                 f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r}; "
-                "have traces in that style written (kv.traces.write_traces) and use kv.traces.with_traces(task, traces)."
+                "have such traces written (kv.traces.write_traces) and use kv.traces.with_traces(task, traces)."
             )
         return question.replies[style]
 

@@ -78,8 +78,8 @@ class Traces:
         """Read JSON lines (or one JSON array) with `"text"` (or `"trace"`), `"style"`, and `"id"` or `"question"`;
         other columns are ignored.
 
-        Files that `kv.traces.write_traces` wrote, finished or not, are read, too; what was rejected there is counted and left
-        out.
+        Files that `kv.traces.write_traces` wrote, finished or not, are read, too; what was rejected there is counted
+        and left out.
 
         Args:
             path: the file.
