@@ -114,7 +114,7 @@ def test_imports_inside_functions_are_few_and_known() -> None:
 
 
 def test_type_checking_hides_no_import() -> None:
-    """Commands start without torch, so they may name types only; elsewhere `Model.rotary`'s type is the one exception."""
+    """Commands start without torch, so they may name types only. Elsewhere `Model.rotary` has the one exception."""
     hidden = [
         (module, found)
         for module, tree in MODULES.items()
