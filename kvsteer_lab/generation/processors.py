@@ -92,6 +92,8 @@ def split_off_readers(
     Returns:
         A copy of the settings, and at most one processor.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> config = kv.load("tiny").hf.generation_config
     >>> split_off_readers(config, torch.ones(1, 3))[1]
     []

@@ -69,6 +69,7 @@ def load(
         OSError: a model with a short name is not in the cache, and can't be fetched now.
         UnsteerableModelError: its cache can't be steered; the message says why.
 
+    >>> import kvsteer_lab as kv
     >>> kv.load("tiny").n_layers
     4
     """

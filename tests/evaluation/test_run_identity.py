@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -256,6 +257,21 @@ def test_a_rule_is_what_it_refers_to(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = describe(closing_over(0))
     monkeypatch.setitem(globals(), "number_at", first_number)
     assert describe(closing_over(0)) != inner
+
+
+def test_threads_that_describe_one_rule_agree() -> None:
+    expected = describe(closing_over(0))
+    found: list[Any] = []
+
+    def work() -> None:
+        found.extend(describe(closing_over(0)) for _ in range(100))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 400
 
 
 def test_comments_and_the_place_of_a_rule_change_nothing() -> None:

@@ -80,7 +80,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_an_output_layer_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(kv.UnsteerableModelError, match="LlamaModel has no output layer .* AutoModelForCausalLM"):
+    with pytest.raises(kv.UnsteerableModelError, match=r"LlamaModel has no output layer .* AutoModelForCausalLM"):
         kv.load(build("llama").model, tokenizer)
 
 
