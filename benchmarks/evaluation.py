@@ -112,7 +112,7 @@ def _named(prefix: kv.ForcedPrefix, k: int) -> kv.ForcedPrefix:
 def _ratio(model: kv.Model, task: kv.tasks.Task, steering: kv.CacheSteering, n: int, seed: int) -> float:
     """The key coefficient, per value coefficient, that gives keys and values the same dose."""
     chats = [task.chat(q) for q in task.questions("dev", n, seed)]
-    dose = steering.vectors.relative_to(model, chats).set_index("layer").loc[list(steering.scope)].mean()
+    dose = steering.unit_doses(model, chats)
     return float(dose["values"] / dose["keys"])
 
 

@@ -219,6 +219,17 @@ def _evaluation(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _coverage(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for what, r in found["summary"].items():
+        n = len(found["settings"][what])
+        measured = (
+            f"gains: least {r['gain_least']:.3f}, mean {r['gain_mean']:.3f} (bootstrap: {r['bootstrap_least']:.3f},"
+            f" {r['bootstrap_mean']:.3f}); shares: least {r['share_least']:.3f}, mean {r['share_mean']:.3f}; the exact"
+            f" test rejects a true null in at most {r['level_most']:.3f}"
+        )
+        yield f"coverage of 95% intervals, {what}, {n} settings", measured, "mean ≥ 0.945"
+
+
 def _browser(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     named = {
         "first": ("letting go of a slider to the first steered token on the page", "< 300 ms"),
@@ -234,6 +245,7 @@ def _browser(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 ROWS = {
     "browser": _browser,
     "ablation": _ablation,
+    "coverage": _coverage,
     "decode": _decode,
     "evaluation": _evaluation,
     "explorer": _explorer,

@@ -20,6 +20,7 @@ from .evaluation.tuning.search import tune as tune
 from .explorer.opening import explore as explore
 from .figures.saving import save_figure as save_figure
 from .generation.divergence import divergence as divergence
+from .generation.effective_dose import effective_dose as effective_dose
 from .generation.elicitation import elicit as elicit
 from .generation.generate import generate as generate
 from .generation.outputs import Generations as Generations
@@ -43,6 +44,7 @@ from .interventions.together import Together as Together
 from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load
 from .models.model import Model as Model
+from .models.templates import PlainTemplate as PlainTemplate
 from .stats.tables import readable as readable
 from .tasks import traces as traces
 from .vectors.activation import ActivationVectors as ActivationVectors

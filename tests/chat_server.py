@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -17,6 +18,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.pings.append(dict(self.headers))
+        if self.server.greeting is not None:
+            self.server.greeting(self)
+            return
         self.reply(404, {"error": {"message": "no such page"}})
 
     def do_POST(self) -> None:
@@ -64,6 +68,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer
         self.faults: list[Fault] = []
+        self.greeting: Fault | None = None
         self.asked: list[dict[str, Any]] = []
         self.pings: list[dict[str, str]] = []
         self.lock = threading.Lock()
@@ -106,3 +111,28 @@ def hang(seconds: float) -> Fault:
 def says(text: str | None, finish_reason: str = "stop") -> Fault:
     """Answer something else."""
     return lambda handler: handler.complete(text, finish_reason)
+
+
+def drip(*, headers: bool, pause: float = 0.02) -> Fault:
+    """Send an endless answer, byte by byte: a header that goes on and on, or a body."""
+
+    def send(handler: Handler) -> None:
+        begin = b"HTTP/1.1 200 OK\r\n" + (b"X-Long: " if headers else b"Content-Length: 1000000\r\n\r\n")
+        handler.close_connection = True
+        with contextlib.suppress(OSError):  # the client hangs up
+            handler.wfile.write(begin)
+            for _ in range(500):
+                handler.wfile.write(b"x")
+                time.sleep(pause)
+
+    return send
+
+
+def verbatim(answer: bytes) -> Fault:
+    """Send these bytes as the whole answer, status line and headers included."""
+
+    def send(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(answer)
+
+    return send

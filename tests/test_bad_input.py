@@ -238,7 +238,7 @@ def test_a_model_that_computes_nan_gives_no_vectors(tokenizer: Any) -> None:
     ("interventions", "message"),
     [
         ([], "The list of interventions is empty; leave it out for the baseline"),
-        (["steer"], r"'steer' is no intervention; use kv\.CacheSteering, kv\.Nothing and the like"),
+        (["steer"], r"'steer' is not an intervention; use kv\.CacheSteering, kv\.Nothing and the like"),
         ([kv.Nothing(), kv.Nothing()], r"Two interventions are called 'baseline'; tell them apart with name=\.\.\."),
         ([kv.ForcedPrefix("")], "A forced prefix needs some text"),
     ],
@@ -310,7 +310,9 @@ def test_a_folder_that_cannot_be_written(saved: Any, tmp_path: Path, monkeypatch
     def denied(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("tempfile.mkstemp", denied)  # root may write anywhere, so permissions alone can't be tested
+    monkeypatch.setattr(
+        "kvsteer_lab._util.files._new_file", denied
+    )  # root may write anywhere, so permissions alone can't be tested
     with pytest.raises(
         OSError, match=r"^Cannot write .*: Permission denied\. Choose a folder that you can write to\.$"
     ):

@@ -226,3 +226,17 @@ def test_committed_results_have_the_same_form(path: Path) -> None:
     model = found["settings"].get("model")
     assert path.stem.removesuffix("-cuda") == found["benchmark"]
     assert model is None or found["benchmark"].split("-", 1)[1].removesuffix("-2threads") == model
+
+
+def test_coverage(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coverage = benchmark("coverage")
+    monkeypatch.setattr(coverage, "PAIRS", [coverage.Pairs(30, 0.4, 0.0, 0.0), coverage.Pairs(30, 0.3, 0.2, 0.1)])
+    monkeypatch.setattr(coverage, "SAMPLES", [coverage.Samples(20, 4, 0.5, 0.5, 0.5)])
+    found = read(coverage.main(draws=60, out=tmp_path))["results"]
+    assert found["summary"].keys() == {"one answer a question", "several answers a question"}
+    for rows in found["settings"].values():
+        for row in rows:
+            assert {"share", "gain", "bootstrap", "gain_width", "bootstrap_width", "rejected"} <= row.keys()
+            assert row["gain"] > 0.85 and row["share"] > 0.85 and row["gain_width"] > 0
+    still = found["settings"]["one answer a question"][0]
+    assert still["bootstrap_width"] == 0 and still["gain_width"] > 0.1, "no verdict differs, which proves little"

@@ -60,6 +60,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], folder: 
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder or target.parent)
         temporary, mode = _new_file(folder or target.parent, target)
+    except IsADirectoryError as error:
+        raise _failed(path, error) from error
     except OSError as error:
         raise OSError(
             f"Cannot write {path}: {error.strerror or error}. Choose a folder that you can write to."
@@ -135,6 +137,8 @@ def _temporaries(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
 DEPTH = 100
 """How many lists and objects may lie inside one another. What the package writes has fewer than ten levels."""
 
@@ -60,6 +62,22 @@ def read_json(path_or_text: Path | str | bytes, *, what: str) -> Any:
         raise ValueError(f"{what} can't be read as JSON: {error}.") from error
     except (ValueError, RecursionError) as error:  # also a whole number of more digits than Python converts
         raise ValueError(f"{what} can't be read as JSON: {str(error).rstrip('.')}.") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """What a pydantic validation found first, in a few words, and how many more faults there are.
+
+    >>> from pydantic import TypeAdapter
+    >>> try:
+    ...     TypeAdapter(list[int]).validate_json('["a", "b"]', strict=True)
+    ... except ValidationError as error:
+    ...     first_fault(error)
+    '0: Input should be a valid integer, and 1 more'
+    """
+    first, *others = error.errors()
+    place = ".".join(str(part) for part in first["loc"])
+    more = f", and {len(others)} more" if others else ""
+    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
 
 
 def _text(source: Path | str | bytes) -> str:

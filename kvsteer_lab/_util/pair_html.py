@@ -30,7 +30,7 @@ def pair_html(positive: str, negative: str, last_token: str | None) -> str:
         last_token: the text of their last token, where it is known; else the last character is framed.
 
     >>> shown = pair_html("Why? Because. A:", "Why? A:", ":")
-    >>> "<span style='background:#e69f0055;'> Because.</span>" in shown
+    >>> "Why? <span style='background:#e69f0055;'>Because. </span>A" in shown
     True
     """
     sides = [re.findall(r"\s+|\w+|[^\w\s]", text) for text in (positive, negative)]
@@ -73,7 +73,7 @@ def _opcodes(a: Sequence[str], b: Sequence[str], most: int) -> Iterator[Opcode]:
         return
     lines = [_lines(side) for side in (a, b)]
     starts = [[0, *_running(map(len, side))] for side in lines]
-    hunks = list(_trimmed(lines[0], lines[1], most))
+    hunks = [part for hunk in _trimmed(lines[0], lines[1], most) for part in _line_by_line(hunk)]
     each = most // max(1, sum(kind == "replace" for kind, *_ in hunks))
     for kind, i0, i1, j0, j1 in hunks:
         a0, a1, b0, b1 = starts[0][i0], starts[0][i1], starts[1][j0], starts[1][j1]
@@ -82,6 +82,15 @@ def _opcodes(a: Sequence[str], b: Sequence[str], most: int) -> Iterator[Opcode]:
                 yield inner, a0 + p0, a0 + p1, b0 + q0, b0 + q1
         else:
             yield kind, a0, a1, b0, b1
+
+
+def _line_by_line(hunk: Opcode) -> Iterator[Opcode]:
+    """Of lines that took the place of as many others, each with its own."""
+    kind, i0, i1, j0, j1 = hunk
+    if kind != "replace" or i1 - i0 != j1 - j0:
+        yield hunk
+    else:
+        yield from ((kind, i, i + 1, j, j + 1) for i, j in zip(range(i0, i1), range(j0, j1), strict=True))
 
 
 def _trimmed(a: Sequence[Any], b: Sequence[Any], most: int) -> Iterator[Opcode]:

@@ -12,6 +12,7 @@ may hold (lone surrogates) are written out as in a Python string: `\\x1b`, `\\u2
 from __future__ import annotations
 
 import html
+import re
 
 _LINES = {"\t": "\\t", "\n": "\\n", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _ACTING = [
@@ -21,7 +22,7 @@ _ACTING = [
 ]
 _WRITTEN_OUT = {i: f"\\x{i:02x}" if i < 0x100 else f"\\u{i:04x}" for i in _ACTING} | {0x0D: "\\r"}
 _ON_ONE_LINE = _WRITTEN_OUT | {ord(character): written for character, written in _LINES.items()}
-_MATHJAX = {"$": "<span>&#36;</span>", "\\": "<span>&#92;</span>"}
+_DELIMITER = re.compile(r"\$|\\(?=[()\[\]\\$]|begin|end|(?:eq)?ref|\Z)")  # of MathJax, as notebooks set it up
 _NO_JOIN = "\u2060"  # has no width
 
 
@@ -41,7 +42,7 @@ def visible(text: object, *, one_line: bool = False) -> str:
 
 
 def for_html(text: object) -> str:
-    """A text as HTML that MathJax leaves alone, too: a dollar or a backslash in an element of its own delimits nothing.
+    """A text as HTML that MathJax leaves alone, too: a dollar in an element of its own delimits no formula.
 
     >>> for_html("<b> costs $2")
     '&lt;b&gt; costs <span>&#36;</span>2'
@@ -67,9 +68,7 @@ def guard_from_mathjax(source: str) -> str:
     >>> guard_from_mathjax("<td>$2, $18</td>")
     '<td><span>&#36;</span>2, <span>&#36;</span>18</td>'
     """
-    for character, element in _MATHJAX.items():
-        source = source.replace(character, element)
-    return source
+    return _DELIMITER.sub(lambda found: f"<span>&#{ord(found[0])};</span>", source)
 
 
 def for_figure(text: object) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ..models.finite import NotFiniteError
 from ..models.layers import decoder_layers, hidden_size
 from ..models.lock import LOCK
 from ..models.model import Model
@@ -30,6 +31,10 @@ class ResidualDelta:
         onward: whether every later slot gets it as well, the generated tokens' among them.
         newest: add it to the last position of each forward pass instead, wherever that is. It takes decoding without a
             cache to differ from `onward`: then a position that was the newest is computed anew, without the vectors.
+
+    >>> import kvsteer_lab as kv
+    >>> import torch
+    >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
     """
 
     vectors: Float[Tensor, "layers hidden"]
@@ -43,6 +48,10 @@ class ResidualDelta:
         Raises:
             ValueError: another number of layers or hidden width than the model's, NaN or infinity, or a model whose
                 layers aren't found.
+
+        >>> import kvsteer_lab as kv
+        >>> import torch
+        >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
         """
         decoder_layers(model.hf)
         wanted, shape = (model.n_layers, hidden_size(model.hf)), tuple(self.vectors.shape)
@@ -51,8 +60,12 @@ class ResidualDelta:
                 f"A residual delta is {shape}, but {model.name} has {wanted} (layers, hidden width); use vectors of"
                 " this model."
             )
-        if not torch.isfinite(self.vectors).all():
-            raise ValueError("A residual delta holds NaN or infinity; check the coefficient and the vectors.")
+        if not self.vectors.to(model.dtype).isfinite().all():
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise NotFiniteError(
+                f"A residual delta holds NaN or infinity, or is infinite in {dtype}; check the coefficient and the"
+                " vectors."
+            )
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,7 @@ class Editing:
 
     It may be entered again and again: the columns that earlier passes read are counted on, so that single passes can be
     wrapped as well as a whole `generate`. On leaving, also through an error or Ctrl-C, the hooks are gone. The lock of
-    all models
-    is held while it is entered.
+    all models is held while it is entered.
 
     Args:
         hf: the model that runs.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -54,7 +54,7 @@ class Note(BaseModel):
         try:
             return cls._in(pq.ParquetFile(file).schema_arrow)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise ValueError(_first_line(error)) from error
+            raise ValueError(first_line(error)) from error
 
     @classmethod
     def _in(cls, schema: pa.Schema) -> Note:
@@ -76,7 +76,7 @@ def write_rows(path: Path, rows: pd.DataFrame, note: Note) -> None:
     """
     columns = {name: _column(name, rows[name]) for name in rows.columns}
     table = pa.table(columns)
-    marked = note.model_copy(update={"check": _checksum(table, note)})
+    marked = note.model_copy(update={"check": _check(table, note)})
     table = table.replace_schema_metadata({_KEY: marked.model_dump_json().encode()})
     pq.write_table(table, path, write_page_checksum=True)
 
@@ -90,10 +90,10 @@ def read_table(path: Path) -> tuple[pa.Table, Note]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         table, note = file.read(), Note._in(file.schema_arrow)
-        if note.check != _checksum(table, note):
+        if note.check != _check(table, note):
             raise ValueError("its rows are not those that were written")
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
     return table, note
 
 
@@ -109,21 +109,24 @@ def _column(name: str, values: pd.Series) -> pa.Array:
     try:
         found = pa.array(values, type=kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(
-            f"The column {name!r} of a run holds values of several types: {_first_line(error)}."
-        ) from error
+        raise ValueError(f"The column {name!r} of a run holds values of several types: {first_line(error)}.") from error
     texts = pa.types.is_null(found.type) or pa.types.is_large_string(found.type)
     return found.cast(pa.string()) if texts else found
 
 
-def _checksum(table: pa.Table, note: Note) -> str:
-    """SHA-256 of the note, names, types and values: whatever changes what is read changes it."""
-    head = [note.run, note.readings, note.chunk, *([field.name, str(field.type)] for field in table.schema)]
-    digest = hashlib.sha256(json.dumps(head).encode())
+def checksum(table: pa.Table, head: Sequence[Any]) -> str:
+    """SHA-256 of `head`, names, types and values: whatever changes what is read changes it."""
+    columns = [[field.name, str(field.type)] for field in table.schema]
+    digest = hashlib.sha256(json.dumps([*head, columns], sort_keys=True, default=str).encode())
     for column in table.columns:
         digest.update(json.dumps(column.to_pylist(), default=str).encode())
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def _check(table: pa.Table, note: Note) -> str:
+    return checksum(table, [note.run, note.readings, note.chunk])
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its name."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ..interventions.cache import CacheSteering, check_cache_steering
 from ..interventions.steering import Steering, check_adds
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..tasks.base import Task
 from .grids import run_grid
-
-__all__ = ["Steering", "check_adds", "check_cache_steering"]
 
 
 def dose_response(
@@ -100,6 +97,19 @@ def unit_dose(model: Model, steering: Steering, prompts: Prompt | Sequence[Promp
 
     For cache steering |S^V| / |V| at the steered slot, for activation steering |r| / |h| of the residual stream at that
     token; averaged over the layers that are edited and over the prompts.
+
+    Args:
+        model: the model to be steered.
+        steering: what is added; its coefficients count for nothing.
+        prompts: prompts whose steered slot is measured.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> unit_dose(model, steering, "What is 2 + 3?") == steering.unit_dose(model, "What is 2 + 3?")
+        True
     """
     return steering.unit_dose(model, prompts)
 
@@ -119,26 +129,3 @@ def check_coefficients(name: str, given: Sequence[float]) -> list[float]:
     if wrong := [c for c in given if not math.isfinite(c)]:
         raise ValueError(f"There is a coefficient {wrong[0]} in {name}; coefficients must be finite numbers.")
     return list(dict.fromkeys(float(c) for c in given))
-
-
-# --- names that analyses used before steerings could say this themselves ----------------------------------------
-
-
-def unit_doses(model: Model, steering: CacheSteering, prompts: Prompt | Sequence[Prompt]) -> pd.Series:
-    """`steering.unit_doses(model, prompts)`."""
-    return steering.unit_doses(model, prompts)
-
-
-def scaled(steering: Steering, coefficient: float, name: str) -> Steering:
-    """`steering.at(coefficient, name)`."""
-    return steering.at(coefficient, name)
-
-
-def coefficient_of(steering: Steering) -> float:
-    """`steering.coefficient`."""
-    return steering.coefficient
-
-
-def controls_of(steering: Steering, n: int, seed: int) -> Sequence[Steering]:
-    """`steering.controls(n, seed)`."""
-    return steering.controls(n, seed)

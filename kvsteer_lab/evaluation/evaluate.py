@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def evaluate(
     """Ask a task's questions under every intervention, all through the one path.
 
     The two baselines, with and without the offset token, are always in the run. Add `kv.random_controls(...)` to the
-    interventions for a control-based p-value.
+    interventions for a p-value against random vectors.
 
     Args:
         model: from `kv.load`.
@@ -65,31 +65,39 @@ def evaluate(
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
             before anything is computed.
         OSError: the folder can't be written.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> short = {"max_new_tokens": 4}
+        >>> results = kv.evaluate(model, task, kv.CoTPrompt(), n=2, split="dev", generation=short, progress=False)
+        >>> results.interventions
+        ['baseline', 'no offset', 'CoT prompt']
     """
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
     if second_stage not in ("steered", "unsteered"):
         raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
-    inquiry = EvaluationPlan(
+    plan = EvaluationPlan(
         model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size
     )
     asked = dict(
         task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples
     )
     settings = dict(
-        model=model.name, fingerprint=model.read_fingerprint(), dtype=str(model.dtype), **asked, version=__version__
+        model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__
     )
     if out is None and (shard is not None or chunk_size is not None):
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
-    check_interventions(model, inquiry.methods)
-    inquiry.check_room(questions)
+    check_interventions(model, plan.methods)
+    plan.check_room(questions)
     if out is None:
-        frame, complete = inquiry.ask(questions, progress)
+        frame, complete = plan.ask(questions, progress)
         return Results(frame, settings, complete)
     return Results.of_run(
         ask_in_chunks(
-            inquiry,
+            plan,
             questions,
             out,
             settings=settings,
@@ -100,7 +108,17 @@ def evaluate(
     )
 
 
-def with_baselines(interventions: Intervention | Sequence[Intervention]) -> tuple[Intervention, ...]:
-    """The interventions, behind both baselines."""
-    chosen = [interventions] if isinstance(interventions, Intervention) else list(interventions)
+def with_baselines(interventions: Intervention | Iterable[Intervention]) -> tuple[Intervention, ...]:
+    """Both baselines, then the interventions; a baseline that is among them stays where it is.
+
+    Args:
+        interventions: one, several or none.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> [method.label for method in with_baselines([kv.CoTPrompt(), kv.Nothing()])]
+        ['no offset', 'CoT prompt', 'baseline']
+    """
+    several = isinstance(interventions, Iterable) and not isinstance(interventions, Intervention)
+    chosen: list[Any] = list(interventions) if several else [interventions]  # type: ignore[arg-type]
     return (*(b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)), *chosen)

@@ -32,12 +32,22 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Grid(Generic[Key]):
-    """A finished run of a grid.
+    """A finished run of a grid. Made by `run_grid`.
 
     Attributes:
         results: the rows of all cells, controls and baselines.
         cells: the interventions by key.
         controls: the random controls of each cell; none where none were asked for.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> cells = {text: kv.CoTPrompt(text, name=text) for text in ("Think.", "Be quick.")}
+        >>> grid = run_grid(model, task, cells, n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> len(grid.of("Think.")), len(grid.baseline), len(grid.questions)
+        (2, 2, 2)
+        >>> list(grid.table(["prompt"], lambda replies: {"tokens": replies.tokens.mean()}).columns)
+        ['prompt', 'tokens']
     """
 
     results: Results = field(repr=False)
@@ -55,11 +65,21 @@ class Grid(Generic[Key]):
         return list(dict.fromkeys(self.results.rows.question))
 
     def of(self, key: Key) -> pd.DataFrame:
-        """The replies of one cell."""
+        """The replies of one cell.
+
+        Args:
+            key: of the cell.
+
+        Raises:
+            KeyError: no such cell.
+        """
         return self.of_label(self.cells[key].label)
 
     def of_label(self, label: str) -> pd.DataFrame:
         """The replies of one intervention.
+
+        Args:
+            label: of a cell, a control, a baseline or another intervention of the run.
 
         Raises:
             ValueError: none of that name.
@@ -73,12 +93,21 @@ class Grid(Generic[Key]):
     def beside_controls(self, key: Key, column: str = "correct", name: str = "") -> dict[str, float]:
         """Where a cell's mean of `column` stands among its controls': `random_low`, `random_high`, `p_random`, as in
         `bands.band`; empty without controls.
+
+        Args:
+            key: of the cell.
+            column: what is averaged.
+            name: what the average is called: the columns are then `random_NAME_low` and so on.
         """
         return band(float(self.of(key)[column].mean()), [float(part[column].mean()) for part in self.drawn(key)], name)
 
     def p_against(self, key: Key, label: str = "baseline") -> float:
         """The exact test of equal accuracy with another intervention of the run: McNemar's, or with several samples to
         each question the permutation test of whole questions (`kv.stats.paired_permutation`).
+
+        Args:
+            key: of the cell.
+            label: of the other intervention.
         """
         ours, theirs = self.of(key), self.of_label(label)
         return paired_permutation(
@@ -90,6 +119,10 @@ class Grid(Generic[Key]):
         controls.
 
         `attrs["questions"]` holds the questions' ids.
+
+        Args:
+            names: the columns of the key's parts.
+            measure: from the replies of a cell to further columns; see `measures`.
         """
         rows = []
         for key in self.cells:
@@ -134,6 +167,16 @@ def run_grid(
         ValueError: controls of a cell that isn't a steering, or what `kv.evaluate` refuses; before anything is
             computed.
         KeyboardInterrupt: the run was interrupted; with `out`, it goes on there when it is called again.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> vectors = kv.extract(model, pairs, progress=False)
+        >>> cells = {layer: kv.CacheSteering(vectors, 0, 2, layers=[layer]) for layer in (1, 2)}
+        >>> grid = run_grid(model, task, cells, controls=2, n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> {layer: len(grid.drawn(layer)) for layer in cells}
+        {1: 2, 2: 2}
     """
     drawn = dict(controls) if isinstance(controls, Mapping) else _draw(cells, controls, seed)
     results = evaluate(

@@ -22,17 +22,13 @@ from .readings import read_reply
 from .results import COLUMNS
 
 SecondStage = Literal["steered", "unsteered"]
-
-
 SECOND_STAGE_TOKENS = 8
-
-
 """How far the closing words are continued."""
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """All that is fixed in an evaluation but its questions.
+    """Everything that is fixed in an evaluation except its questions.
 
     Attributes:
         model, task, methods: what is asked of whom; the baselines are among the methods.
@@ -53,6 +49,9 @@ class EvaluationPlan:
         """Refuse questions that leave no room in the model's context for a reply and its second stage, before any is
         asked.
 
+        Args:
+            questions: all that will be asked.
+
         Raises:
             ValueError: a prompt that is too long; the message names the method.
         """
@@ -62,7 +61,7 @@ class EvaluationPlan:
         offset = offset_token(self.model.tokenizer, self.offset)
         lengths: dict[str, int] = {}  # most methods ask the same thing, and rendering is slow
         for method in self.methods:
-            tail = len(method.tail(self.model.tokenizer, offset))
+            tail = len(method.tail(self.model.tokenizer, method.offset_id(self.model.tokenizer, offset)))
             for question in questions:
                 chat = method.chat(self.task.chat(question))
                 key = repr(chat)
@@ -79,6 +78,10 @@ class EvaluationPlan:
         """One row a question, method and sample, and whether all of them are there.
 
         After Ctrl-C the rows are those of the questions that every method answered.
+
+        Args:
+            questions: those to ask now.
+            progress: whether to show a bar.
         """
         chats = [self.task.chat(q) for q in questions]
         texts = generate(
@@ -96,7 +99,7 @@ class EvaluationPlan:
         method = {m.label: m for m in self.methods}
         chosen: Sequence[Choice | None] = choices or [None] * len(texts)
         rows = [
-            describe(method[g.intervention], self.task, questions[g.prompt], g, choice)
+            describe_reply(method[g.intervention], self.task, questions[g.prompt], g, choice)
             for g, choice in zip(texts, chosen, strict=True)
         ]
         frame = pd.DataFrame(rows, columns=[*COLUMNS, *(f"by_{name}" for name in self._rules)])
@@ -127,10 +130,18 @@ class EvaluationPlan:
         )
 
 
-def describe(
+def describe_reply(
     method: Intervention, task: Task, question: Question, text: Generation, choice: Choice | None
 ) -> dict[str, Any]:
-    """One row of the results: the raw text, its repetition, and how it is read (`read_reply`)."""
+    """One row of the results: the raw text, its repetition, and how it is read (`read_reply`).
+
+    Args:
+        method: under which the text was generated.
+        task: whose rules read it.
+        question: that was asked.
+        text: the reply.
+        choice: what the second stage elicited, for tasks that have one.
+    """
     closing = "" if choice is None else f"{task.closing}{choice.text}"
     read = read_reply(task, question, text.answer, closing, None if choice is None else choice.letter)
     row = dict(

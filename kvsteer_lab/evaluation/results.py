@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .._util.files import write_atomically
+from .._util.html import table_html
+from .._util.json import first_fault, read_json
+from .chunk_files import checksum, first_line
 from .runs import Run
 from .summary import summarise
 from .verdicts import check_measured, warn_of_interruption
@@ -32,8 +35,17 @@ COLUMNS = (
     ),
     *("gold", "read_answer", "choice_forced", "correct", "style", "reasoned", "repetition"),
 )
-"""Of every row. Behind them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
+"""Of every row. After them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
 _KEY = b"kvsteer_lab"
+
+
+class _Note(BaseModel):
+    """What a file of results says about itself; `check` is missing in files of earlier releases."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    settings: dict[str, Any]
+    complete: bool
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,8 +172,9 @@ class Results:
     def save(self, path: str | Path) -> Path:
         """Write one parquet file, settings in its metadata; an existing file is replaced in one step."""
         table = pa.Table.from_pandas(self.rows, preserve_index=False)
-        note = json.dumps({"settings": dict(self.settings), "complete": self.complete}, sort_keys=True)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: note.encode()})
+        about: dict[str, Any] = {"settings": dict(self.settings), "complete": self.complete}
+        note = _Note(**about, check=checksum(table, [about]))
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: note.model_dump_json().encode()})
         return write_atomically(path, lambda temporary: pq.write_table(table, temporary))
 
     @classmethod
@@ -175,14 +188,19 @@ class Results:
             return cls.of_run(Run.load(path))
         try:
             table = pq.read_table(path)
-            note = json.loads((table.schema.metadata or {})[_KEY])
+            text = (table.schema.metadata or {})[_KEY]
+            read_json(text, what="its note")
+            note = _Note.model_validate_json(text)
+            if note.check and note.check != checksum(table, [{"settings": note.settings, "complete": note.complete}]):
+                raise ValueError("its rows are not those that were saved")
+            return cls(table.replace_schema_metadata(None).to_pandas(), note.settings, note.complete)
         except FileNotFoundError as error:
             raise ValueError(f"There are no results at {path}.") from error
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
             raise ValueError(
-                f"{path} is no complete results file of kvsteer_lab ({error}); run the evaluation again."
+                f"{path} is not a complete results file of kvsteer_lab ({reason}); run the evaluation again."
             ) from error
-        return cls(table.to_pandas(), note["settings"], note["complete"])
 
     @classmethod
     def of_run(cls, run: Run) -> Results:
@@ -193,7 +211,7 @@ class Results:
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
         table = summarise(self.rows, self.settings, self.complete, "baseline")
-        return note + table.to_html(float_format=lambda x: f"{x:.3g}", na_rep="")
+        return note + table_html(table, float_format=lambda x: f"{x:.3g}", na_rep="")
 
     def _warn_if_partial(self) -> None:
         if not self.complete:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .._util.json import read_json
-from ..vectors.cards import first_fault
+from .._util.json import first_fault, read_json
 from .identity import RunIdentity, hash_of
 
 CONFIG = "config.json"

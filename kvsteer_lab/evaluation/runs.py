@@ -32,6 +32,10 @@ _REMEDY = "delete this file and run the same command again"
 _WAIT = 60.0  # seconds for the folder's lock, which is held for a moment
 
 
+class OtherRunError(ValueError):
+    """A folder holds a run whose texts depend on something else than those that were asked for."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One evaluation in one folder, finished or not.
@@ -44,6 +48,12 @@ class Run:
         samples: replies to each question under each intervention.
         settings: what a table's heading tells of the run; recorded, never compared.
         provenance: date, commit and versions; recorded, never compared.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run(Path(folder), RunIdentity({"seed": 0}), (("q1",), ("q2",)), ("baseline",)).begin()
+    ...     run.missing()
+    [0, 1]
     """
 
     path: Path
@@ -200,10 +210,10 @@ class Run:
         return read_rows([self.table(chunk) for chunk in self.finished])
 
     def check_same(self, texts: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` that names what differs unless the texts of this run depend on the same."""
+        """Raise an `OtherRunError` that names what differs unless the texts of this run depend on the same."""
         if RunIdentity(texts).texts_hash != self.hash:
             found = differences(self.identity.texts, texts)
-            raise ValueError(f"{self.path} holds another run: {found}. Choose another folder, or ask for the same.")
+            raise OtherRunError(f"{self.path} holds another run: {found}. Choose another folder, or ask for the same.")
 
     @cached_property
     def _readings(self) -> str:

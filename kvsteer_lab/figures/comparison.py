@@ -1,4 +1,4 @@
-"""Interventions side by side: accuracy with intervals, and the share of replies that reason."""
+"""Comparison of interventions: accuracy with intervals, and the share of replies that reason."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
     """Accuracy and reasoned share of each intervention: the table that `Results.summary` gives.
 
     Bars of accuracy are 95% Wilson intervals; the one of the random vectors holds the middle 95% of them.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = dict(n=40, accuracy=[0.5, 0.8], low=[0.4, 0.7], high=[0.6, 0.9], reasoned=[0.1, 0.9])
+        >>> figure = kv.figures.plot_comparison(pd.DataFrame(rows, index=["baseline", "cache steering"]))
+        >>> [axis.get_xlabel() for axis in figure.axes]
+        ['accuracy, 40 questions', 'share of replies that reason']
     """
     place = np.arange(len(summary))[::-1]
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""What a token costs: ratios to the plain model with its cache."""
+"""The time per token under each method, as a ratio to the plain model with its cache."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ MARKERS = "osD^v"
 def plot_costs(table: pd.DataFrame) -> Figure:
     """Time a token over the plain model's, one panel per model and one marker per batch size: the table that
     `analysis.decode_costs` gives.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"method": ["nothing added", "cache steering"], "ratio": [1.0, 1.02], "low": 0.98,
+        ...                       "high": 1.05})
+        >>> figure = kv.figures.plot_costs(table.assign(model="tiny", device="a CPU", batch=1))
+        >>> figure.axes[0].get_xlabel()
+        'time a token / plain, cached'
     """
     panels = list(table.groupby("model", sort=False))
     methods = list(dict.fromkeys(table.method))

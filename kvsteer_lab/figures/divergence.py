@@ -1,4 +1,4 @@
-"""How far a steered model is from the plain one, token by token."""
+"""Divergence of a steered model from the plain one at each token."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
 
     Raises:
         ValueError: keys that aren't pairs of a method and a text.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> frame = pd.DataFrame({"prompt": [0, 0, 1, 1], "step": [0, 1, 0, 1], "kl": [2.0, 0.1, 3.0, 0.2]})
+        >>> figure = kv.figures.plot_divergence({("cache steering", "the baseline's text"): frame})
+        >>> figure.axes[0].get_title()
+        'cache steering'
     """
     wrong = [key for key in frames if not isinstance(key, tuple) or len(key) != 2]
     if wrong:

@@ -21,6 +21,15 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
     """Share of reasoned replies and accuracy against the dose: the table that `kv.dose_response` gives.
 
     Bars are 95% Wilson intervals; the band holds the middle 95% of the random controls, the dotted line is their mean.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"coefficient": [1.0, 3.0], "dose": [0.5, 1.5], "accuracy": [0.5, 0.9],
+        ...                       "reasoned": [0.1, 0.9]})
+        >>> figure = kv.figures.plot_dose_response(table.assign(vector="steering", n=40))
+        >>> [axis.get_title() for axis in figure.axes]
+        ['replies that reason', 'correct answers']
     """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True)
     for axis, column, title in zip(
@@ -50,6 +59,15 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
 
     Raises:
         ValueError: no tables.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"coefficient": [1.0, 3.0], "dose": [0.5, 1.5], "accuracy": [0.5, 0.9]})
+        >>> table = table.assign(vector="steering", n=40)
+        >>> figure = kv.figures.plot_dose_responses({"cache steering": table, "activation steering": table})
+        >>> [axis.get_title() for axis in figure.axes]
+        ['cache steering', 'activation steering']
     """
     if not tables:
         raise ValueError("There are no tables to draw; pass {label: kv.dose_response(...)}.")

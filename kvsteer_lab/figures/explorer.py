@@ -1,4 +1,4 @@
-"""What was found in the explorer, as figures: a sweep's heatmap, texts token by token, pairs in their principal
+"""Figures of the explorer's results: a sweep's heatmap, texts token by token, pairs in their principal
 components.
 """
 
@@ -39,6 +39,15 @@ def plot_sweep(
 
     Raises:
         ValueError: no finished cell, or a measure that isn't defined for these cells.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = [("baseline", "", 0.1), ("0", "1", 0.2), ("0", "6", 0.9)]
+        >>> table = pd.DataFrame(cells, columns=["row", "column", "reasoned"]).assign(n=8)
+        >>> figure = kv.figures.plot_sweep(table, row_title="c_k", column_title="c_v")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0.20', '0.90']
     """
     cells = table[table.row != "baseline"]
     if cells.empty or cells[measure].isna().all():
@@ -91,6 +100,13 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
 
     Raises:
         ValueError: an empty table.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"arm": "cache steering", "step": [1, 2], "change": [0.5, -0.1], "kl": [0.2, 0.1]})
+        >>> [axis.get_title() for axis in kv.figures.plot_tokens(table).axes]
+        ['each token', 'KL against the baseline, summed up']
     """
     if table.empty:
         raise ValueError("There are no texts to draw; compare something with the baseline first.")
@@ -113,9 +129,17 @@ def plot_components(table: pd.DataFrame, layer: int, part: str) -> Figure:
     """Single pairs by their first two principal components.
 
     Args:
-        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance, `explained_x`
-            and `explained_y`.
+        table: one row per pair, with `set`, `style`, `x`, `y`, and the components' shares of the variance,
+            `explained_x` and `explained_y`.
         layer, part: what they are of.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"set": "my pairs", "style": "stepwise", "x": [0.0, 1.0], "y": [1.0, 0.0]})
+        >>> figure = kv.figures.plot_components(table.assign(explained_x=0.6, explained_y=0.2), layer=2, part="values")
+        >>> figure.axes[0].get_xlabel()
+        'PC 1 (60%)'
     """
     figure, axes = plt.subplots(figsize=(ONE_COLUMN, 2.9), layout="constrained")
     for name, own in table.groupby("set", sort=False):

@@ -1,6 +1,4 @@
-"""What was foretold, and what came of it: forecasts against effects, and how stable a mean is at each number of
-pairs.
-"""
+"""Forecasts against measured effects, and the split-half stability of a mean at each number of pairs."""
 
 from __future__ import annotations
 
@@ -45,6 +43,16 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         table: the points.
         correlations: which forecasts to show, and what to write above them.
         effect: the column on the vertical axis: `"effect"` (adoption of the style) or `"gain"` (accuracy).
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> points = pd.DataFrame({"agreement": [0.1, 0.5], "effect": [0.2, 0.8], "low": [0.1, 0.7],
+        ...                        "high": [0.3, 0.9]})
+        >>> scope = dict(scope="all points", forecast="agreement", rho=1.0, low=0.9, high=1.0)
+        >>> figure = kv.figures.plot_forecasts(points.assign(place="values", model="tiny"), pd.DataFrame([scope]))
+        >>> figure.axes[0].get_title(loc="left")
+        'all points: 1.00 [0.90, 1.00]'
     """
     low, high = ("gain_low", "gain_high") if effect == "gain" else ("low", "high")
     names, places, models = (
@@ -92,8 +100,17 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
 def plot_split_half(table: pd.DataFrame) -> Figure:
     """Split-half stability against the number of pairs, one panel per part: the table that `analysis.split_half` gives.
 
-    Bars hold the middle 95% of splits; dotted lines are what the smallest size foretells; the hatched band is what
+    Bars hold the middle 95% of splits; dotted lines are what the smallest size predicts; the hatched band is what
     random signs give, over all sets.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"n": [1, 4], "stability": [0.3, 0.6], "low": [0.1, 0.5], "high": [0.5, 0.7]})
+        >>> table = table.assign(pairs="stepwise", part="values", flipped_low=-0.4, flipped_high=0.4,
+        ...                      extrapolated=[0.3, 0.63])
+        >>> kv.figures.plot_split_half(table).axes[0].get_title()
+        'values'
     """
     parts, names = list(dict.fromkeys(table.part)), list(dict.fromkeys(table.pairs))
     width = ONE_COLUMN if len(parts) == 1 else TWO_COLUMNS
@@ -156,7 +173,7 @@ def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
             label=for_figure(name),
         )
         axis.plot(at, own.extrapolated, color=color, linestyle=":", linewidth=1.2)
-    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"foretold by n = {table.n.min()}")
+    axis.plot([], [], color="black", linestyle=":", linewidth=1.2, label=f"predicted from n = {table.n.min()}")
     sizes = sorted(table.n.unique())
     axis.set(xscale="log", ylim=(min(-1.05, band.flipped_low.min()), 1.08))
     axis.set_xticks(sizes, [str(n) for n in sizes])

@@ -1,4 +1,4 @@
-"""Paired gains with their intervals: what each method adds on the same questions."""
+"""Gains in accuracy over a baseline on the same questions, with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from .style import TWO_COLUMNS, color_of, styled
 def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
     """Gain in accuracy over `against`, in points, one panel per model and task: the table that `kv.compare` gives.
 
-    Lines are 95% intervals of the paired bootstrap; behind them the exact McNemar test's p, Holm-corrected over the
-    whole table.
+    Lines are the table's 95% intervals; to the right of them stands the exact McNemar test's p, Holm-corrected over
+    the whole table.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> row = dict(model="tiny", task="arithmetic", intervention="cache steering", gain=0.2, low=0.1, high=0.3,
+        ...            p_holm=0.02)
+        >>> figure = kv.figures.plot_gains(pd.DataFrame([row]))
+        >>> figure.axes[0].texts[0].get_text()
+        'p = 0.02'
     """
     panels = list(table.groupby(["model", "task"], sort=False))
     most = max(len(part) for _, part in panels)

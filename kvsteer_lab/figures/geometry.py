@@ -1,4 +1,4 @@
-"""The geometry of styles: pairs in their principal components, cosines between styles, and how far styles lie apart."""
+"""The geometry of styles: pairs in their principal components, cosines between styles, and separability of styles."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ def plot_style_pca(table: pd.DataFrame) -> Figure:
 
     Raises:
         ValueError: a table of one component only.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(s, p, c, float(p + c)) for s in ("stepwise", "analogical") for p in (0, 1) for c in (1, 2)]
+        >>> table = pd.DataFrame(rows, columns=["style", "pair", "component", "coordinate"])
+        >>> figure = kv.figures.plot_style_pca(table.assign(layer=2, part="values", explained=0.4))
+        >>> figure.axes[0].get_title()
+        'layer 2, values'
     """
     if table.component.max() < 2:
         raise ValueError("The picture needs two components; call style_pca with components=2 or more.")
@@ -93,6 +102,15 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
     """Cosines between the styles' vectors, one panel per layer and part: the table that `analysis.style_cosines` gives.
 
     Of more than six layers, six at even distances are shown.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> styles = ["stepwise", "analogical"]
+        >>> rows = [(a, b, 1.0 if a == b else 0.4) for a in styles for b in styles]
+        >>> table = pd.DataFrame(rows, columns=["style", "other", "cosine"]).assign(layer=2, part="values")
+        >>> [text.get_text() for text in kv.figures.plot_style_cosines(table).axes[0].texts]
+        ['1', '.40', '.40', '1']
     """
     layers, parts, styles = (
         _some(table.layer.unique()),
@@ -145,6 +163,14 @@ def plot_style_cosines(table: pd.DataFrame) -> Figure:
 def plot_separability(table: pd.DataFrame) -> Figure:
     """Silhouette and nearest centroid per layer, over the bands that hold the middle 95% of shuffled labels: the table
     of `analysis.separability`.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> measures = [(m, p) for m in ("silhouette", "nearest centroid") for p in ("keys", "values")]
+        >>> table = pd.DataFrame(measures, columns=["measure", "part"]).assign(layer=2, value=0.8, low=0.1, high=0.3)
+        >>> [axis.get_title() for axis in kv.figures.plot_separability(table).axes]
+        ['silhouette', 'nearest centroid']
     """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained")
     names = {"silhouette": "mean over pairs", "nearest centroid": "accuracy, pair left out"}

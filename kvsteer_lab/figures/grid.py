@@ -1,4 +1,4 @@
-"""Coefficients of keys and values, crossed: a heat map a measure."""
+"""Heat maps of a grid of key and value coefficients, one for each measure."""
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ def plot_coefficient_grid(
 
     Raises:
         ValueError: no cells, no measures, or one that isn't known.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = [("baseline", 0, 0, 0.5), ("cell", 0, 0, 0.5), ("cell", 0, 6, 0.9)]
+        >>> table = pd.DataFrame(cells, columns=["cell", "ck", "cv", "accuracy"]).assign(task="arithmetic", tokens=20.0)
+        >>> figure = kv.figures.plot_coefficient_grid(table, ["accuracy"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['.50', '.90']
     """
     cells = table[table.cell == "cell"]
     if cells.empty or not measures:

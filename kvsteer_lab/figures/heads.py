@@ -1,4 +1,4 @@
-"""What comes of an edit in single heads: the parts of their change, and whether an analysis names those that matter."""
+"""Effects in single heads: the parts of each head's change, and analyses against what hiding the slot from it costs."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
 
     Raises:
         ValueError: a step that the table hasn't got.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> heads = [(prompt, layer, head) for prompt in (0, 1) for layer in (0, 1) for head in (0, 1)]
+        >>> table = pd.DataFrame(heads, columns=["prompt", "layer", "head"]).assign(step=0, control_of=None)
+        >>> table["intervention"] = "cache steering"
+        >>> parts = {"value": 2.0, "reweighting": 0.5, "indirect": -0.5}
+        >>> table = table.assign(change=2.0, logit=2.0, **parts, **{f"logit_{part}": x for part, x in parts.items()})
+        >>> kv.figures.plot_attribution(table, most=4).axes[0].get_ylabel()
+        'layer.query head'
     """
     at = table[table.step == step]
     if at.empty:
@@ -43,10 +54,10 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 0.8 + 0.14 * len(heads)), layout="constrained", sharey=True)
     place = np.arange(len(heads))
     for axis, (whole, prefix) in zip(axes, {"change": "", "logit": "logit_"}.items(), strict=True):
-        ahead, behind = np.zeros(len(heads)), np.zeros(len(heads))
+        right, left = np.zeros(len(heads)), np.zeros(len(heads))
         for part, (color, hatch) in _PARTS.items():
             values = means[f"{prefix}{part}"].to_numpy()
-            start = np.where(values >= 0, ahead, behind)
+            start = np.where(values >= 0, right, left)
             axis.barh(
                 place,
                 values,
@@ -58,7 +69,7 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
                 height=0.7,
                 label=part,
             )
-            ahead, behind = ahead + np.clip(values, 0, None), behind + np.clip(values, None, 0)
+            right, left = right + np.clip(values, 0, None), left + np.clip(values, None, 0)
         own = wholes[whole].loc[heads]
         error = np.abs(np.stack([own[whole] - own.low, own.high - own[whole]]))
         axis.errorbar(
@@ -103,6 +114,18 @@ def plot_judged(
 
     Raises:
         ValueError: nothing to draw.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> heads = [(prompt, layer, head) for prompt in (0, 1) for layer in (0, 1) for head in (0, 1)]
+        >>> said = pd.DataFrame(heads, columns=["prompt", "layer", "head"]).assign(logit=[1.0, 2.0, 3.0, 4.0] * 2)
+        >>> single = said.drop(columns="logit").assign(way="one head", slot=-1, first=[0.1, 0.2, 0.3, 0.4] * 2)
+        >>> others = [dict(way=way, slot=slot, prompt=p, first=nats)
+        ...           for way, slot, nats in (("everything", -1, 2.0), ("other slot", -2, 0.1)) for p in (0, 1)]
+        >>> costs = pd.concat([single, pd.DataFrame(others)])
+        >>> kv.figures.plot_judged({"attribution": said}, costs, k=1).axes[0].get_xlabel()
+        'attribution'
     """
     if not named:
         raise ValueError("There is no analysis to draw; pass at least one table by its name.")

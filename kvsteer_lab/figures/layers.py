@@ -1,4 +1,4 @@
-"""Which layers or KV heads suffice and which are needed: one panel per way of leaving them out."""
+"""Ablation of a steering by layer or KV head: one panel for each way of leaving them out."""
 
 from __future__ import annotations
 
@@ -29,12 +29,23 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, of each mask: a table of `kv.analysis.ablate_layers` or
     `ablate_heads`.
 
-    One row of panels per part (keys, values, both), one column per way. Lines on the points are 95% Wilson intervals, the wide
-    bars behind them hold the middle 95% of random vectors at the same mask; the rules are the whole steering and the
-    baseline.
+    One row of panels per part (keys, values, both), one column per way. Lines on the points are 95% Wilson intervals,
+    the wide bars under them hold the middle 95% of random vectors at the same mask; the rules are the whole steering
+    and the baseline.
 
     Raises:
         ValueError: a table without masks.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> ways = [("none", "", None, 0.5), ("all", "values", None, 0.9), ("single", "values", 1, 0.8),
+        ...         ("single", "values", 2, 0.6)]
+        >>> table = pd.DataFrame(ways, columns=["way", "part", "layer", "accuracy"]).assign(head=None, n=40)
+        >>> table = table.assign(random_low=float("nan"),
+        ...                      random_high=float("nan")).astype({"layer": "Int64", "head": "Int64"})
+        >>> kv.figures.plot_layers(table).axes[0].get_xlabel()
+        'layer kept'
     """
     ways = [way for way in dict.fromkeys(table.way) if way not in ("none", "all")]
     if not ways:

@@ -1,4 +1,4 @@
-"""Style arithmetic in pictures: which style comes out when two are mixed."""
+"""Style arithmetic: the styles of replies when two styles' vectors are mixed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def plot_style_mixing(table: pd.DataFrame) -> Figure:
 
     Bars are 95% Wilson intervals; broad ones on the right, where there are controls, hold the middle 95% of random
     vectors of the same norms. Only styles that come out somewhere are drawn.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> mixes = [("stepwise", "interpolation", 0.0, 1.0), ("analogical", "interpolation", 1.0, 1.0),
+        ...          ("sum", "sum", None, 1.8)]
+        >>> table = pd.DataFrame(mixes, columns=["mix", "kind", "weight", "size"])
+        >>> table = table.assign(style="stepwise", share=[0.9, 0.1, 0.5], low=0.05, high=0.95, n=40)
+        >>> kv.figures.plot_style_mixing(table).axes[1].get_xlabel()
+        'share of 40 replies'
     """
     seen = table.groupby("style")["share"].max()
     styles = [s for s in dict.fromkeys(table["style"]) if seen[s] > 0]

@@ -1,4 +1,4 @@
-"""How large the vectors are: per layer and head, and relative to the slot they are added to."""
+"""Norms of the vectors: per layer and head, and relative to the slot that they are added to."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def plot_norms(vectors: KVVectors) -> Figure:
 
     Raises:
         ValueError: no vectors.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> figure = kv.figures.plot_norms(kv.KVVectors(torch.ones(2, 2, 4), torch.ones(2, 2, 4), card))
+        >>> [axis.get_title() for axis in figure.axes[:2]]
+        ['keys', 'values']
     """
     if not isinstance(vectors, KVVectors):
         raise ValueError(f"plot_norms draws vectors, not a {type(vectors).__name__}; pass kv.KVVectors.")
@@ -35,7 +43,16 @@ def plot_norms(vectors: KVVectors) -> Figure:
 
 @styled
 def plot_relative_norms(relative: pd.DataFrame) -> Figure:
-    """The dose at coefficient 1, per layer: the table that `KVVectors.relative_to` gives."""
+    """The dose at coefficient 1, per layer: the table that `KVVectors.relative_to` gives.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> figure = kv.figures.plot_relative_norms(pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2],
+        ...                                                       "values": [0.9, 1.4]}))
+        >>> figure.axes[0].get_ylabel()
+        'dose at coefficient 1'
+    """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
     axis.plot(relative.layer, relative["keys"], "o--", color=COLORS["prompt"], label="keys, $|S^K|/|K|$")
     axis.plot(relative.layer, relative["values"], "s-", color=COLORS["steered"], label="values, $|S^V|/|V|$")

@@ -1,4 +1,4 @@
-"""Contrastive sets in pictures: prompt lengths, and how fast their mean difference settles."""
+"""Contrastive sets: prompt lengths, and the convergence of the mean difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from .style import COLORS, ONE_COLUMN, styled
 
 @styled
 def plot_lengths(lengths: pd.DataFrame) -> Figure:
-    """Histogram of prompt lengths on both sides: the table that `analysis.prompt_lengths` gives."""
+    """Histogram of prompt lengths on both sides: the table that `analysis.prompt_lengths` gives.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> figure = kv.figures.plot_lengths(pd.DataFrame({"positive": [40, 42, 45], "negative": [20, 21, 24]}))
+        >>> figure.axes[0].get_xlabel()
+        'tokens in the prompt'
+    """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.0), layout="constrained")
     long = lengths.melt(value_vars=["positive", "negative"], var_name="side", value_name="tokens")
     palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
@@ -31,6 +39,14 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
     """Cosine to held-out pairs against the number of pairs: the table that `analysis.convergence` gives.
 
     Lines are means over random subsets, bands hold the middle 90% of them.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(n, part, 1 - 1 / (n + 1)) for n in (1, 4) for part in ("keys", "values")]
+        >>> figure = kv.figures.plot_convergence(pd.DataFrame(rows, columns=["n", "part", "cosine"]))
+        >>> figure.axes[0].get_xlabel()
+        'pairs averaged'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
     for part, color, marker in (("keys", COLORS["prompt"], "o"), ("values", COLORS["steered"], "s")):

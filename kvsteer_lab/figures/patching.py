@@ -1,4 +1,4 @@
-"""Where an edit's effect comes through: a grid of edited by patched layers for each way to patch."""
+"""Activation patching: a grid of edited by patched layers for each way to patch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .._util.text import for_figure
 from .style import TWO_COLUMNS, styled
 
-_WHAT = {"stream": "stream behind layer", "update": "what layer adds"}
+_WHAT = {"stream": "stream after layer", "update": "what layer adds"}
 _WAY = {"restored": "steered into plain: share restored", "removed": "plain into steered: share removed"}
 
 
@@ -17,8 +17,17 @@ _WAY = {"restored": "steered into plain: share restored", "removed": "plain into
 def plot_patching(table: pd.DataFrame) -> Figure:
     """Shares of the edit's effect that patches restore or remove: a table of `kv.analysis.patch_residuals`.
 
-    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the patched
-    ones. Hatched: an effect that can't be told from random vectors', of which there is no share.
+    One panel per way to patch; rows are the edited layers with their effect on the token's log-odds, columns the
+    patched ones. Hatched: an effect that is not distinguishable from random vectors', which has no share.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(site, layer, float(layer >= int(site))) for site in ("0", "1") for layer in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["inject", "layer", "share"])
+        >>> figure = kv.figures.plot_patching(table.assign(patch="stream", way="restored", effect=2.0))
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['1.00', '1.00', '0.00', '1.00']
     """
     patches, ways = list(dict.fromkeys(table.patch)), list(dict.fromkeys(table.way))
     sites = list(dict.fromkeys(table.inject))

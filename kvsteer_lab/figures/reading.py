@@ -1,4 +1,4 @@
-"""Who reads the slot, and for how long: attention to it, what hiding it costs, what is left of it from a step on."""
+"""Reading of the steered slot: attention to it, the effect of hiding it, and its influence from each step on."""
 
 from __future__ import annotations
 
@@ -28,11 +28,20 @@ _MOST_TICKS = 8
 
 @styled
 def plot_attention(table: pd.DataFrame) -> Figure:
-    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column per step: a
-    table of `kv.analysis.attention_to_slot`.
+    """Mean attention to the slot, one panel per intervention (controls left out), one row per query head, one column
+    per step: a table of `kv.analysis.attention_to_slot`.
 
     Raises:
         ValueError: no interventions but controls.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(layer, head, step, 0.1) for layer in (0, 1) for head in (0, 1) for step in (0, 1)]
+        >>> table = pd.DataFrame(rows, columns=["layer", "head", "step", "attention"])
+        >>> figure = kv.figures.plot_attention(table.assign(intervention="cache steering", control_of=None))
+        >>> figure.axes[0].get_title()
+        'cache steering'
     """
     own = table[table.control_of.isna()] if "control_of" in table.columns else table
     labels = list(dict.fromkeys(own.intervention))
@@ -84,6 +93,16 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
 
     Raises:
         ValueError: a table without knock-outs.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> ways = [("nothing", None, 0.9), ("everything", None, 0.1), ("one layer", 1, 0.4), ("one layer", 2, 0.8)]
+        >>> table = pd.DataFrame(ways, columns=["way", "layer", "reasoned"]).assign(head=None, step=None, slot=-1)
+        >>> table = table.astype({"layer": "Int64"}).assign(intervention="cache steering")
+        >>> table = table.assign(reasoned_low=table.reasoned - 0.1, reasoned_high=table.reasoned + 0.1)
+        >>> [axis.get_xlabel() for axis in kv.figures.plot_knock_out(table).axes]
+        ['slot', 'layer']
     """
     panels = {
         name: ways for name, ways in _GROUPS.items() if table.way.isin(ways[1:] if name == "whole" else ways).any()
@@ -156,6 +175,14 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
 
     Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the
     prompt is worth.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> steps = pd.DataFrame({"step": [0, 1, 2], "left": [4.0, 1.0, 0.1], "left_low": 0.05, "left_high": 5.0})
+        >>> figure = kv.figures.plot_half_life(steps.assign(intervention="cache steering"))
+        >>> figure.axes[0].get_xlabel()
+        'slot hidden from step'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3), layout="constrained")
     for (label, part), (marker, line) in zip(steps.groupby("intervention", sort=False), _LOOKS * 9, strict=False):

@@ -1,4 +1,4 @@
-"""How far a tuned coefficient can be missed, and methods at equal dose and at equal divergence."""
+"""Robustness of a tuned coefficient, and methods compared at equal dose and at equal divergence."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
     Bars are 95% intervals over questions, the band holds the middle 95% of random vectors. Filled points keep enough of
     the gain at c* (the dashed rule is what is needed), open ones don't. The title counts them: the robustness number,
     and the mean of the random vectors' numbers.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> curve = pd.DataFrame({"ratio": [0.5, 1.0, 2.0], "gain": [0.1, 0.5, 0.5], "low": [0.0, 0.4, 0.4],
+        ...                       "high": [0.2, 0.6, 0.6]})
+        >>> curve = curve.assign(method="cache steering", dose=curve.ratio, n=40, needed=0.4, kept=[False, True, True])
+        >>> kv.figures.plot_robustness(curve).axes[0].get_title().splitlines()[-1]
+        'robustness 0.67'
     """
     methods = list(dict.fromkeys(table.method))
     width = TWO_COLUMNS if len(methods) > 1 else ONE_COLUMN
@@ -60,6 +69,14 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
 
     Raises:
         ValueError: a table without doses, divergences and methods.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"dose": [0.5, 1.5], "kl": [0.2, 4.0], "accuracy": [0.5, 0.9]})
+        >>> figure = kv.figures.plot_matched(table.assign(method="cache steering", vector="steering", n=40))
+        >>> figure.axes[1].get_xlabel()
+        "KL(steered || plain) on the baseline's text, nats"
     """
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
         raise ValueError(

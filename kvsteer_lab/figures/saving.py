@@ -9,8 +9,11 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from .._util.files import write_together
+from .._util.locks import one_writer
+from .._util.text import visible
 from ..models.model import Model
 from .stamp import SUFFIXES, Stamp, stamp
 from .style import SHEET, data_of
@@ -40,7 +43,15 @@ def save_figure(
 
     Raises:
         ValueError: no figure, one without data, no model, or a path with one of the four suffixes.
-        OSError: the folder can't be written or the disk is full; old files survive.
+        OSError: the folder can't be written, another process is writing there, or the disk is full; old files survive.
+
+    >>> import tempfile, pandas as pd
+    >>> import kvsteer_lab as kv
+    >>> table = pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2], "values": [0.0, 2.0]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     figure = kv.save_figure(kv.figures.plot_relative_norms(table), f"{folder}/norms")
+    ...     kv.figures.read_stamp(f"{folder}/norms.png").csv_rows
+    2
     """
     path = Path(path)
     if not isinstance(figure, Figure):
@@ -61,12 +72,9 @@ def save_figure(
         )
     data = table.to_csv(index=False, float_format=f"%.{_DIGITS}g", lineterminator="\n").encode()
     about = stamp(path.name, model, seed, hashlib.sha256(data).hexdigest(), len(table))
-    write_together(
-        {
-            **{_with(path, suffix): picture for suffix, picture in _draw(figure, about).items()},
-            _with(path, ".csv"): data,
-        }
-    )
+    pictures = {_with(path, suffix): picture for suffix, picture in _draw(figure, about).items()}
+    with one_writer(path.parent):  # or one process's table could lie beside another's pictures
+        write_together({**pictures, _with(path, ".csv"): data})
     return figure
 
 
@@ -74,6 +82,9 @@ def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
     """The picture in each format, in one layout: a layout engine starts from where the last drawing left it, so it is
     run until it (nearly) stands still.
     """
+    for text in figure.findobj(Text):
+        if (said := visible(text.get_text())) != text.get_text():
+            text.set_text(said)  # XML, and so SVG, can't hold control characters
     files = {suffix: io.BytesIO() for suffix in SUFFIXES}
     engine, dpi = figure.get_layout_engine(), figure.dpi
     with plt.style.context(SHEET, after_reset=True):  # whatever the reader's own settings are
@@ -93,7 +104,8 @@ def _draw(figure: Figure, about: Stamp) -> dict[str, bytes]:
         finally:
             figure.set_layout_engine(engine)
             figure.set_dpi(dpi)
-    return {suffix: file.getvalue() for suffix, file in files.items()}
+    pictures = {suffix: file.getvalue() for suffix, file in files.items()}
+    return pictures | {".svg": visible(pictures[".svg"].decode()).encode()}  # XML holds no control characters
 
 
 def _with(path: Path, suffix: str) -> Path:

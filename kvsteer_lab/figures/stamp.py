@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 from xml.etree import ElementTree
 
+from pydantic import Field, TypeAdapter
+
+from .._util.json import read_json
+from .._util.text import visible
 from .._version import __version__
 from ..models.model import Model
 
 SUFFIXES = (".pdf", ".svg", ".png")
+_LARGEST = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,18 @@ class Stamp:
         seed: the seed of what is shown.
         version: of kvsteer_lab.
         csv_sha256, csv_rows: the plotted data, as they lie beside the figure.
+
+    >>> stamp = Stamp("norms", (("tiny", "2-0123456789abcdef-01234567"),), 0, "0.1.0", "0" * 64, 3)
+    >>> Stamp.read(stamp.metadata(".png")["Description"]) == stamp
+    True
     """
 
     figure: str
     models: tuple[tuple[str, str], ...]
     seed: int | None
     version: str
-    csv_sha256: str
-    csv_rows: int
+    csv_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    csv_rows: Annotated[int, Field(ge=0)]
 
     def metadata(self, suffix: str) -> dict[str, str | None]:
         """The stamp as Matplotlib's `savefig(metadata=...)` takes it, with the dates that it would write left out."""
@@ -49,13 +59,13 @@ class Stamp:
         """The stamp from its text.
 
         Raises:
-            ValueError: the text is no stamp.
+            ValueError: the text is not a stamp.
         """
         try:
-            found: Mapping[str, Any] = json.loads(text)
-            return cls(**{**found, "models": tuple((name, fingerprint) for name, fingerprint in found["models"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError("That is no stamp of kvsteer_lab.") from error
+            read_json(text, what="The stamp")
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValueError as error:  # a pydantic error is one, too
+            raise ValueError("That is not a stamp of kvsteer_lab.") from error
 
 
 def read_stamp(path: str | Path) -> Stamp:
@@ -63,15 +73,23 @@ def read_stamp(path: str | Path) -> Stamp:
 
     Raises:
         ValueError: no file, another kind of file, an incomplete one, or one without a stamp.
+
+    >>> read_stamp("figures/norms.csv")
+    Traceback (most recent call last):
+    ValueError: figures/norms.csv is not a picture with a stamp; give a .pdf, .svg or .png that kv.save_figure wrote.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{path} is no picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that"
+            f"{path} is not a picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that"
             " kv.save_figure wrote."
         )
     if not path.is_file():
         raise ValueError(f"There is no file {path}; give a picture that kv.save_figure wrote.")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(
+            f"{path} is larger than any figure of kv.save_figure ({_LARGEST >> 20} MB); give one of these."
+        )
     text = {".pdf": _in_pdf, ".svg": _in_svg, ".png": _in_png}[path.suffix.lower()](path)
     try:
         return Stamp.read(text)
@@ -106,16 +124,19 @@ def _in_png(path: Path) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()  # to the end: a truncated file has its text, too
-            return str(picture.info.get("Description", ""))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as picture:
+                text = str(picture.info.get("Description", ""))
+                picture.verify()  # to the end, checksums included; no pixel is unpacked
+                return text
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise _broken(path, "PNG", error) from error
 
 
 def _broken(path: Path, kind: str, error: Exception) -> ValueError:
     reason = " ".join(str(error).split()).replace(str(path), "the file").rstrip(".") or type(error).__name__
-    return ValueError(f"{path} is no complete {kind} file ({reason}); save or copy it again.")
+    return ValueError(f"{path} is not a complete {kind} file ({reason}); save or copy it again.")
 
 
 def stamp(
@@ -124,7 +145,7 @@ def stamp(
     """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept.
 
     Raises:
-        ValueError: something that is no model.
+        ValueError: something that is not a model.
     """
     shown = (
         []
@@ -136,12 +157,15 @@ def stamp(
     wrong = [each for each in shown if not hasattr(each, "fingerprint")]
     if wrong:
         raise ValueError(
-            f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of"
-            " these."
+            f"A figure's stamp names loaded models, and {wrong[0]!r} is not one; pass what kv.load returned, or several"
+            " of these."
         )
-    return Stamp(
-        figure, tuple((_public(m.name), m.fingerprint) for m in shown), seed, __version__, csv_sha256, csv_rows
-    )
+    named = tuple((visible(_public(m.name), one_line=True), _fingerprint(m)) for m in shown)
+    return Stamp(visible(figure, one_line=True), named, seed, __version__, csv_sha256, csv_rows)
+
+
+def _fingerprint(model: Model) -> str:
+    return model.read_fingerprint() if isinstance(model, Model) else model.fingerprint
 
 
 def _public(name: str) -> str:

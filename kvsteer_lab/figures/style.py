@@ -52,8 +52,22 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     notebooks show it once.
 
     What it plots is its first argument where that is a table or a mapping of tables; a function of something else calls
-    `attach` itself. What is no table (where the first argument is annotated as one), a table without rows, or without a
+    `attach` itself. What is not a table (where the first argument is annotated as one), a table without rows, or without a
     column that the function reads, is refused with a sentence (`ValueError`), so the functions need not look.
+
+    Example:
+        >>> import pandas as pd
+        >>> from matplotlib import pyplot as plt
+        >>> from matplotlib.figure import Figure
+        >>> import kvsteer_lab as kv
+        >>> @kv.figures.styled
+        ... def plot_shares(table: pd.DataFrame) -> Figure:
+        ...     figure, axis = plt.subplots()
+        ...     axis.bar(table.label, table.share)
+        ...     return figure
+        >>> figure = plot_shares(pd.DataFrame({"label": ["baseline"], "share": [0.5]}))
+        >>> len(figure.axes[0].patches)
+        1
     """
 
     @functools.wraps(draw)
@@ -143,6 +157,12 @@ def attach(figure: Figure, data: pd.DataFrame | Mapping[Any, pd.DataFrame], name
         figure: a figure.
         data: a tidy table, or several by a key; an index that says something becomes columns.
         names: what the columns are called that hold the keys; keys that are tuples have a name each.
+
+    Example:
+        >>> import pandas as pd
+        >>> from matplotlib.figure import Figure
+        >>> data_of(attach(Figure(), pd.DataFrame({"share": [0.5]}))).share.tolist()
+        [0.5]
     """
     if isinstance(data, pd.DataFrame):
         _PLOTTED[figure] = _flat(data)
@@ -169,6 +189,10 @@ def color_of(label: str) -> str:
     Of several at once (`kv.Together`), a control's colour comes first, then activation steering's, cache steering's, a
     prompt's; what only hides a slot or changes the offset has the baseline's. A name of one's own that doesn't begin as
     those of its kind do (`CoT ...`, `2-shot ...`, `forced ...`) is taken for a steering's.
+
+    Example:
+        >>> color_of("CoT prompt") == COLORS["prompt"], color_of("my steering") == COLORS["steered"]
+        (True, True)
     """
     parts = re.sub(r"'[^']*'|\"[^\"]*\"", "''", label).split(" + ")  # forced words may hold anything
     kinds = {next((kind for kind, look in _KINDS.items() if re.fullmatch(look, part)), "steered") for part in parts}

@@ -1,4 +1,4 @@
-"""Every cell that a search tried, and the one that it chose."""
+"""All cells that a search tried, and the one that it chose."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 @styled
 def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the chosen
-    cell, with its 95% Wilson interval.
+    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the
+    chosen cell, with its 95% Wilson interval.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> cells = pd.DataFrame({"dose": [0.5, 1.0, 2.0], "accuracy": [0.5, 0.9, 0.7], "chosen": [False, True, False]})
+        >>> cells = cells.assign(method="cache steering", variant="values", low=0.4, high=0.95, n=40)
+        >>> kv.figures.plot_tuning(cells).axes[0].get_title().splitlines()[-1]
+        '3 cells, chosen: values, dose 1'
     """
     methods = list(dict.fromkeys(cells.method))
     figure, axes = plt.subplots(

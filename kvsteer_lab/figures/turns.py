@@ -31,6 +31,14 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
 
     Raises:
         ValueError: an unknown column, or a table without edited conversations.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(way, turn, 0.5) for way in ("plain", "kept") for turn in (1, 2)]
+        >>> table = pd.DataFrame(rows, columns=["way", "turn", "reasoned"]).assign(reasoned_low=0.4, reasoned_high=0.6)
+        >>> kv.figures.plot_turns(table).axes[0].get_title()
+        'kept'
     """
     if column not in _LABELS:
         raise ValueError(f"There is no column {column!r} to draw; choose one of: {', '.join(_LABELS)}.")

@@ -1,4 +1,4 @@
-"""What else can vary: the pairs, the temperature, the slot and the offset token."""
+"""Dependence of an effect on the pairs, the temperature, the slot and the offset token."""
 
 from __future__ import annotations
 
@@ -19,14 +19,23 @@ _NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of `kv.analysis.vary_extraction`
-    by `"pairs"` or `"shots"`.
+    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of
+    `kv.analysis.vary_extraction` by `"pairs"` or `"shots"`.
 
     Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the
     highest vector; the band holds the middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"pairs": [1, 4], "adopted": [0.5, 0.8], "adopted_low": [0.4, 0.7],
+        ...                       "adopted_high": [0.6, 0.9]})
+        >>> table = table.assign(dose=1.5, adopted_min=table.adopted_low, adopted_max=table.adopted_high)
+        >>> kv.figures.plot_extraction({"pairs": table}).axes[0].get_xlabel()
+        'pairs'
     """
     if not tables or set(tables) - {"pairs", "shots"}:
         raise ValueError("Pass tables of kv.analysis.vary_extraction by what varies in them: 'pairs', 'shots' or both.")
@@ -76,6 +85,15 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
     """Accuracy and adoption against the sampling temperature: the table of `kv.analysis.temperature_response`.
 
     Bars are 95% intervals, clustered by question; the band holds the middle 95% of random vectors.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [(t, vector) for t in (0.0, 1.0) for vector in ("baseline", "steering")]
+        >>> table = pd.DataFrame(rows, columns=["temperature", "vector"]).assign(accuracy=0.5, low=0.4, high=0.6)
+        >>> table = table.assign(adopted=0.5, adopted_low=0.4, adopted_high=0.6)
+        >>> [axis.get_title() for axis in kv.figures.plot_temperature(table).axes]
+        ['accuracy', 'share in the style']
     """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True)
     looks = {"baseline": (COLORS["baseline"], "s", "--"), "steering": (COLORS["steered"], "o", "-")}
@@ -122,10 +140,18 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
     """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by
     `"slot"` and `"offset"`.
 
-    Bars are 95% Wilson intervals; the broad bars behind the points hold the middle 95% of random vectors.
+    Bars are 95% Wilson intervals; the broad bars under the points hold the middle 95% of random vectors.
 
     Raises:
         ValueError: no tables, or a key that is neither.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"slot": [None, -1], "token": ["", "\\n"], "accuracy": [0.5, 0.9], "low": 0.4,
+        ...                       "high": 0.95})
+        >>> kv.figures.plot_slots({"slot": table.astype({"slot": "Int64"})}).axes[0].get_xlabel()
+        'steered slot and its token'
     """
     if not tables or set(tables) - {"slot", "offset"}:
         raise ValueError("Pass the tables of kv.analysis.slot_response and offset_response by 'slot' and 'offset'.")

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..edits.cache import Deltas, apply
 from ..models.architectures import UnsteerableModelError
+from ..models.finite import refuse_broken
+from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill, fork_rows
-from ..models.prompts import encode, pad_left, pad_token, positions, render
+from ..models.prompts import encode, pad_left, positions, render
 from ..tasks.base import Chat
-from .decoding import cut
+from .decoding import continue_ids, cut
 from .rows import _counts_slots
 from .settings import Settings
 
@@ -66,6 +68,7 @@ class Conversation:
         """Add to slots, as `kv.edits.apply` does; slots are indices into a row's cached ids."""
         apply(self.cache, deltas, lengths=self.cached)
 
+    @locked
     @torch.no_grad()
     def read(self, tokens: Sequence[Sequence[int]]) -> None:
         """Read tokens in every row, and what the last answer left unread."""
@@ -73,7 +76,7 @@ class Conversation:
         before, mask = self._padded([row[:n] for row, n in zip(self.ids, self.cached, strict=True)])
         ids, seen = self._padded(unread)
         mask = torch.cat([mask, seen], 1)
-        arguments = {"input_ids": ids, "attention_mask": mask, "past_key_values": self.cache, "use_cache": True}
+        arguments = {"input_ids": ids, "attention_mask": mask, self.model.cache_argument: self.cache, "use_cache": True}
         if self.model.accepts("position_ids"):
             arguments["position_ids"] = positions(mask)[:, before.shape[1] :]
         if self.model.accepts("logits_to_keep"):
@@ -83,6 +86,7 @@ class Conversation:
             row += more
         self._keep(mask.bool())
 
+    @locked
     @torch.no_grad()
     def answer(self, tail: Sequence[int], settings: Settings) -> tuple[list[list[int]], Float[Tensor, "rows vocab"]]:
         """Read `tail` in every row and answer greedily. Everything before must have been read.
@@ -93,16 +97,16 @@ class Conversation:
         """
         assert self.cached == [len(row) for row in self.ids], "read the next turn first"
         ids, mask = self._padded([[*row, *tail] for row in self.ids])
-        config = copy.copy(settings.config)
         first: list[Tensor] = []  # generate itself would keep the logits of every step
         handle = self.model.hf.register_forward_hook(
             lambda module, given, output: None if first else first.append(output.logits[:, -1].clone())
         )
         try:
-            out = self.model.hf.generate(ids, attention_mask=mask, past_key_values=self.cache, generation_config=config)
+            new = continue_ids(self.model, ids, mask, self.cache, settings)
         finally:
             handle.remove()
-        replies = [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
+        refuse_broken(first[0], [""] * len(ids))
+        replies = [cut(row, settings.eos) for row in new]
         own = [reply[:-1] if reply[-1] in settings.eos else reply for reply in replies]
         for row, said in zip(self.ids, own, strict=True):
             row += [*tail, *said]
@@ -114,7 +118,7 @@ class Conversation:
         return replies, first[0]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        return pad_left(rows, 0 if self.model.tokenizer is None else pad_token(self.model.tokenizer), self.model.device)
+        return pad_left(rows, self.model.pad_id, self.model.device)
 
     def _keep(self, kept: Bool[Tensor, "rows columns"]) -> None:
         """Leave these columns in the cache, pushed to the right, and count them."""

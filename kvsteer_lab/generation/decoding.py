@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,15 +10,17 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 from transformers.generation import LogitsProcessorList
 
 from ..edits.cache import apply, slot_from_end
 from ..edits.hiding import Hiding, PlacedSlot
 from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
+from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill
-from ..models.prompts import pad_left, pad_token
+from ..models.prompts import pad_left
+from .processors import FiniteGuard, split_off_readers
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
@@ -32,14 +33,23 @@ def fill_rows(
     way its residual stream is edited.
 
     The cache covers the left-padded prompts; what is read next follows, left-padded too. Read it within `editing`.
+
+    Args:
+        model: the model that runs.
+        rows: what is decoded or scored together.
+
+    Returns:
+        The cache, the ids and their mask.
+
+    Raises:
+        ValueError: a delta that doesn't fit the cache, or that overflows in its dtype.
     """
     keys = [(row.cached, tuple(id(d) for d, slot in _residual_slots(row) if slot < len(row.cached))) for row in rows]
     first = {key: i for i, key in reversed([*enumerate(keys)])}
     distinct = sorted(first.values())
     place = {keys[i]: at for at, i in enumerate(distinct)}
     fork = [place[key] for key in keys]
-    pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
-    ids, mask = pad_left([rows[i].cached for i in distinct], pad, model.device)
+    ids, mask = pad_left([rows[i].cached for i in distinct], model.pad_id, model.device)
     placed = [
         Placed(at, ids.shape[1] - len(rows[i].cached) + slot, delta)
         for at, i in enumerate(distinct)
@@ -58,7 +68,7 @@ def fill_rows(
         edit_cache=edit,
         edit_layers=layer_edits(placed),
     )
-    tails, seen = pad_left([row.read for row in rows], pad, model.device)
+    tails, seen = pad_left([row.read for row in rows], model.pad_id, model.device)
     index = torch.tensor(fork, device=model.device)
     return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
 
@@ -116,38 +126,108 @@ def _residual_slots(row: Row) -> list[tuple[ResidualDelta, int]]:
     return [(delta, delta.slot % len(row.prompt_ids)) for delta in row.residuals]
 
 
+@locked
 def decode(
     model: Model, rows: Sequence[Row], settings: Settings, seed: int, streamer: Any = None, stopping: Any = None
 ) -> list[list[int]]:
-    """New token ids of each row, its end token kept. The rows are of one group of `group_rows`."""
-    processors = LogitsProcessorList()
-    if settings.sample:
-        processors = LogitsProcessorList([*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)])
-    config = copy.copy(settings.config)
-    config.use_cache = rows[0].uses_cache
+    """New token ids of each row, its end token kept. The rows are of one group of `group_rows`.
+
+    Args:
+        model: the model that runs.
+        rows: what is decoded together.
+        settings: from `resolve`.
+        seed: of the noise, where texts are sampled.
+        streamer, stopping: as in transformers.
+
+    Returns:
+        A list of ids a row.
+
+    Raises:
+        NotFiniteError: some row's logits are NaN or infinite.
+    """
+    noise = [*settings.warpers, SharedNoise([row.noise_key for row in rows], seed)] if settings.sample else []
+    cached = rows[0].uses_cache
     with torch.no_grad():
-        if config.use_cache:
+        if cached:
             cache, ids, mask = fill_rows(model, rows)
             # With a cache that covers everything, generate would silently process the prompt a second time.
             assert cache.get_seq_length() < ids.shape[1], "the cache leaves no token to read"
         else:
+            model.check_adapters()
             cache = None
             ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
-        with editing(model, rows, cached=config.use_cache):
-            out = model.hf.generate(
-                ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                generation_config=config,
-                logits_processor=processors,
-                streamer=streamer,
-                stopping_criteria=stopping,
+        guard = FiniteGuard(len(rows))
+        with editing(model, rows, cached=cached):
+            new = continue_ids(
+                model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
             )
-    return [cut(row, settings.eos) for row in out[:, ids.shape[1] :].tolist()]
+    replies = [cut(row, settings.eos) for row in new]
+    guard.check([len(reply) for reply in replies], [row.label for row in rows])
+    return replies
+
+
+@locked
+def continue_ids(
+    model: Model,
+    ids: Int[Tensor, "rows time"],
+    mask: Int[Tensor, "rows time"],
+    cache: DynamicCache | None,
+    settings: Settings,
+    processors: Sequence[LogitsProcessor] = (),
+    *,
+    streamer: Any = None,
+    stopping: Any = None,
+    cached: bool = True,
+) -> list[list[int]]:
+    """Let the plain model go on from given ids: the one call of transformers' `generate`.
+
+    Penalties and bans see each row's real tokens alone; the model's own generation settings are set aside meanwhile,
+    for `settings` has taken from them what it takes.
+
+    Args:
+        model: the model that runs.
+        ids, mask: whole rows, with padding anywhere before the last token.
+        cache: what was read of them, all but one or more tokens; it is changed.
+        settings: from `resolve`.
+        processors: of the logits, after penalties and bans.
+        streamer, stopping: as in transformers.
+        cached: whether decoding uses a cache.
+
+    Returns:
+        New ids of each row, filled up to the longest.
+    """
+    config, readers = split_off_readers(settings.config, mask)
+    config.use_cache = cached
+    own = model.hf.generation_config
+    model.hf.generation_config = GenerationConfig()
+    try:
+        out = model.hf.generate(
+            ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([*readers, *processors]),
+            streamer=streamer,
+            stopping_criteria=stopping,
+            **({} if cache is None else {model.cache_argument: cache}),
+        )
+    finally:
+        model.hf.generation_config = own
+    return out[:, ids.shape[1] :].tolist()
 
 
 def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
-    """The ids up to the first end token, which is kept; what follows is padding."""
+    """The ids up to the first end token, which is kept; what follows is padding.
+
+    Args:
+        ids: new tokens of a row.
+        eos: end tokens.
+
+    Returns:
+        The row's own tokens.
+
+    >>> cut([5, 6, 2, 0, 0], frozenset([2]))
+    [5, 6, 2]
+    """
     for i, token in enumerate(ids):
         if token in eos:
             return list(ids[: i + 1])

@@ -108,7 +108,8 @@ def elicit(
         row, asking = asked[g.intervention][g.prompt], known[tuple(letters[g.prompt])]
         reply = g.token_ids[:-1] if g.finish_reason == "eos" else g.token_ids
         tail = (*row.tail, *reply, *asking.closing, *asking.shared)
-        rows.append(replace(row, tail=tail, uses_cache=not row.anew) if steered else Row(row.prompt_ids, tail, ()))
+        plain = Row(row.prompt_ids, tail, (), label=row.label)
+        rows.append(replace(row, tail=tail, uses_cache=not row.anew) if steered else plain)
         words.append(asking)
         _check_room(model, rows[-1], g, max_new_tokens)
     found: dict[int, Choice] = {}

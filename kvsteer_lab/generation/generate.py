@@ -6,7 +6,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 from transformers import GenerationConfig
@@ -14,18 +15,18 @@ from transformers import GenerationConfig
 from .._util.batching import in_batches
 from .._util.progress import bar
 from ..interventions.base import Intervention, Nothing
-from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list, offset_token
+from ..models.token_texts import text_after
 from .decoding import decode
 from .outputs import Generation, Generations
-from .rows import Row, check_context, group_rows, make_rows, warn_of_windows
+from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
 from .settings import Settings, resolve
 
 
 def generate(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: Prompt | Iterable[Prompt],
     interventions: Intervention | Sequence[Intervention] | None = None,
     *,
     chat: bool = True,
@@ -40,50 +41,59 @@ def generate(
 
     Interventions share a prompt's prefill and decode as one forked batch, whatever their vectors, coefficients, layers
     and heads. With a coefficient of 0 the tokens are those of `model.hf.generate` on the prompt and the offset token.
+    What else is in the batch changes no row's text.
 
     Args:
         model: from `kv.load`.
-        prompts: a user's message or a chat, or several; with `chat=False`, texts taken verbatim.
+        prompts: a user's message or a chat, or several in any sequence; with `chat=False`, texts taken verbatim. A chat
+            that ends with the assistant is continued.
         interventions: what to compare; `None`: the baseline, nothing added.
         chat: whether prompts are rendered with the chat template.
         offset: the one token that is read from the steered cache; `None` only where nothing is steered.
-        generation: `max_new_tokens` (128), `do_sample` (greedy unless asked), `temperature`, ... as in transformers.
+        generation: `max_new_tokens` (128), `do_sample` (greedy unless asked), `temperature`, ... as in transformers:
+            sampling is from the 50 likeliest tokens unless the caller or the checkpoint says otherwise (`top_k`).
         samples: texts for each prompt and intervention; more than one needs `do_sample`.
         seed: of the noise, which belongs to (seed, prompt, sample, step) and is shared by all interventions.
         batch_size: rows decoded together; halved where memory runs out.
         progress: whether to show a bar.
 
     Returns:
-        Rows in the order prompt, intervention, sample. After Ctrl-C, those that were finished.
+        Rows in the order prompt, intervention, sample. After Ctrl-C, those that were finished, `complete=False`, and a
+        warning.
 
     Raises:
-        ValueError: bad prompts, offset, settings, or vectors of another model; before anything is computed.
+        ValueError: bad prompts, offset, settings, or vectors of another model, before anything is computed; and later
+            where the model's logits become NaN or infinite.
+
+    >>> import kvsteer_lab as kv
+    >>> model = kv.load("tiny")
+    >>> found = kv.generate(model, "What is 2 + 3?", [kv.Nothing(), kv.NoOffset()], generation={"max_new_tokens": 4})
+    >>> [len(ids) for ids in found.token_ids]
+    [4, 4]
     """
-    given = as_list(prompts)
-    settings, rows, index = prepare(
-        model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples
+    job = _Job.plan(
+        model,
+        prompts,
+        interventions,
+        chat=chat,
+        offset=offset,
+        generation=generation,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
     )
-    warn_of_windows(model, rows, settings.max_new_tokens)
-    done: dict[int, Generation] = {}
-    complete = True
     try:
-        with bar(len(rows), "generate", "text", progress) as shown:
-            for group in group_rows(model, rows, holes=not settings.reads_ids):
-                for batch, tokens in in_batches(
-                    group, batch_size, lambda batch: _decode(model, rows, batch, settings, seed)
-                ):
-                    for i, ids in zip(batch, tokens, strict=True):
-                        done[i] = read_row(model, rows[i], index[i], ids, settings)
-                    shown.update(len(batch))
+        job.run(progress)
     except KeyboardInterrupt:
-        complete = False
-        warnings.warn(f"Interrupted: {len(done)} of {len(rows)} texts are finished and returned.", stacklevel=2)
-    return Generations(tuple(done[i] for i in sorted(done)), tuple(given), complete)
+        done = f"{len(job.done)} of {len(job.rows)} texts are finished and returned"
+        warnings.warn(f"Interrupted: {done}.", stacklevel=2)
+        return job.result(complete=False)
+    return job.result()
 
 
 def generate_all(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: Prompt | Iterable[Prompt],
     interventions: Intervention | Sequence[Intervention] | None = None,
     *,
     chat: bool = True,
@@ -94,29 +104,89 @@ def generate_all(
     batch_size: int = 64,
     progress: bool = False,
 ) -> Generations:
-    """As `generate`, but never a part of the texts: for what is computed from all of them.
+    """All texts, or none: as `generate`, but Ctrl-C is raised. For whatever goes on to compute with the texts.
+
+    Args:
+        model, prompts, interventions, chat, offset, generation, samples, seed, batch_size, progress: as in `generate`.
+
+    Returns:
+        Every row.
 
     Raises:
-        KeyboardInterrupt: the run was interrupted.
         ValueError: as `generate`.
+        KeyboardInterrupt: Ctrl-C; nothing is returned.
+
+    >>> import kvsteer_lab as kv
+    >>> generate_all(kv.load("tiny"), "What is 2 + 3?", generation={"max_new_tokens": 4}).complete
+    True
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Interrupted: ")
-        texts = generate(
-            model,
-            prompts,
-            interventions,
-            chat=chat,
-            offset=offset,
-            generation=generation,
-            samples=samples,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
+    job = _Job.plan(
+        model,
+        prompts,
+        interventions,
+        chat=chat,
+        offset=offset,
+        generation=generation,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    job.run(progress)
+    return job.result()
+
+
+@dataclass
+class _Job:
+    """Texts to be generated, and those that are."""
+
+    model: Model
+    given: list[Prompt]
+    settings: Settings
+    rows: list[Row]
+    index: list[tuple[int, str, int]]
+    seed: int
+    batch_size: int
+    done: dict[int, Generation] = field(default_factory=dict)
+
+    @classmethod
+    def plan(
+        cls,
+        model: Model,
+        prompts: Prompt | Iterable[Prompt],
+        interventions: Intervention | Sequence[Intervention] | None,
+        *,
+        chat: bool,
+        offset: str | int | None,
+        generation: Mapping[str, Any] | GenerationConfig | None,
+        samples: int,
+        seed: int,
+        batch_size: int,
+    ) -> _Job:
+        """Check everything, and warn of windows; nothing is computed."""
+        given = as_list(prompts)
+        settings, rows, index = prepare(
+            model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples
         )
-    if not texts.complete:
-        raise KeyboardInterrupt("interrupted before all texts were generated")
-    return texts
+        if said := window_warning(model, rows, settings.max_new_tokens):
+            warnings.warn(said, stacklevel=3)
+        return cls(model, given, settings, rows, index, seed, batch_size)
+
+    def run(self, progress: bool) -> None:
+        """Decode batch by batch."""
+
+        def decode_batch(batch: Sequence[int]) -> list[list[int]]:
+            return decode(self.model, [self.rows[i] for i in batch], self.settings, self.seed)
+
+        with bar(len(self.rows), "generate", "text", progress) as shown:
+            for group in group_rows(self.model, self.rows):
+                for batch, tokens in in_batches(group, self.batch_size, decode_batch):
+                    for i, ids in zip(batch, tokens, strict=True):
+                        self.done[i] = read_row(self.model, self.rows[i], self.index[i], ids, self.settings)
+                    shown.update(len(batch))
+
+    def result(self, complete: bool = True) -> Generations:
+        """The finished rows in order."""
+        return Generations(tuple(self.done[i] for i in sorted(self.done)), tuple(self.given), complete)
 
 
 def check_prompts(
@@ -128,7 +198,17 @@ def check_prompts(
     generation: Mapping[str, Any] | GenerationConfig | None,
     samples: int,
 ) -> None:
-    """Raise what `generate` would raise on these chats, and compute nothing: for long work that is done in parts."""
+    """Refuse what `generate` would refuse on these chats, and compute nothing: for long work that is done in parts.
+
+    Args:
+        model, prompts, interventions, offset, generation, samples: as in `generate`.
+
+    Raises:
+        ValueError: as `generate`.
+
+    >>> import kvsteer_lab as kv
+    >>> check_prompts(kv.load("tiny"), ["2 + 2?"], [kv.Nothing()], offset="\\n", generation=None, samples=1)
+    """
     prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)
 
 
@@ -145,6 +225,8 @@ def prepare(
     """Settings, rows and the rows' index columns (prompt, label, sample); whatever is wrong is raised here."""
     methods = check_interventions(model, interventions)
     settings = resolve(model, generation, chat=chat)
+    if isinstance(samples, bool) or not isinstance(samples, Integral):
+        raise ValueError(f"samples must be a whole number, not {samples!r}.")
     if samples < 1 or (samples > 1 and not settings.sample):
         raise ValueError(
             f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time."
@@ -162,7 +244,7 @@ def check_interventions(
     """The interventions as a list, each checked against the model.
 
     Raises:
-        ValueError: none, two with one label, something that is no intervention, or one that doesn't fit.
+        ValueError: none, two with one label, something that is not an intervention, or one that doesn't fit.
     """
     single = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
     methods: list[Any] = [Nothing() if interventions is None else interventions] if single else list(interventions)  # type: ignore[arg-type]
@@ -170,7 +252,7 @@ def check_interventions(
         raise ValueError("The list of interventions is empty; leave it out for the baseline.")
     for method in methods:
         if not isinstance(method, Intervention):
-            raise ValueError(f"{method!r} is no intervention; use kv.CacheSteering, kv.Nothing and the like.")
+            raise ValueError(f"{method!r} is not an intervention; use kv.CacheSteering, kv.Nothing and the like.")
         method.check(model)
     labels = [method.label for method in methods]
     double = next((label for label in labels if labels.count(label) > 1), None)
@@ -183,7 +265,7 @@ def check_intervention(model: Model, intervention: Intervention | None) -> Inter
     """One intervention, checked against the model.
 
     Raises:
-        ValueError: several, something that is no intervention, or one that doesn't fit.
+        ValueError: several, something that is not an intervention, or one that doesn't fit.
     """
     methods = check_interventions(model, intervention)
     if len(methods) > 1:
@@ -205,7 +287,7 @@ def _rows(
     digests = [_digest(p) for p in prompts]
     known: dict[str, list[int]] = {}  # most methods ask the same thing, and rendering is slow
     for m, method in enumerate(methods):
-        asked = [method.chat(as_chat(p)) if chat else p for p in prompts]
+        asked = [asked_under(method, p, chat=chat) for p in prompts]
         known.update({key: model.encode(p, chat=chat) for p in asked if (key := _digest(p)) not in known})
         ids = [known[_digest(p)] for p in asked]
         for p, row in enumerate(make_rows(model, method, ids, offset)):
@@ -219,17 +301,27 @@ def _digest(prompt: Prompt) -> str:
     return hashlib.sha256(json.dumps(as_chat(prompt), sort_keys=True).encode()).hexdigest()
 
 
-def _decode(model: Model, rows: Sequence[Row], batch: Sequence[int], settings: Settings, seed: int) -> list[list[int]]:
-
-    with LOCK:
-        return decode(model, [rows[i] for i in batch], settings, seed)
-
-
 def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:
-    """A row's new tokens as a generation; `index` is its prompt, label and sample."""
+    """A row's new tokens as a generation.
+
+    Forced words and new tokens are decoded together and then parted, for some tokenizers (SentencePiece) drop the space
+    before a token that is decoded alone.
+
+    Args:
+        model: whose tokenizer decodes.
+        row: what was generated from.
+        index: its prompt, label and sample.
+        ids: new tokens, the end token among them.
+        settings: which tell the end tokens.
+
+    Returns:
+        The generation: `forced + text` is what the model has said.
+    """
     ended = bool(ids) and ids[-1] in settings.eos
-    text = model.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-    forced = model.tokenizer.decode(row.forced, skip_special_tokens=True)
+    said = ids[:-1] if ended else ids
+
+    forced = str(model.tokenizer.decode(list(row.forced), skip_special_tokens=True))
+    text = text_after(model.tokenizer, row.forced, said)
     return Generation(
         *index, text=text, token_ids=tuple(ids), finish_reason="eos" if ended else "length", forced=forced
     )

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..edits.cache import CacheDelta, slot_from_end
+from ..edits.cache import CacheDelta, check_cast, slot_from_end
 from ..edits.hiding import HiddenSlot
 from ..edits.residual import ResidualDelta
 from ..interventions.base import Intervention
 from ..models.model import Model
+from ..models.prompts import Prompt, as_chat
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Row:
         uses_cache: whether decoding reads the cache.
         forced: the end of the tail that is the beginning of the answer.
         hidden: slots of the prompt that what is read next doesn't read.
+        label: of the intervention, for error messages.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,6 +38,7 @@ class Row:
     uses_cache: bool = True
     forced: tuple[int, ...] = ()
     hidden: tuple[HiddenSlot, ...] = ()
+    label: str = ""
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -51,6 +54,36 @@ class Row:
     def read(self) -> tuple[int, ...]:
         """What is read from the cache before the first new token: the tail, or else the prompt's last token."""
         return self.tail or self.prompt_ids[-1:]
+
+
+def asked_under(intervention: Intervention, prompt: Prompt, *, chat: bool) -> Prompt:
+    """What is asked under an intervention: its own chat, or the text as it stands.
+
+    Args:
+        intervention: the method.
+        prompt: what was given.
+        chat: whether prompts are chats.
+
+    Returns:
+        What the model encodes.
+
+    Raises:
+        ValueError: the prompt is taken verbatim, and the method would change the chat.
+
+    >>> import kvsteer_lab as kv
+    >>> asked_under(kv.CoTPrompt("Think."), "2 + 2?", chat=True)
+    [{'role': 'user', 'content': '2 + 2?\\nThink.'}]
+    """
+    given = as_chat(prompt)
+    changed = intervention.chat(given)
+    if chat:
+        return changed
+    if changed != as_chat(prompt):
+        raise ValueError(
+            f"{intervention.label!r} changes the chat, and with chat=False there is none: the text is taken as it"
+            " stands; write the words into the prompts, or load the model with template=kv.PlainTemplate(...)."
+        )
+    return prompt
 
 
 def make_rows(
@@ -91,6 +124,8 @@ def make_rows(
                 f"{intervention.label!r} steers the newest position of each pass alone, and a cache would keep it"
                 " steered; turn the cache off, or steer from a slot onward."
             )
+    for edit in {id(d): d for row in deltas for d in row}.values():
+        check_cast(edit, model.dtype, intervention.label)
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
         for slot in [*(d.slot for d in deltas[row]), *(h.slot for h in hidden[row])]:
             slot_from_end(slot, length, row)
@@ -99,7 +134,7 @@ def make_rows(
     keys = noise_keys or [""] * len(prompts)
     uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
     each = zip(prompts, deltas, keys, residuals, hidden, strict=True)
-    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced, h) for ids, d, key, r, h in each]
+    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label) for ids, d, key, r, h in each]
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
@@ -141,7 +176,7 @@ def window_warning(model: Model, rows: Sequence[Row], new: int) -> str:
     )
 
 
-def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list[list[int]]:
+def group_rows(model: Model, rows: Sequence[Row]) -> list[list[int]]:
     """Numbers of the rows that may share a left-padded batch: equal prompts side by side, short ones first.
 
     Tails of different length are padded between the cached prompt and the tail. A masked hole there changes nothing
@@ -151,10 +186,12 @@ def group_rows(model: Model, rows: Sequence[Row], *, holes: bool = True) -> list
     Args:
         model: the model that runs.
         rows: what is to be batched.
-        holes: whether holes are harmless to what else reads the ids (a ban on repeated n-grams, say, would see them).
+
+    Returns:
+        Groups of row numbers.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
-    holes = holes and not _counts_slots(model)
+    holes = not _counts_slots(model)
     groups: dict[tuple[bool, bool, int], list[int]] = {}
     for i in order:
         row = rows[i]

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from .._util.batching import in_batches
 from ..interventions.base import Intervention
-from ..models.lock import LOCK
+from ..models.finite import refuse_broken
+from ..models.lock import LOCK, locked
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list, encode, offset_token, pad_left, pad_token, positions
+from ..models.prompts import Prompt, as_list, check_text, encode, offset_token, pad_left, positions
+from ..models.token_texts import token_pieces
 from .decoding import editing, fill_rows
 from .generate import check_intervention
-from .rows import Row, check_context, group_rows, make_rows
+from .rows import Row, asked_under, check_context, group_rows, make_rows
 
 _LOGITS = 2**26  # logits that are held at a time: 256 MB in float32
 
@@ -101,6 +103,7 @@ class Reading:
 
     def __init__(self, model: Model, rows: Sequence[Row]) -> None:
         self.model = model
+        self.labels = [row.label for row in rows]
         self.cache, ids, self.mask = fill_rows(model, rows)
         self._editing = editing(model, rows)
         self._tails = ids[:, self.cache.get_seq_length() :]
@@ -114,14 +117,18 @@ class Reading:
         self.mask = torch.cat([self.mask, torch.ones_like(tokens)], 1)
         return self._forward(tokens, tokens.shape[1])
 
+    @locked
     def _forward(self, tokens: Int[Tensor, "rows n"], keep: int) -> Float[Tensor, "rows keep vocab"]:
-        arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
+        arguments = {"input_ids": tokens, "attention_mask": self.mask, self.model.cache_argument: self.cache}
+        arguments["use_cache"] = True
         if self.model.accepts("position_ids"):
             arguments["position_ids"] = positions(self.mask)[:, -tokens.shape[1] :]
         if self.model.accepts("logits_to_keep"):
             arguments["logits_to_keep"] = keep
         with self._editing:  # for each pass alone: several readings may take turns
-            return self.model.hf(**arguments).logits[:, -keep:]
+            logits = self.model.hf(**arguments).logits[:, -keep:]
+        refuse_broken(logits, self.labels)
+        return logits
 
 
 class Rereading(Reading):
@@ -131,14 +138,17 @@ class Rereading(Reading):
 
     def __init__(self, model: Model, rows: Sequence[Row]) -> None:
         self.model = model
-        pad = 0 if model.tokenizer is None else pad_token(model.tokenizer)
-        self.ids, self.mask = pad_left([row.prompt_ids + row.tail for row in rows], pad, model.device)
+        self.labels = [row.label for row in rows]
+        self.ids, self.mask = pad_left([row.prompt_ids + row.tail for row in rows], model.pad_id, model.device)
         self._editing = editing(model, rows, cached=False)
 
+    @locked
     def start(self) -> Float[Tensor, "rows 1 vocab"]:
         with self._editing:
             arguments = self.model.forward_arguments(self.ids, self.mask)
-            return self.model.hf(**arguments, use_cache=False).logits[:, -1:]
+            logits = self.model.hf(**arguments, use_cache=False).logits[:, -1:]
+        refuse_broken(logits, self.labels)
+        return logits
 
     def read(self, tokens: Int[Tensor, "rows n"]) -> Float[Tensor, "rows n vocab"]:
         found = []
@@ -192,7 +202,10 @@ def match_continuations(
     wanted = [continuations] if isinstance(continuations, str) else list(continuations)
     if len(wanted) != len(given):
         raise ValueError(f"There are {len(given)} prompts but {len(wanted)} continuations; pass one for each.")
-    targets = [tuple(encode(model.tokenizer, c) if isinstance(c, str) else c) for c in wanted]
+    targets = [
+        tuple(encode(model.tokenizer, check_text(c, f"Continuation {i}")) if isinstance(c, str) else map(int, c))
+        for i, c in enumerate(wanted)
+    ]
     if not all(targets):
         raise ValueError(f"Continuation {[bool(t) for t in targets].index(False)} is empty; there is nothing to score.")
     return given, targets
@@ -202,13 +215,35 @@ def rows_under(
     model: Model, method: Intervention, prompts: Sequence[Prompt], *, chat: bool, offset: str | int | None
 ) -> list[Row]:
     """One row a prompt under one intervention."""
-    ids = [model.encode(method.chat(as_chat(p)) if chat else p, chat=chat) for p in prompts]
+    ids = [model.encode(asked_under(method, p, chat=chat), chat=chat) for p in prompts]
     return make_rows(model, method, ids, offset_token(model.tokenizer, offset))
 
 
 def texts_of(model: Model, rows: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:
-    """Each token as text."""
-    return tuple(tuple(model.tokenizer.decode([t]) for t in row) for row in rows)
+    """Each token as the text that it adds after those before it; special tokens by their names.
+
+    Args:
+        model: whose tokenizer decodes.
+        rows: token ids, a row each.
+
+    Returns:
+        A text a token; a character of several tokens stands at its last one.
+
+    >>> import kvsteer_lab as kv
+    >>> model = kv.load("tiny")
+    >>> texts_of(model, [model.encode("The answer", chat=False)])
+    (('The', ' answer'),)
+    """
+    special = set(model.tokenizer.all_special_ids)
+
+    def named(ids: Sequence[int]) -> tuple[str, ...]:
+        pieces = token_pieces(model.tokenizer, ids)
+        return tuple(
+            str(model.tokenizer.decode([token])) if token in special else piece
+            for token, piece in zip(ids, pieces, strict=True)
+        )
+
+    return tuple(named(list(row)) for row in rows)
 
 
 def table_of_tokens(

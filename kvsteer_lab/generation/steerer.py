@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ..interventions.cache import CacheSteering
 from ..models.architectures import refuse_by_config
-from ..models.lock import LOCK
+from ..models.lock import locked
 from ..models.model import Model
-from ..models.wrapping import share_weights, without_peft, wrap
+from ..models.wrapping import refuse_hooks, share_weights, without_peft, wrap
 from ..vectors.kv import KVVectors
 from .decoding import decode
 from .rows import check_context, make_rows, warn_of_windows
@@ -65,7 +66,8 @@ class KVSteerer:
 
         Args:
             model: any model that `kv.load` accepts; it is not changed.
-            input_ids, attention_mask: tokenised prompts, padded on either side.
+            input_ids, attention_mask: tokenised prompts, padded on either side. Several rows need their mask: nothing
+                else tells padding from text.
             ck, cv: coefficients of keys and values (the articles' defaults; see `KVVectors.relative_to` for what they
                 mean).
             max_new_tokens, generation: as in `kv.generate`.
@@ -74,7 +76,17 @@ class KVSteerer:
             Prompt, offset token and new tokens: `[rows, time + 1 + new]`, prompts left-padded.
 
         Raises:
-            ValueError: vectors without an offset token, or what `kv.generate` refuses.
+            ValueError: vectors without an offset token, ids that are not `[rows, time]`, several rows without a mask,
+                or what `kv.generate` refuses.
+
+        >>> import kvsteer_lab as kv
+        >>> import torch
+        >>> model = kv.load("tiny")
+        >>> pairs = kv.ContrastiveSet.from_texts(["Step 1: add."], ["The answer is 5."])
+        >>> vectors = kv.extract(model, pairs, progress=False)
+        >>> ids = torch.tensor([model.encode("What is 2 + 3?")])
+        >>> kv.KVSteerer(vectors).steer(model.hf, ids, max_new_tokens=3).shape == (1, ids.shape[1] + 1 + 3)
+        True
         """
         offset = self.vectors.card.offset_id
         if offset is None:
@@ -85,15 +97,14 @@ class KVSteerer:
         steering = CacheSteering(self.vectors, ck, cv)
         steering.check(wrapped)
         settings = resolve(wrapped, {"max_new_tokens": max_new_tokens, **asked_for(generation)}, chat=False)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = _mask(wrapped, input_ids, attention_mask)
         prompts = [row[keep.bool()].tolist() for row, keep in zip(input_ids, mask, strict=True)]
         if not all(prompts):
             raise ValueError("A row of input_ids is masked out as a whole; every prompt needs some tokens.")
         rows = make_rows(wrapped, steering, prompts, offset)
         check_context(wrapped, rows, settings.max_new_tokens)
         warn_of_windows(wrapped, rows, settings.max_new_tokens)
-        with LOCK:
-            new = decode(wrapped, rows, settings, seed=0)
+        new = decode(wrapped, rows, settings, seed=0)
         width, longest = max(map(len, prompts)), max(map(len, new))
         full = [
             [settings.pad] * (width - len(p)) + p + [offset] + n + [settings.pad] * (longest - len(n))
@@ -102,13 +113,48 @@ class KVSteerer:
         return torch.tensor(full, device=input_ids.device)
 
 
+def _mask(model: Model, ids: Any, mask: Any) -> Int[Tensor, "rows time"]:
+    """The mask, or one of a single row without padding. Everything that could steer a pad slot is refused."""
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        shape = f"of shape {list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(
+            f"input_ids must be a tensor [rows, time], not {shape}; make one prompt a row: input_ids[None]."
+        )
+    if mask is not None:
+        if tuple(mask.shape) != tuple(ids.shape):
+            raise ValueError(
+                f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}; pass both alike."
+            )
+        return mask
+    if len(ids) > 1:
+        raise ValueError(
+            "Several rows need attention_mask, which tells padding from text: without it a pad slot would be steered;"
+            " pass the tokenizer's own."
+        )
+    if ids.shape[1] > 1 and int(ids[0, -1]) in _pads(model):
+        warnings.warn(
+            "The prompt ends with a pad token and has no attention_mask, so the pad's slot is steered; pass the"
+            " tokenizer's mask.",
+            stacklevel=4,
+        )
+    return torch.ones_like(ids)
+
+
+def _pads(model: Model) -> set[int]:
+    found = {getattr(config, "pad_token_id", None) for config in (model.hf.config, model.hf.generation_config)}
+    return {int(token) for token in found if token is not None}
+
+
+@locked
 def _wrapped(model: PreTrainedModel) -> Model:
     signature = _signature(model)
     known = _WRAPPED.get(model)
     if known is None or known[0] != signature:
-        own = share_weights(without_peft(model))
-        refuse_by_config(own.config)
-        known = _WRAPPED[model] = signature, wrap(own, None, str(own.config._name_or_path or own.config.model_type))
+        plain = without_peft(model)
+        refuse_by_config(plain.config)
+        refuse_hooks(plain)
+        name = str(plain.config._name_or_path or plain.config.model_type)
+        known = _WRAPPED[model] = signature, wrap(share_weights(plain), None, name, plain)
     return known[1]
 
 

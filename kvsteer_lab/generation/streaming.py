@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import BaseStreamer
 
 from ..interventions.base import Intervention
-from ..models.lock import LOCK
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list, offset_token
+from ..models.prompts import Prompt, as_list, offset_token
+from ..models.token_texts import text_after
 from .decoding import decode
 from .generate import _digest, check_intervention
-from .rows import check_context, make_rows, warn_of_windows
+from .rows import asked_under, check_context, make_rows, warn_of_windows
 from .settings import resolve
 
 
@@ -30,14 +31,44 @@ class StoppedBy(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
-class _TextOnly(TextIteratorStreamer):
-    """Leaves out the end token, which need not be a special one."""
+class _Pieces(BaseStreamer):
+    """Turns tokens into pieces of text, to be iterated over in another thread. Joined they are the text that
+    `kv.generate` gives: each is what the tokens so far say, decoded together, beyond what was handed out before.
 
-    eos: frozenset[int] = frozenset()
+    Args:
+        tokenizer: decodes.
+        forced: tokens that stand before the text.
+        eos: tokens that end it, which have no text.
+    """
+
+    def __init__(self, tokenizer: Any, forced: Sequence[int], eos: frozenset[int]) -> None:
+        self.tokenizer, self.forced, self.eos = tokenizer, list(forced), eos
+        self.ids: list[int] = []
+        self.said = ""
+        self.begun = False
+        self.pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def put(self, value: torch.Tensor) -> None:
-        if self.next_tokens_are_prompt or int(value) not in self.eos:
-            super().put(value)
+        if not self.begun:  # the prompt comes first
+            self.begun = True
+            return
+        self.ids += [token for token in value.flatten().tolist() if token not in self.eos]
+        text = text_after(self.tokenizer, self.forced, self.ids)
+        if not text.endswith("\ufffd"):  # part of a character
+            self._hand_out(text)
+
+    def end(self) -> None:
+        self._hand_out(text_after(self.tokenizer, self.forced, self.ids))
+        self.pieces.put(None)
+
+    def _hand_out(self, text: str) -> None:
+        if text.startswith(self.said) and len(text) > len(self.said):
+            self.pieces.put(text[len(self.said) :])
+            self.said = text
+
+    def __iter__(self) -> Iterator[str]:
+        while (piece := self.pieces.get()) is not None:
+            yield piece
 
 
 def stream(
@@ -59,13 +90,18 @@ def stream(
 
     Raises:
         ValueError: several prompts, or what `kv.generate` refuses; before the first piece.
+
+    >>> import kvsteer_lab as kv
+    >>> model, short = kv.load("tiny"), {"max_new_tokens": 8}
+    >>> "".join(kv.stream(model, "2 + 3?", generation=short)) == kv.generate(model, "2 + 3?", generation=short).texts[0]
+    True
     """
     given = as_list(prompt)
     if len(given) != 1:
         raise ValueError(f"kv.stream takes one prompt, not {len(given)}; use kv.generate for several.")
     method = check_intervention(model, intervention)
     settings = resolve(model, generation, chat=chat)
-    ids = model.encode(method.chat(as_chat(given[0])) if chat else given[0], chat=chat)
+    ids = model.encode(asked_under(method, given[0], chat=chat), chat=chat)
     rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])
     check_context(model, rows, settings.max_new_tokens)
     warn_of_windows(model, rows, settings.max_new_tokens)
@@ -73,16 +109,13 @@ def stream(
 
 
 def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
-
-    streamer = _TextOnly(model.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    streamer.eos = settings.eos
+    streamer = _Pieces(model.tokenizer, rows[0].forced, settings.eos)
     failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     cancelled = threading.Event()
 
     def work() -> None:
         try:
-            with LOCK:
-                decode(model, rows, settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)]))
+            decode(model, rows, settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)]))
         except BaseException as error:  # handed to the caller's thread
             failed.put(error)
             streamer.end()
@@ -90,7 +123,7 @@ def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield from (piece for piece in streamer if piece)
+        yield from streamer
     finally:
         cancelled.set()
         thread.join()

@@ -4,7 +4,6 @@ tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,7 +16,7 @@ from ..models.prompts import offset_token
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering
+from .steering import Steering, check_coefficient, check_vectors
 
 Scope = Literal["one-shot", "onward", "all tokens", "last position"]
 """The tokens whose residual stream gets the vectors; see `ActivationSteering`."""
@@ -40,7 +39,7 @@ class ActivationSteering(Steering):
                         min_token_index=-1 and use_cache=False: the baseline of Belitsky et al. 2025)
 
     The first three can run with the cache, or with everything computed anew for each token; the texts are the same, the
-    cost isn't.
+    cost isn't. Those packages read no offset token after the prompt; `offset=""` leaves it out.
 
     Args:
         vectors: what to add at coefficient 1.
@@ -80,8 +79,9 @@ class ActivationSteering(Steering):
     scope: Scope | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.coefficient):
-            raise ValueError(f"The coefficient is {self.coefficient}; it must be a finite number.")
+        remedy = "make them with kv.extract_activations or load them with kv.ActivationVectors.load"
+        check_vectors(self.vectors, ActivationVectors, remedy)
+        object.__setattr__(self, "coefficient", check_coefficient(self.coefficient))
         layers = tuple(check_indices("layer", self.layer, self.vectors.n_layers))
         if not layers:
             raise ValueError("Activation steering needs a layer; pass layer=12, say, or several.")

@@ -1,4 +1,6 @@
-"""What an intervention can change on the one path from a chat to a text, and nothing else."""
+"""The hooks that an intervention may override on the one path from a chat to a text. It can change nothing else, so
+every comparison is between runs that differ in what the hooks say.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,21 @@ class Intervention:
 
     The path: the chat is rendered and tokenised; its cache is filled, the residual stream edited meanwhile; the deltas
     are added to the cache; the tail (the offset token, unless the method says otherwise) is read from the edited cache,
-    and decoding begins.
+    and decoding begins. Methods that add vectors at a coefficient subclass `kv.Steering`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> import kvsteer_lab as kv
+        >>> @dataclass(frozen=True)
+        ... class Polite(kv.Intervention):
+        ...     label = "polite"
+        ...
+        ...     def chat(self, chat):
+        ...         return [*chat[:-1], {**chat[-1], "content": f"Please. {chat[-1]['content']}"}]
+        >>> methods = [kv.Nothing(), Polite()]
+        >>> texts = kv.generate(kv.load("tiny"), "How many?", methods, generation={"max_new_tokens": 4})
+        >>> [text.intervention for text in texts]
+        ['baseline', 'polite']
     """
 
     @property
@@ -46,18 +62,27 @@ class Intervention:
         return chat
 
     def offset_id(self, tokenizer: Any, offset: int | None) -> int | None:
-        """The offset token of this method where it needs another one than the run's, `offset`."""
+        """The offset token of this method: `offset`, the run's, unless the method needs another one.
+
+        Args:
+            tokenizer: the model's.
+            offset: the id of the run's offset token; `None`: none.
+        """
         return offset
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         """Token ids put between the prompt's last cached slot and the first generated token: the offset token, then
         forced words.
+
+        Args:
+            tokenizer: the model's.
+            offset: from `offset_id`.
         """
         return [] if offset is None else [offset]
 
     @property
     def sets_tail(self) -> bool:
-        """Whether the method has a tail of its own; of the parts of `Together` only one can have."""
+        """Whether the method has a tail of its own. Of the parts of `Together` only one can."""
         return type(self).tail is not Intervention.tail
 
     def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
@@ -81,7 +106,7 @@ class Intervention:
         return [()] * len(lengths)
 
     def hidden(self, model: Model, lengths: Sequence[int]) -> list[tuple[HiddenSlot, ...]]:
-        """What the tokens behind the cache don't read of each row.
+        """The slots of each row that the tokens after the cache don't read.
 
         Args:
             model: the model that runs.
@@ -99,7 +124,12 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Nothing(Intervention):
-    """The baseline: the same path, offset token included, with nothing added."""
+    """The baseline: the same path, offset token included, with nothing added.
+
+    Example:
+        >>> Nothing().label
+        'baseline'
+    """
 
     @property
     def label(self) -> str:
@@ -108,7 +138,12 @@ class Nothing(Intervention):
 
 @dataclass(frozen=True)
 class NoOffset(Intervention):
-    """The model as it is, without the offset token: shows what the offset alone does."""
+    """The model as it is, without the offset token: shows what the offset alone does.
+
+    Example:
+        >>> NoOffset().label, NoOffset().tail(None, offset=5)
+        ('no offset', [])
+    """
 
     @property
     def label(self) -> str:

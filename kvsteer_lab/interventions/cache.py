@@ -4,7 +4,6 @@ c S in each layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -17,7 +16,7 @@ from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering, check_adds
+from .steering import Steering, check_adds, check_coefficient, check_vectors
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class CacheSteering(Steering):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        for key, value in (("ck", self.ck), ("cv", self.cv)):
-            if not math.isfinite(value):
-                raise ValueError(f"The coefficient {key} is {value}; it must be a finite number.")
+        check_vectors(self.vectors, KVVectors, "make them with kv.extract or load them with kv.KVVectors.load")
+        for key in ("ck", "cv"):
+            object.__setattr__(self, key, check_coefficient(getattr(self, key), key))
         object.__setattr__(self, "slot", check_slot(self.slot))
         layers = None if self.layers is None else tuple(check_indices("layer", self.layers, self.vectors.n_layers))
         heads = None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads))
@@ -114,6 +113,17 @@ class CacheSteering(Steering):
 
         Raises:
             ValueError: a steering of keys alone, which has no such ratio.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> steering = kv.CacheSteering(vectors, ck=1, cv=4)
+            >>> half = steering.at(2.0, "half")
+            >>> half.ck, half.cv, half.label
+            (0.5, 2.0, 'half')
         """
         if self.cv == 0 and self.ck != 0:
             raise ValueError(
@@ -150,6 +160,17 @@ class Control(CacheSteering):
     Args:
         steering: the label of what it controls.
         kind: what was changed; controls of one kind are summarised together.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+        >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> (control,) = kv.random_controls(steering, 1)
+        >>> control.control_of, control.control_kind
+        ('steered stepwise ck=0 cv=6', 'random')
     """
 
     steering: str = ""
@@ -191,6 +212,12 @@ def check_cache_steering(steering: object) -> None:
 
     Raises:
         ValueError: another intervention, or as `check_adds`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_cache_steering(kv.CoTPrompt())
+        Traceback (most recent call last):
+        ValueError: Cache steering is asked for, a kv.CacheSteering, not CoTPrompt.
     """
     if not isinstance(steering, CacheSteering):
         raise ValueError(f"Cache steering is asked for, a kv.CacheSteering, not {type(steering).__name__}.")

@@ -1,11 +1,15 @@
-"""Controls: what other vectors of the same size do, and the same vector turned round or put elsewhere."""
+"""Controls of a steering: other vectors of the same norm, the same vectors with the opposite sign, or at another slot.
+
+A control runs beside the steering that it controls. If it does as much, the effect isn't the direction's.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import overload
 
 import torch
 
@@ -14,12 +18,27 @@ from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from ..vectors.randomised import rescale
 from .cache import CacheSteering, Control, as_control
+from .steering import Steering
+
+__all__ = [
+    "Control",
+    "label_shuffle_controls",
+    "layer_shuffle_controls",
+    "other_slot",
+    "other_vectors",
+    "random_controls",
+    "sign_flip",
+]
 
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
 
-def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]:
-    """The same steering with random vectors of the same norm, per layer, in keys and in values.
+@overload
+def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]: ...
+@overload
+def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> list[Steering]: ...
+def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> Sequence[Steering]:
+    """The same steering with random vectors of the same norm, per layer, and for cache steering in keys and in values.
 
     A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
 
@@ -29,9 +48,21 @@ def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list
         seed: control i is drawn with `seed + i`.
 
     Raises:
-        ValueError: fewer than one control.
+        ValueError: fewer than one control, or an intervention that isn't a steering.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> [control.label for control in kv.random_controls(steering, n=2)]
+        ['random 0 for steered ck=0 cv=6', 'random 1 for steered ck=0 cv=6']
     """
     _check_number(n)
+    if not isinstance(steering, Steering):
+        raise ValueError(f"Controls are drawn for a steering, such as kv.CacheSteering, not {type(steering).__name__}.")
     return [steering.random_control(seed + i) for i in range(n)]
 
 
@@ -41,10 +72,11 @@ def label_shuffle_controls(
     """The mean over the same pairs with the sides of exactly half of them exchanged, rescaled to the norm of each
     layer's keys and values.
 
-    What all pairs share cancels; what is left is how single pairs differ. Independent coins would not do: with unequal
-    halves some of the true vector stays, and the rescaling makes it whole again, up to its sign. It can come back here,
-    too: pairs that mostly differ in how far they go in the shared direction leave that direction, once with each sign.
-    So look at the cosine with the true vectors, and at random controls beside these.
+    What all pairs share cancels; what remains is how single pairs differ. Exchanging each pair by an independent coin
+    would not serve: with unequal halves some of the true vector stays, and the rescaling brings it back to full size,
+    up to its sign. It can come back here, too: pairs that differ mostly in how far they go in the shared direction
+    leave that direction, with either sign. So look at the cosine with the true vectors (`control_cosines`), and at
+    random controls beside these.
 
     Args:
         steering: what is controlled; its layers, heads, slot and coefficients are kept.
@@ -56,6 +88,15 @@ def label_shuffle_controls(
     Raises:
         ValueError: fewer than one control, differences of other vectors, fewer distinct halves than controls, or pairs
             that don't differ from each other.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=6, shots=1)
+        >>> differences = kv.extract_pairs(model, pairs, progress=False)
+        >>> steering = kv.CacheSteering(differences.mean(), ck=0, cv=2)
+        >>> kv.controls.label_shuffle_controls(steering, differences, n=2)[1].label
+        'label shuffle 1 of steered stepwise ck=0 cv=2'
     """
     _check_number(n)
     own = steering.added
@@ -85,6 +126,16 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
 
     Raises:
         ValueError: fewer than one control, or fewer other orders than controls.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.layer_shuffle_controls(steering, n=2)[0].control_kind
+        'layer shuffle'
     """
     _check_number(n)
     own, layers = steering.added, steering.edited_layers
@@ -109,9 +160,22 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
 
 
 def sign_flip(steering: CacheSteering) -> Control:
-    """The same steering with its vectors turned round.
+    """The same steering with its vectors of the opposite sign.
 
-    Look at it on prompts that already reason, few-shot ones say: there the opposite direction has somewhere to go.
+    Try it on prompts that already make the model reason, few-shot prompts for instance: there is something to undo.
+
+    Args:
+        steering: what is controlled.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> bool((kv.controls.sign_flip(steering).vectors.values == -vectors.values).all())
+        True
     """
     return as_control(steering, "sign flip", -steering.vectors, "sign flip of")
 
@@ -125,6 +189,16 @@ def other_slot(steering: CacheSteering, slot: int) -> Control:
 
     Raises:
         ValueError: the slot that is steered anyway.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.other_slot(steering, -3).slot
+        -3
     """
     if slot == steering.slot:
         raise ValueError(f"Slot {slot} is the one that {steering.label!r} steers; choose another.")
@@ -142,6 +216,16 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
 
     Raises:
         ValueError: vectors of another shape, architecture or key mode, or with nothing in a layer that is steered.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.rand(4, 2, 8), torch.rand(4, 2, 8), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> kv.controls.other_vectors(steering, vectors * 3.0, name="three times as large").label
+        'three times as large for steered ck=0 cv=6'
     """
     ours, theirs = steering.vectors.card, vectors.card
     if (ours.model_type, ours.keys, steering.vectors.keys.shape) != (

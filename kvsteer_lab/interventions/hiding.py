@@ -1,12 +1,12 @@
-"""Knock-out of reading: a slot that some heads don't read while the answer is written (Geva et al. 2023 bar attention
-edges so).
-"""
+"""Attention knock-out: some heads don't read a cached slot while the answer is written (Geva et al. 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 
 from ..edits.cache import check_slot
@@ -31,11 +31,19 @@ class HideSlot(Intervention):
         first: the step from which on it is hidden; step 0 is the offset token, which makes the first new token.
         end: the step at which it is shown again; `None`: never.
         slot: which slot of the prompt; negative counts from its end.
-        name: the label, if the one made from the settings won't do.
+        name: the label, if it isn't to be made from the settings.
 
     Raises:
-        ValueError: layers as well as heads, an empty list of them, or steps that hold no step. When it is used: a layer
-            or head that the model hasn't got, or a model whose attention can't be looked into.
+        ValueError: layers as well as heads, an empty list of them, or an end that isn't after the first step. When it
+            is used: a layer or head that the model hasn't got, or a model whose attention can't be looked into.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> hidden = kv.HideSlot(heads=[(1, 3)], first=1)
+        >>> hidden.label
+        'slot hidden heads=1.3 from step 1'
+        >>> hidden.barred(kv.load("tiny")).nonzero().tolist()
+        [[1, 3]]
     """
 
     layers: Iterable[int] | None = None
@@ -51,17 +59,19 @@ class HideSlot(Intervention):
         for what in ("layers", "heads"):
             chosen = getattr(self, what)
             if chosen is not None:
-                object.__setattr__(
-                    self, what, tuple(sorted({tuple(x) if isinstance(x, (tuple, list)) else x for x in chosen}))
-                )
+                object.__setattr__(self, what, _listed(chosen))
                 if not getattr(self, what):
                     raise ValueError(
                         f"{what} is empty, so nothing would be hidden; name some, or leave {what} out to hide the slot"
                         " from everything."
                     )
+        for name in ("first", "end"):
+            step = getattr(self, name)
+            if isinstance(step, bool) or not isinstance(step, SupportsIndex | None):
+                raise ValueError(f"{name}={step!r} is not a step; steps are whole numbers, counted from 0.")
         if self.first < 0 or (self.end is not None and self.end <= self.first):
             raise ValueError(
-                f"Steps {self.first} to {self.end} hold none; first must be 0 or above, and end beyond it."
+                f"There is no step from {self.first} to before {self.end}; first must be 0 or above, and end beyond it."
             )
         object.__setattr__(self, "slot", check_slot(self.slot))
 
@@ -100,3 +110,16 @@ class HideSlot(Intervention):
 
     def hidden(self, model: Model, lengths: Sequence[int]) -> list[tuple[HiddenSlot, ...]]:
         return [(HiddenSlot(self.barred(model), self.slot, self.first, self.end),)] * len(lengths)
+
+
+def _listed(chosen: Any) -> tuple[Any, ...]:
+    """Layers or pairs in ascending order, as Python numbers whatever library they come from."""
+    given = np.asarray(chosen).tolist() if isinstance(chosen, np.ndarray) else chosen
+    each = [given] if isinstance(given, SupportsIndex) else given
+    return tuple(sorted({tuple(map(_whole, x)) if isinstance(x, tuple | list) else _whole(x) for x in each}))
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, SupportsIndex):
+        raise ValueError(f"Layers and heads are named by whole numbers, not by {number!r}.")
+    return number.__index__()

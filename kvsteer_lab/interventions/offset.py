@@ -1,4 +1,4 @@
-"""Another offset token than the run's, so that several can be compared in one run."""
+"""An offset token other than the run's, so that several can be compared in one run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from .base import Intervention
 
 @dataclass(frozen=True)
 class OtherOffset(Intervention):
-    """The baseline behind another offset token; with `Together`, a steering behind it.
+    """The baseline after another offset token; with `Together`, a steering that is read through it.
 
     Args:
         offset: a text that is one token, or an id.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> texts = kv.generate(kv.load("tiny"), "How many?", OtherOffset("."), generation={"max_new_tokens": 4})
+        >>> texts[0].intervention
+        "offset '.'"
     """
 
     offset: str | int

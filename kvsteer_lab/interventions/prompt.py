@@ -1,9 +1,10 @@
-"""Interventions that only add words: an instruction to think, worked examples, or the answer's first words."""
+"""Interventions that only add words: an instruction to think, worked examples, or the first words of the answer."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,19 @@ STEP_BY_STEP = "Let's think step by step."
 
 @dataclass(frozen=True)
 class CoTPrompt(Intervention):
-    """Chain-of-thought prompting: an instruction after the user's last message (Kojima et al. 2022).
+    """Chain-of-thought prompting: an instruction at the end of the user's last message (Kojima et al. 2022).
 
     Args:
         text: the instruction.
-        name: the label, if "CoT prompt" won't do.
+        name: the label, if it isn't to be "CoT prompt".
+
+    Raises:
+        ValueError: a chat without a message of the user; when it is used.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> kv.CoTPrompt().chat([{"role": "user", "content": "How many?"}])
+        [{'role': 'user', 'content': "How many?\\nLet's think step by step."}]
     """
 
     text: str = STEP_BY_STEP
@@ -32,23 +41,32 @@ class CoTPrompt(Intervention):
         return self.name or "CoT prompt"
 
     def chat(self, chat: Chat) -> Chat:
-        *earlier, last = chat
-        return [*earlier, {**last, "content": f"{last['content']}\n{self.text}"}]
+        asked = [i for i, message in enumerate(chat) if message["role"] == "user"]
+        if not asked:
+            raise ValueError(f"{self.label!r} follows the user's last message, but this chat has none; add one.")
+        last = chat[asked[-1]]
+        return [*chat[: asked[-1]], {**last, "content": f"{last['content']}\n{self.text}"}, *chat[asked[-1] + 1 :]]
 
 
 @dataclass(frozen=True)
 class ForcedPrefix(Intervention):
-    """Put the answer's first words into an unsteered model's mouth.
+    """Give the first words of the answer, and let the unsteered model go on from there.
 
     The control to beat: if forcing a style's first token does all that steering does, steering may do no more than
     choose that token. The words follow the offset token; they count as part of the answer, not as generated.
 
     Args:
         text: the words.
-        name: the label, if the words themselves won't do.
+        name: the label, if it isn't to be made from the words.
 
     Raises:
         ValueError: no text; when it is used.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> (text,) = kv.generate(kv.load("tiny"), "What is 2 + 3?", kv.ForcedPrefix("The answer"))
+        >>> text.answer.startswith("The answer")
+        True
     """
 
     text: str
@@ -69,17 +87,31 @@ class ForcedPrefix(Intervention):
             tokens: how many tokens are forced.
 
         Raises:
-            ValueError: fewer than one token, or no replies in that style.
+            ValueError: fewer than one token, no replies in that style, or tokens that end within a character or a word
+                that is encoded in another way by itself.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> task = kv.tasks.get("tiny-arithmetic")
+            >>> kv.ForcedPrefix.of_style(task, kv.load("tiny").tokenizer, "stepwise", tokens=2).text
+            'Step 1'
         """
         if tokens < 1:
             raise ValueError(f"A forced prefix needs at least 1 token, not {tokens}.")
         shown = worked(task, (style,), seed=0)[:200]
         openings = Counter(tuple(encode(tokenizer, w.replies[style])[:tokens]) for w in shown)
-        return cls(tokenizer.decode(openings.most_common(1)[0][0]))
+        opening = openings.most_common(1)[0][0]
+        text = tokenizer.decode(opening)
+        if tuple(encode(tokenizer, text)) != opening:
+            raise ValueError(
+                f"The first {tokens} tokens of replies in style {style!r} make {text!r}, which this tokenizer encodes"
+                " in another way; ask for more tokens, or pass the words to kv.ForcedPrefix."
+            )
+        return cls(text)
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
-        if not self.text:
-            raise ValueError("A forced prefix needs some text.")
+        if not isinstance(self.text, str) or not self.text:
+            raise ValueError(f"A forced prefix needs some text, not {self.text!r}.")
         return super().tail(tokenizer, offset) + encode(tokenizer, self.text)
 
 
@@ -90,7 +122,12 @@ class CoTPrefix(Intervention):
 
     Args:
         text: the words; they count as part of the answer.
-        name: the label, if "CoT prefix" won't do.
+        name: the label, if it isn't to be "CoT prefix".
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> kv.CoTPrefix().label, kv.CoTPrefix().text
+        ('CoT prefix', "Let's think step by step.")
     """
 
     text: str = STEP_BY_STEP
@@ -110,17 +147,25 @@ class FewShot(Intervention):
 
     Args:
         examples: messages of the user and the assistant in turn, as in a chat.
-        name: the label, if the number of examples won't do.
+        name: the label, if it isn't to be made from the number of examples.
 
     Raises:
         ValueError: no examples, or messages that don't alternate.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> shot = ({"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"})
+        >>> [message["content"] for message in kv.FewShot(shot).chat([{"role": "user", "content": "2 + 2?"}])]
+        ['1 + 1?', '2', '2 + 2?']
     """
 
     examples: tuple[Message, ...] = field(repr=False)
     name: str | None = None
 
     def __post_init__(self) -> None:
-        roles = [message.get("role") for message in self.examples]
+        given = self.examples if isinstance(self.examples, Iterable) else ()
+        object.__setattr__(self, "examples", tuple(given))
+        roles = [message.get("role") if isinstance(message, Mapping) else None for message in self.examples]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
             raise ValueError(
                 "Few-shot examples are messages of the user and the assistant in turn, beginning with the user; pass at"
@@ -143,6 +188,11 @@ class FewShot(Intervention):
 
         Raises:
             ValueError: fewer than one example, or fewer replies in that style than asked for.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> kv.FewShot.of_style(kv.tasks.get("tiny-arithmetic"), "stepwise", shots=2).label
+            '2-shot stepwise'
         """
         if shots < 1:
             raise ValueError(f"shots must be at least 1, not {shots}.")

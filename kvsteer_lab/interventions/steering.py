@@ -8,12 +8,16 @@ overrides the one hook that adds its vectors: `deltas` for the cache, `residuals
 
 from __future__ import annotations
 
+import numbers
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
+import numpy as np
 import pandas as pd
+import torch
 
 from ..edits.cache import CacheDelta
 from ..edits.hiding import HiddenSlot
@@ -96,6 +100,16 @@ class Steering(Intervention, ABC):
 
         Raises:
             ValueError: no layers to edit, or vectors that are zero in all of them.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> kv.CacheSteering(vectors, ck=0, cv=1, layers=[]).check_adds()
+            Traceback (most recent call last):
+            ValueError: 'steered stepwise ck=0 cv=1 layers=' edits no layers, so no coefficient does anything; name ...
         """
         if not self.edited_layers:
             raise ValueError(f"{self.label!r} edits no layers, so no coefficient does anything; name at least one.")
@@ -111,6 +125,15 @@ class Steering(Intervention, ABC):
         Args:
             coefficient: the new one.
             name: the new label; `None`: one made from the settings.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> kv.CacheSteering(vectors, ck=0, cv=6).at(3).label
+            'steered stepwise ck=0 cv=3'
         """
         return replace(self, coefficient=coefficient, name=name)  # type: ignore[type-var]
 
@@ -124,6 +147,14 @@ class Steering(Intervention, ABC):
 
         Returns:
             `keys` and `values`, or `residuals`, averaged over the edited layers and the prompts.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+            >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+            >>> list(steering.unit_doses(model, "What is 2 + 3?").index)
+            ['keys', 'values']
         """
         table = self.vectors.relative_to(model, prompts).set_index("layer")
         return table.loc[list(self.edited_layers)].mean()
@@ -151,9 +182,19 @@ class Steering(Intervention, ABC):
 
         Raises:
             ValueError: a negative number of controls.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> steering = kv.CacheSteering(vectors, ck=0, cv=6, name="mine")
+            >>> steering.controls(0), [control.label for control in steering.controls(2, seed=5)]
+            ([], ['random 5 for mine', 'random 6 for mine'])
         """
-        if n < 0:
-            raise ValueError(f"The number of controls must be 0 or more, not {n}.")
+        if not isinstance(n, SupportsIndex) or n.__index__() < 0:
+            raise ValueError(f"The number of controls must be 0 or a positive whole number, not {n}.")
         return [self.random_control(seed + i) for i in range(n)]
 
     def random_control(self, seed: int) -> Steering:
@@ -164,7 +205,7 @@ class Steering(Intervention, ABC):
 
 @dataclass(frozen=True)
 class RandomControl(Steering):
-    """Any steering with random vectors in place of its own; it acts as that steering does.
+    """Any steering with random vectors in place of its own; it acts as that steering does. Made by `Steering.controls`.
 
     Args:
         changed: the steering, its vectors already replaced.
@@ -240,11 +281,65 @@ class RandomControl(Steering):
         return self.changed.uses_cache
 
 
+def check_coefficient(value: Any, name: str = "") -> float:
+    """A coefficient as a Python number.
+
+    Args:
+        value: a number of Python, NumPy or PyTorch.
+        name: what a message calls it: `"cv"`.
+
+    Raises:
+        ValueError: something that isn't a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> check_coefficient(np.float32(1.5)), check_coefficient(2)
+        (1.5, 2)
+    """
+    number = value.item() if isinstance(value, np.generic | torch.Tensor) and _is_single(value) else value
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not abs(number) <= sys.float_info.max:
+        called = f"The coefficient {name}".rstrip()
+        raise ValueError(f"{called} is {number!r}; it must be a finite number.")
+    return number if isinstance(number, int | float) else float(number)
+
+
+def _is_single(value: np.generic | torch.Tensor) -> bool:
+    return (value.numel() if isinstance(value, torch.Tensor) else value.size) == 1
+
+
+def check_vectors(vectors: object, kind: type, remedy: str) -> None:
+    """Refuse vectors of another kind than a steering adds.
+
+    Args:
+        vectors: what was given.
+        kind: `KVVectors` or `ActivationVectors`.
+        remedy: where such vectors come from.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_vectors("vectors.safetensors", kv.KVVectors, "load them with kv.KVVectors.load")
+        Traceback (most recent call last):
+        ValueError: The vectors are of type str, not KVVectors; load them with kv.KVVectors.load.
+    """
+    if not isinstance(vectors, kind):
+        raise ValueError(f"The vectors are of type {type(vectors).__name__}, not {kind.__name__}; {remedy}.")
+
+
 def check_adds(steering: object) -> None:
     """Refuse what isn't a steering, or one that adds nothing at any coefficient.
 
     Raises:
         ValueError: another intervention, no layers or KV heads to edit, or vectors that are zero there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_adds(kv.CoTPrompt())
+        Traceback (most recent call last):
+        ValueError: A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not CoTPrompt.
     """
     if not isinstance(steering, Steering):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnsight import NNsight
+from nnsight import Envoy
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
 from transformers.utils import logging
 
+from .._util.json import read_json
 from .architectures import UnsteerableModelError, refuse_by_config
 from .fetching import fetch
 from .gguf import find_gguf, read_gguf
@@ -69,10 +69,11 @@ def load(
         OSError: a model with a short name is not in the cache, and can't be fetched now.
         UnsteerableModelError: its cache can't be steered; the message says why.
 
+    >>> import kvsteer_lab as kv
     >>> kv.load("tiny").n_layers
     4
     """
-    if isinstance(source, nn.Module | Pipeline | NNsight):
+    if isinstance(source, nn.Module | Pipeline | Envoy):
         inner, tokenizer = unpack(source, tokenizer)
         own = without_peft(inner)
         refuse_by_config(own.config)
@@ -129,7 +130,8 @@ def _place(name: str) -> str:
     if path.is_dir() and not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             try:
-                base = json.loads((path / "adapter_config.json").read_text()).get("base_model_name_or_path")
+                found = read_json(path / "adapter_config.json", what="The adapter's config")
+                base = found.get("base_model_name_or_path")
             except (ValueError, AttributeError):
                 base = None
             raise ValueError(

@@ -6,7 +6,7 @@ import inspect
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import torch
@@ -40,6 +40,7 @@ class Model:
         adapters: the adapter layers of the caller's own model, whose weights this one shares, each with the adapters
             that were merged into them when it was loaded.
 
+    >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
     >>> model.n_layers, model.n_kv_heads, model.head_dim
     (4, 2, 32)
@@ -157,9 +158,10 @@ class Model:
         Raises:
             ValueError: it was; this model would apply it twice, or not at all.
 
+        >>> import kvsteer_lab as kv
         >>> kv.load("tiny").check_adapters()
         """
-        if any(tuple(layer.merged_adapters) != before for layer, before in self.adapters):
+        if any(tuple(cast(Any, layer).merged_adapters) != before for layer, before in self.adapters):
             raise ValueError(
                 f"An adapter of {self.name} was merged or unmerged after the model was loaded; load it anew with"
                 " kv.load, which shares the weights as they are now."
@@ -195,8 +197,10 @@ class Model:
         Raises:
             ValueError: no tokens, more than the model's context, or a token that the model has no embedding for.
 
-        >>> kv.load("tiny").encode("How many?", chat=False)
-        [43, 296, 401, 34]
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> model.tokenizer.decode(model.encode("How many?", chat=False))
+        'How many?'
         """
         if not chat and not isinstance(prompt, str):
             raise ValueError("With chat=False a prompt must be a string; this one is a list of messages.")
@@ -238,6 +242,7 @@ class Model:
         Raises:
             ValueError: as `encode`.
 
+        >>> import kvsteer_lab as kv
         >>> model = kv.load("tiny")
         >>> model.prefill("How many?").get_seq_length() == len(model.encode("How many?"))
         True

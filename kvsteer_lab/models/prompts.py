@@ -145,6 +145,7 @@ def render(tokenizer: Any, chat: Chat) -> str:
         ValueError: no chat template, a role (often "system") that the template doesn't know, or a last message that
             it doesn't write as it stands.
 
+    >>> import kvsteer_lab as kv
     >>> render(kv.load("tiny").tokenizer, [{"role": "user", "content": "How many?"}])
     '<|im_start|>user\\nHow many?<|im_end|>\\n<|im_start|>assistant\\n'
     """
@@ -191,6 +192,7 @@ def template_hash(tokenizer: Any) -> str | None:
     Returns:
         16 hex digits. Template arguments given to `kv.load` are part of the template, and so of the hash.
 
+    >>> import kvsteer_lab as kv
     >>> len(template_hash(kv.load("tiny").tokenizer))
     16
     """
@@ -208,10 +210,15 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     Returns:
         Its ids.
 
-    >>> encode(kv.load("tiny").tokenizer, "<|im_start|>user")
-    [1, 283]
+    Raises:
+        ValueError: text that can't be encoded.
+
+    >>> import kvsteer_lab as kv
+    >>> tokenizer = kv.load("tiny").tokenizer
+    >>> tokenizer.decode(encode(tokenizer, "How many?"))
+    'How many?'
     """
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(check_text(text, "The text"), add_special_tokens=False).input_ids)
 
 
 def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
@@ -224,6 +231,7 @@ def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
     Returns:
         The token's text; `None`: it is there, or the tokenizer puts none.
 
+    >>> import kvsteer_lab as kv
     >>> missing_bos(kv.load("tiny").tokenizer, [5, 6]) is None
     True
     """
@@ -231,29 +239,6 @@ def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
     if bos is None or (ids and ids[0] == bos) or list(tokenizer("a").input_ids[:1]) != [bos]:
         return None
     return str(tokenizer.bos_token)
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token as the text that it adds where it follows another one: SentencePiece drops the space before a token
-    that is decoded alone.
-
-    Args:
-        tokenizer: the model's.
-        ids: token ids.
-
-    Returns:
-        A text for each.
-
-    >>> token_texts(kv.load("tiny").tokenizer, encode(kv.load("tiny").tokenizer, "The answer is 5"))
-    ['The', ' answer', ' is', ' ', '5']
-    """
-    stem = encode(tokenizer, "a")
-    alone = tokenizer.decode(stem)
-    texts = []
-    for token in ids:
-        both = tokenizer.decode([*stem, int(token)])
-        texts.append(both[len(alone) :] if both.startswith(alone) else tokenizer.decode([int(token)]))
-    return texts
 
 
 def offset_token(tokenizer: Any, offset: str | int | None) -> int | None:
@@ -271,6 +256,7 @@ def offset_token(tokenizer: Any, offset: str | int | None) -> int | None:
     Raises:
         ValueError: the text is not exactly one token, or the id is outside the vocabulary.
 
+    >>> import kvsteer_lab as kv
     >>> tokenizer = kv.load("tiny").tokenizer
     >>> tokenizer.decode([offset_token(tokenizer, "\\n")])
     '\\n'
@@ -308,6 +294,7 @@ def pad_token(tokenizer: Any, rows: int | None = None) -> int:
     Returns:
         The id.
 
+    >>> import kvsteer_lab as kv
     >>> pad_token(kv.load("tiny").tokenizer)
     0
     """
@@ -331,6 +318,7 @@ def pad_left(
     Returns:
         Two tensors `[rows, time]`.
 
+    >>> import torch
     >>> pad_left([[5], [6, 7]], 0, torch.device("cpu"))[0].tolist()
     [[0, 5], [6, 7]]
     """
@@ -349,6 +337,7 @@ def positions(mask: Int[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
     Returns:
         `[rows, time]`.
 
+    >>> import torch
     >>> positions(torch.tensor([[0, 1, 1]])).tolist()
     [[0, 0, 1]]
     """

@@ -31,9 +31,9 @@ def text_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int], *, ski
     >>> text_after(tokenizer, ids[:3], ids[3:])
     ' 18'
     """
-    known = _decode(tokenizer, before, skip_special_tokens)
     whole = _decode(tokenizer, [*before, *ids], skip_special_tokens)
-    return whole[len(known) :] if whole.startswith(known) else _decode(tokenizer, ids, skip_special_tokens)
+    known = _beginning(whole, _decode(tokenizer, before, skip_special_tokens))
+    return _decode(tokenizer, ids, skip_special_tokens) if known is None else whole[len(known) :]
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, ...]:
@@ -53,11 +53,14 @@ def token_pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ())
     ('The', ' answer', ' is', ' 18')
     """
     whole = text_after(tokenizer, before, ids)
-    pieces = _pieces(tokenizer, ids, before, windowed=True)
-    return pieces if "".join(pieces) == whole else _pieces(tokenizer, ids, before, windowed=False)
+    for windowed in (True, False):
+        pieces = _pieces(tokenizer, ids, before, windowed)
+        if "".join(pieces) == whole:
+            return pieces
+    return (*[""] * (len(ids) - 1), whole) if ids else ()  # no tokenizer is known where this happens in readable text
 
 
-def _pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int], *, windowed: bool) -> tuple[str, ...]:
+def _pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int], windowed: bool) -> tuple[str, ...]:
     """Texts of growing prefixes, each less the one before; `windowed`, of the last few tokens only, in linear time."""
     every, pieces = [*before, *ids], list[str]()
     start, known = 0, len(before)
@@ -67,12 +70,17 @@ def _pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int], *, window
         is_whole = not text.endswith(_PART)
         if not is_whole and end < len(every):
             text = text.rstrip(_PART)
-        grows = text.startswith(said)
-        pieces.append(text[len(said) :] if grows else "")
-        said = text if grows else said
-        if windowed and is_whole and grows and (context := _decode(tokenizer, every[known:end])):
+        beginning = _beginning(text, said)
+        pieces.append("" if beginning is None else text[len(beginning) :])
+        said = said if beginning is None else text
+        if windowed and is_whole and beginning is not None and (context := _decode(tokenizer, every[known:end])):
             start, known, said = known, end, context
     return tuple(pieces)
+
+
+def _beginning(text: str, known: str) -> str | None:
+    """What a text begins with of what was known before it; part of a character may have become whole since."""
+    return next((start for start in (known, known.rstrip(_PART)) if text.startswith(start)), None)
 
 
 def _decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

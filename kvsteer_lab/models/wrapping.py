@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
-from nnsight import NNsight, TransformersModel
+from nnsight import Envoy, NNsight, TransformersModel
 from torch import nn
 from transformers import Pipeline, PreTrainedModel
 
@@ -32,6 +32,7 @@ def wrap(hf: PreTrainedModel, tokenizer: Any, name: str, source: nn.Module | Non
     Raises:
         UnsteerableModelError: its cache can't be steered.
 
+    >>> import kvsteer_lab as kv
     >>> wrap(kv.load("tiny").hf, None, "mine").n_layers
     4
     """
@@ -59,6 +60,7 @@ def share_weights(module: PreTrainedModel) -> PreTrainedModel:
     Returns:
         The copy.
 
+    >>> import kvsteer_lab as kv
     >>> hf = kv.load("tiny").hf
     >>> copied = share_weights(hf)
     >>> copied is hf, copied.lm_head.weight is hf.lm_head.weight
@@ -80,6 +82,7 @@ def without_peft(module: Any) -> PreTrainedModel:
     Raises:
         UnsteerableModelError: an adapter that writes into the cache, or something that is not a transformers model.
 
+    >>> import kvsteer_lab as kv
     >>> hf = kv.load("tiny").hf
     >>> without_peft(hf) is hf
     True
@@ -107,14 +110,15 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
     Returns:
         The model and the tokenizer.
 
+    >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
     >>> unpack(model.hf, model.tokenizer)[0] is model.hf
     True
     """
     if isinstance(source, Pipeline):
         return source.model, source.tokenizer if tokenizer is None else tokenizer
-    if isinstance(source, NNsight):
-        own = source.__dict__.get("tokenizer", getattr(source, "tokenizer", None))
+    if isinstance(source, Envoy):
+        own = getattr(source, "tokenizer", None)
         return source._module, own if tokenizer is None else tokenizer
     return source, tokenizer
 
@@ -128,6 +132,7 @@ def refuse_hooks(module: nn.Module) -> None:
     Raises:
         UnsteerableModelError: the hook's owner and place.
 
+    >>> import kvsteer_lab as kv
     >>> refuse_hooks(kv.load("tiny").hf)
     """
     for name, part in module.named_modules():
@@ -145,4 +150,4 @@ def _adapters(source: nn.Module | None, hf: PreTrainedModel) -> Iterator[tuple[n
     """The caller's adapter layers, each with the adapters that are merged into its weights now."""
     for module in source.modules() if source is not None else ():
         if hasattr(module, "merged_adapters"):
-            yield module, tuple(module.merged_adapters)
+            yield module, tuple(cast(Any, module).merged_adapters)

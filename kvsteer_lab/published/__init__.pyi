@@ -8,7 +8,7 @@ from .reporting import report as report
 from .rescoring import Check as Check
 from .rescoring import check_metrics as check_metrics
 from .runs import Answer as Answer
-from .runs import Run as Run
+from .runs import ReleasedRun as ReleasedRun
 from .scored import Scored as Scored
-from .scored import score as score
+from .scored import score_run as score_run
 from .sources import Problem as Problem

@@ -15,8 +15,8 @@ from .arms import arms
 from .comparisons import compare, effect_table, sensitivity, text_effects
 from .extras import latency, style_adoption
 from .release import Release, Timing, iterate_release
-from .runs import Run
-from .scored import Scored, score
+from .runs import ReleasedRun
+from .scored import Scored, score_run
 from .sources import Problem
 
 _CHECKS = ["file", "metric", "claimed", "rescored", "by", "changed", "matches"]
@@ -33,12 +33,22 @@ class Audit:
             measures of its texts.
         effects: the best steered run of each model and task against its baseline, as `comparisons.effect_table` gives
             it.
-        comparisons: as `comparisons.compare` gives them, with p-values corrected by Holm in declared families.
+        comparisons: as `comparisons.compare` gives them, with p-values corrected by Holm in declared families, and the
+            limits of new tokens of both sides.
         extractors: gains under each rule.
         texts: length ratios, loops, cuts, share of replies that reason.
         styles: adoption of styles in the style-transfer runs.
         latency: time a token and an answer.
         problems: what was skipped or could not be checked, and why.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> found = kv.published.audit(kv.published.Release("mine", (run,), ()))
+        >>> found.matched, found.total, found.complete
+        (1, 1, True)
     """
 
     root: str
@@ -54,6 +64,7 @@ class Audit:
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
+        """All tables by name."""
         names = ("checks", "runs", "effects", "comparisons", "extractors", "texts", "styles", "latency", "problems")
         return {name: getattr(self, name) for name in names}
 
@@ -78,6 +89,12 @@ class Audit:
     def save(self, folder: str | Path) -> list[Path]:
         """Write each table as `NAME.csv` into a folder, which is made.
 
+        Args:
+            folder: where to.
+
+        Returns:
+            The files' paths.
+
         Raises:
             OSError: the folder can't be written.
         """
@@ -88,17 +105,29 @@ class Audit:
 
 
 def audit(release: str | Path | Release, progress: bool = False) -> Audit:
-    """Score every run of a release again and compare the steered ones with the baseline and with CoT prompting.
+    """Score every run of a release again, and compare the steered runs with the baseline, with CoT prompting and with
+    activation steering.
 
     Args:
         release: its folder, its tar archive, or what `read_release` gave. From a path, files are read and let go one by
             one.
         progress: show a bar over the files.
 
+    Returns:
+        The audit's tables.
+
     Raises:
-        ValueError: the path is neither a folder nor a tar archive, or there is no run and no file of times in it.
+        ValueError: the path is neither a folder nor a tar archive, or it holds neither runs nor files of times.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> str(kv.published.audit(kv.published.Release("mine", (run,), ())))
+        '1 of 1 files match their own metrics'
     """
-    parts: Iterable[Run | Timing | Problem]
+    parts: Iterable[ReleasedRun | Timing | Problem]
     if isinstance(release, Release):
         root, parts = release.root, [*release.runs, *release.timings, *release.problems]
     else:
@@ -107,7 +136,7 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     timings: list[Timing] = []
     problems: list[Problem] = []
     for part in parts:
-        if isinstance(part, Run):
+        if isinstance(part, ReleasedRun):
             one = _try_to_score(part)
             if isinstance(one, Problem):
                 problems.append(one)
@@ -144,9 +173,9 @@ def audit(release: str | Path | Release, progress: bool = False) -> Audit:
     )
 
 
-def _try_to_score(run: Run) -> Scored | Problem:
+def _try_to_score(run: ReleasedRun) -> Scored | Problem:
     try:
-        return score(run)
+        return score_run(run)
     except Exception as error:  # whatever a file from elsewhere holds: it is named, and the audit goes on
         return Problem(run.file, f"can't be scored ({type(error).__name__}: {error})", opened=True)
 

@@ -1,4 +1,4 @@
-"""Paired comparisons between arms, in declared families, and what they look like under other rules."""
+"""Paired comparisons of arms in declared families, and the same gains under other rules that read answers."""
 
 from __future__ import annotations
 
@@ -7,50 +7,45 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import permutation_test
 
-from ..stats.intervals import paired_bootstrap
-from ..stats.significance import holm, mcnemar
-from .arms import Arm, reference
+from ..stats.shares import paired_difference
+from ..stats.significance import holm, paired_permutation
+from .arms import Arm, reference, rivals
 from .scored import share
 
 REFERENCES = ("baseline", "CoT")
-SEED = 0
-"""Of every interval that is resampled."""
+"""What every arm is compared with. Cache steering is compared with activation steering, too."""
 
-_RESAMPLES = 2000
+SEED = 0
+"""Of every interval that is resampled: those of ratios of lengths."""
+
 _COLUMNS = (
-    *(
-        "family",
-        "against",
-        "group",
-        "model",
-        "task",
-        "decoding",
-        "kind",
-        "setting",
-        "file",
-        "reference_file",
-        "n",
-        "reference",
-        "accuracy",
-    ),
-    *("gain", "low", "high", "gained", "lost", "p", "p_holm", "best_of", "is_best", "same_as", "note"),
+    *("family", "against", "group", "model", "task", "decoding", "max_new_tokens", "seeds", "kind", "setting", "file"),
+    *("reference_file", "reference_max_new_tokens", "n", "reference", "accuracy", "gain", "low", "high"),
+    *("gained", "lost", "test", "p", "p_holm", "best_of", "is_best", "same_as", "note"),
 )
 
 
 def compare(among: Sequence[Arm]) -> pd.DataFrame:
-    """Every arm against the baseline and against CoT prompting of its cell, on the questions that both answered.
+    """Every arm against the baseline and against CoT prompting of its cell, on the questions that both answered; cache
+    steering also against the most accurate activation steering with the same prompt, where one was released.
 
     A family is all runs of a group (cache steering with and without CoT; ablations; activation steering) against one
     reference, over all models and tasks; CoT prompting against the baseline is a family of its own. Generations that
     two files share count once in a family.
 
-    Columns: `gain` in accuracy by the paper's main rule with its 95% paired bootstrap interval `low`, `high`; `gained`
-    and `lost` questions; `p`, exact McNemar (with several samples a question: a sign-flip test of the questions'
-    means), and `p_holm`; `best_of`, the runs that share model, task and kind, and `is_best`, which of them scores
-    highest (a choice made after the fact, on these very questions); `same_as`, an earlier file with the same
-    generations; `note`, why something was not compared.
+    Args:
+        among: the arms, from `arms.arms`.
+
+    Returns:
+        A row an arm and reference. `gain` in accuracy by the paper's main rule with its 95% interval `low`, `high`
+        (Newcombe's for paired shares, clustered by question where there are several samples); `gained` and `lost`
+        questions; `test`, which exact test `p` is of (McNemar, or the permutation test of whole questions where there
+        are several samples), and `p_holm`; `best_of`, the runs that share model, task, decoding and kind, and
+        `is_best`, which of them scores highest (a choice made after the fact, on these very questions); `same_as`, an
+        earlier file with the same generations; `max_new_tokens` and `reference_max_new_tokens`, the limits of both
+        sides; `seeds`, how many sampled runs are pooled; `note`, why something was not compared, or what a comparison
+        has to be read with: limits that differ, a reference that is the best of several.
     """
     rows = []
     for arm in among:
@@ -59,6 +54,8 @@ def compare(among: Sequence[Arm]) -> pd.DataFrame:
         for kind in REFERENCES:
             if arm.kind != kind:
                 rows.append(_row(arm, kind, reference(arm, kind, among)))
+        if arm.group == "steering" and arm.kind.startswith("steered") and rivals(arm, among):
+            rows.append(_row(arm, "activation", reference(arm, "activation", among), rivals(arm, among)))
     table = pd.DataFrame(rows, columns=_COLUMNS)
     table["p_holm"] = table.p_holm.astype(float)
     for _, family in table[table.p.notna() & table.same_as.isna()].groupby("family"):
@@ -81,31 +78,25 @@ def effect_table(compared: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         compared: what `compare` gives.
+
+    Returns:
+        A row a model, task and decoding.
     """
     found = compared[compared.is_best & (compared.kind == "steered") & (compared.against == "baseline")]
-    columns = [
-        "model",
-        "task",
-        "decoding",
-        "best_of",
-        "setting",
-        "n",
-        "reference",
-        "accuracy",
-        "gain",
-        "low",
-        "high",
-        "p",
-        "p_holm",
-        "file",
-    ]
+    columns = ["model", "task", "decoding", "best_of", "setting", "seeds", "n", "reference", "accuracy"]
+    columns += ["gain", "low", "high", "test", "p", "p_holm", "file", "note"]
     return found[columns].sort_values(["model", "task", "decoding"], kind="stable", ignore_index=True)
 
 
 def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
-    """The gain of each arm under each rule that both it and its reference were read by: columns `rule`, `reference`,
-    `accuracy`, `gain` with
-    its 95% paired bootstrap interval `low`, `high`, and `p`.
+    """The gain of each arm under each rule that both it and its reference were read by.
+
+    Args:
+        among: the arms, from `arms.arms`.
+
+    Returns:
+        A row an arm, reference and rule: columns `rule`, `reference`, `accuracy`, `gain` with its 95% interval `low`,
+        `high` (as in `compare`), and `p`.
     """
     rows = []
     for arm in among:
@@ -115,17 +106,9 @@ def sensitivity(among: Sequence[Arm]) -> pd.DataFrame:
                 continue
             rules = [rule for rule in arm.runs[0].rules if all(rule in one.rules for one in (*arm.runs, *other.runs))]
             for rule in rules:
-                ours, theirs = _paired(arm, other, f"by_{rule}")
-                low, high = _interval(ours, theirs)
-                tested = dict(
-                    reference=theirs.mean(),
-                    accuracy=ours.mean(),
-                    gain=(ours - theirs).mean(),
-                    low=low,
-                    high=high,
-                    p=paired_p(ours, theirs),
-                )
-                rows.append({**_names(arm), "against": kind, "rule": rule, "n": len(ours), **tested})
+                tested = _tested(arm, other, f"by_{rule}")
+                shown = {name: tested[name] for name in ("n", "reference", "accuracy", "gain", "low", "high", "p")}
+                rows.append({**_names(arm), "against": kind, "rule": rule, **shown})
     names = ["group", "model", "task", "decoding", "kind", "setting", "file", "against", "rule", "n"]
     return pd.DataFrame(rows, columns=[*names, "reference", "accuracy", "gain", "low", "high", "p"])
 
@@ -134,7 +117,14 @@ def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
     """How each arm's replies differ as texts from the baseline's to the same questions: length ratio with its 95%
     interval, loops, cuts, style.
 
-    Shares of loops and of half-repeated replies have 95% intervals, too: `loop_low`, `loop_high` and so on.
+    Args:
+        among: the arms, from `arms.arms`.
+
+    Returns:
+        A row an arm: `ratio`, the mean length over the baseline's, with the percentile bootstrap's 95% interval over
+        questions, `ratio_low`, `ratio_high`; the limits of new tokens of both sides, for a shorter limit cuts more
+        replies; shares of replies, those of loops and of half-repeated replies with 95% intervals (`loop_low`,
+        `loop_high` and so on).
     """
     rows = []
     for arm in among:
@@ -144,57 +134,67 @@ def text_effects(among: Sequence[Arm]) -> pd.DataFrame:
         row: dict[str, Any] = {**_names(arm), "n": len(arm.answers), "words": arm.answers.words.mean()}
         if other is not None and other is not arm and not _why_not(arm, other):
             row |= dict(zip(("ratio", "ratio_low", "ratio_high"), _ratio(*_paired(arm, other, "words")), strict=True))
+            row |= dict(max_new_tokens=arm.max_new_tokens, reference_max_new_tokens=other.max_new_tokens)
         answers = arm.answers.assign(half_repeated=arm.answers.repeated >= 0.5)
         for name in ("loop", "half_repeated"):
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), share(answers, name), strict=True))
         rows.append(row | {name: answers[name].mean() for name in ("refused", "blank", "cut", "reasoned")})
     names = ["group", "model", "task", "decoding", "kind", "setting", "file"]
-    shares = [f"{name}{end}" for name in ("loop", "half_repeated") for end in ("", "_low", "_high")] + [
-        "refused",
-        "blank",
-        "cut",
-        "reasoned",
-    ]
-    return pd.DataFrame(rows, columns=[*names, "n", "words", "ratio", "ratio_low", "ratio_high", *shares])
+    shares = [f"{name}{end}" for name in ("loop", "half_repeated") for end in ("", "_low", "_high")]
+    shares += ["refused", "blank", "cut", "reasoned"]
+    limits = ["max_new_tokens", "reference_max_new_tokens"]
+    return pd.DataFrame(rows, columns=[*names, "n", "words", "ratio", "ratio_low", "ratio_high", *limits, *shares])
 
 
-def paired_p(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Exact McNemar for one verdict a question; for means of several samples, a sign-flip test with 9,999 draws."""
-    if np.isin(np.concatenate([ours, theirs]), (0, 1)).all():
-        return mcnemar(ours.tolist(), theirs.tolist())
-    if not (ours != theirs).any():
-        return 1.0
-    drawn = permutation_test((ours - theirs,), np.mean, permutation_type="samples", n_resamples=9999, rng=0, batch=500)
-    return float(drawn.pvalue)
-
-
-def _row(arm: Arm, kind: str, other: Arm | None) -> dict[str, Any]:
+def _row(arm: Arm, kind: str, other: Arm | None, of: int = 1) -> dict[str, Any]:
     group = "prompting" if arm.kind == "CoT" else arm.group
-    row: dict[str, Any] = {
-        "family": f"{group} against {kind}",
-        "against": kind,
-        **_names(arm),
-        "group": group,
-        "same_as": arm.same_as,
-    }
+    row: dict[str, Any] = {"family": f"{group} against {kind}", "against": kind, **_names(arm), "group": group}
+    row |= dict(max_new_tokens=arm.max_new_tokens, seeds=len(arm.seeds) or None, same_as=arm.same_as)
     why = (
         f"there is no {kind} with the same model, task, prompt and decoding" if other is None else _why_not(arm, other)
     )
     if why or other is None:
         return {**row, "note": why}
-    ours, theirs = _paired(arm, other, f"by_{arm.rule}")
-    row |= dict(zip(("low", "high"), _interval(ours, theirs), strict=True))
-    counts = dict(n=len(ours), gained=int((ours > theirs).sum()), lost=int((ours < theirs).sum()))
-    means = dict(reference=theirs.mean(), accuracy=ours.mean(), gain=(ours - theirs).mean(), p=paired_p(ours, theirs))
-    return {**row, **counts, **means, "reference_file": other.runs[0].run.file}
+    limits = dict(reference_file=other.runs[0].run.file, reference_max_new_tokens=other.max_new_tokens)
+    return {**row, **_tested(arm, other, f"by_{arm.rule}"), **limits, "note": _caution(arm, other, of)}
 
 
-def _interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Of the mean difference: 95%, paired bootstrap; missing with a single question."""
-    if len(ours) < 2:
-        return np.nan, np.nan
-    found = paired_bootstrap(ours.tolist(), theirs.tolist(), n=_RESAMPLES, seed=SEED)
-    return found.low, found.high
+def _caution(arm: Arm, other: Arm, of: int) -> str | None:
+    """What a comparison has to be read with."""
+    notes = []
+    if arm.max_new_tokens != other.max_new_tokens:
+        limits = ["an unknown number of" if one.max_new_tokens is None else one.max_new_tokens for one in (arm, other)]
+        notes.append(f"replies could have {limits[0]} new tokens here and {limits[1]} in the reference")
+    if of > 1:
+        notes.append(f"the reference is the most accurate of {of} activation steerings, chosen on these questions")
+    return "; ".join(notes) or None
+
+
+def _tested(arm: Arm, other: Arm, column: str) -> dict[str, Any]:
+    """Accuracies, gain, interval and exact test on the questions that both arms answered."""
+    asked = [set(side.answers.question) for side in (arm, other)]
+    common = asked[0] & asked[1]
+    ours, theirs = (
+        side.answers if questions == common else side.answers[side.answers.question.isin(common)]
+        for side, questions in zip((arm, other), asked, strict=True)
+    )
+    verdicts = ours[column].tolist(), theirs[column].tolist()
+    clusters = dict(clusters=ours.question.tolist(), their_clusters=theirs.question.tolist())
+    gain = paired_difference(*verdicts, **clusters)
+    each, their_each = _paired(arm, other, column)
+    several = max(len(ours), len(theirs)) > len(common)
+    return dict(
+        n=len(common),
+        reference=their_each.mean(),
+        accuracy=each.mean(),
+        gain=gain.value,
+        low=gain.low,
+        high=gain.high,
+        gained=int((each > their_each).sum()),
+        lost=int((each < their_each).sum()),
+        test="permutation" if several else "McNemar",
+        p=paired_permutation(*verdicts, **clusters),
+    )
 
 
 def _names(arm: Arm) -> dict[str, Any]:

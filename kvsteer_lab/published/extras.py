@@ -1,4 +1,4 @@
-"""What the release holds beside accuracies: adopted styles, and measured times."""
+"""Adopted styles and measured times: what the release holds beside accuracies."""
 
 from __future__ import annotations
 

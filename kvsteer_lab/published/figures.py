@@ -1,4 +1,4 @@
-"""The audit of the published runs: each figure draws one of the audit's tables."""
+"""Figures of an audit: each draws one of its tables."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .runs import short_model
 
 _ORDER = ("CoT", "steered", "steered + CoT", "activation", "activation + CoT")
 _COLORS = {"CoT": COLORS["prompt"], "steered": COLORS["steered"], "activation": COLORS["activation"]}
+_AGAINST = {"baseline": "the baseline", "CoT": "CoT prompting", "activation": "activation steering"}
 _RULE_MARKS = "oDs^v<>"
 _GREYS = ("black", "#aaaaaa")
 MOST = 45
@@ -48,8 +49,15 @@ def plot_audit(audit: Audit) -> dict[str, Figure]:
 
 
 def seed_of(name: str) -> int | None:
-    """The seed to stamp on a figure of `plot_audit`: that of the resampled intervals, where it has some."""
-    return SEED if name.startswith(("gains", "rules", "texts")) else None
+    """The seed to stamp on a figure of `plot_audit`: that of the resampled intervals, where it has some.
+
+    Args:
+        name: of the figure.
+
+    Returns:
+        The seed; `None` where no interval is resampled.
+    """
+    return SEED if name.startswith("texts") else None
 
 
 def _pages(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -64,13 +72,18 @@ def _pages(name: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 @styled
 def plot_published_gains(table: pd.DataFrame) -> Figure:
-    """Gains over the baseline and over CoT prompting with 95% intervals, a row a run: rows of `Audit.comparisons` that
-    were tested.
+    """Gains over the baseline, over CoT prompting and over activation steering with 95% intervals, a row a run.
 
     A full mark means p < 0.05 after Holm's correction over all runs of its family, an open one that it is not below.
+
+    Args:
+        table: rows of `Audit.comparisons` that were tested.
+
+    Returns:
+        The figure, a panel a reference.
     """
     rows = _rows(table)
-    panels = [against for against in ("baseline", "CoT") if (table.against == against).any()]
+    panels = [against for against in _AGAINST if (table.against == against).any()]
     figure, axes = _panels(len(panels), len(rows))
     for axis, against in zip(axes, panels, strict=True):
         axis.axvline(0, color="black", linewidth=0.6)
@@ -78,7 +91,7 @@ def plot_published_gains(table: pd.DataFrame) -> Figure:
             y, color, holds = rows[_name(row)], _color(row.kind), row.p_holm < 0.05
             axis.plot([100 * row.low, 100 * row.high], [y, y], color=color, linewidth=1)
             axis.plot(100 * row.gain, y, _mark(row.kind), color=color, markerfacecolor=color if holds else "white")
-        axis.set_xlabel(f"points over {'the baseline' if against == 'baseline' else 'CoT prompting'}")
+        axis.set_xlabel(f"points over {_AGAINST[against]}")
     _label(axes[0], rows)
     marks = [
         Line2D([], [], color=_color(kind), marker=_mark(kind), label=kind)
@@ -94,31 +107,50 @@ def plot_published_gains(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_published_rules(table: pd.DataFrame) -> Figure:
-    """The same replies under other rules: gain by each rule with its 95% interval, a row a run. Rows of
-    `Audit.extractors` against one reference.
+    """The same replies under other rules: gain by each rule with its 95% interval, a row a run.
 
-    Rules are told by marks, not by colours: these are for kinds of interventions.
+    Rules that read the whole reply and rules that ask for a stated answer have a panel and an axis each: the latter's
+    gains are many times as large, for they count what the reply leaves unsaid as wrong. Rules are told by marks, not by
+    colours: these are for kinds of interventions.
+
+    Args:
+        table: rows of `Audit.extractors` against one reference.
+
+    Returns:
+        The figure.
     """
     rows, rules = _rows(table), list(dict.fromkeys(table.rule))
-    figure, axes = _panels(1, len(rows), row=max(_ROW, min(0.36, 6 / len(rows))))
-    axes[0].axvline(0, color="black", linewidth=0.6)
-    for i, rule in enumerate(rules):
-        part = table[table.rule == rule]
-        shift = 0.33 - 0.66 * i / max(1, len(rules) - 1)  # marks of one row don't hide each other
-        places = [rows[_name(row)] + shift for row in part.itertuples()]
-        axes[0].hlines(places, 100 * part.low, 100 * part.high, color=_GREYS[i % 2], linewidth=0.8)
-        axes[0].plot(
-            100 * part.gain,
-            places,
-            _RULE_MARKS[i % 7],
-            color="black",
-            markerfacecolor=_GREYS[i % 2],
-            label=for_figure(rule.replace("_", " ")),
-        )
-    axes[0].set_xlabel("points over " + ("the baseline" if (table.against == "baseline").all() else "CoT prompting"))
+    stated = table.rule.str.startswith("strict")
+    panels = [
+        (name, part) for name, part in (("any answer", table[~stated]), ("a stated answer", table[stated])) if len(part)
+    ]
+    figure, axes = _panels(len(panels), len(rows), sharex=False, row=max(_ROW, min(0.36, 6 / len(rows))))
+    against = "the baseline" if (table.against == "baseline").all() else "CoT prompting"
+    for axis, (name, part) in zip(axes, panels, strict=True):
+        axis.axvline(0, color="black", linewidth=0.6)
+        place = _spread(part, rows)
+        for i, rule in enumerate(rules):
+            own = part[part.rule == rule]
+            if len(own):
+                y, grey = place[own.index], _GREYS[i % 2]
+                axis.hlines(y, 100 * own.low, 100 * own.high, color=grey, linewidth=0.8)
+                named: dict[str, Any] = dict(
+                    color="black", markerfacecolor=grey, label=for_figure(rule.replace("_", " "))
+                )
+                axis.plot(100 * own.gain, y, _RULE_MARKS[i % 7], **named)
+        axis.set(xlabel=f"points over {against}", title=f"rules that read {name}")
     _label(axes[0], rows)
     figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+def _spread(table: pd.DataFrame, rows: dict[tuple[str, ...], int]) -> pd.Series:
+    """The height of each rule's mark: those of one run lie around its row, and do not hide each other."""
+    names = [_name(row) for row in table.itertuples()]
+    among = pd.Series([str(name) for name in names], index=table.index)
+    order, of = among.groupby(among).cumcount(), among.map(among.value_counts())
+    height = pd.Series([float(rows[name]) for name in names], index=table.index)
+    return height + (0.33 - 0.66 * order / (of - 1).clip(lower=1)).where(of > 1, 0.0)
 
 
 @styled

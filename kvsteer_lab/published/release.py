@@ -1,4 +1,4 @@
-"""Reading the release: files into runs, and whatever is wrong with a file into one sentence."""
+"""Reader of the release: files become runs or times, and what is wrong with a file becomes one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._util.progress import bar
-from .runs import Answer, Run
+from .runs import Answer, ReleasedRun
 from .sources import Problem, Source, count_sources, iterate_sources, shown
 
 
@@ -22,6 +22,12 @@ class Timing:
     Attributes:
         file: its path below the root.
         measured: label -> run -> numbers.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> times = {"baseline_1": {"run_0": {"time_per_token": 0.01, "batch_size": 1}}}
+        >>> list(kv.published.Timing("all_results.json", times).measured)
+        ['baseline_1']
     """
 
     file: str
@@ -37,10 +43,15 @@ class Release:
         runs: files with generations.
         timings: files with measured times.
         problems: what was skipped, or could not be read.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> print(kv.published.Release("mine", (), ()))
+        0 runs with 0 answers, 0 files of times, 0 problems
     """
 
     root: str
-    runs: tuple[Run, ...] = field(repr=False)
+    runs: tuple[ReleasedRun, ...] = field(repr=False)
     timings: tuple[Timing, ...] = field(repr=False)
     problems: tuple[Problem, ...] = ()
 
@@ -59,26 +70,56 @@ class UnreadableFile(ValueError):
 def read_release(path: str | Path, progress: bool = False) -> Release:
     """Everything in a folder or a tar archive that looks like the paper's release.
 
-    Files that are missing a key, cut off, empty, no JSON, links, or hostile in name or path are named in `problems`;
-    the rest is read.
+    Files that lack a key, are cut off, empty, or not JSON, links, and names or paths that are hostile are named in
+    `problems`; the rest is read.
+
+    Args:
+        path: the folder or archive.
+        progress: show a bar over the files.
+
+    Returns:
+        Runs, times and problems.
 
     Raises:
         ValueError: `path` is neither a folder nor a tar archive.
+
+    Examples:
+        >>> import tempfile
+        >>> import kvsteer_lab as kv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(kv.published.read_release(folder))
+        0 runs with 0 answers, 0 files of times, 0 problems
     """
     parts = list(iterate_release(path, progress))
     return Release(
         Path(path).name,
-        tuple(part for part in parts if isinstance(part, Run)),
+        tuple(part for part in parts if isinstance(part, ReleasedRun)),
         tuple(part for part in parts if isinstance(part, Timing)),
         tuple(part for part in parts if isinstance(part, Problem)),
     )
 
 
-def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | Timing | Problem]:
-    """The same, one file at a time: memory does not grow with the release.
+def iterate_release(path: str | Path, progress: bool = False) -> Iterator[ReleasedRun | Timing | Problem]:
+    """The same as `read_release`, one file at a time: memory does not grow with the release.
+
+    Args:
+        path: the folder or archive.
+        progress: show a bar over the files.
+
+    Yields:
+        Runs, times and problems in the order of the files.
 
     Raises:
         ValueError: `path` is neither a folder nor a tar archive.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import kvsteer_lab as kv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "empty.json").write_text("")
+        ...     [str(part) for part in kv.published.iterate_release(folder)]
+        ['empty.json is empty']
     """
     total = count_sources(path)
     with bar(total, "reading", "file", progress) as ticks:
@@ -87,14 +128,14 @@ def iterate_release(path: str | Path, progress: bool = False) -> Iterator[Run | 
                 yield source
                 continue
             try:
-                found: Run | Timing | Problem = parse(source)
+                found: ReleasedRun | Timing | Problem = parse(source)
             except UnreadableFile as error:
                 found = Problem(source.file, str(error), opened=True)
             yield found
             ticks.update()
 
 
-def parse(source: Source) -> Run | Timing:
+def parse(source: Source) -> ReleasedRun | Timing:
     """A run or a file of times.
 
     Raises:
@@ -124,7 +165,9 @@ def parse(source: Source) -> Run | Timing:
         raise UnreadableFile("holds no samples")
     seen: Counter[str] = Counter()
     answers = tuple(answer for number, sample in enumerate(samples) for answer in _answers(sample, number, seen))
-    return Run(source.file, arguments, {shown(name): value for name, value in content["metrics"].items()}, answers)
+    return ReleasedRun(
+        source.file, arguments, {shown(name): value for name, value in content["metrics"].items()}, answers
+    )
 
 
 def _load(data: bytes) -> Any:
@@ -133,12 +176,12 @@ def _load(data: bytes) -> Any:
     try:
         return json.loads(data, parse_int=_integer)
     except UnicodeDecodeError as error:
-        raise UnreadableFile("is no text in UTF-8, so no JSON") from error
+        raise UnreadableFile("is not text in UTF-8, so not JSON") from error
     except json.JSONDecodeError as error:
         cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
-        raise UnreadableFile(f"{'is cut off' if cut else 'is no JSON'} ({error.msg}, line {error.lineno})") from error
+        raise UnreadableFile(f"{'is cut off' if cut else 'is not JSON'} ({error.msg}, line {error.lineno})") from error
     except (RecursionError, ValueError) as error:
-        raise UnreadableFile("is no JSON that can be read (too deep, or a number too long)") from error
+        raise UnreadableFile("is not JSON that can be read (too deep, or a number too long)") from error
 
 
 def _integer(digits: str) -> int | float:
@@ -149,13 +192,13 @@ def _integer(digits: str) -> int | float:
 def _answers(sample: Any, number: int, seen: Counter[str]) -> Iterator[Answer]:
     """The replies to one sample: usually one, or a list of several."""
     if not isinstance(sample, dict):
-        raise UnreadableFile(f"has a sample that is no object (number {number + 1})")
+        raise UnreadableFile(f"has a sample that is not an object (number {number + 1})")
     for key in ("id", "target", "response"):
         if key not in sample:
             raise UnreadableFile(f"has a sample without {key!r} (number {number + 1})")
     texts = sample["response"] if isinstance(sample["response"], list) else [sample["response"]]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise UnreadableFile(f"has a sample whose response is no text (number {number + 1})")
+        raise UnreadableFile(f"has a sample whose response is not text (number {number + 1})")
     if not isinstance(sample["id"], str | int) or not isinstance(sample["target"], str | int | float):
         raise UnreadableFile(f"has a sample whose id or target is neither text nor number (number {number + 1})")
     prompt = sample.get("input")

@@ -1,4 +1,4 @@
-"""Scoring a run again: the paper's rules against the file's own metrics, and our rules beside them."""
+"""Scoring of a run: its metrics recomputed by the paper's rules, and its answers read by this library's rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ..tasks import paper
 from ..tasks import rules as extractors
 from ..tasks.base import Question
-from .runs import Answer, Run
+from .runs import Answer, ReleasedRun
 
 TOLERANCE = 1e-9
 """How far a recomputed metric may be from the file's own."""
@@ -24,7 +24,7 @@ PAPER: Mapping[str, Callable[[str, str], str | None]] = {
 """The paper's rules by the name of their metric: from a reply and the letters of a task to what is read."""
 
 _UNREAD = ("[invalid]", "[incorrect]")
-_CHOICE = re.compile(r"^\s*([A-Z]|[1-9]): ?(.*?)\s*$", re.MULTILINE)
+_CHOICE = re.compile(r"^[^\S\n]*([A-Z]|[1-9]): ?(.*)$", re.MULTILINE)
 _MARK = re.compile(r"<\|[^|<>\n]{1,40}\|>|</s>")
 
 
@@ -34,11 +34,16 @@ class Check:
 
     Attributes:
         metric: its name.
-        claimed: the file's own number; NaN if what stands there is no number.
+        claimed: the file's own number; NaN if what stands there is not a number.
         rescored: the share of answers that are correct when read again; NaN if that can't be done.
         by: "rule", "stored" (from the verdicts in the file, where the reader was a language model or is unknown), or
             "nothing".
         changed: answers whose verdict by the rule is not the stored one.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> kv.published.Check("augmented_extract", claimed=0.5, rescored=0.5, by="rule").matches
+        True
     """
 
     metric: str
@@ -52,19 +57,33 @@ class Check:
         return abs(self.claimed - self.rescored) <= TOLERANCE
 
 
-def check_metrics(run: Run) -> list[Check]:
+def check_metrics(run: ReleasedRun) -> list[Check]:
     """Each metric of a run recomputed: by the paper's rule where there is one, else from the verdicts that the file
     stores.
+
+    Args:
+        run: from `read_release`.
+
+    Returns:
+        One check a metric.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> [check.rescored for check in kv.published.check_metrics(run)]
+        [1.0]
     """
     return [_check(run, name) for name in run.metrics]
 
 
-def main_metric(run: Run) -> str:
+def main_metric(run: ReleasedRun) -> str:
     """The metric that the paper reports: its main rule for letters or numbers, else the file's first."""
     return next((name for name in ("augmented_extract", "last_digit") if name in run.metrics), next(iter(run.metrics)))
 
 
-def read(run: Run, metric: str) -> list[str | None] | None:
+def read(run: ReleasedRun, metric: str) -> list[str | None] | None:
     """What is read from each answer under a metric, by the paper's rule or as stored; `None` if neither exists for
     every answer.
     """
@@ -76,7 +95,7 @@ def read(run: Run, metric: str) -> list[str | None] | None:
     return [_plain(answer.stored[metric]) for answer in run.answers]
 
 
-def read_by_our_rules(run: Run) -> dict[str, list[bool]]:
+def read_by_our_rules(run: ReleasedRun) -> dict[str, list[bool]]:
     """Whether each answer is correct by this library's rules: name -> verdicts. Empty for tasks that are neither choice
     nor number.
     """
@@ -91,7 +110,7 @@ def read_by_our_rules(run: Run) -> dict[str, list[bool]]:
     return {name: [rule(question, text) == question.answer for question, text in asked] for name, rule in rules.items()}
 
 
-def answer_kind(run: Run) -> str:
+def answer_kind(run: ReleasedRun) -> str:
     """ "choice", "number" or "other": what the answers of a run's task are."""
     if {"augmented_extract", "last_letter"} & run.metrics.keys() or any(
         paper.CLOSING in answer.text for answer in run.answers
@@ -110,7 +129,7 @@ def choices_of(prompt: str) -> dict[str, str]:
     for label, text in lines[starts[-1] :] if starts else []:
         if found and ord(label) != ord(max(found)) + 1:
             break
-        found[label] = text
+        found[label] = text.strip()
     return found
 
 
@@ -120,7 +139,7 @@ def reply_of(answer: Answer) -> str:
     return _MARK.sub("", body if found else answer.text).strip()
 
 
-def _check(run: Run, metric: str) -> Check:
+def _check(run: ReleasedRun, metric: str) -> Check:
     value = run.metrics[metric]
     claimed = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     found = read(run, metric)
@@ -136,7 +155,7 @@ def _plain(stored: object) -> str | None:
     return None if stored is None or stored in _UNREAD else str(stored)
 
 
-def _has_two_choices(run: Run) -> bool:
+def _has_two_choices(run: ReleasedRun) -> bool:
     """Whether the paper's second rule looked for A and B alone: by the prompts (or the task's name), unless the file
     stores another letter.
     """

@@ -1,4 +1,4 @@
-"""A run of the release: what was asked of which model, what it answered, and what the file itself says of it."""
+"""Runs of the release: what was asked of which model, what it answered, and what the file itself claims."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ class Answer:
     """One reply to one question.
 
     Attributes:
-        id: the question's, in the file; with a number behind it where a file asks a question more than once.
+        id: the question's, in the file; with a number after it where a file asks a question more than once.
         target: the gold answer.
         text: the whole reply: with closing words and end marks.
         stored: metric -> what the file says was read from the reply.
-        prompt: what was asked, as the model saw it; empty if the file doesn't tell.
+        prompt: what was asked, as the model saw it; empty if the file does not tell.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> kv.published.Answer("q1", "A", "So the correct choice is A.").target
+        'A'
     """
 
     id: str
@@ -38,7 +43,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReleasedRun:
     """One file of the release.
 
     Attributes:
@@ -46,6 +51,14 @@ class Run:
         arguments: the settings that it was run with.
         metrics: name -> the accuracy that the file claims.
         answers: in the file's order.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings = {"model": "m", "task": "arc", "c_values": 6.0}
+        >>> run = kv.published.ReleasedRun("cv6.json", settings, {"augmented_extract": 1.0}, (answer,))
+        >>> run.kind, run.setting, run.decoding
+        ('steered', 'cv6', 'greedy')
     """
 
     file: str
@@ -94,27 +107,38 @@ class Run:
 
     @property
     def max_new_tokens(self) -> int | None:
+        """The limit of a reply's length; `None` if the file does not tell."""
         found = self._generation("max_new_tokens")
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
     @property
     def sampled(self) -> bool:
+        """Whether replies were sampled."""
         return bool(self._generation("do_sample"))
 
     @property
+    def seed(self) -> int | None:
+        """The seed of sampling; `None` for greedy decoding, or if the file does not tell."""
+        found = self._generation("seed")
+        return found if self.sampled and isinstance(found, int) and not isinstance(found, bool) else None
+
+    @property
     def decoding(self) -> str:
-        """How answers were decoded: "greedy", or the settings of sampling; with the limit of tokens."""
+        """How answers were decoded: "greedy", or the settings of sampling. The limit is `max_new_tokens`."""
         settings = [
             f"{short}={self._generation(name)}"
             for name, short in (("temperature", "T"), ("top_p", "p"), ("top_k", "k"))
             if self._generation(name)
         ]
-        limit = "" if self.max_new_tokens is None else f" <={self.max_new_tokens}"
-        return shown((", ".join(["sampled", *settings]) if self.sampled else "greedy") + limit)
+        return shown(", ".join(["sampled", *settings]) if self.sampled else "greedy")
 
     @property
     def cell(self) -> tuple[str, ...]:
-        """What two runs must share to be compared: model, task, decoding, and how the prompt is made."""
+        """What two runs must share to be compared: model, task, decoding, and how the prompt is made.
+
+        The limit of new tokens is not among it: baselines and steered runs of one cell were released with different
+        limits. Comparisons across limits say so.
+        """
         made = [
             str(self.arguments.get(name))
             for name in ("subtask", "num_fewshot_prompt", "encoding_method", "system_prompt")

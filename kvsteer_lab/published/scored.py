@@ -1,4 +1,4 @@
-"""A run after scoring: numbers and verdicts a reply, its texts let go."""
+"""Runs after scoring: verdicts and measures of each reply; the texts themselves are dropped."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from ..stats.intervals import clustered_mean, wilson
+from ..stats.shares import clustered_share
 from ..stats.texts import is_loop, is_refusal, repetition
 from ..tasks.paper import LETTERS
 from ..tasks.styles import REASONING_STYLES, detect_style
 from .rescoring import Check, answer_kind, check_metrics, main_metric, read, read_by_our_rules, reply_of
-from .runs import Answer, Run
+from .runs import Answer, ReleasedRun
 
 CHARACTERS_A_TOKEN = 2.5
 """Below any usual ratio for English: a reply that is this long for its limit of tokens, and ends in mid-sentence, was
@@ -37,9 +37,17 @@ class Scored:
             `reasoned`, `words`, `characters`, `repeated`, `loop`, `refused`, `blank`, `cut`; `unreachable`, whether the
             gold label is none of the letters that the paper's rules know.
         fingerprint: of questions and replies; two runs that share it hold the same generations.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("plain.json", settings, metrics, (answer,))
+        >>> kv.published.score_run(run).rules[0]
+        'augmented_extract'
     """
 
-    run: Run
+    run: ReleasedRun
     checks: tuple[Check, ...]
     rules: tuple[str, ...]
     answers: pd.DataFrame = field(repr=False)
@@ -67,7 +75,8 @@ class Scored:
                 setting=run.setting,
                 decoding=run.decoding,
             ),
-            **dict(style=run.style, questions=self.answers.question.nunique(), n=n, accuracy=right, low=low, high=high),
+            **dict(max_new_tokens=run.max_new_tokens, seed=run.seed, style=run.style),
+            **dict(questions=self.answers.question.nunique(), n=n, accuracy=right, low=low, high=high),
             **{f"accuracy_{rule}": self.answers[f"by_{rule}"].mean() for rule in self.rules},
             **{
                 name: self.answers[name].mean()
@@ -85,16 +94,37 @@ class Scored:
 
 
 def share(answers: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """A share of replies with its 95% interval: Wilson's, or with several samples a question the clustered one."""
-    hits, questions = answers[column], answers.question
-    if 1 < questions.nunique() < len(questions):
-        found = clustered_mean(hits.astype(float).tolist(), questions.tolist())
-        return found.value, max(0.0, found.low), min(1.0, found.high)
-    return float(hits.mean()), *wilson(int(hits.sum()), len(hits))
+    """A share of replies with its 95% interval: Wilson's, clustered by question where there are several samples.
+
+    Args:
+        answers: of `Scored`.
+        column: of verdicts.
+
+    Returns:
+        The share and the ends of its interval.
+    """
+    found = clustered_share(answers[column].tolist(), answers.question.tolist())
+    return found.value, found.low, found.high
 
 
-def score(run: Run) -> Scored:
-    """Recompute a run's metrics, read its replies by our rules, and measure them as texts."""
+def score_run(run: ReleasedRun) -> Scored:
+    """Recompute a run's metrics, read its replies by this library's rules, and measure them as texts.
+
+    Args:
+        run: from `read_release`.
+
+    Returns:
+        Verdicts and measures of each reply.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> answer = kv.published.Answer("q1", "A", "So the correct choice is A.")
+        >>> settings, metrics = {"model": "m", "task": "arc"}, {"augmented_extract": 1.0}
+        >>> run = kv.published.ReleasedRun("a.json", settings, metrics, (answer,))
+        >>> scored = kv.published.score_run(run)
+        >>> scored.matches, bool(scored.answers.by_augmented_extract[0])
+        (True, True)
+    """
     verdicts: dict[str, list[bool]] = {}
     main = main_metric(run)
     for metric in [main, *(name for name in run.metrics if name != main)]:
@@ -111,7 +141,7 @@ def score(run: Run) -> Scored:
     print_of = hashlib.sha256(
         "\0".join(f"{a.id}\0{a.text}" for a in run.answers).encode(errors="surrogatepass")
     ).hexdigest()
-    light = Run(run.file, run.arguments, run.metrics, ())
+    light = ReleasedRun(run.file, run.arguments, run.metrics, ())
     return Scored(light, tuple(check_metrics(run)), tuple(verdicts), answers, print_of)
 
 

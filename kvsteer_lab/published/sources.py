@@ -32,6 +32,11 @@ class Problem:
         reason: a sentence without its subject, "is empty".
         matters: whether it could have been a result; a README is named, too, but doesn't.
         opened: whether it is a JSON file that was read and should have been a run.
+
+    Examples:
+        >>> import kvsteer_lab as kv
+        >>> print(kv.published.Problem("a.json", "is empty"))
+        a.json is empty
     """
 
     file: str
@@ -123,7 +128,7 @@ def _walk(root: Path) -> Iterator[Path | Problem]:
                 else:
                     folders.append((inside, depth + 1))
             elif not entry.is_file(follow_symlinks=False):
-                yield Problem(label, "is no regular file")
+                yield Problem(label, "is not a regular file")
             elif inside.suffix.lower() != ".json":
                 yield Problem(label, "is not a .json file", matters=False)
             else:
@@ -139,7 +144,7 @@ def _read(path: Path, label: str) -> Source | Problem:
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                return Problem(label, "is no regular file")
+                return Problem(label, "is not a regular file")
             if status.st_size > LARGEST:
                 return Problem(label, f"is larger than {LARGEST >> 20} MiB")
             return Source(label, file.read())
@@ -165,7 +170,7 @@ def _members(archive: Path) -> Iterator[Source | Problem]:
                 elif len(path.parts) > DEEPEST + 1:
                     yield Problem(label, f"lies more than {DEEPEST} folders deep; nothing deeper is read")
                 elif not member.isfile():
-                    yield Problem(label, "is no regular file")
+                    yield Problem(label, "is not a regular file")
                 elif path.suffix.lower() != ".json":
                     yield Problem(label, "is not a .json file", matters=False)
                 elif member.size > LARGEST:

@@ -69,6 +69,9 @@ def find_chapters(numbers: Sequence[str] = ()) -> list[Chapter]:
     Raises:
         ValueError: no such chapter.
         FileNotFoundError: the package was installed without them.
+
+    >>> find_chapters(["00"])[0].number
+    '00'
     """
     every = [Chapter(path) for path in sorted(folder().glob("[0-9][0-9]_*.ipynb"))]
     if not every:

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from .._util.files import write_atomically
+from .._util.text import visible
 from ..figures.stamp import SUFFIXES
 from .chapters import Chapter
 from .parameters import OWN
@@ -27,7 +28,7 @@ def write_page(out: Path, about: Mapping[str, str], chapters: Sequence[Chapter],
         records: by the chapter's name.
     """
     template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, finalize=visible, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
     cards = [(chapter, record := records.get(chapter.name), _state(record), _set(record)) for chapter in chapters]
     page = template.render(about=about, cards=cards, suffixes=[*SUFFIXES, ".csv"])

@@ -19,6 +19,9 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: no `NAME=`, a name given twice, or a value that is none of these.
+
+    >>> read_parameters(["CV=6", "DOSES=[0.5, 1]"])
+    {'CV': 6, 'DOSES': [0.5, 1]}
     """
     found: dict[str, Any] = {}
     for text in given:

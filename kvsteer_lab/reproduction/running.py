@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from pydantic import TypeAdapter
 
 from .._util.files import write_atomically
 from .chapters import Chapter
@@ -71,9 +73,9 @@ class Record:
 def read_record(out: Path, chapter: Chapter) -> Record | None:
     """What came of a chapter before, if its notebook, its page and its figures are all there."""
     try:
-        told: dict[str, Any] = nbformat.read(out / "notebooks" / chapter.path.name, 4).metadata["kvsteer_lab"]
-        record = Record(**{**told, "parameters": dict(told["parameters"]), "figures": tuple(told["figures"])})
-    except (OSError, KeyError, TypeError, ValueError, AttributeError):
+        told = nbformat.read(out / "notebooks" / chapter.path.name, 4).metadata["kvsteer_lab"]
+        record = TypeAdapter(Record).validate_json(json.dumps(told), strict=True)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
     there = [
         (out / "html" / f"{chapter.name}.html").is_file(),

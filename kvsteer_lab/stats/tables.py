@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .._util.html import TextTable
+
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, missing numbers left blank.
@@ -20,7 +22,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0], "p": [0.0004, 0.04]})).to_numpy().tolist()
         [['0.123', '<0.001'], ['-1', '0.040']]
     """
-    return pd.DataFrame(
+    return TextTable(
         {name: [_write(str(name), value) for value in table[name]] for name in table.columns}, index=table.index
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import unicodedata
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -82,11 +83,20 @@ class Task(ABC):
         """The answer that a reply gives, or `None` if it gives none."""
 
     @property
-    def extractors(self) -> Mapping[str, Extractor]:
-        """All rules by name. The first is the one that accuracy is computed by; the others show how much hangs on
+    def rules(self) -> Mapping[str, Rule]:
+        """All rules that read answers, by name: accuracy is computed by the first, the others show how much depends on
         it.
         """
         return {"answer": lambda question, text: self.read_answer(text)}
+
+    extractors = rules
+    """The former name of `rules`, kept for one release."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, other in (("rules", "extractors"), ("extractors", "rules")):
+            if name in vars(cls) and other not in vars(cls):
+                setattr(cls, other, vars(cls)[name])
 
     def chat(self, question: Question) -> Chat:
         """The conversation that asks the question; it ends with the user's message."""
@@ -104,8 +114,15 @@ class Task(ABC):
         return question.replies[style]
 
     def is_correct(self, question: Question, text: str) -> bool:
-        """Whether the reply's answer is the gold answer."""
-        rule = next(iter(self.extractors.values()))
+        """Whether the answer that the main rule reads in the reply is the gold answer.
+
+        >>> import kvsteer_lab as kv
+        >>> task = kv.tasks.get("tiny-arithmetic")
+        >>> question = task.questions("dev", 1)[0]
+        >>> task.is_correct(question, question.replies["stepwise"]), task.is_correct(question, "I don't know.")
+        (True, False)
+        """
+        rule = next(iter(self.rules.values()))
         return rule(question, text) == question.answer
 
 
@@ -140,11 +157,23 @@ class ListedTask(Task):
         return found[:n]
 
 
+def same_text(text: str) -> str:
+    """The text by which questions are compared: composed characters (NFC), and one space for each run of white space.
+
+    >>> same_text("What is\\n 2 + 2? ") == same_text("What is 2 + 2?")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def content_ids(texts: Iterable[str]) -> list[str]:
     """An id for each text, made from nothing but the text: a version-5 UUID in the DNS namespace, as in the paper's
     released files.
 
     A text that occurs again keeps its place: the second one's id ends in "-2", and so on.
+
+    >>> content_ids(["What is 2 + 2?"])
+    ['f1d5f6ca-7813-5f2d-badc-34d9b97889f8']
     """
     seen: Counter[str] = Counter()
     ids = []
@@ -155,10 +184,18 @@ def content_ids(texts: Iterable[str]) -> list[str]:
 
 
 def by_hash(questions: Iterable[Question], dev: float = 0.15, test: float = 0.15) -> dict[str, list[Question]]:
-    """The questions by split, each where `split_of` puts its id."""
+    """The questions by split, each where `split_of` puts its id. Questions with the same text go where the first of
+    them goes, so that none is in two splits.
+
+    >>> twice = [Question("a", "Why?", "1"), Question("b", "Why?", "1")]
+    >>> {split: len(found) for split, found in by_hash(twice).items()}
+    {'extraction': 2, 'dev': 0, 'test': 0}
+    """
     found: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    places: dict[str, str] = {}
     for question in questions:
-        found[split_of(question.id, dev, test)].append(question)
+        place = places.setdefault(same_text(question.text), split_of(question.id, dev, test))
+        found[place].append(question)
     return found
 
 

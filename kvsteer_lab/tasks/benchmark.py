@@ -4,6 +4,7 @@ paper.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from .base import Extractor, ListedTask, Question, by_hash, content_ids
+from .base import ListedTask, Question, Rule, by_hash, content_ids, same_text
 from .rules import ANY_CHOICE, CHOICE, CLOSING, two_stage
 from .source import Row, Source, Text
 
@@ -25,7 +26,8 @@ class Benchmark(ListedTask):
     extraction; the one between is dev, and without one a hash of the id takes 15% of the first for dev.
 
     Ids are made from the question as it is asked (`content_ids`), so a question has the same id in a local file, on the
-    hub and in the paper's released generations, whatever the dataset itself calls it.
+    hub and in the paper's released generations, whatever the dataset itself calls it. A question that is in two parts
+    is used in the later one only, with a warning.
 
     Args:
         data_dir: a folder with the dataset's files, or with them in `benchmarks/`; by default `KVSTEER_DATA_DIR`, and
@@ -53,7 +55,8 @@ class Benchmark(ListedTask):
         Raises:
             ValueError: rows that can't be read (`Source.read`).
         """
-        parts = {part: [self.ask(row) for row in rows] for part, rows in self.source.read(self.row, self.files).items()}
+        read = self.source.read(self.row, self.files)
+        parts = _apart(self.name, {part: [self.ask(row) for row in rows] for part, rows in read.items()})
         ids = iter(content_ids(q.text for questions in parts.values() for q in questions))
         named = [
             [Question(next(ids), q.text, q.answer, q.replies, q.choices) for q in questions]
@@ -75,9 +78,25 @@ class Benchmark(ListedTask):
         if style not in question.replies:
             raise ValueError(
                 f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r}; "
-                "have traces in that style written (kv.traces.write_traces) and use kv.traces.with_traces(task, traces)."
+                "have such traces written (kv.traces.write_traces) and use kv.traces.with_traces(task, traces)."
             )
         return question.replies[style]
+
+
+def _apart(name: str, parts: dict[str, list[Question]]) -> dict[str, list[Question]]:
+    """The parts without the questions that a later part has, too."""
+    taken: set[str] = set()
+    found: dict[str, list[Question]] = {}
+    for part, questions in reversed(parts.items()):
+        found[part] = [question for question in questions if same_text(question.text) not in taken]
+        if dropped := len(questions) - len(found[part]):
+            warnings.warn(
+                f"{dropped} of the questions in the {part} part of {name} are in a later part, too; they are used there"
+                " only, so that no question is in two splits.",
+                stacklevel=4,
+            )
+        taken |= {same_text(question.text) for question in questions}
+    return dict(reversed(found.items()))
 
 
 class Choices(BaseModel):
@@ -94,11 +113,9 @@ class Choices(BaseModel):
                 f"there are {len(self.label)} labels and {len(self.text)} texts; each choice needs both, and two"
                 " choices are the least"
             )
-        if len(set(self.label)) < len(self.label) or not all(
-            len(label) == 1 and label.isalnum() for label in self.label
-        ):
+        if len(set(self.label)) < len(self.label) or not all(label in ANY_CHOICE.choices for label in self.label):
             raise ValueError(
-                f"the labels are {', '.join(map(repr, self.label))}; each must be a letter or digit of its own"
+                f"the labels are {', '.join(map(repr, self.label))}; each must be a capital letter or digit of its own"
             )
         return self
 
@@ -114,7 +131,7 @@ class ChoiceRow(Row):
     @model_validator(mode="after")
     def _is_answered(self) -> ChoiceRow:
         if self.answerKey not in self.choices.label:
-            raise ValueError(f"the answer {self.answerKey!r} is none of the choices {', '.join(self.choices.label)}")
+            raise ValueError(f"the answer {self.answerKey!r} isn't one of the choices {', '.join(self.choices.label)}")
         return self
 
 
@@ -125,12 +142,12 @@ class MultipleChoice(Benchmark):
     closing = CLOSING
 
     @property
-    def extractors(self) -> Mapping[str, Extractor]:
-        """Two-stage extraction first; the paper's own rules and a strict one beside it."""
+    def rules(self) -> Mapping[str, Rule]:
+        """What was written after the closing words first; the paper's own rules and a strict one beside it."""
         return CHOICE
 
     def read_answer(self, text: str) -> str | None:
-        """The label behind the last closing words, whatever the question's choices are."""
+        """The label after the last closing words, whatever the question's choices are."""
         return two_stage(ANY_CHOICE, text)
 
 

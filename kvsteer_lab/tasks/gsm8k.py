@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from pydantic import field_validator
 
-from .base import Question
+from .base import Question, Rule
 from .benchmark import Benchmark
-from .rules import NUMBER, is_number, plain
+from .rules import NUMBER, is_number, marked_number, plain
 from .source import Row, Source, Text
 
 _MARKS = re.compile(r"<<[^>]*>>")
@@ -53,10 +53,20 @@ class GSM8K(Benchmark):
         )
 
     @property
-    def extractors(self) -> Mapping[str, Extractor]:
-        """The marked or last number first; a strict rule and math-verify beside it."""
+    def rules(self) -> Mapping[str, Rule]:
+        """The number stated last first; then a strict rule, the last number of all where none is stated, and
+        math-verify.
+        """
         return NUMBER
 
     def read_answer(self, text: str) -> str | None:
-        """The number behind `####` or "answer is", else the last number."""
-        return last_number(Question("", "", ""), text)
+        """The number that the reply states last, after `####`, "the answer is" and the like; `None` if it states none.
+
+        >>> import kvsteer_lab as kv, tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     row = '{"question": "What is 2 + 2?", "answer": "2 + 2 = 4\\\\n#### 4"}'
+        ...     _ = pathlib.Path(folder, "gsm8k_test.jsonl").write_text(row)
+        ...     GSM8K(folder).read_answer("So the answer is 4.")
+        '4'
+        """
+        return marked_number(Question("", "", ""), text)

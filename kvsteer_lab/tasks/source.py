@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,16 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from .._util.json import read_json
+
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 """A string that says something."""
 
-_ENDINGS = (".jsonl", ".parquet")
+_ENDINGS = (".jsonl", ".json", ".parquet")
 
 
 class Row(BaseModel):
-    """One row in a dataset's own columns, of their own types; other columns are let be."""
+    """One row in a dataset's own columns, of their own types; other columns are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -31,7 +32,7 @@ class Source:
     """A dataset, by its names in a folder and on the hub.
 
     Attributes:
-        names: what its files are called: `NAME_PART.jsonl` or `NAME_PART.parquet`.
+        names: what its files are called: `NAME_PART.jsonl` (or `.json`, `.parquet`).
         parts: those of train, validation and test whose answers are public, in this order.
         hub: the repository on the hub.
         config: its configuration there.
@@ -54,7 +55,7 @@ class Source:
         folder = data_dir or os.environ.get("KVSTEER_DATA_DIR")
         if not folder:
             return {}
-        for place in (Path(folder), Path(folder) / "benchmarks"):
+        for place in (Path(folder).expanduser(), Path(folder).expanduser() / "benchmarks"):
             found: dict[str, Path] = {}
             for part in self.parts:
                 paths = [
@@ -68,8 +69,8 @@ class Source:
                 return found
         wanted = " or ".join(f"{self.names[0]}_{part}.jsonl" for part in self.parts)
         raise ValueError(
-            f"There is no {wanted} (or .parquet) in {folder}; put the dataset's files there, or name another folder"
-            " with data_dir=."
+            f"There is no {wanted} (or .json, .parquet) in {folder}; put the dataset's files there, or name another"
+            " folder with data_dir=."
         )
 
     def read(self, row: type[RowT], files: Mapping[str, Path]) -> dict[str, list[RowT]]:
@@ -118,7 +119,9 @@ class Source:
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    """The rows of a file as plain Python values."""
+    """The rows of a file as plain Python values: JSON lines (a byte-order mark and empty lines are passed over), one
+    JSON array, or parquet.
+    """
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -127,21 +130,26 @@ def _lines(path: Path) -> Iterator[Any]:
             yield from pq.read_table(path).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
-                f"{path} is no readable parquet file ({str(error).strip().splitlines()[0]}); copy it again."
+                f"{path} can't be read as a parquet file ({str(error).strip().splitlines()[0]}); copy it again."
             ) from error
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no readable text in UTF-8 ({error}); copy it again.") from error
+        raise ValueError(f"{path} can't be read as text in UTF-8 ({error}); copy it again.") from error
+    if text.lstrip().startswith("["):
+        rows = read_json(text, what=str(path))
+        if all(isinstance(row, dict) for row in rows):
+            yield from rows
+            return
     # Not splitlines: questions may hold characters that it takes for the end of a line.
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            yield json.loads(line)
+            yield read_json(line, what=f"Line {number} of {path}")
         except ValueError as error:
-            raise ValueError(
-                f"Line {number} of {path} is no complete JSON ({error}); the file may be cut off, copy it again."
-            ) from error
+            raise ValueError(f"{str(error).rstrip('.')}; the file may be cut off, copy it again.") from error
 
 
 def _check(row: type[RowT], value: Any, where: str) -> RowT:

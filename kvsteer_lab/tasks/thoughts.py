@@ -1,8 +1,8 @@
 """The thoughts of a thinking model, and the reply that comes after them.
 
-A thinking model writes `<think> ... </think>` before it answers. What it says there is not its answer, and not in the style of its answer, so
-the rules that read answers and the style detectors look at what follows. Many chat templates write the opening tag into the prompt; a
-reply then holds the closing tag only.
+A thinking model writes `<think> ... </think>` before it answers. What it says there is not its answer, and not in the
+style of its answer, so the rules that read answers and the style detectors look at what follows. Many chat templates
+write the opening tag into the prompt; a reply then holds the closing tag only.
 """
 
 from __future__ import annotations

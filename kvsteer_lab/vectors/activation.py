@@ -1,11 +1,11 @@
-"""Vectors for activation steering: mean differences of the residual stream, and those that other packages wrote."""
+"""Vectors for activation steering: mean differences of the residual stream, or vectors that other packages wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import nnsight
 import pandas as pd
@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.layers import hidden_size, layers_path
-from ..models.lock import LOCK
+from ..models.lock import locked
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, pad_left, pad_token
+from ..models.prompts import Prompt, as_list, pad_left
 from .cards import Card, Format
 from .extraction import make_card, read_sides
 from .kv import Indices, check_indices
@@ -31,7 +31,7 @@ class ActivationVectors:
     Rimsky et al. 2024).
 
     S_l = mean over pairs of h_l(positive)[last token] - h_l(negative)[last token], where h_l is the residual stream
-    behind decoder layer l.
+    after decoder layer l.
 
     Attributes:
         residuals: float32 `[layers, hidden]`, on the CPU; row l belongs to the output of decoder layer l, counted from
@@ -40,6 +40,15 @@ class ActivationVectors:
 
     Raises:
         ValueError: a tensor that isn't two-dimensional, NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
+        >>> vectors = kv.ActivationVectors(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), card)
+        >>> vectors.n_layers, vectors.hidden_size
+        (2, 2)
     """
 
     residuals: Float[Tensor, "layers hidden"] = field(repr=False)
@@ -71,8 +80,20 @@ class ActivationVectors:
     def only(self, layers: Indices | None = None) -> ActivationVectors:
         """The same vectors with zeros outside the named layers (`None`: all of them).
 
+        Args:
+            layers: those that are kept.
+
         Raises:
             ValueError: a layer out of range.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
+            >>> vectors = kv.ActivationVectors(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), card)
+            >>> vectors.only([1]).residuals.tolist()
+            [[0.0, 0.0], [0.0, 1.0]]
         """
         chosen = check_indices("layer", layers, self.n_layers)
         residuals = torch.zeros_like(self.residuals)
@@ -83,7 +104,17 @@ class ActivationVectors:
     # --- sizes ------------------------------------------------------------------------------------------------
 
     def norms(self) -> pd.DataFrame:
-        """Euclidean norms: one row a layer, columns `layer`, `residuals`."""
+        """Euclidean norms: one row a layer, columns `layer`, `residuals`.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
+            >>> vectors = kv.ActivationVectors(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), card)
+            >>> vectors.norms().residuals.tolist()
+            [5.0, 1.0]
+        """
         return pd.DataFrame({"layer": range(self.n_layers), "residuals": self.residuals.norm(dim=-1).double().numpy()})
 
     def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
@@ -96,6 +127,17 @@ class ActivationVectors:
 
         Returns:
             A table with columns `layer`, `residuals`.
+
+        Raises:
+            ValueError: vectors that don't fit the model, or what `Model.encode` refuses.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+            >>> vectors = kv.extract_activations(model, pairs, progress=False)
+            >>> list(vectors.relative_to(model, "What is 2 + 3?").columns)
+            ['layer', 'residuals']
         """
         self.check_fits(model)
         own = residual_norms(model, prompts, chat=chat)
@@ -107,8 +149,18 @@ class ActivationVectors:
     def check_fits(self, model: Model) -> None:
         """Refuse a model that these vectors can't belong to; warn where only the weights or the dtype differ.
 
+        Args:
+            model: the model to be steered.
+
         Raises:
             ValueError: another architecture, or another number of layers or hidden width.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+            >>> vectors = kv.extract_activations(model, pairs, progress=False)
+            >>> vectors.check_fits(model)
         """
         here = (model.model_type, model.n_layers, hidden_size(model.hf))
         there = (self.card.model_type, self.n_layers, self.hidden_size)
@@ -123,12 +175,33 @@ class ActivationVectors:
     # --- files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step.
+
+        Args:
+            path: where.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", None, None, None, 1)
+            >>> vectors = kv.ActivationVectors(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), card)
+            >>> from pathlib import Path
+            >>> from tempfile import TemporaryDirectory
+            >>> with TemporaryDirectory() as folder:
+            ...     path = vectors.save(Path(folder) / "activations.safetensors")
+            ...     bool((kv.ActivationVectors.load(path).residuals == vectors.residuals).all())
+            True
+        """
         return _FORMAT.write(path, {"residuals": self.residuals}, self.card)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> ActivationVectors:
         """Read vectors from a file, a folder with `activations.safetensors`, or a hub repository that holds that file.
+
+        Args:
+            source: the file, the folder or the repository's name.
+            revision: branch, tag or commit of the repository.
 
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
@@ -143,8 +216,8 @@ class ActivationVectors:
 
         `direction.N`, as `directions[N]`, belongs to the output of decoder layer N counted from 0. Layers without a
         direction (layer 0 as a rule) get zeros. repeng's directions are unit vectors of a principal component unless
-        they were scaled. repeng adds them to every token; `kv.ActivationSteering(..., scope="all tokens")` generates
-        what it generates, its other scopes don't.
+        they were scaled. repeng adds them to every token: its texts are those of `kv.ActivationSteering(...,
+        scope="all tokens", offset="")`, and not those of the other scopes.
 
         Args:
             source: a path ending in `.gguf` (needs the gguf package), or an object with `.directions`, layer -> vector.
@@ -152,6 +225,14 @@ class ActivationVectors:
 
         Raises:
             ValueError: no such file, another kind of file or model, layers or widths that the model doesn't have.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> control = SimpleNamespace(model_type="llama", directions={2: torch.ones(128)})  # a repeng.ControlVector
+            >>> kv.ActivationVectors.from_repeng(control, kv.load("tiny")).norms().residuals.gt(0).tolist()
+            [False, False, True, False]
         """
         from .foreign import from_repeng
 
@@ -163,11 +244,11 @@ class ActivationVectors:
         `layer.N` for each layer.
 
         `layer_activations[N]` belongs to the output of decoder layer N counted from 0 (negative N from the end). Layers
-        without one get zeros. The package adds them to every token by default, which is `scope="all tokens"` of
-        `kv.ActivationSteering`; with `min_token_index=-1` it is `"onward"` where it generates with a cache, and
-        `"last position"` where it doesn't. The package has no file format of its own, and pickles run code: write
-        `save_file({f"layer.{n}": v.contiguous() for n, v in vector.layer_activations.items()}, path)` with
-        safetensors.torch where it was trained.
+        without one get zeros. The package adds them to every token by default: its texts are those of
+        `kv.ActivationSteering(..., scope="all tokens", offset="")`. With `min_token_index=-1` they are those of scope
+        `"onward"` where it generates with a cache, and of `"last position"` where it doesn't. The package has no file
+        format of its own, and pickles run code: write `save_file({f"layer.{n}": v.contiguous() for n, v in
+        vector.layer_activations.items()}, path)` with safetensors.torch where it was trained.
 
         Args:
             source: a path ending in `.safetensors`, or an object with `.layer_activations`, layer -> tensor.
@@ -176,6 +257,14 @@ class ActivationVectors:
         Raises:
             ValueError: no such file, another kind of file, vectors of another place than the decoder layers' output, or
                 layers and widths that the model doesn't have.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> vector = SimpleNamespace(layer_activations={-1: torch.ones(128)})  # a steering_vectors.SteeringVector
+            >>> kv.ActivationVectors.from_steering_vectors(vector, kv.load("tiny")).norms().residuals.gt(0).tolist()
+            [False, False, False, True]
         """
         from .foreign import from_steering_vectors
 
@@ -185,7 +274,7 @@ class ActivationVectors:
 def extract_activations(
     model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, progress: bool = True
 ) -> ActivationVectors:
-    """The mean difference of the residual stream behind each decoder layer, at the prompts' last token.
+    """The mean difference of the residual stream after each decoder layer, at the prompts' last token.
 
     The pairs, the slot and the batches are those of `kv.extract`. Memory does not grow with the number of pairs: only
     running sums are kept.
@@ -198,6 +287,14 @@ def extract_activations(
 
     Raises:
         ValueError: a prompt beyond the context, or a model whose decoder layers aren't found.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> vectors = kv.extract_activations(model, pairs, progress=False)
+        >>> (vectors.n_layers, vectors.card.n_pairs) == (model.n_layers, 4)
+        True
     """
     total = torch.zeros(model.n_layers, hidden_size(model.hf), dtype=torch.float64)
 
@@ -211,11 +308,12 @@ def extract_activations(
     return ActivationVectors((total / len(pairs)).float(), make_card(model, pairs, None))
 
 
+@locked
 @torch.no_grad()
 def last_residuals(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
 ) -> Float[Tensor, "prompts layers hidden"]:
-    """The residual stream behind each decoder layer at each prompt's last token, float32 on the CPU, from one nnsight
+    """The residual stream after each decoder layer at each prompt's last token, float32 on the CPU, from one nnsight
     trace.
     """
     layers = model.traced.get(layers_path(model.hf))
@@ -232,29 +330,47 @@ def last_residuals(
 def residual_norms(
     model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True, batch_size: int = 16
 ) -> Float[Tensor, "prompts layers"]:
-    """Norms of the residual stream behind each decoder layer, at the prompts' last token."""
+    """Norms of the residual stream after each decoder layer, at the prompts' last token.
 
+    Args:
+        model: the model.
+        prompts: prompts to measure.
+        chat: as in `kv.generate`.
+        batch_size: prompts traced together.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> tuple(residual_norms(kv.load("tiny"), ["What is 2 + 3?", "How many?"]).shape)
+        (2, 4)
+    """
     rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
     found = []
     for start in range(0, len(rows), batch_size):
-        ids, mask = pad_left(rows[start : start + batch_size], pad_token(model.tokenizer), model.device)
-        with LOCK:
-            found.append(last_residuals(model, ids, mask).norm(dim=-1))
+        ids, mask = pad_left(rows[start : start + batch_size], model.pad_id, model.device)
+        found.append(last_residuals(model, ids, mask).norm(dim=-1))
     return torch.cat(found)
 
 
 def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str) -> ActivationVectors:
     """Vectors by layer, with zeros where there are none, and a card that says where they come from.
 
+    Args:
+        model: the model to be steered.
+        vectors: layer -> vector; negative layers count from the end.
+        origin: where they come from, for messages and the card.
+        note: what else the card says.
+
     Raises:
         ValueError: no vectors, a layer that the model doesn't have, two for one layer, or another width.
     """
     n, width = model.n_layers, hidden_size(model.hf)
     if not vectors:
-        raise ValueError(f"{origin} holds no vectors.")
+        raise ValueError(f"{origin} holds no vectors; train it first.")
     residuals, taken = torch.zeros(n, width), set()
-    for layer, vector in vectors.items():
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer < n:
+    for given, vector in vectors.items():
+        whole = isinstance(given, SupportsIndex) and not isinstance(given, bool)
+        layer = given.__index__() if whole else given
+        if not whole or not -n <= layer < n:
             raise ValueError(
                 f"{origin} has a vector for layer {layer!r}, but {model.name} has layers 0 to {n - 1}; is it of another"
                 " model?"
@@ -266,7 +382,7 @@ def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str
                 " is it of another model?"
             )
         if layer % n in taken:
-            raise ValueError(f"{origin} has two vectors for layer {layer % n}.")
+            raise ValueError(f"{origin} has two vectors for layer {layer % n}; keep one of them.")
         taken.add(layer % n)
         residuals[layer] = row
     card = Card(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .._util.files import write_atomically
-from .._util.json import read_json
+from .._util.json import first_fault, read_json
 from ..models.fingerprint import compare_fingerprints
 from ..models.model import Model
 
@@ -37,6 +39,9 @@ class Card:
         history: arithmetic done since.
         note: what else a reader should know.
         version: of kvsteer_lab.
+
+    >>> Card("tiny", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 3, None, 100).n_pairs
+    100
     """
 
     model: str
@@ -103,14 +108,6 @@ class Card:
         return "" if self.dtype == str(model.dtype) else f"These vectors were extracted {dtypes}."
 
 
-def first_fault(error: ValidationError) -> str:
-    """What a validation found first, in a few words, and how many more faults there are."""
-    first, *others = error.errors()
-    place = ".".join(str(part) for part in first["loc"])
-    more = f", and {len(others)} more" if others else ""
-    return f"{place}: {first['msg']}{more}" if place else f"{first['msg']}{more}"
-
-
 @dataclass(frozen=True)
 class Format:
     """How one kind of vectors lies in a safetensors file.
@@ -129,14 +126,15 @@ class Format:
 
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
         """Write tensors and card; an existing file is replaced in one step."""
-        metadata = {"format": self.name, "card": json.dumps(asdict(card), sort_keys=True)}
+        text = json.dumps(asdict(card), sort_keys=True)
+        metadata = {"format": self.name, "card": text, "check": _check(tensors, text)}
         return write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, metadata=metadata))
 
     def read(self, source: str | Path, revision: str | None) -> tuple[dict[str, Tensor], Card]:
         """Tensors and card from a file, a folder or a hub repository.
 
         Raises:
-            ValueError: nothing there, a truncated file, one of another kind, or a card with wrong fields.
+            ValueError: nothing there, a truncated or damaged file, one of another kind, or a card with wrong fields.
         """
         path = self._find(source, revision)
         try:
@@ -147,7 +145,11 @@ class Format:
                 written = metadata["card"]
                 tensors = {name: file.get_tensor(name) for name in self.tensors}
         except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file ({error}); save or download it again."
+            ) from error
+        if "check" in metadata and metadata["check"] != _check(tensors, written):  # missing in files of version 0.1
+            raise ValueError(f"{path} is damaged: it holds other vectors than were saved; save or download it again.")
         return tensors, Card.from_json(written, what=f"The card in {path}")
 
     def _find(self, source: str | Path, revision: str | None) -> Path:
@@ -172,3 +174,13 @@ class Format:
             raise ValueError(
                 f"There are no vectors at {path}, and the hub gives no {self.file} in {name!r}: {reason}"
             ) from error
+
+
+def _check(tensors: Mapping[str, Tensor], card: str) -> str:
+    """SHA-256 of a card and of the vectors: their names, types, shapes and values."""
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -16,7 +16,7 @@ from .._version import __version__
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
-from ..models.prompts import encode, offset_token, pad_left, pad_token, template_hash
+from ..models.prompts import encode, offset_token, pad_left, template_hash
 from .cards import Card, KeyMode
 from .kv import KVVectors
 from .pairs import ContrastiveSet
@@ -160,7 +160,7 @@ def read_sides(
         progress: whether to show a bar.
     """
 
-    pad = pad_token(model.tokenizer)
+    pad = model.pad_id
 
     def run(batch: Sequence[tuple[int, float, list[int]]]) -> Result:
         ids, mask = pad_left([row for _, _, row in batch], pad, model.device)

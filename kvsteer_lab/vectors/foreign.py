@@ -1,5 +1,6 @@
-"""Activation vectors that other packages wrote: repeng's control vectors, and those of steering-vectors. No pickle is
-ever opened.
+"""Readers of activation vectors that other packages wrote: repeng's control vectors, and those of steering-vectors.
+
+No pickle is ever opened, since opening one can run code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _UNKNOWN_WEIGHTS = "Read from {}; which weights they were made with is not recor
 
 
 def from_repeng(source: Any, model: Model) -> ActivationVectors:
-    """`ActivationVectors.from_repeng`."""
+    """Vectors of repeng; see `ActivationVectors.from_repeng`."""
     if hasattr(source, "directions"):
         directions, kind, origin = (
             dict(source.directions),
@@ -38,7 +39,7 @@ def from_repeng(source: Any, model: Model) -> ActivationVectors:
 
 
 def from_steering_vectors(source: Any, model: Model) -> ActivationVectors:
-    """`ActivationVectors.from_steering_vectors`."""
+    """Vectors of steering-vectors; see `ActivationVectors.from_steering_vectors`."""
     if hasattr(source, "layer_activations"):
         activations, origin = dict(source.layer_activations), "the SteeringVector"
         place = getattr(source, "layer_type", "decoder_block")
@@ -59,8 +60,8 @@ def from_steering_vectors(source: Any, model: Model) -> ActivationVectors:
 def _existing(source: Any, suffix: str, remedy: str) -> Path:
     if not isinstance(source, str | Path):
         raise ValueError(
-            f"A {type(source).__name__} holds no activation vectors; give the package's own vector, or a path ending in"
-            f" {suffix}."
+            f"A {type(source).__name__} doesn't hold activation vectors; give the package's own vector, or a path"
+            f" ending in {suffix}."
         )
     path = Path(source)
     if path.suffix in _PICKLED:
@@ -90,7 +91,7 @@ def _read_gguf(path: Path) -> tuple[dict[int, Any], str | None]:
         tensors = {tensor.name: dequantize(tensor.data, tensor.tensor_type).copy() for tensor in reader.tensors}
     # What gguf raises on a damaged file, and on a tensor type that it can't dequantise.
     except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no complete GGUF file ({error}); export or download it again.") from error
+        raise ValueError(f"{path} isn't a complete GGUF file ({error}); export or download it again.") from error
     if text["general.architecture"] != "controlvector":
         raise ValueError(
             f"{path.name} is a GGUF file of architecture {text['general.architecture']!r}, not of a control vector."
@@ -103,7 +104,7 @@ def _read_safetensors(path: Path) -> dict[int, Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+        raise ValueError(f"{path} isn't a complete safetensors file ({error}); save or download it again.") from error
     return _by_layer(tensors, "layer", path)
 
 

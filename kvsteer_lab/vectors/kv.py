@@ -36,6 +36,17 @@ class KVVectors:
 
     Raises:
         ValueError: shapes that differ or aren't three-dimensional, NaN or infinity.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> vectors.n_layers, vectors.n_kv_heads, vectors.head_dim
+        (2, 1, 4)
+        >>> (2 * vectors - vectors / 2).values[0, 0].tolist()
+        [1.5, 1.5, 1.5, 1.5]
     """
 
     keys: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
@@ -98,8 +109,16 @@ class KVVectors:
     def only(self, layers: Indices | None = None, heads: Indices | None = None) -> KVVectors:
         """The same vectors with zeros outside the named layers and KV heads (`None`: all of them).
 
+        Args:
+            layers, heads: those that are kept.
+
         Raises:
             ValueError: a layer or head out of range.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> vectors.only([1]).norms()["values"].tolist()
+        [0.0, 2.0]
         """
         mask = torch.zeros(self.n_layers, self.n_kv_heads, 1)
         chosen_layers = check_indices("layer", layers, self.n_layers)
@@ -113,7 +132,13 @@ class KVVectors:
     # --- sizes ------------------------------------------------------------------------------------------------
 
     def norms(self) -> pd.DataFrame:
-        """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`."""
+        """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> vectors.norms()["keys"].tolist()
+        [2.0, 2.0]
+        """
         index = pd.MultiIndex.from_product([range(self.n_layers), range(self.n_kv_heads)], names=["layer", "head"])
         table = pd.DataFrame(
             {n: getattr(self, n).norm(dim=-1).flatten().double().numpy() for n in ("keys", "values")}, index=index
@@ -138,6 +163,14 @@ class KVVectors:
 
         Raises:
             ValueError: vectors of another model, or a prompt without such a slot.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+            >>> vectors = kv.extract(model, pairs, progress=False)
+            >>> list(vectors.relative_to(model, "What is 2 + 3?").columns)
+            ['layer', 'keys', 'values']
         """
 
         self.check_fits(model)
@@ -151,8 +184,21 @@ class KVVectors:
     def check_fits(self, model: Model) -> None:
         """Refuse a model that these vectors can't belong to; warn where only the weights or the dtype differ.
 
+        Args:
+            model: the model to be steered.
+
         Raises:
             ValueError: another architecture, or another number of layers, KV heads or head width.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+            >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+            >>> vectors.check_fits(kv.load("tiny"))
+            Traceback (most recent call last):
+            ValueError: These vectors are of a llama with 2 layers, 1 KV heads of width 4, the model is a llama with ...
         """
         here = (model.model_type, model.n_layers, model.n_kv_heads, model.head_dim)
         there = (self.card.model_type, self.n_layers, self.n_kv_heads, self.head_dim)
@@ -167,12 +213,33 @@ class KVVectors:
     # --- files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step.
+
+        Args:
+            path: where to.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the folder can't be written or the disk is full; an old file survives.
+
+        >>> import tempfile
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
+        True
+        """
         return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
         """Read vectors from a file, a folder with `vectors.safetensors`, or a hub repository that holds that file.
+
+        Args:
+            source: the file, the folder or the repository's name.
+            revision: branch, tag or commit of the repository.
 
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.

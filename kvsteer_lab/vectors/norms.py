@@ -12,7 +12,7 @@ from ..edits.cache import slot_from_end
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
-from ..models.prompts import Prompt, as_list, pad_left, pad_token
+from ..models.prompts import Prompt, as_list, pad_left
 
 
 def slot_norms(
@@ -31,7 +31,7 @@ def slot_norms(
     rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
     found: dict[str, list[Tensor]] = {"keys": [], "values": []}
     for start in range(0, len(rows), batch_size):
-        ids, mask = pad_left(rows[start : start + batch_size], pad_token(model.tokenizer), model.device)
+        ids, mask = pad_left(rows[start : start + batch_size], model.pad_id, model.device)
         with LOCK:
             slots = last_slots(model, ids, mask)
         for name, part in zip(found, slots, strict=True):

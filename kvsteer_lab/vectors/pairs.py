@@ -10,15 +10,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from .._util.files import write_atomically
 from .._util.html import Html
+from .._util.json import first_fault, read_json
 from .._util.pair_html import pair_html
-from ..models.prompts import encode, render, template_hash
+from ..models.prompts import check_text, encode, render, template_hash
 from ..tasks.base import Chat, Task
 from ..tasks.traces.task import TracedTask, TracesTask
 from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
 
-_FORMAT = "kvsteer_lab.contrastive_set.1"
+_FORMAT: Literal["kvsteer_lab.contrastive_set.1"] = "kvsteer_lab.contrastive_set.1"
+
+
+class _Header(BaseModel):
+    """The first line of a file: what all of its pairs have in common."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    format: Literal["kvsteer_lab.contrastive_set.1"]
+    n: int
+    recipe: dict[str, Any]
+    template_hash: str | None
+    last_token: str | None
+
+
+class _Pair(BaseModel):
+    """Each further line."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    positive: str
+    negative: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,12 @@ class ContrastiveSet:
         last_token: the text of the token that is extracted, where a tokenizer was at hand.
 
     Raises:
-        ValueError: no pairs, sides of unequal length, an empty string.
+        ValueError: no pairs, sides of unequal length, an empty string, a pair whose two prompts are the same.
+
+    >>> import kvsteer_lab as kv
+    >>> pairs = kv.ContrastiveSet.from_texts(["Step 1: add."], ["The answer is 5."])
+    >>> len(pairs)
+    1
     """
 
     positive: tuple[str, ...] = field(repr=False)
@@ -53,6 +80,19 @@ class ContrastiveSet:
             for index, text in enumerate(getattr(self, side)):
                 if not isinstance(text, str) or not text:
                     raise ValueError(f"The {side} prompt of pair {index} is empty; every prompt needs some text.")
+                check_text(text, f"The {side} prompt of pair {index}")
+        same = [i for i, (p, n) in enumerate(zip(self.positive, self.negative, strict=True)) if p == n]
+        if same:
+            many = (
+                "every pair" if len(same) == len(self) else f"{len(same)} of {len(self)} pairs (the first is {same[0]})"
+            )
+            cause = (
+                "give the two sides different texts"
+                if self.template_hash is None
+                else f"the chat template (hash {self.template_hash}) may leave out what differs, such as <think> blocks"
+                " or what the assistant said; load the model with another template=..."
+            )
+            raise ValueError(f"The two prompts are the same in {many}, so the vectors would be zero: {cause}.")
 
     def __len__(self) -> int:
         return len(self.positive)
@@ -226,19 +266,21 @@ class ContrastiveSet:
         """
         try:
             # Not splitlines: texts may hold characters that it takes for the end of a line.
-            header, *rows = [
-                json.loads(line) for line in Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-            ]
-            if header["format"] != _FORMAT or header["n"] != len(rows):
-                raise ValueError(f"{header['n']} pairs announced, {len(rows)} found")
-            sides = [tuple(row[side] for row in rows) for side in ("positive", "negative")]
+            first, *others = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+            for number, line in enumerate((first, *others), 1):
+                read_json(line, what=f"line {number}")
+            header, rows = _Header.model_validate_json(first), [_Pair.model_validate_json(line) for line in others]
+            if header.n != len(rows):
+                raise ValueError(f"{header.n} pairs announced, {len(rows)} found")
         except OSError as error:
             raise ValueError(f"There is no contrastive set at {path}: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
+            reason = first_fault(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
             raise ValueError(
-                f"{path} is no complete contrastive set ({error}); save it again with ContrastiveSet.save."
+                f"{path} is not a complete contrastive set ({reason}); save it again with ContrastiveSet.save."
             ) from error
-        return cls(sides[0], sides[1], header["recipe"], header["template_hash"], header["last_token"])
+        sides = [tuple(getattr(row, side) for row in rows) for side in ("positive", "negative")]
+        return cls(sides[0], sides[1], header.recipe, header.template_hash, header.last_token)
 
     # --- looking ----------------------------------------------------------------------------------------------
 

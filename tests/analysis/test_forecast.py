@@ -356,7 +356,7 @@ def test_pairs_that_foretell_nothing_are_refused() -> None:
         forecast(of(empty))
     with pytest.raises(ValueError, match="Layer 0 holds no differences"):
         forecast(of(torch.cat([empty[:2, :1], two], dim=1)), [0, 1])
-    with pytest.raises(ValueError, match="There are no layers to look at"):
+    with pytest.raises(ValueError, match="The list of layers is empty"):
         forecast(of(two), [])
     with pytest.raises(ValueError, match="There is no layer 7"):
         forecast(of(two), [7])

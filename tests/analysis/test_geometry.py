@@ -331,7 +331,7 @@ def test_degenerate_differences_are_refused(analyse: Any, planted: dict[str, Pai
             analyse(wrong)
     with pytest.raises(ValueError, match="There is no layer 9; this model has layers 0 to 2"):
         analyse(planted, layers=[9])
-    with pytest.raises(ValueError, match="There are no layers to look at"):
+    with pytest.raises(ValueError, match="The list of layers is empty"):
         analyse(planted, layers=[])
     for own in planted.values():
         own.keys[:, 0], own.values[:, 0] = 0, 0

@@ -74,6 +74,7 @@ def test_loops_and_a_missing_style_are_told():
         dict(
             question=["a", "b"],
             forced="",
+            intervention="steered",
             text=["one two three four " * 4, "The answer is 2."],
             correct=[False, True],
             reasoned=False,

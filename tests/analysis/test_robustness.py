@@ -52,6 +52,14 @@ def test_a_flat_curve_has_1_and_a_step_the_share_above_it(base):
     )
 
 
+def test_a_gain_on_every_question_keeps_an_interval():
+    """The bootstrap over questions said [1, 1]."""
+    sure = kv.stats.paired_difference([True] * QUESTIONS, [False] * QUESTIONS)
+    row, curve = number(lambda r: 1.0), robustness_curve(planted(lambda r: 1.0))
+    assert (row.gain, row.gain_low, row.gain_high) == (1.0, sure.low, sure.high) and sure.low < 0.8
+    assert curve.low.tolist() == [sure.low] * POINTS
+
+
 def test_exactly_what_must_be_kept_is_kept():
     """0.4 is 80% of 0.5 and 0.35 is less; a larger gain than at c* counts, too."""
     curve = dict(zip(RATIOS, (0.0, 0.35, 0.4, 0.45, 0.5, 0.75, 0.5, 0.39, 0.1), strict=True))
@@ -103,7 +111,7 @@ def test_without_a_gain_at_c_star_the_number_is_undefined_and_says_so(gain):
         .all()
     )
     assert found.reason.startswith("The gain at c* is ") and found.reason.endswith(
-        "not told from zero, so there is nothing to keep a share of."
+        "not distinguishable from zero, so there is nothing to keep a share of."
     )
     curve = robustness_curve(outcomes)
     assert curve.kept.isna().all() and curve.random_kept.isna().all()
@@ -284,4 +292,18 @@ def test_a_control_model_s_number_is_undefined(task):
         control, kv.ContrastiveSet.few_shot(task, control.tokenizer, style="stepwise", n=16, shots=2), progress=False
     )
     found = robustness(run(control, task, kv.CacheSteering(vectors, 0, 1.0), points=3))
-    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not told from zero" in found.reason[0]
+    assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not distinguishable from zero" in found.reason[0]
+
+
+def test_intervals_keep_a_width_where_all_questions_agree():
+    """A bootstrap of questions that all change alike has none."""
+    outcomes = planted(lambda ratio: float(ratio > 0.9), [], base=0)
+    curve = robustness_curve(outcomes)
+    n = int(curve.n[0])
+    gained, alike = (kv.stats.paired_difference([value] * n, [False] * n) for value in (True, False))
+    at_star, before = curve[curve.ratio == 1].iloc[0], curve.iloc[0]
+    assert (at_star.gain, at_star.low, at_star.high) == pytest.approx((gained.value, gained.low, gained.high))
+    assert (before.gain, before.low, before.high) == pytest.approx((alike.value, alike.low, alike.high))
+    assert gained.low < 1 and alike.low < 0 < alike.high
+    number = robustness(outcomes).iloc[0]
+    assert (number.gain_low, number.gain_high) == pytest.approx((gained.low, gained.high))

@@ -17,7 +17,7 @@ from random_models import CONFIGS, PROMPTS, newline, vectors_for
 from toy import Toy
 
 import kvsteer_lab as kv
-from kvsteer_lab.analysis.conversations.histories import WAYS, minus
+from kvsteer_lab.analysis.conversations.histories import HISTORIES, minus
 from kvsteer_lab.generation.conversation import Conversation, next_turn
 from kvsteer_lab.generation.settings import Settings, resolve
 from kvsteer_lab.stats.intervals import wilson
@@ -136,7 +136,7 @@ def by_hand(
 
     slot, (text, traces, kept, again) = (
         len(turns[0]) - 1,
-        (getattr(WAYS[way], x) for x in ("text", "traces", "slot", "again")),
+        (getattr(HISTORIES[way], x) for x in ("text", "traces", "slot", "again")),
     )
     cache = reference.prefill(hf, turns[0])
     plain = answer(reference.prefill(hf, turns[0]))
@@ -160,7 +160,7 @@ def by_hand(
     return replies
 
 
-@pytest.mark.parametrize("way", list(WAYS))
+@pytest.mark.parametrize("way", list(HISTORIES))
 def test_every_way_is_plain_pytorch(way: str, load_random: Load) -> None:
     model, task = load_random("qwen3"), Toy()
     steering = kv.CacheSteering(vectors_for(model), CK, CV, layers=range(model.n_layers))
@@ -184,7 +184,7 @@ def test_every_way_is_plain_pytorch(way: str, load_random: Load) -> None:
         found = rows[(rows.way == way) & (rows.conversation == c)].sort_values("turn")
         assert found.text.tolist() == [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in wanted]
         plain = rows[(rows.way == "plain") & (rows.conversation == c)].sort_values("turn")
-        assert (found.text.tolist()[0] != plain.text.tolist()[0]) == WAYS[way].text
+        assert (found.text.tolist()[0] != plain.text.tolist()[0]) == HISTORIES[way].text
         assert (found.odds - plain.odds.to_numpy()).abs().tolist()[1] > 1e-3, (
             "what is left must show in the second turn"
         )
@@ -195,7 +195,7 @@ def test_nothing_added_is_the_plain_conversation_in_every_way(tiny: kv.Model) ->
     nearly = kv.CacheSteering(vectors_for(tiny), 1e-30, 1e-30)  # zero itself is refused
     rows = kv.analysis.follow_conversations(tiny, task, nearly, turns=4, n=3, token="Step", progress=False)
     plain = rows[rows.way == "plain"].set_index(["conversation", "turn"])
-    for way in WAYS:
+    for way in HISTORIES:
         own = rows[rows.way == way].set_index(["conversation", "turn"])
         assert own.text.equals(plain.text) and own.tokens.equals(plain.tokens)
         assert (own.odds - plain.odds).abs().max() < 1e-3
@@ -267,10 +267,10 @@ def test_the_summary_of_planted_replies() -> None:
 def test_bad_input(model: kv.Model, vectors: kv.KVVectors, load_random: Load) -> None:
     steering = kv.CacheSteering(vectors, CK, CV)
     cases: list[tuple[dict[str, Any], str]] = [
-        (dict(ways="forgotten"), "There is no way 'forgotten' to go on; choose from: kept, subtracted, re-prefilled"),
+        (dict(ways="forgotten"), "'forgotten' is not a way to continue; choose from: kept, subtracted, re-prefilled"),
         (dict(ways=[]), "The list of ways is empty; choose from: kept"),
-        (dict(turns=2.5), "turns=2.5 is no whole number; take two or more"),
-        (dict(n="2"), "n='2' is no whole number"),
+        (dict(turns=2.5), "turns=2.5 is not a whole number; take two or more"),
+        (dict(n="2"), "n='2' is not a whole number"),
         (dict(steering=None), "'baseline' is not cache steering"),
         (dict(token=1.5), "1.5 is not a token; pass a text that is one token, or a token id"),
         (dict(turns=1), "turns=1 leaves no later turn that an edit could last to; take two or more"),

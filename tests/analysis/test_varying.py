@@ -11,6 +11,7 @@ import torch
 
 import kvsteer_lab as kv
 from kvsteer_lab import analysis
+from kvsteer_lab.evaluation.measures import share
 
 N, NEW = 5, {"max_new_tokens": 48}
 QUICK: dict[str, Any] = dict(n=N, progress=False)
@@ -62,6 +63,9 @@ def test_vectors_extracted_anew_are_compared_at_equal_dose(tiny, task, steering)
             row.gain == pytest.approx(row.accuracy - results.of("baseline").correct.mean())
             and row.low <= row.gain <= row.high
         )
+        correct, plain = np.stack([part.correct for part in parts]).astype(float), results.of("baseline").correct
+        gain = kv.stats.vector_difference(correct, plain.tolist())
+        assert (row.low, row.high) == pytest.approx((gain.low, gain.high)) and row.low < row.high
         assert row.cv == pytest.approx(np.mean([made[seed, p].cv for seed in (3, 8)]), rel=1e-5)
         a, b = (
             torch.cat([(m.ck * m.vectors.keys[1:]).flatten(), (m.cv * m.vectors.values[1:]).flatten()])
@@ -110,13 +114,11 @@ def test_temperature_zero_is_greedy_and_samples_are_clustered_by_question(tiny, 
     sampled = separate(tiny, task, steering, generation=hot, samples=3)
     part, row = sampled.of("baseline"), table.iloc[3]
     assert part.reasoned.nunique() == 2, "some samples reason and some don't"
-    found = kv.stats.clustered_mean(part.reasoned.astype(float).tolist(), part.question.tolist())
-    assert (row.reasoned, row.reasoned_low, row.reasoned_high) == pytest.approx(
-        (found.value, max(0, found.low), min(1, found.high))
-    )
+    found = kv.stats.clustered_share(part.reasoned.tolist(), part.question.tolist())
+    assert (row.reasoned, row.reasoned_low, row.reasoned_high) == pytest.approx((found.value, found.low, found.high))
     assert len(kv.figures.plot_temperature(table).axes) == 2
     ours, row = sampled.of(steering.label), table.iloc[4]
-    gain = kv.stats.paired_bootstrap(ours.correct.tolist(), part.correct.tolist(), clusters=ours.question.tolist())
+    gain = kv.stats.paired_difference(ours.correct.tolist(), part.correct.tolist(), clusters=ours.question.tolist())
     assert part[["question", "sample"]].to_numpy().tolist() == ours[["question", "sample"]].to_numpy().tolist()
     assert (row.gain, row.gain_low, row.gain_high) == pytest.approx(
         (gain.value, gain.low, gain.high)
@@ -130,12 +132,11 @@ def test_temperature_zero_is_greedy_and_samples_are_clustered_by_question(tiny, 
 
 
 def test_where_all_samples_agree_each_question_counts_once():
-    from kvsteer_lab.analysis.conditions.temperature import _interval
-
     questions = pd.Series(["a", "a", "b", "b", "c", "c"])
-    assert _interval(pd.Series([True] * 6), questions) == kv.stats.wilson(3, 3)
-    assert _interval(pd.Series([False] * 6), questions) == kv.stats.wilson(0, 3)
-    assert all(map(math.isnan, _interval(pd.Series([math.nan] * 6), questions)))
+    for value, hits in ((True, 3), (False, 0)):
+        found = share(pd.Series([value] * 6), "x", "", questions)
+        assert (found["low"], found["high"]) == pytest.approx(kv.stats.wilson(hits, 3))
+    assert all(map(math.isnan, share(pd.Series([math.nan] * 6), "x", "", questions).values()))
 
 
 def test_each_slot_is_its_separate_run(tiny, task, steering):

@@ -258,7 +258,9 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
             kv.ResidualDelta(good[:, :32])
         ),
         r"A residual delta is \(3, 64\), but": kv.ResidualDelta(good[:3]),
-        "A residual delta holds NaN or infinity; check the coefficient": kv.ResidualDelta(good * float("inf")),
+        "A residual delta holds NaN or infinity, or is infinite in float32; check the coefficient": kv.ResidualDelta(
+            good * float("inf")
+        ),
         "Slot 999 is out of range for row 0": kv.ResidualDelta(good, 999),
     }
     for message, delta in wrong.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,10 +65,6 @@ def scale_attention(hf: Any, tokenizer: Any) -> None:
     hf.model.layers[1].self_attn.scaling *= 3
 
 
-def hook_a_layer(hf: Any, tokenizer: Any) -> None:
-    hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: output * 0.1)
-
-
 def replace_a_forward(hf: Any, tokenizer: Any) -> None:
     mlp = hf.model.layers[0].mlp
     mlp.forward = functools.partial(lambda forward, x: 0.1 * forward(x), mlp.forward)
@@ -101,7 +98,6 @@ CHANGES = [
     change_rope,
     change_the_config,
     scale_attention,
-    hook_a_layer,
     replace_a_forward,
     penalise_repetition,
     ban_ngrams,
@@ -129,6 +125,23 @@ def test_weights_that_change_after_the_first_run_are_seen(tmp_path: Path) -> Non
     hf.model.layers[1].self_attn.o_proj.weight.data[:, : model.head_dim] = 0
     with pytest.raises(ValueError, match=r"holds another run: model.fingerprint is \"2-"):
         ask(model, out=tmp_path)
+
+
+def test_a_hook_on_a_loaded_model_is_another_run(tmp_path: Path) -> None:
+    model = kv.load(*fresh())
+    ask(model, out=tmp_path)
+    handles = [
+        model.hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output, by=by: output * by)
+        for by in (0.1, 0.2)
+    ]
+    with pytest.raises(ValueError, match=r"holds another run: model.modules"):
+        ask(model, out=tmp_path)
+    ask(model, out=tmp_path / "hooked")
+    handles[1].remove()
+    with pytest.raises(ValueError, match=r"holds another run: model.modules"):
+        ask(model, out=tmp_path / "hooked")
+    handles[0].remove()
+    assert ask(model, out=tmp_path).complete
 
 
 def test_another_adapter_is_another_run_and_an_idle_one_is_not(tmp_path: Path) -> None:
@@ -244,6 +257,21 @@ def test_a_rule_is_what_it_refers_to(monkeypatch: pytest.MonkeyPatch) -> None:
     inner = describe(closing_over(0))
     monkeypatch.setitem(globals(), "number_at", first_number)
     assert describe(closing_over(0)) != inner
+
+
+def test_threads_that_describe_one_rule_agree() -> None:
+    expected = describe(closing_over(0))
+    found: list[Any] = []
+
+    def work() -> None:
+        found.extend(describe(closing_over(0)) for _ in range(100))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 400
 
 
 def test_comments_and_the_place_of_a_rule_change_nothing() -> None:

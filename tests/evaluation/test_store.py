@@ -393,6 +393,25 @@ def test_a_run_of_an_older_version_is_refused_with_its_reason(tmp_path):
         run_in(tmp_path)
 
 
+@pytest.mark.parametrize("step", [37, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_saved_results_is_refused_or_changes_no_row(tmp_path, step):
+    results = kv.Results(rows(["c", "d"]).assign(correct=[True, False, True, True]), {"task": "t", "seed": 3})
+    path = results.save(tmp_path / "r.parquet")
+    expected, content, refused = kv.Results.load(path).rows, path.read_bytes(), 0
+    pd.testing.assert_frame_equal(expected, results.rows)
+    for place in range(0, len(content), step):
+        path.write_bytes(flip(content, place, place % 8))
+        try:
+            found = kv.Results.load(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            pd.testing.assert_frame_equal(found.rows, expected, check_dtype=False)
+            assert found.complete and found.settings == {"task": "t", "seed": 3}
+    assert refused > 10
+
+
 # --- texts that are valid, read with other rules --------------------------------------------------------------
 
 

@@ -147,6 +147,28 @@ def test_cells_of_a_real_run_are_those_of_separate_runs(tiny, task):
         found.confirm(n=N, split="dev", controls=0, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:The best dose of")
+def test_rounds_are_kept_and_one_of_other_cells_is_told(tiny, task, tmp_path, monkeypatch):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
+    search = kv.tuning.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+
+    def run(**options):
+        settings = dict(cells=3, n=4, doses=(0.01, 0.02), extensions=1, generation={"max_new_tokens": 3}, out=tmp_path)
+        return kv.tune(tiny, task, search, progress=False, **{**settings, **options})
+
+    first = run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-0", "round-1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.hf, "generate", None)
+        pd.testing.assert_frame_equal(run().cells, first.cells)
+    with pytest.raises(ValueError, match=r"round-0 holds another run: .*settings.generation.max_new_tokens is 3 there"):
+        run(generation={"max_new_tokens": 4})
+    (tmp_path / "round-1").rename(tmp_path / "elsewhere")
+    kv.evaluate(tiny, task, [], n=4, generation={"max_new_tokens": 3}, out=tmp_path / "round-1", progress=False)
+    with pytest.raises(ValueError, match=r"round-1 holds a round of other cells .* Delete round-1 and later ones"):
+        run()
+
+
 def test_bad_searches_are_refused(task):
     for arguments, message in [
         (dict(split="test"), "never chosen on test questions"),
@@ -155,11 +177,14 @@ def test_bad_searches_are_refused(task):
         (dict(doses=(float("nan"), 1.0)), "two positive numbers"),
         (dict(objective="style"), "choose 'correct' or 'reasoned'"),
         (dict(cells=7), "choose a multiple of 2"),
+        (dict(extensions=-1), "extensions=-1 leaves out the first round; pass 0 for that round alone"),
         (dict(cells=4), "choose a multiple of 2"),
         (dict(split="train"), "Unknown split"),
     ]:
         with pytest.raises(ValueError, match=message):
             tune(task, Planted(), **arguments)
+    with pytest.raises(ValueError, match="The search 'planted' has no variants; give it at least one layer"):
+        tune(task, Planted(names=()))
     with pytest.raises(ValueError, match="nothing to tune"):
         tune(task, [])
     with pytest.raises(ValueError, match="same name"):
@@ -174,3 +199,25 @@ def test_vectors_that_are_zero_where_they_steer_are_refused(tiny, task):
     activations = kv.extract_activations(tiny, pairs, progress=False)
     with pytest.raises(ValueError, match="There is no layer 99; this model has layers 0 to 3"):
         kv.tune(tiny, task, kv.ActivationSearch(activations, layers=[99]), n=4, progress=False)
+
+
+def test_any_steering_can_be_searched(tiny, task):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
+    vectors = kv.extract(tiny, pairs, progress=False)
+    chats = [task.chat(q) for q in task.questions("dev", N, 0)]
+    variants = {f"slot {slot}": kv.CacheSteering(vectors, 1, 2, slot=slot) for slot in (-1, -2)}
+    search = kv.tuning.SteeringSearch(variants, name="slots")
+    for name, build in search.variants(tiny, chats).items():
+        built = build(3.0, "x")
+        assert built.coefficient * kv.unit_dose(tiny, variants[name], chats) == pytest.approx(3.0)
+        assert (built.slot, built.label, built.ck) == (variants[name].slot, "x", pytest.approx(built.cv / 2))
+    drawn = search.controls(search.variants(tiny, chats)["slot -2"](1.0, "slots"), 2, 0)
+    assert [c.control_of for c in drawn] == ["slots"] * 2
+    with pytest.raises(ValueError, match="are zero in all of its layers and heads"):
+        kv.tuning.SteeringSearch({"zero": kv.CacheSteering(vectors * 0.0, 0, 1)}).variants(tiny, chats)
+    with pytest.raises(
+        ValueError, match="'CoT prompt' isn't a steering, so it has no random controls; pass controls=0"
+    ):
+        search.controls(kv.CoTPrompt(), 2, 0)
+    layers = kv.ActivationSearch(kv.extract_activations(tiny, pairs, progress=False), layers=np.array([2, 1]))
+    assert [*layers.variants(tiny, chats)] == ["layer 1", "layer 2"]

@@ -24,9 +24,9 @@ def test_callbacks_return_at_once_and_a_fast_drag_runs_the_last_value(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished: list[float] = []
-    whole = explorer._have_measured
+    whole = explorer.jobs._have_measured
     monkeypatch.setattr(
-        explorer, "_have_measured", lambda comparison: (finished.append(comparison.state.cv), whole(comparison))[1]
+        explorer.jobs, "_have_measured", lambda comparison: (finished.append(comparison.state.cv), whole(comparison))[1]
     )
     gate, plenty = threading.Event(), running.decode
 

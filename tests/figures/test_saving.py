@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import kvsteer_lab as kv
+from kvsteer_lab._util.files import write_together
+from kvsteer_lab._util.locks import one_writer
 from kvsteer_lab.figures.stamp import SUFFIXES, Stamp
 from kvsteer_lab.figures.style import data_of
 
@@ -158,10 +161,48 @@ def test_a_figure_without_data_something_else_and_a_suffix_are_refused(table, tm
         kv.save_figure(kv.figures.plot_relative_norms(table), tmp_path / "a.png")
     for wrong in ("tiny", ["tiny"], 3):
         with pytest.raises(
-            ValueError, match=r"stamp names loaded models, and ('tiny'|3) is none; pass what kv.load returned"
+            ValueError, match=r"stamp names loaded models, and ('tiny'|3) is not one; pass what kv.load returned"
         ):
             kv.save_figure(kv.figures.plot_relative_norms(table), tmp_path / "a", model=wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_control_characters_are_written_out_so_that_every_picture_can_be_opened(tmp_path):
+    table = pd.DataFrame({"x": [1, 2]})
+    figure, axis = plt.subplots()
+    axis.plot([1, 2], label="reply \x1b[31m \x0b \x00")
+    axis.set_title("a \ud83d half\x07")
+    axis.legend()
+    plt.close(figure)
+    name = "red\x1b[31m\nnorms\x01"
+
+    class Loaded:
+        name, fingerprint = "org/llama\x1b]0;title\x07", "f" * 16
+
+    kv.save_figure(kv.figures.attach(figure, table), tmp_path / name, model=Loaded())
+    for suffix in SUFFIXES:
+        stamp = kv.figures.read_stamp(tmp_path / f"{name}{suffix}")
+        assert stamp.figure == r"red\x1b[31m\nnorms\x01" and stamp.models[0][0] == r"org/llama\x1b]0;title\x07"
+    root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+    assert root.tag.endswith("svg") and "\x1b" not in (tmp_path / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_two_writers_of_one_figure_leave_files_that_belong_together(table, tmp_path, rounds):
+    def save(factor: float) -> None:
+        for _ in range(rounds):
+            pictures = {tmp_path / f"norms{suffix}": f"{factor}".encode() * 1000 for suffix in ALL}
+            with one_writer(tmp_path):
+                write_together(pictures)
+
+    threads = [threading.Thread(target=save, args=(factor,)) for factor in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        len({(tmp_path / f"norms{suffix}").read_bytes() for suffix in ALL}) == 1 and len(list(tmp_path.iterdir())) == 4
+    )
 
 
 def test_an_error_while_drawing_or_writing_leaves_all_four_as_they_were(table, tmp_path, monkeypatch):

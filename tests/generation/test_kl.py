@@ -231,7 +231,7 @@ def test_bad_requests_are_refused(model: kv.Model) -> None:
         divergence(model, PROMPTS, ["a", "", "b"], None)
     with pytest.raises(ValueError, match=r"need \d+ slots, but the context of .* is 512"):
         divergence(model, "fox", "dog " * 500, None)
-    with pytest.raises(ValueError, match="is no intervention; use"):
+    with pytest.raises(ValueError, match="is not an intervention; use"):
         divergence(model, "fox", "dog", "steered")  # type: ignore[arg-type]
 
 

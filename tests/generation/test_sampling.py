@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from random_models import PROMPTS, newline, vectors_for
+from random_models import PROMPTS, build, newline, vectors_for
 
 import kvsteer_lab as kv
 from kvsteer_lab.generation.sampling import SharedNoise
@@ -55,20 +57,50 @@ def test_an_almost_empty_edit_changes_few_samples(model: kv.Model) -> None:
     assert alike >= 10
 
 
-def test_samples_follow_the_model_s_distribution(model: kv.Model) -> None:
+@pytest.mark.parametrize("asked", [{}, {"top_k": 0}, {"top_p": 0.6}, {"min_p": 0.02, "top_k": 200}])
+def test_samples_follow_transformers_distribution(asked: dict[str, float], model: kv.Model) -> None:
+    """The same settings give the same distribution as transformers' own: unless told otherwise, of 50 tokens."""
     n = 400
-    rows = kv.generate(
-        model, PROMPTS[0], generation={**SAMPLED, "max_new_tokens": 1, "temperature": 2.0}, samples=n, batch_size=n
-    )
+    settings = {**SAMPLED, "max_new_tokens": 1, "temperature": 2.0, **asked}
+    rows = kv.generate(model, PROMPTS[0], generation=settings, samples=n, batch_size=n)
     drawn = torch.bincount(torch.tensor([row.token_ids[0] for row in rows]), minlength=model.hf.config.vocab_size) / n
-    with torch.no_grad():
-        logits = model.hf(torch.tensor([[*model.encode(PROMPTS[0]), newline(model)]])).logits[0, -1]
-    expected = (logits / 2.0).softmax(-1)
+    ids = torch.tensor([[*model.encode(PROMPTS[0]), newline(model)]])
+    found = model.hf.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        output_scores=True,
+        return_dict_in_generate=True,
+        **{**settings, "eos_token_id": None},
+    )
+    expected = found.scores[0][0].softmax(-1)
+    assert int((expected > 0).sum()) == 50 or asked
     spread = (expected * (1 - expected) / n).sqrt()
     assert ((drawn - expected).abs() <= 5 * spread + 1 / n).all()
-    assert not ((drawn - logits.softmax(-1)).abs() <= 5 * (logits.softmax(-1) / n).sqrt() + 1 / n).all(), (
-        "at temperature 1 it would be another"
-    )
+    assert not (drawn[expected == 0] > 0).any()
+    assert drawn.count_nonzero() > 5
+
+
+def test_the_checkpoint_s_own_sampling_settings_are_the_default(tokenizer: Any) -> None:
+    hf = build("llama")
+    hf.generation_config.top_k = 3
+    settings = {**SAMPLED, "max_new_tokens": 1, "temperature": 5.0}
+    own = kv.generate(kv.load(hf, tokenizer), PROMPTS[0], generation=settings, samples=100)
+    assert len({row.token_ids for row in own}) == 3
+    ours = kv.generate(kv.load(hf, tokenizer), PROMPTS[0], generation={**settings, "top_k": 2}, samples=100)
+    assert len({row.token_ids for row in ours}) == 2
+
+
+def test_a_setting_that_can_t_be_honoured_is_refused(tokenizer: Any) -> None:
+    hf = build("llama")
+    hf.generation_config.typical_p = 0.9
+    model = kv.load(hf, tokenizer)
+    kv.generate(model, PROMPTS[0], generation={"max_new_tokens": 1})
+    with pytest.raises(ValueError, match=r"say typical_p=0\.9, which can't be done here; set .*typical_p = None"):
+        kv.generate(model, PROMPTS[0], generation=SAMPLED)
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        kv.generate(kv.load("tiny"), "a", generation={**SAMPLED, "temperature": 0.0})
+    with pytest.warns(UserWarning, match="top_k does nothing in greedy decoding; add 'do_sample': True"):
+        kv.generate(kv.load("tiny"), "a", generation={"max_new_tokens": 1, "top_k": 5})
 
 
 def test_a_low_temperature_and_top_k_one_are_greedy(model: kv.Model) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from adapters import lora, with_add_adapter, with_peft
+from portraits import portrait
 from random_models import PROMPTS, build, newline, vectors_for
-from test_models import portrait
-from test_refusals import CONFIGS
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from unsteerable import CONFIGS
 
 import kvsteer_lab as kv
 
@@ -164,3 +164,32 @@ def test_a_model_that_cannot_be_steered_is_refused(vector_folder: Path) -> None:
         kv.KVSteerer.from_pretrained(vector_folder).steer(
             AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings)), torch.tensor([[5, 6, 7]])
         )
+
+
+# --- what could steer a pad slot ------------------------------------------------------------------------------
+
+
+def test_one_dimensional_ids_are_refused(model: kv.Model) -> None:
+    steerer = kv.KVSteerer(vectors_for(model, offset_id=5))
+    ids = torch.tensor(model.encode(PROMPTS[0]))
+    for wrong in (ids, ids.tolist(), ids[None, None]):
+        with pytest.raises(ValueError, match=r"input_ids must be a tensor \[rows, time\], not .*input_ids\[None\]"):
+            steerer.steer(model.hf, wrong, max_new_tokens=2)
+
+
+def test_several_rows_need_their_mask(model: kv.Model) -> None:
+    steerer = kv.KVSteerer(vectors_for(model, offset_id=5))
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    with pytest.raises(ValueError, match="Several rows need attention_mask, which tells padding from text"):
+        steerer.steer(model.hf, ids, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"attention_mask is \[2, 2\], but input_ids are \[2, 3\]"):
+        steerer.steer(model.hf, ids, torch.ones(2, 2), max_new_tokens=2)
+    steered = steerer.steer(model.hf, ids, torch.tensor([[1, 1, 1], [1, 1, 0]]), max_new_tokens=2)
+    alone = steerer.steer(model.hf, ids[1:, :2], max_new_tokens=2)
+    assert steered[1, 1:].tolist() == alone[0].tolist()
+
+
+def test_a_pad_at_the_end_of_a_prompt_without_a_mask_is_said(model: kv.Model) -> None:
+    steerer = kv.KVSteerer(vectors_for(model, offset_id=5))
+    with pytest.warns(UserWarning, match="ends with a pad token and has no attention_mask, so the pad's slot is"):
+        steerer.steer(model.hf, torch.tensor([[5, 6, 0]]), max_new_tokens=1)

@@ -130,7 +130,7 @@ def test_every_part_is_checked_against_the_model(model: kv.Model, tiny: kv.Model
             lambda: kv.Together(kv.CoTPrompt()),
             "Together needs at least two interventions; a single one can be used as it is",
         ),
-        (lambda: kv.Together(kv.CoTPrompt(), "steer"), "'steer' is no intervention; use kv.CacheSteering"),
+        (lambda: kv.Together(kv.CoTPrompt(), "steer"), "'steer' is not an intervention; use kv.CacheSteering"),
         (
             lambda: kv.Together(kv.CoTPrefix(), kv.ForcedPrefix("Step")),
             "'CoT prefix' and \"forced 'Step'\" both set what is read before the answer",

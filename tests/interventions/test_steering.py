@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from random_models import PROMPTS, activations_for, vectors_for
@@ -81,7 +84,7 @@ def test_doses_are_those_of_the_vectors_at_the_edited_slot(steerings: list[Steer
 def test_controls_are_matched_and_remember_what_they_control(steerings: list[Steering], model: kv.Model) -> None:
     for steering in steerings:
         assert steering.controls(0) == []
-        with pytest.raises(ValueError, match="must be 0 or more, not -1"):
+        with pytest.raises(ValueError, match="must be 0 or a positive whole number, not -1"):
             steering.controls(-1)
         drawn = steering.controls(3, seed=5)
         assert [c.label for c in drawn] == [f"random {i} for {steering.label}" for i in (5, 6, 7)]
@@ -127,3 +130,53 @@ def test_what_adds_nothing_is_refused(model: kv.Model) -> None:
         with pytest.raises(ValueError, match=message):
             check_adds(wrong)
     check_adds(kv.CacheSteering(vectors, 0, 0))  # a coefficient of 0 can be changed
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [1.0], 1j, float("inf"), torch.ones(2), np.array(2.0)])
+def test_a_coefficient_is_a_finite_number(value: Any, model: kv.Model) -> None:
+    for build in (
+        lambda: kv.CacheSteering(vectors_for(model), 0, value),
+        lambda: kv.ActivationSteering(activations_for(model), 1, value),
+    ):
+        with pytest.raises(ValueError, match=r"The coefficient( cv)? is .+; it must be a finite number\."):
+            build()
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), torch.tensor(2.0), Fraction(2)])
+def test_numbers_of_any_library_are_coefficients(value: Any, model: kv.Model) -> None:
+    steering = kv.CacheSteering(vectors_for(model), 0, value)
+    assert type(steering.cv) in (int, float) and describe(steering) == describe(
+        kv.CacheSteering(vectors_for(model), 0, 2)
+    )
+    assert steering.label == "steered ck=0 cv=2"
+
+
+def test_other_things_than_vectors_and_numbers_are_refused_in_a_sentence(model: kv.Model) -> None:
+    vectors, activations = vectors_for(model), activations_for(model)
+    for build, message in (
+        (
+            lambda: kv.CacheSteering("v.safetensors", 0, 1),
+            "The vectors are of type str, not KVVectors; make them with kv.extract",
+        ),
+        (
+            lambda: kv.CacheSteering(activations, 0, 1),
+            "The vectors are of type ActivationVectors, not KVVectors; make them",
+        ),
+        (
+            lambda: kv.ActivationSteering(vectors, 1, 1.0),
+            "of type KVVectors, not ActivationVectors; make them with kv.extract_act",
+        ),
+        (lambda: kv.CacheSteering(vectors, 0, 1).controls(2.5), "must be 0 or a positive whole number, not 2.5"),
+        (
+            lambda: kv.random_controls(kv.CoTPrompt(), 2),
+            "Controls are drawn for a steering, such as kv.CacheSteering, not CoT",
+        ),
+        (lambda: kv.FewShot("abc"), "Few-shot examples are messages of the user and the assistant in turn"),
+        (lambda: kv.FewShot(None), "Few-shot examples are messages of the user and the assistant in turn"),
+        (lambda: kv.generate(model, "a", kv.ForcedPrefix(5)), "A forced prefix needs some text, not 5"),
+        (lambda: kv.HideSlot(layers=[1.5]), "Layers and heads are named by whole numbers, not by 1.5"),
+        (lambda: kv.HideSlot(first="a"), "first='a' is not a step; steps are whole numbers, counted from 0"),
+        (lambda: kv.evaluate(model, kv.tasks.get("tiny-arithmetic"), None, n=1), "None is not an intervention; use"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()

@@ -11,31 +11,13 @@ from typing import Any
 import pytest
 import reference
 import torch
+from portraits import portrait
 from random_models import PROMPTS, build, newline, vectors_for
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kvsteer_lab as kv
 
 SHORT = {"max_new_tokens": 6}
-
-
-def portrait(module: nn.Module) -> dict[str, Any]:
-    """Everything about a module tree that a library might change behind its owner's back."""
-    return {
-        name: (
-            type(m),
-            id(m),
-            m.training,
-            sorted(m.__dict__),
-            m.__dict__.get("forward"),
-            {hooks: list(getattr(m, hooks)) for hooks in vars(m) if hooks.endswith("_hooks")},
-            {k: id(v) for k, v in m._parameters.items()},
-            {k: id(v) for k, v in m._buffers.items()},
-            {k: id(v) for k, v in m._modules.items()},
-        )
-        for name, m in module.named_modules()
-    }
 
 
 def test_the_caller_s_model_and_tokenizer_stay_as_they_are(tokenizer: Any) -> None:

@@ -152,8 +152,67 @@ def test_the_same_generations_twice_count_once(tree: Path) -> None:
 
 
 def test_a_run_without_a_reference_is_named_and_not_compared(tmp_path: Path) -> None:
-    found = audit(write(tmp_path / "r", {BASELINE: run_of(10), STEERED: run_of(18, max_new_tokens=256, **STEERING)}))
-    assert found.complete and f"Not compared: {STEERED}" in " ".join(report(found).split())
+    alone = run_of(18, system_prompt="Be brief.", **STEERING)
+    found = audit(write(tmp_path / "r", {BASELINE: run_of(10), STEERED: alone}))
+    assert found.complete and found.comparisons.gain.isna().all()
+    text = " ".join(report(found).split())
+    assert f"Not compared with the baseline: {STEERED} (there is no baseline with the same model" in text
+
+
+def test_many_runs_without_a_reference_are_one_line(tmp_path: Path) -> None:
+    files = {f"steering_results/{i}.json": run_of(10, f"Reply {i}.", **STEERING) for i in range(12)}
+    text = report(audit(write(tmp_path / "r", files)))
+    assert "Not compared with the baseline: 12 runs (there is no baseline" in " ".join(text.split())
+    assert text.count("Not compared") == 2, "one line a reference"
+
+
+def test_runs_with_another_limit_of_tokens_are_compared_and_marked(tmp_path: Path) -> None:
+    """The release's own head-to-head: with the limit as a part of the cell it was never compared."""
+    files = {BASELINE: run_of(10), STEERED: run_of(18, "One two three four.", max_new_tokens=256, **STEERING)}
+    found = audit(write(tmp_path / "r", files))
+    row = found.comparisons.set_index("against").loc["baseline"]
+    assert (row.gain, row.n, row.p) == (pytest.approx(0.4), N, pytest.approx(2 / 2**8))
+    assert (row.max_new_tokens, row.reference_max_new_tokens) == (256, 64)
+    assert row.note == "replies could have 256 new tokens here and 64 in the reference"
+    text = " ".join(report(found).split())
+    assert "+40.0°" in text and "1 comparison (marked °) is between different limits of new tokens" in text
+
+
+def test_unknown_limits_are_not_different_ones(tmp_path: Path) -> None:
+    files = {BASELINE: run_of(10, max_new_tokens=None), STEERED: run_of(18, "One.", max_new_tokens=None, **STEERING)}
+    found = audit(write(tmp_path / "r", files))
+    assert found.comparisons.gain.notna().sum() == 1 and "°)" not in report(found)
+
+
+def test_of_several_references_the_one_with_the_same_limit_is_taken(tmp_path: Path) -> None:
+    files = {
+        "baseline_results/a_long.json": run_of(5, max_new_tokens=512),
+        "baseline_results/b_same.json": run_of(10),
+        STEERED: run_of(18, "One two three four.", **STEERING),
+    }
+    row = audit(write(tmp_path / "r", files)).comparisons.set_index("against").loc["baseline"]
+    assert row.reference_file == "baseline_results/b_same.json" and pd.isna(row.note)
+
+
+def test_cache_steering_is_compared_with_the_best_activation_steering(tmp_path: Path) -> None:
+    files = whole() | {
+        f"activation_results/m{m}.json": run_of(11 + m, f"Act {m}.", multiplier=m, layers=3, max_new_tokens=128)
+        for m in (1, 3)
+    }
+    found = audit(write(tmp_path / "r", files))
+    table = found.comparisons[found.comparisons.family == "steering against activation"].set_index("file")
+    row = table.loc[STEERED]
+    assert row.reference_file == "activation_results/m3.json" and row.gain == pytest.approx((18 - 14) / N)
+    assert row.p == pytest.approx(2 / 2**4) and "the most accurate of 2 activation steerings" in row.note
+    assert BOTH not in table.index, "no activation steering was released with its prompt"
+    text = report(found)
+    assert "Cache steering over activation steering in points" in text
+    assert "Cache steering against activation steering: 1 run in 1 cell" in " ".join(text.split())
+
+
+def test_small_runs_are_marked(tree: Path) -> None:
+    text = report(audit(tree))
+    assert "4 runs (marked †) have 20 questions." in " ".join(text.split()) and " 20† " in text
 
 
 def test_seeds_of_a_sampled_run_are_pooled_and_errors_respect_the_question(tmp_path: Path) -> None:
@@ -169,6 +228,12 @@ def test_seeds_of_a_sampled_run_are_pooled_and_errors_respect_the_question(tmp_p
     row = table[table.against == "baseline"].iloc[0]
     assert len(table[table.gain.notna()]) == 1 and row.n == N
     assert row.reference == pytest.approx(11 / N) and row.accuracy == pytest.approx(17.5 / N)
+    # questions 12 to 16 gain both replies, 10, 11 and 17 one of them; none loses
+    assert (row.test, row.seeds, row.gained, row.lost) == ("permutation", 2, 8, 0) and row.p == 2 / 2**8
+    found = audit(tmp_path / "r")
+    full = report(found, full=True)
+    assert "seed 1" in full and "seed 2" in full and "2 seeds" in full and "permutation" in full
+    assert "1 row (marked ~) is of sampled replies, over 2 seeds each" in " ".join(full.split())
 
 
 def test_several_replies_to_a_sample(tmp_path: Path) -> None:
@@ -195,7 +260,9 @@ def test_prints_tables_that_fit_writes_files_and_ends_with_the_count(tree: Path,
     code, out, _ = run_command(capsys, tree, "--out", tmp_path / "out")
     assert code == 0 and out.splitlines()[-1] == "4 of 4 files match their own metrics"
     assert max(map(len, out.splitlines())) <= 80
-    assert "+40.0" in out and "0.0078" in out and "0.02" in out
+    assert "+40.0" in out and out.index("Summary") < out.index("Gain of cache steering")
+    full = (tmp_path / "out/report.txt").read_text(encoding="utf-8")
+    assert "0.0078" in full and "0.02" in full and max(map(len, full.splitlines())) <= 80
     assert pd.read_csv(tmp_path / "out/checks.csv").matches.all()
     assert {"comparisons.csv", "effects.csv", "problems.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert {"gains.png", "texts.pdf", "texts.csv"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
@@ -235,9 +302,9 @@ def without(key: str) -> dict[str, Any]:
 DAMAGED = [
     (json.dumps(run_of(3)).encode()[:500], "is cut off"),
     (b"", "is empty"),
-    (b"hello", "is no JSON"),
-    (b'{"a": "\xff"}', "is no text in UTF-8"),
-    (b"[" * 100_000, "is no JSON that can be read"),
+    (b"hello", "is not JSON"),
+    (b'{"a": "\xff"}', "is not text in UTF-8"),
+    (b"[" * 100_000, "is not JSON that can be read"),
     (b"[1]", "holds a JSON list"),
     (without("metrics"), "has no key 'metrics'"),
     (without("samples"), "has no key 'samples'"),
@@ -294,7 +361,9 @@ def test_a_hostile_tree_is_read_without_leaving_it(tree: Path, tmp_path: Path, c
     said = " ".join(out.split())
     assert code == 2 and out.splitlines()[-1] == "4 of 4 files match their own metrics"
     assert all(f"{name} is a link" in said for name in ("link.json", "folder", "loop"))
-    assert "pipe.json is no regular file" in said and "folders deep" in said and "README.md is not a .json file" in said
+    assert (
+        "pipe.json is not a regular file" in said and "folders deep" in said and "README.md is not a .json file" in said
+    )
     assert "\x1b" not in out and "evil\\x1b[2J\\n.json has control characters in its name" in said
 
 
@@ -370,8 +439,9 @@ def test_tables_fit_a_terminal_whatever_the_names(tmp_path: Path) -> None:
         **greedy,
         "sampled.json": run_of(9, **named, **odd),
     }
-    lines = report(audit(write(tmp_path / "r", files))).splitlines()
-    assert max(map(len, lines)) <= 80 and len(lines) > 30
+    found = audit(write(tmp_path / "r", files))
+    for lines in (report(found).splitlines(), report(found, full=True).splitlines()):
+        assert max(map(len, lines)) <= 80 and len(lines) > 30
 
 
 def test_help_tells_the_exit_codes(capsys: Any) -> None:
@@ -399,3 +469,6 @@ def test_the_audit_of_the_real_release() -> None:
     assert str(found) == "48 of 48 files match their own metrics" and found.complete
     steering = found.comparisons[(found.comparisons.group == "steering") & found.comparisons.gain.notna()]
     assert steering.groupby("against").size().to_dict() == {"CoT": 16, "baseline": 16} and (steering.n >= 1172).all()
+    assert (steering.p_holm > 0.05).all() and len(found.effects) == 5
+    assert (steering.test == "McNemar").all() and steering.note.isna().all()
+    assert len(report(found).splitlines()) < 90

@@ -213,7 +213,7 @@ def test_figures_draw_what_the_tables_say(found):
         if not line.get_label().startswith("_")
     }
     assert style == {"steered towards it": 100.0, "baseline": 0.0}
-    strict = next(line for line in figures["rules"].axes[0].lines if line.get_label() == "strict")
+    strict = next(line for line in figures["rules"].axes[1].lines if line.get_label() == "strict")
     asked = found.extractors[(found.extractors.against == "baseline") & (found.extractors.rule == "strict")]
     assert sorted(strict.get_xdata()) == pytest.approx(sorted(100 * asked.gain))
 
@@ -229,12 +229,18 @@ def test_runs_with_the_prompt_are_told_from_those_without(found):
 
 def test_intervals_and_ends_are_drawn_and_rules_have_no_colour_of_a_kind(found):
     figures = plot_audit(found)
-    rules, asked = figures["rules"].axes[0], found.extractors[found.extractors.against == "baseline"]
-    ends = [[x for x, _ in segment] for lines in rules.collections for segment in lines.get_segments()]
-    assert np.allclose(sorted(ends), sorted([100 * row.low, 100 * row.high] for row in asked.itertuples()))
-    used = {to_hex(line.get_color()) for line in rules.lines} | {
-        to_hex(line.get_markerfacecolor()) for line in rules.lines
-    }
+    rules, asked = figures["rules"].axes, found.extractors[found.extractors.against == "baseline"]
+    stated = asked.rule.str.startswith("strict")
+    for axis, part in zip(rules, (asked[~stated], asked[stated]), strict=True):
+        ends = [[x for x, _ in segment] for lines in axis.collections for segment in lines.get_segments()]
+        assert np.allclose(sorted(ends), sorted([100 * row.low, 100 * row.high] for row in part.itertuples()))
+        marks = [y for line in axis.lines if line.get_marker() != "None" for y in line.get_ydata()]
+        assert all(min(abs(y - row) for row in axis.get_yticks()) <= 0.34 for y in marks), "marks lie around their row"
+    assert rules[0].get_xlim()[0] > rules[1].get_xlim()[0] + 20, (
+        "rules that ask for a stated answer have their own axis"
+    )
+    lines = [line for axis in rules for line in axis.lines]
+    used = {to_hex(line.get_color()) for line in lines} | {to_hex(line.get_markerfacecolor()) for line in lines}
     assert not used & set(COLORS.values())
     spans = [tuple(line.get_xdata()) for line in figures["latency"].axes[0].lines]
     assert spans == [pytest.approx((row.fastest, row.slowest)) for row in found.latency.itertuples()]

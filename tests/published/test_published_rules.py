@@ -3,7 +3,7 @@
 import pytest
 
 from kvsteer_lab.published.rescoring import check_metrics, choices_of
-from kvsteer_lab.published.runs import Answer, Run
+from kvsteer_lab.published.runs import Answer, ReleasedRun
 from kvsteer_lab.tasks.paper import augmented_extract, last_digit, last_letter, refuses_choice, strict_match
 
 
@@ -72,7 +72,7 @@ def test_only_what_follows_the_closing_words_can_refuse():
     [
         ("That makes 18.", "18", None),
         ("The answer is 1,234. ", "1234", "1234"),
-        ("The answer is 18", "18", "1"),  # the rule wants one more character behind the number
+        ("The answer is 18", "18", "1"),  # the rule wants one more character after the number
         ("It costs $18.00", "1800", None),
         ("7 and -3", "-3", None),
         ("The answer is 5. Wait...", "", "5"),
@@ -87,7 +87,7 @@ def run(texts, metrics, task="arc-oai", target="A", prompt="", stored=None):
     answers = tuple(
         Answer(str(i), target, text, (stored or [{}] * len(texts))[i], prompt) for i, text in enumerate(texts)
     )
-    return Run("a.json", {"model": "m", "task": task}, metrics, answers)
+    return ReleasedRun("a.json", {"model": "m", "task": task}, metrics, answers)
 
 
 def test_a_metric_is_matched_to_nine_digits():

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import torch
 from random_models import build, tokenizer
 
 import kvsteer_lab as kv
+from kvsteer_lab._util.locks import one_writer
 from kvsteer_lab.cli.main import main
 from kvsteer_lab.reproduction import chapters
 from kvsteer_lab.reproduction.chapters import find_chapters
 from kvsteer_lab.reproduction.reproduction import reproduce
-from kvsteer_lab.reproduction.running import Record
+from kvsteer_lab.reproduction.running import Record, read_record
 
 PARAMETERS = """import os
 
@@ -174,6 +176,62 @@ def test_a_failure_is_told_the_others_run_and_the_next_run_tries_again(books, ou
     (books / "mended").touch()
     assert run(out) == 0
     assert "03_runs: done before" in capsys.readouterr().out and texts(out, "01_fails") == "behind\n"
+
+
+def test_a_second_writer_is_refused_at_once_and_changes_nothing(books, out, monkeypatch):
+    write_notebook(books, "01_quick", "Quick", "print('quick')")
+    monkeypatch.setattr("kvsteer_lab.reproduction.reproduction._WAIT", 0.1)
+    refused = []
+
+    def second() -> None:
+        try:
+            reproduce("tiny-control", out, say=lambda line: None)
+        except OSError as error:
+            refused.append(str(error))
+
+    with one_writer(out):
+        thread = threading.Thread(target=second)  # for which a lock of this thread is another's
+        thread.start()
+        thread.join()
+    assert refused == [f"Another process is writing to {out}; wait for it, or choose another folder."]
+    assert not out.exists()
+    assert run(out) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "[" * 100_000, '{"model": 1}', '{"model": "tiny-control", "task": "tiny-arithmetic"}', "\ud800"],
+)
+def test_what_a_folder_says_of_itself_is_checked(books, out, content):
+    write_notebook(books, "01_quick", "Quick", "print('quick')")
+    out.mkdir()
+    (out / "reproduction.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ValueError, match="can't be read; name another folder"):
+        reproduce("tiny-control", out, say=lambda line: None)
+
+
+def test_a_reproduction_whose_weights_were_marked_by_an_older_version_is_refused(books, out):
+    write_notebook(books, "01_quick", "Quick", "print('quick')")
+    out.mkdir()
+    about = {"model": "tiny-control", "task": "tiny-arithmetic", "fingerprint": "19188fc239919a78"}
+    (out / "reproduction.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="holds a reproduction by another version of kvsteer_lab"):
+        reproduce("tiny-control", out, say=lambda line: None)
+
+
+@pytest.mark.parametrize("change", [{"seconds": "1"}, {"figures": [1]}, {"error": None}, {"parameters": []}, None, [1]])
+def test_a_record_of_other_types_is_none(books, out, change, tmp_path):
+    write_notebook(books, "01_quick", "Quick", "print('quick')")
+    chapter = find_chapters()[0]
+    good = {"source": "s", "parameters": {"CV": 1}, "fingerprint": "f", "version": "v", "seconds": 1.5, "figures": []}
+    (out / "notebooks").mkdir(parents=True)
+    (out / "html").mkdir()
+    (out / "html" / "01_quick.html").touch()
+    book = nbformat.read(chapter.path, 4)
+    for told, expected in ((good, True), ({**good, **change} if isinstance(change, dict) else change, False)):
+        book.metadata["kvsteer_lab"] = told
+        nbformat.write(book, out / "notebooks" / "01_quick.ipynb")
+        assert (read_record(out, chapter) is not None) == expected
 
 
 def test_a_killed_run_goes_on(books, out):

@@ -68,7 +68,7 @@ def test_a_seed_fixes_the_order(data: Path) -> None:
         ("#### 1,234", "1234"),
         ("The answer is $12.50.", "12.5"),
         ("First 3, then 4. The answer is 7. Then 9.", "7"),
-        ("so 3 + 4 = 7", "7"),
+        ("so 3 + 4 = 7", None),  # nothing marks it: unread
         ("-5", "-5"),
         ("The answer is 18.00", "18"),
         ("no idea", None),
@@ -118,8 +118,8 @@ def test_missing_and_broken_files_are_refused(data: Path, tmp_path: Path) -> Non
     with pytest.raises(
         ValueError,
         match=(
-            r"There is no gsm8k_train\.jsonl or gsm8k_test\.jsonl \(or \.parquet\) in .*none; put the dataset's files"
-            r" there"
+            r"There is no gsm8k_train\.jsonl or gsm8k_test\.jsonl \(or \.json, \.parquet\) in .*none; put the"
+            r" dataset's files there"
         ),
     ):
         GSM8K(tmp_path / "none")
@@ -127,7 +127,7 @@ def test_missing_and_broken_files_are_refused(data: Path, tmp_path: Path) -> Non
         file.write('{"question": "half a')
     with pytest.raises(
         ValueError,
-        match=r"Line 201 of .*gsm8k_train\.jsonl is no complete JSON .*; the file may be cut off, copy it again",
+        match=r"Line 201 of .*gsm8k_train\.jsonl can't be read as JSON: .*; the file may be cut off, copy it again",
     ):
         GSM8K(data).questions("dev")
     (data / "gsm8k_train.jsonl").write_text(json.dumps({"question": "How many?", "answer": "many"}) + "\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
+import html
 import json
 import logging
 import os
@@ -14,13 +16,16 @@ import textwrap
 import threading
 import time
 import traceback
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Server, cut_off, hang, raw, says, status
+from chat_server import Server, cut_off, drip, hang, raw, says, status, verbatim
+from filelock import FileLock
 from toy import Toy
 
 import kvsteer_lab as kv
@@ -29,7 +34,9 @@ from kvsteer_lab.tasks.base import Question
 from kvsteer_lab.tasks.styles import STYLES, detect_style
 from kvsteer_lab.tasks.traces import endpoint as module
 from kvsteer_lab.tasks.traces.endpoint import Endpoint
+from kvsteer_lab.tasks.traces.http_request import Bearer
 from kvsteer_lab.tasks.traces.instructions import INSTRUCTIONS
+from kvsteer_lab.tasks.traces.secrets import key_in, without_key
 
 KEY = "sk-very-secret-0123456789"
 
@@ -282,8 +289,6 @@ class Clock:
 
 
 def test_pauses_double_with_jitter_and_honour_retry_after(server: Server) -> None:
-    import httpx
-
     date = email.utils.formatdate(time.time() + 100, usegmt=True)
     server.faults = [status(500)] * 3 + [
         status(429, headers={"Retry-After": "30"}),
@@ -291,24 +296,41 @@ def test_pauses_double_with_jitter_and_honour_retry_after(server: Server) -> Non
         status(500),
     ]
     clock = Clock()
-    with httpx.Client() as client:
-        Endpoint(server.url, "m").complete(client, [{"role": "user", "content": "legs have 3"}], clock)
-        first, second, third, fourth, fifth, sixth = clock.pauses
-        assert (
-            0.5 <= first <= 1
-            and 1 <= second <= 2
-            and 2 <= third <= 4
-            and fourth == 30
-            and 95 < fifth <= 100
-            and 16 <= sixth <= 32
-        )
-        assert (
-            len({module.pause_before(3, 1.0, None) for _ in range(20)}) > 10
-            and module.pause_before(50, 1.0, None) <= 60
-        )
-        server.faults = [status(500)] * 9
-        with pytest.raises(module.Stopped):
-            Endpoint(server.url, "m").complete(client, [{"role": "user", "content": "x"}], Clock(stop_at=2))
+    Endpoint(server.url, "m").complete([{"role": "user", "content": "legs have 3"}], clock)
+    first, second, third, fourth, fifth, sixth = clock.pauses
+    assert 0.5 <= first <= 1 and 1 <= second <= 2 and 2 <= third <= 4
+    assert fourth == 30 and 95 < fifth <= 100 and 16 <= sixth <= 32
+    assert len({module.pause_before(3, 1.0, None) for _ in range(20)}) > 10
+    assert module.pause_before(50, 1.0, None) <= 60
+    server.faults = [status(500)] * 9
+    with pytest.raises(module.Stopped):
+        Endpoint(server.url, "m").complete([{"role": "user", "content": "x"}], Clock(stop_at=2))
+
+
+@pytest.mark.parametrize("headers", [True, False])
+def test_a_deadline_is_for_the_whole_answer_however_slowly_it_comes(headers: bool, server: Server, out: Path) -> None:
+    """A byte every 0.02 seconds resets the time limit of a single read for ever."""
+    server.faults = [drip(headers=headers)] * 2
+    begun = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"the last time: no answer within 0\.3 seconds"):
+        write(server, out, n=1, timeout=0.3, retries=1)
+    assert time.monotonic() - begun < 3
+
+
+def test_a_greeting_that_drips_does_not_hang(server: Server, out: Path) -> None:
+    server.greeting = drip(headers=True)
+    begun = time.monotonic()
+    assert len(write(server, out, n=1, timeout=0.5)) == 1, "something is there, so it is asked"
+    assert time.monotonic() - begun < 3
+
+
+def test_the_endpoint_is_asked_where_a_loop_runs_already(server: Server, out: Path) -> None:
+    """As in a notebook, whose cells run in the loop of the kernel."""
+
+    async def cell() -> kv.Traces:
+        return write(server, out, n=1)
+
+    assert len(asyncio.run(cell())) == 1
 
 
 def test_requests_run_at_once_but_no_more_than_allowed(server: Server, out: Path) -> None:
@@ -442,7 +464,7 @@ def test_other_traces_are_not_mixed_in(change: dict[str, Any], message: str, ser
 
 def test_foreign_files_are_left_alone(server: Server, out: Path) -> None:
     out.write_text('{"id": "toy/1", "style": "stepwise", "text": "mine"}\n{"half', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"Line 2 of .* is no JSON object"):
+    with pytest.raises(ValueError, match=r"Line 2 of .* can't be read as JSON: .*; write one trace a line"):
         write(server, out)
     out.write_text('{"id": "toy/1", "style": "stepwise", "text": "mine"}\n', encoding="utf-8")
     with pytest.raises(
@@ -455,15 +477,50 @@ def test_foreign_files_are_left_alone(server: Server, out: Path) -> None:
 
 
 def test_two_processes_do_not_write_to_one_file(server: Server, out: Path) -> None:
-    import fcntl
-
     write(server, out, n=2)
-    with out.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(
+    with (
+        FileLock(out.with_name(".traces.jsonl.lock")),
+        pytest.raises(
             ValueError, match=r"Another process is writing to .*traces\.jsonl; wait for it, or choose another file"
-        ):
-            write(server, out, n=3)
+        ),
+    ):
+        write(server, out, n=3)
+    assert len(server.asked) == 2 and len(write(server, out, n=3)) == 3
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_two_writers_one_asks_and_the_file_stays_whole(begun: bool, server: Server, out: Path) -> None:
+    """Both used to read the file before either held the lock, and a new file was put in place twice."""
+    for turn in range(8):
+        path, told = out.with_name(f"{turn}.jsonl"), []
+        if begun:
+            write(server, path, n=1)
+
+        def run(path: Path = path, told: list[str] = told) -> None:
+            try:
+                told.append(str(len(write(server, path, n=6))))
+            except ValueError as error:
+                told.append(str(error))
+
+        server.asked.clear()
+        writers = [threading.Thread(target=run) for _ in range(3)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert "6" in told and all(text == "6" or "Another process is writing" in text for text in told)
+        assert len(server.asked) == len(set(questions_asked(server))) == 6 - begun, "nothing is asked twice"
+        assert len(kv.Traces.load(path)) == len(rows_of(path)) == 6
+
+
+def test_half_a_character_in_a_question_is_refused_before_anything_is_asked(server: Server, out: Path) -> None:
+    class Broken(Toy):
+        def questions(self, *arguments: Any) -> list[Question]:
+            return [replace(q, text=q.text + "\ud83d") for q in super().questions(*arguments)]
+
+    with pytest.raises(ValueError, match=r"Question 'toy/\d+' holds half of a character .*; mend it"):
+        write(server, out, task=Broken())
+    assert not server.asked and not out.exists()
 
 
 def test_questions_that_changed_are_not_mixed_in(server: Server, out: Path) -> None:
@@ -490,7 +547,7 @@ def test_the_key_is_nowhere_but_in_the_request(
     server: Server, out: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told = [repr(Endpoint(server.url, "m")), repr(module._Bearer("OPENAI_API_KEY").__dict__)]
+    told = [repr(Endpoint(server.url, "m")), repr(Bearer(partial(key_in, "OPENAI_API_KEY")).__dict__)]
     write(server, out, n=2)
     faults = [status(401, f"bad key {KEY}"), status(403, f"{KEY}"), status(500, f"{KEY} {KEY}"), raw(b"{"), cut_off]
     for fault in faults:
@@ -507,6 +564,93 @@ def test_the_key_is_nowhere_but_in_the_request(
     for place in (*told, caplog.text, printed.out, printed.err, out.read_text()):
         assert KEY not in place
     assert server.pings and not any("Authorization" in ping for ping in server.pings)
+
+
+# The key as servers may write it: as it is, escaped in JSON, twice, in a URL, in HTML, in other letters.
+WRITTEN = [
+    KEY,
+    KEY.replace("-", "\\u002d"),
+    KEY.replace("-", "\\\\u002D"),
+    KEY.replace("-", "%2D"),
+    KEY.replace("-", "%252d"),
+    KEY.replace("-", "&#45;"),
+    KEY.replace("-", "&amp;#x2d;"),
+    KEY.upper(),
+    f"x{KEY}y",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_the_key_is_struck_out_however_it_is_written(written: str, server: Server, out: Path) -> None:
+    """Struck out before JSON was decoded, `\\u002d` hid it; and replies were stored as they came."""
+    body = '{"error": {"message": "%s", "code": "%s", "type": ["%s"]}}' % ((written,) * 3)
+    for code in (403, 500, 404):
+        server.faults = [verbatim(f"HTTP/1.1 {code} No\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())]
+        with pytest.raises(ConnectionError, match=r"\*\*\*") as caught:
+            write(server, out, n=1, retries=0)
+        assert not leaks(str(caught.value))
+    reply = (
+        '{"choices": [{"message": {"content": "My header was Bearer %s. The answer is 4."}, "finish_reason": "%s"}]}'
+    )
+    server.faults = [raw((reply % (written, written)).encode())]
+    write(server, out, n=1)
+    assert "My header was Bearer" in out.read_text() and not leaks(out.read_text())
+
+
+def leaks(text: str) -> bool:
+    """Whether the key can be read out of a text, decoded as often as one likes."""
+    for _ in range(4):
+        if KEY in text.lower():
+            return True
+        text = html.unescape(urllib.parse.unquote(re.sub(r"\\+u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), text)))
+    return False
+
+
+def test_the_key_is_struck_out_of_slashes_and_of_lines_that_are_no_headers(
+    server: Server, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key := "sk/very/secret/0123")
+    server.faults = [raw(json.dumps({"choices": [{"message": {"content": key}}]}).replace("/", "\\/").encode())]
+    write(server, out, n=1)
+    assert rows_of(out)[0]["text"] == "***"
+    server.faults = [verbatim(f"HTTP/1.1 200 OK\r\nBearer {key}\r\n\r\n".encode())]
+    with pytest.raises(ConnectionError, match="gave no usable reply") as caught:
+        write(server, out, n=2, retries=0)
+    assert key not in str(caught.value)
+
+
+def test_a_key_cut_off_at_the_end_of_a_long_message_is_struck_out_first(server: Server, out: Path) -> None:
+    server.faults = [status(403, "x" * (200 - len(KEY) // 2) + KEY)]
+    with pytest.raises(ConnectionError) as caught:
+        write(server, out, n=1)
+    assert KEY[:8] not in str(caught.value)
+
+
+def test_a_placeholder_for_a_key_is_left_in_replies(server: Server, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    server.faults = [says("The box is EMPTY. The answer is 0.")]
+    write(server, out, n=1)
+    assert rows_of(out)[0]["text"] == "The box is EMPTY. The answer is 0."
+    assert without_key({"a": ["EMPTY", 3, None]}, "EMPTY") == {"a": ["EMPTY", 3, None]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "The answer "}, {"type": "text", "text": "is 4."}],
+        "thinking</think>\nThe answer is 4.",
+    ],
+)
+def test_a_reply_in_parts_or_after_thoughts_is_one_text(content: Any, server: Server, out: Path) -> None:
+    server.faults = [raw(json.dumps({"choices": [{"message": {"content": content}}]}).encode())]
+    write(server, out, n=1)
+    assert rows_of(out)[0]["text"] == "The answer is 4."
+
+
+def test_nested_and_endless_replies_count_as_garbled(server: Server, out: Path) -> None:
+    server.faults = [raw(b"[" * 200_000), raw(b'{"error": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")]
+    with pytest.raises(ConnectionError, match="the last time: a reply "):
+        write(server, out, n=1, retries=1)
 
 
 def test_addresses_with_secrets_are_refused_without_showing_them(out: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 from toy import Toy
 
 import kvsteer_lab as kv
 from kvsteer_lab.tasks.base import Task
+from kvsteer_lab.tasks.traces.journal import holds_traces
 from kvsteer_lab.tasks.traces.task import TracedTask
 
 
@@ -74,9 +77,9 @@ def test_the_digest_is_of_what_is_said_in_whatever_order(file: Path, tmp_path: P
     ("rows", "message"),
     [
         ([], "There are no traces in .*; write one JSON object a line, with 'text', 'style', and 'id' or 'question'"),
-        ([row(1), '{"id": "half a\n'], r"Line 2 of .*t\.jsonl is no JSON object \(.*\); write one trace a line"),
-        ([row(1), '{"id": "half a'], r"Line 2 of .*t\.jsonl is no JSON object"),
-        ([row(1), "\n", [1, 2]], r"Line 3 of .* is no JSON object \(a list instead\)"),
+        ([row(1), '{"id": "half a\n'], r"Line 2 of .*t\.jsonl can't be read as JSON: .*; write one trace a line"),
+        ([row(1), '{"id": "half a'], r"Line 2 of .*t\.jsonl can't be read as JSON"),
+        ([row(1), "\n", [1, 2]], r"Line 3 of .* is a list and not a JSON object"),
         (
             [{"id": "a", "style": "direct"}],
             r"Line 1 of .* has no 'text'; a trace needs the whole reply there \(or in 'trace'\)",
@@ -110,6 +113,40 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         kv.Traces.from_rows([])
 
 
+def test_an_array_and_tables_are_read_as_lines_are(tmp_path: Path) -> None:
+    rows = [row(i) for i in range(4)]
+    lines = kv.Traces.load(write(tmp_path / "t.jsonl", rows)).rows
+    array = tmp_path / "t.json"
+    for text in (json.dumps(rows), "\ufeff \n" + json.dumps(rows, indent=1)):
+        array.write_text(text, encoding="utf-8")
+        assert kv.Traces.load(array).rows == lines
+    for table in (pd.DataFrame(rows, index=range(3, 7)), datasets.Dataset.from_list(rows), iter(rows)):
+        assert kv.Traces.from_rows(table).rows == lines
+    array.write_text("[1]")
+    with pytest.raises(ValueError, match=r"Object 1 of .* is a int and not a JSON object"):
+        kv.Traces.load(array)
+
+
+def test_empty_cells_of_a_table_are_missing_and_its_integers_are_ids() -> None:
+    table = pd.DataFrame({"id": [3, 4], "question": ["a?", None], "style": "s", "text": "x"})
+    assert [(t.id, t.question) for t in kv.Traces.from_rows(table)] == [("3", "a?"), ("4", None)]
+    table = pd.DataFrame({"question": ["a?", "b?"], "style": "s", "text": ["x", float("nan")]})
+    with pytest.raises(ValueError, match="Line 2 of these rows has no 'text'"):
+        kv.Traces.from_rows(table)
+
+
+def test_what_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"id": "a", "style": "s", "text": "\\ud83d"}')
+    with pytest.raises(ValueError, match=r"Line 1 of .* can't be read as JSON: it holds half of a surrogate pair"):
+        kv.Traces.load(tmp_path / "t.jsonl")
+    with pytest.raises(ValueError, match="Line 1 of these rows holds half of a character"):
+        kv.Traces.from_rows([row(1, text="a \ud83d b")])
+    (tmp_path / "t.jsonl").write_text('{"id": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ValueError, match=r"Line 1 of .* can't be read as JSON: .*levels"):
+        kv.Traces.load(tmp_path / "t.jsonl")
+    assert not holds_traces(tmp_path / "t.jsonl")
+
+
 # --- tasks with traces ----------------------------------------------------------------------------------------
 
 
@@ -134,6 +171,22 @@ def test_questions_are_found_by_their_text_where_there_is_no_id(tokenizer: Any) 
         "Step 1: traced 0.",
         "Step 1: traced 1.",
     ]
+
+
+def test_ids_of_the_traces_own_do_not_hide_their_questions() -> None:
+    asked = Toy().questions("extraction", 2)
+    rows = [{"id": f"row-{i}", "question": q.text, "style": "s", "text": f"x{i}"} for i, q in enumerate(asked)]
+    task = kv.with_traces(Toy(), kv.Traces.from_rows(rows))
+    assert [(q.id, q.replies["s"]) for q in task.questions("extraction")] == [("toy/0", "x0"), ("toy/1", "x1")]
+
+
+def test_questions_are_found_in_composed_and_decomposed_characters() -> None:
+    class Town(Toy):
+        def questions(self, *arguments: Any) -> list[Any]:
+            return [replace(q, text="Where is Zu\u0308rich?") for q in super().questions(*arguments)[:1]]
+
+    traces = kv.Traces.from_rows([{"question": "Where is Z\u00fcrich?", "style": "s", "text": "There."}])
+    assert len(kv.with_traces(Town(), traces).questions("extraction")) == 1
 
 
 def test_only_questions_with_replies_in_both_styles_are_used(tokenizer: Any) -> None:
@@ -197,7 +250,7 @@ def test_the_rest_of_the_task_is_as_it_was(file: Path) -> None:
     plain = kv.tasks.get("tiny-tracking")
     question = plain.questions("extraction", 1)[0]
     task = kv.with_traces(plain, kv.Traces.from_rows([{"question": question.text, "style": "pirate", "text": "Arr."}]))
-    assert task.chat(question) == plain.chat(question) and list(task.extractors) == list(plain.extractors)
+    assert task.chat(question) == plain.chat(question) and list(task.rules) == list(plain.rules)
     assert (task.splits, task.closing) == (plain.splits, plain.closing)
     assert task.is_correct(question, question.replies["direct"]) and task.read_answer("The answer is B.") == "B"
     public = {name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")}

@@ -60,14 +60,16 @@ def test_swapping_the_sides_flips_the_sign(model: kv.Model) -> None:
     assert there.values.abs().max() > 0.05
 
 
-def test_equal_sides_give_nothing(model: kv.Model) -> None:
-    zero = kv.extract(model, kv.ContrastiveSet.from_texts(TEXTS, TEXTS), batch_size=5, progress=False)
-    assert zero.keys.abs().max() < 1e-5 and zero.values.abs().max() < 1e-5
+def test_equal_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="same in every pair, so the vectors would be zero: give the two sides"):
+        kv.ContrastiveSet.from_texts(TEXTS, TEXTS)
+    with pytest.raises(ValueError, match=r"same in 1 of 6 pairs \(the first is 2\)"):
+        kv.ContrastiveSet.from_texts(TEXTS, [*OTHERS[:2], TEXTS[2], *OTHERS[3:]])
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])
 def test_a_planted_direction_is_recovered(layer: int, tokenizer: Any) -> None:
-    """At the token that ends the positive prompts, a hook adds a known direction to one layer's keys and values."""
+    """At the token that ends the positive prompts, a known direction is added to one layer's keys and values."""
     hf = build("llama")
     generator = torch.Generator().manual_seed(7)
     planted = {name: 10 * torch.randn(32, generator=generator) for name in ("k_proj", "v_proj")}
@@ -76,13 +78,20 @@ def test_a_planted_direction_is_recovered(layer: int, tokenizer: Any) -> None:
         # nothing but the plant tells them apart
         hf.model.embed_tokens.weight[mark] = hf.model.embed_tokens.weight[other]
     marked: list[torch.Tensor] = []
-    hf.model.embed_tokens.register_forward_hook(lambda module, arguments, output: marked.append(arguments[0] == mark))
+
+    class Marking(torch.nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            marked.append(ids == mark)
+            return super().forward(ids)
+
+    class Planted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + marked[-1][..., None] * self.direction
+
+    hf.model.embed_tokens.__class__ = Marking
     for name, direction in planted.items():
-
-        def add(module: Any, arguments: Any, output: torch.Tensor, direction: torch.Tensor = direction) -> torch.Tensor:
-            return output + marked[-1][..., None] * direction
-
-        getattr(hf.model.layers[layer].self_attn, name).register_forward_hook(add)
+        projection = getattr(hf.model.layers[layer].self_attn, name)
+        projection.__class__, projection.direction = Planted, direction
     model = kv.load(hf, tokenizer)
     words = "the quick brown fox jumps over lazy dogs and then rests near old trees".split()
     lengths = [(5, 12), (12, 5)] * 20  # long and short on both sides
@@ -168,7 +177,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(
 
 
 def test_a_prompt_beyond_the_context_is_refused(model: kv.Model) -> None:
-    pairs = kv.ContrastiveSet.from_texts(["fox"] * 3, ["fox", "dog " * 600, "cat"])
+    pairs = kv.ContrastiveSet.from_texts(["fox"] * 3, ["dog", "dog " * 600, "cat"])
     with pytest.raises(
         ValueError, match=r"The negative prompt of pair 1 has \d+ tokens, but the context of .* is 512; use fewer shots"
     ):

@@ -188,7 +188,7 @@ def test_other_files_are_refused(model: kv.Model, tmp_path: Path) -> None:
     good = write_gguf(tmp_path / "v.gguf", some()).read_bytes()
     for size in (0, 3, 40, 200, len(good) - 300):
         (tmp_path / "cut.gguf").write_bytes(good[:size])
-        with pytest.raises(ValueError, match=r"cut\.gguf is no complete GGUF file .*export or download it again"):
+        with pytest.raises(ValueError, match=r"cut\.gguf isn't a complete GGUF file .*export or download it again"):
             kv.ActivationVectors.from_repeng(tmp_path / "cut.gguf", model)
     with pytest.raises(
         ValueError, match=r"model\.gguf is a GGUF file of architecture 'llama', not of a control vector"
@@ -206,7 +206,7 @@ def test_other_files_are_refused(model: kv.Model, tmp_path: Path) -> None:
     ):
         kv.ActivationVectors.from_steering_vectors(tmp_path / "w.safetensors", model)
     (tmp_path / "w.safetensors").write_bytes(b"{")
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"isn't a complete safetensors file .*save or download it again"):
         kv.ActivationVectors.from_steering_vectors(tmp_path / "w.safetensors", model)
 
 
@@ -216,7 +216,7 @@ def test_what_is_no_vector_is_refused(model: kv.Model, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"v\.txt doesn't end in \.gguf; export it with"):
         kv.ActivationVectors.from_repeng("v.txt", model)
     with pytest.raises(
-        ValueError, match="A dict holds no activation vectors; give the package's own vector, or a path"
+        ValueError, match="A dict doesn't hold activation vectors; give the package's own vector, or a path"
     ):
         kv.ActivationVectors.from_steering_vectors({1: torch.ones(64)}, model)
     with pytest.raises(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,101 @@ def without_values(path: Path) -> None:
     save_file({"keys": torch.ones(4, 2, 16)}, path, metadata={"format": "kvsteer_lab.vectors.1", "card": "{}"})
 
 
+GOOD = {
+    "model": "m",
+    "model_type": "llama",
+    "fingerprint": "2-0123456789abcdef-01234567",
+    "dtype": "torch.float32",
+    "keys": "post_rope",
+    "offset_id": 3,
+    "template_hash": None,
+    "n_pairs": 2,
+    "recipe": {"style": "stepwise"},
+    "history": ["* 2"],
+    "a field of a later version": 1,
+}
+FAULTS: list[dict[str, Any]] = [
+    {"keys": "foo"},
+    {"keys": 1},
+    {"offset_id": -1},
+    {"offset_id": 3.5},
+    {"offset_id": 3.0},
+    {"offset_id": True},
+    {"offset_id": "3"},
+    {"recipe": None},
+    {"recipe": []},
+    {"history": "abc"},
+    {"history": [1]},
+    {"n_pairs": -1},
+    {"n_pairs": 1e300},
+    {"model": None},
+    {"model": ["m"]},
+    {"fingerprint": 7},
+    {"dtype": {}},
+    {"note": None},
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_card_fields_of_other_types_are_refused_by_name(tmp_path: Path, fault: dict[str, Any]) -> None:
+    tensors = {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)}
+    for card, fits in ((GOOD, True), ({**GOOD, **fault}, False)):
+        about = {"format": "kvsteer_lab.vectors.1", "card": json.dumps(card)}
+        save_file(tensors, tmp_path / "vectors.safetensors", metadata=about)
+        if fits:
+            assert kv.KVVectors.load(tmp_path).card.history == ("* 2",)
+            continue
+        with pytest.raises(ValueError, match=rf"The card in .* can't be read: {next(iter(fault))}") as refused:
+            kv.KVVectors.load(tmp_path)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model": "\\ud83d"}', '{"n_pairs": NaN}', '{"n_pairs": 1e999}', "[]", "null", '"card"']
+)
+def test_cards_that_are_no_json_objects_are_refused(tmp_path: Path, text: str) -> None:
+    tensors = {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)}
+    save_file(tensors, tmp_path / "vectors.safetensors", metadata={"format": "kvsteer_lab.vectors.1", "card": text})
+    with pytest.raises(ValueError, match=r"The card in .* can't be read") as refused:
+        kv.KVVectors.load(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_a_file_is_refused_or_changes_nothing(model: kv.Model, tmp_path: Path, step: int) -> None:
+    vectors, refused = vectors_for(model, recipe={"style": "stepwise"}), 0
+    path = vectors.save(tmp_path / "vectors.safetensors")
+    content = path.read_bytes()
+    for place in range(0, len(content), step):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        try:
+            found = kv.KVVectors.load(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            assert torch.equal(found.keys, vectors.keys) and torch.equal(found.values, vectors.values)
+            assert found.card == vectors.card
+    assert refused > 0.9 * len(range(0, len(content), step))
+
+
+def test_a_file_of_an_earlier_release_has_no_checksum_and_loads(model: kv.Model, tmp_path: Path) -> None:
+    vectors = vectors_for(model)
+    about = {"format": "kvsteer_lab.vectors.1", "card": json.dumps(asdict(vectors.card))}
+    save_file({"keys": vectors.keys, "values": vectors.values}, tmp_path / "vectors.safetensors", metadata=about)
+    assert torch.equal(kv.KVVectors.load(tmp_path).keys, vectors.keys)
+
+
+def test_numbers_that_float32_cannot_hold_are_refused(model: kv.Model) -> None:
+    vectors = vectors_for(model)
+    with pytest.raises(ValueError, match="keys hold NaN or infinity"):
+        kv.KVVectors(torch.full((4, 2, 16), 1e300, dtype=torch.float64), vectors.values, vectors.card)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        vectors * 1e300
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        kv.ActivationVectors(torch.full((4, 64), 1e300, dtype=torch.float64), vectors.card)
+
+
 def broken_card(path: Path) -> None:
     save_file(
         {"keys": torch.ones(4, 2, 16), "values": torch.ones(4, 2, 16)},
@@ -276,13 +371,13 @@ def empty_card(path: Path) -> None:
     ("write", "message"),
     [
         (foreign, r"holds no steering vectors: it was not written by KVVectors\.save"),
-        (without_values, r"is no complete safetensors file .*save or download it again"),
+        (without_values, r"is not a complete safetensors file .*save or download it again"),
         (broken_card, r"card .* can't be read.*save or download it again"),
         (empty_card, r"card .* can't be read.*save or download it again"),
-        (lambda path: path.write_bytes(b""), r"is no complete safetensors file .*save or download it again"),
+        (lambda path: path.write_bytes(b""), r"is not a complete safetensors file .*save or download it again"),
         (
             lambda path: path.write_bytes(b"\x80\x04pickle" * 9),
-            r"is no complete safetensors file .*save or download it again",
+            r"is not a complete safetensors file .*save or download it again",
         ),
     ],
 )
@@ -298,7 +393,7 @@ def test_a_truncated_file_is_refused(share: float, vectors: kv.KVVectors, tmp_pa
     path = vectors.save(tmp_path / "v.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.KVVectors.load(path)
 
 

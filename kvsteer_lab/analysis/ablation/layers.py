@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ...evaluation.evaluate import evaluate
 from ...evaluation.grids import Grid, run_grid
 from ...evaluation.identity import describe, hash_of
 from ...evaluation.measures import measure_briefly
@@ -199,6 +198,7 @@ def confirm_best(
     Raises:
         ValueError: questions that the table was made from, a table that doesn't name them, is of another steering or
             has no masks, an unknown objective.
+        KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -233,10 +233,12 @@ def confirm_best(
     reached = masks["accuracy" if objective == "correct" else "reasoned"].tolist()
     size = [len(k.layers) * len(k.heads) * len(k.part.split(" and ")) for k in kept]
     best = kept[min(range(len(kept)), key=lambda i: (-reached[i], size[i]))].restrict(steering)
-    return evaluate(
+    grid = run_grid(
         model,
         task,
-        [steering, best, *best.controls(controls, seed)],
+        {"best": best},
+        controls=controls,
+        beside=[steering],
         n=n,
         split=split,
         seed=seed,
@@ -246,6 +248,7 @@ def confirm_best(
         out=out,
         progress=progress,
     )
+    return grid.results
 
 
 def _check_split(split: str) -> None:

@@ -1,13 +1,14 @@
-"""What a token costs under each method: the files that `benchmarks/decode.py` writes, as a table."""
+"""The time that a token takes under each method: the files that `benchmarks/decode.py` writes, as a table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from ..._util.json import read_json
 
 NAMES = {
     "nothing": "nothing added",
@@ -32,6 +33,19 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
 
     Raises:
         ValueError: no such file, or one that `benchmarks/decode.py` didn't write.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> import kvsteer_lab as kv
+        >>> ratio = {"median": 1.02, "low": 0.99, "high": 1.05}
+        >>> result = {"what": "time a token", "batch": 1, "nothing_over_plain": ratio, "steered_over_plain": ratio,
+        ...           "activation_over_plain": {"one-shot": ratio}}
+        >>> file = Path(tempfile.mkdtemp(), "decode-tiny.json")
+        >>> found = {"environment": {"device": "cpu", "cpu": "a CPU"}, "settings": {"model": "tiny"}}
+        >>> size = file.write_text(json.dumps(found | {"results": [result]}))
+        >>> kv.analysis.decode_costs(file).method.tolist()
+        ['nothing added', 'cache steering', 'activation, one-shot']
     """
     files = [
         file for path in map(Path, paths) for file in (sorted(path.glob("decode-*.json")) if path.is_dir() else [path])
@@ -43,7 +57,7 @@ def decode_costs(*paths: str | Path) -> pd.DataFrame:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_json(file, what=str(file))
         environment = found["environment"]
         device = environment["device"] if environment["device"] != "cpu" else environment["cpu"]
         for result in found["results"]:
@@ -67,6 +81,6 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
                 )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} is no file of benchmarks/decode.py with activation steering in it ({error!r}); run the benchmark"
-            " again."
+            f"{file} is not a file of benchmarks/decode.py with activation steering in it ({error!r}); run the"
+            " benchmark again."
         ) from error

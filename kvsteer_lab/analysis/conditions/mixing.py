@@ -1,4 +1,4 @@
-"""Style arithmetic: what a model says when two styles' vectors are interpolated, added or subtracted."""
+"""Style arithmetic: the styles of replies when two styles' vectors are interpolated, added or subtracted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.evaluate import evaluate
-from ...evaluation.results import Results
+from ...evaluation.grids import run_grid
+from ...evaluation.measures import share
+from ...interventions.base import Nothing
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
 from ...models.model import Model
-from ...stats.intervals import wilson
 from ...stats.significance import control_p
 from ...tasks.base import Task
 from ...tasks.styles import STYLES
@@ -55,13 +54,27 @@ def style_mixing(
 
     Raises:
         ValueError: what `style_mixes` or `kv.evaluate` refuses; before anything is computed.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="analogical", n=4, shots=1)
+        >>> other = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.style_mixing(model, task, steering, other, [0.5], **brief)
+        >>> table.mix.unique().tolist()
+        ['baseline', '0.5 stepwise + 0.5 analogical', 'stepwise + analogical', 'stepwise - analogical',
+         'analogical - stepwise']
     """
     mixes = style_mixes(first, second, weights)
-    drawn = [control for mix in mixes for control in random_controls(mix, controls, seed)] if controls else []
-    results = evaluate(
+    grid = run_grid(
         model,
         task,
-        [*mixes, *drawn],
+        {mix.label: mix for mix in mixes},
+        controls=controls,
         n=n,
         split=split,
         seed=seed,
@@ -70,19 +83,14 @@ def style_mixing(
         batch_size=batch_size,
         progress=progress,
     )
-    distinct = list(dict.fromkeys(float(w) for w in weights))
-    kinds = [("interpolation", w) for w in distinct] + [
-        ("sum", math.nan),
-        ("difference", math.nan),
-        ("difference", math.nan),
-    ]
+    between: list[tuple[str, float]] = [("interpolation", w) for w in dict.fromkeys(float(w) for w in weights)]
+    kinds = [*between, ("sum", math.nan), *[("difference", math.nan)] * 2]
     unit = (_norm(first) + _norm(second)) / 2
-    described = {"baseline": ("baseline", math.nan, 0.0)} | {
-        m.label: (*kind, _norm(m) / unit) for m, kind in zip(mixes, kinds, strict=True)
-    }
-    return pd.DataFrame(
-        [row for label, (kind, weight, size) in described.items() for row in _rows(results, label, kind, weight, size)]
-    )
+    rows = _rows(dict(mix=Nothing().label, kind="baseline", weight=math.nan, size=0.0), grid.baseline, [])
+    for mix, (kind, weight) in zip(mixes, kinds, strict=True):
+        place = dict(mix=mix.label, kind=kind, weight=weight, size=_norm(mix) / unit)
+        rows += _rows(place, grid.of(mix.label), grid.drawn(mix.label))
+    return pd.DataFrame(rows)
 
 
 def style_mixes(first: CacheSteering, second: CacheSteering, weights: Sequence[float] = WEIGHTS) -> list[CacheSteering]:
@@ -98,6 +106,16 @@ def style_mixes(first: CacheSteering, second: CacheSteering, weights: Sequence[f
     Raises:
         ValueError: no or infinite weights, steerings that differ in more than their vectors, vectors of different
             models, of one and the same style, or zero where they steer.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="analogical", n=4, shots=1)
+        >>> other = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> [mix.label for mix in kv.analysis.style_mixes(steering, other, [0, 1])][:3]
+        ['stepwise', 'analogical', 'stepwise + analogical']
     """
     if not weights or not all(math.isfinite(w) for w in weights):
         raise ValueError(
@@ -130,7 +148,7 @@ def _check(first: CacheSteering, second: CacheSteering) -> None:
     for steering in (first, second):
         if not isinstance(steering, CacheSteering):
             raise ValueError(f"Vectors of cache steering are mixed, kv.CacheSteering, not {type(steering).__name__}.")
-    for setting, attribute in dict(ck="ck", cv="cv", layers="scope", heads="heads", slot="slot").items():
+    for setting, attribute in dict(ck="ck", cv="cv", layers="edited_layers", heads="heads", slot="slot").items():
         ours, theirs = getattr(first, attribute), getattr(second, attribute)
         if ours != theirs:
             raise ValueError(
@@ -160,41 +178,22 @@ def _check(first: CacheSteering, second: CacheSteering) -> None:
 
 
 def _name(steering: CacheSteering) -> str:
-    return steering.name or str(steering.vectors.card.recipe.get("style", steering.label))
+    return steering.name or str(steering.style or steering.label)
 
 
 def _norm(steering: CacheSteering) -> float:
     """Of all that is added, over the steered layers and heads."""
-    own = steering.vectors.only(steering.scope, steering.heads)
+    own = steering.added
     return math.hypot(steering.ck * float(own.keys.double().norm()), steering.cv * float(own.values.double().norm()))
 
 
-def _rows(results: Results, label: str, kind: str, weight: float, size: float) -> list[dict[str, Any]]:
-    replies = results.rows[results.rows["sample"] == 0]
-    own = replies["style"][replies.intervention == label]
-    controls = replies[replies.control_of == label]
+def _rows(place: dict[str, Any], replies: pd.DataFrame, controls: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
     rows = []
     for style in (*STYLES, "other"):
-        hits = int((own == style).sum())
-        low, high = wilson(hits, len(own))
-        row = dict(
-            mix=label,
-            kind=kind,
-            weight=weight,
-            size=size,
-            style=style,
-            share=hits / len(own),
-            low=low,
-            high=high,
-            n=len(own),
-        )
-        if len(controls):
-            each = (controls["style"] == style).groupby(controls.intervention).mean()
-            row |= dict(
-                random=each.mean(),
-                random_low=each.quantile(0.025),
-                random_high=each.quantile(0.975),
-                p=control_p(hits / len(own), each.tolist()),
-            )
+        row = place | dict(style=style) | share(replies["style"] == style, "share") | dict(n=len(replies))
+        if controls:
+            each = pd.Series([(part["style"] == style).mean() for part in controls])
+            row |= dict(random=each.mean(), random_low=each.quantile(0.025), random_high=each.quantile(0.975))
+            row["p"] = control_p(row["share"], each.tolist())
         rows.append(row)
     return rows

@@ -1,4 +1,6 @@
-"""Does steering do more than choose the first tokens? Its own openings, put into the unsteered model's mouth."""
+"""Forced openings: the first tokens of each steered reply are forced on the unsteered model. This shows whether
+steering does more than choose the first tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,17 @@ import pandas as pd
 
 from ..._util.batching import in_batches
 from ..._util.progress import bar
+from ...evaluation.measures import share
 from ...generation.decoding import decode
-from ...generation.generate import check_intervention, generate
-from ...generation.rows import check_context, group_rows, make_rows
-from ...generation.settings import resolve
+from ...generation.generate import check_intervention, generate_all
+from ...generation.rows import Row, check_context, group_rows, make_rows
+from ...generation.settings import Settings, resolve
 from ...interventions.base import Intervention, Nothing
-from ...models.lock import LOCK
+from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import offset_token
-from ...stats.intervals import wilson
 from ...stats.significance import mcnemar
-from ...tasks.base import Task
+from ...tasks.base import Question, Task
 from ...tasks.styles import is_reasoned
 
 
@@ -56,6 +58,17 @@ def forced_openings(
 
     Raises:
         ValueError: no or negative lengths, or what `kv.generate` refuses.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.forced_openings(model, task, steering, lengths=[0, 4], **brief)
+        >>> table.k.tolist(), float(table.same_answer[0])
+        ([<NA>, 0, 4], 1.0)
     """
     if not lengths or min(lengths) < 0:
         raise ValueError(f"lengths must be one or more numbers of tokens, 0 or above, not {tuple(lengths)}.")
@@ -68,7 +81,7 @@ def forced_openings(
             " with its own opening."
         )
     settings = resolve(model, generation, chat=True)
-    steered = generate(
+    steered = generate_all(
         model, chats, method, offset=offset, generation=generation, batch_size=batch_size, progress=progress
     )
     openings = [[t for t in ids if t not in settings.eos] for ids in steered.token_ids]
@@ -93,25 +106,19 @@ def forced_openings(
     return pd.DataFrame(table).astype({"k": "Int64"})
 
 
-def _decode(model: Model, rows: Sequence[Any], settings: Any) -> list[list[int]]:
-
-    with LOCK:
-        return decode(model, rows, settings, 0)
+@locked
+def _decode(model: Model, rows: Sequence[Row], settings: Settings) -> list[list[int]]:
+    return decode(model, rows, settings, 0)
 
 
 def _measure(
-    task: Task, questions: Sequence[Any], texts: Sequence[str], steered: Sequence[str], k: int | None
+    task: Task, questions: Sequence[Question], texts: Sequence[str], steered: Sequence[str], k: int | None
 ) -> dict[str, Any]:
     rule = next(iter(task.extractors.values()))
-    right = [task.is_correct(q, t) for q, t in zip(questions, texts, strict=True)]
-    theirs = [task.is_correct(q, t) for q, t in zip(questions, steered, strict=True)]
-    same = [rule(q, a) == rule(q, b) for q, a, b in zip(questions, texts, steered, strict=True)]
-    low, high = wilson(sum(right), len(right))
-    counts = dict(
-        n=len(right),
-        accuracy=sum(right) / len(right),
-        low=low,
-        high=high,
-        reasoned=sum(map(is_reasoned, texts)) / len(texts),
+    right, theirs = (
+        [task.is_correct(q, t) for q, t in zip(questions, replies, strict=True)] for replies in (texts, steered)
     )
-    return dict(k=k, **counts, same_answer=sum(same) / len(same), p=None if k is None else mcnemar(right, theirs))
+    same = [rule(q, a) == rule(q, b) for q, a, b in zip(questions, texts, steered, strict=True)]
+    row = dict(k=k, n=len(right)) | share(pd.Series(right), "accuracy")
+    row |= dict(reasoned=sum(map(is_reasoned, texts)) / len(texts), same_answer=sum(same) / len(same))
+    return row | dict(p=None if k is None else mcnemar(right, theirs))

@@ -1,5 +1,5 @@
-"""How much hangs on the pairs: vectors from other seeds, fewer pairs, other numbers of shots, at equal relative
-dose.
+"""The dependence of an effect on the extraction: vectors from other seeds, fewer pairs, and other numbers of shots, all
+at equal relative dose.
 """
 
 from __future__ import annotations
@@ -7,27 +7,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ...evaluation.bands import band
-from ...evaluation.doses import check_adds, check_cache_steering, scaled
-from ...evaluation.evaluate import evaluate
-from ...evaluation.results import Results
-from ...interventions.cache import CacheSteering
-from ...interventions.controls import Control, random_controls
+from ...evaluation.grids import Grid, run_grid
+from ...interventions.base import Intervention
+from ...interventions.cache import CacheSteering, check_cache_steering
+from ...interventions.steering import check_adds
 from ...models.model import Model
-from ...stats.intervals import vector_bootstrap, wilson
+from ...stats.shares import vector_difference, vector_share
 from ...tasks.base import Task
 from ...vectors.extraction import extract_pairs
 from ...vectors.kv import KVVectors
 from ...vectors.norms import slot_norms
 from ...vectors.pairs import ContrastiveSet
-
-_RESAMPLES = 2000
 
 
 def vary_extraction(
@@ -69,15 +66,26 @@ def vary_extraction(
         `cv` (their mean coefficient), `n`; `accuracy` and `adopted` (the style asked for), means over the vectors, with
         `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95%
         intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions: they are for one more
-        vector extracted like these (`kv.stats.vector_bootstrap`), and Wilson's over questions where all replies of all
-        vectors agree; `tokens`; `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they
-        are added; with controls `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle
-        95% of random vectors at that dose, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as
-        well as the mean of the vectors.
+        vector extracted like these (`kv.stats.vector_difference`, `vector_share`); `tokens`; `cosine` and `cosine_min`,
+        mean and smallest cosine between two seeds' vectors as they are added; with controls `random_low`,
+        `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at that dose, and
+        `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the vectors.
 
     Raises:
         ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style
             they are of, keys alone, vectors that are zero, or what the builders of pairs and `kv.evaluate` refuse.
+        KeyboardInterrupt: the extraction or the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> made = dict(pairs=[2], shots=[1], seeds=[0, 1])
+        >>> table = kv.analysis.vary_extraction(model, task, steering, doses=[2.0], **made, **brief)
+        >>> table[["dose", "pairs", "vectors"]].values.tolist()
+        [[2.0, 2.0, 2.0]]
     """
     check_cache_steering(steering)
     recipe = _check(steering, doses, pairs, shots, seeds)
@@ -97,36 +105,37 @@ def vary_extraction(
             )
             differences = extract_pairs(model, drawn, keys=steering.vectors.card.keys or "post_rope", progress=progress)
             made += [_Vector(s, p, r, differences.take(range(p)).mean()) for p in dict.fromkeys(pairs)]
-    methods: dict[tuple[_Vector, float], CacheSteering] = {}
+    cells: dict[tuple[_Vector, float], CacheSteering] = {}
     for vector in made:
         own = replace(steering, vectors=vector.vectors, name=None)
         check_adds(own)
         unit = _unit(own, factor.mean(0))
         for dose in dict.fromkeys(float(d) for d in doses):
             name = f"{vector.shots} shots {vector.pairs} pairs seed {vector.seed} dose {dose:g}"
-            methods[vector, dose] = scaled(own, float(np.sign(steering.cv)) * dose / unit, name)  # type: ignore[assignment]
-    bands = _controls(methods, controls, seed)
-    settings: dict[str, Any] = dict(
-        n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress
+            cells[vector, dose] = own.at(float(np.sign(steering.cv)) * dose / unit, name)
+    grid = run_grid(
+        model,
+        task,
+        cells,
+        controls=_controls(cells, controls, seed),
+        n=n,
+        split=split,
+        seed=seed,
+        offset=offset,
+        generation=generation,
+        batch_size=batch_size,
+        progress=progress,
     )
-    results = evaluate(model, task, [*methods.values(), *(c for band in bands.values() for c in band)], **settings)
-    if not results.complete:
-        raise KeyboardInterrupt("the run was interrupted")
     rows = []
-    for dose in dict.fromkeys(dose for _, dose in methods):
-        replies = [results.of(c.label) for c in bands.get(dose, [])]
-        correct, adopted = (
-            [p.correct.mean() for p in replies],
-            [(p["style"] == recipe["style"]).mean() for p in replies],
-        )
+    for dose in dict.fromkeys(dose for _, dose in cells):
+        replies = [part for key in grid.controls if key[1] == dose for part in grid.drawn(key)]
+        correct = [float(part.correct.mean()) for part in replies]
+        adopted = [float((part["style"] == recipe["style"]).mean()) for part in replies]
         for s in dict.fromkeys(shots):
             for p in dict.fromkeys(pairs):
-                same = [steered for (v, d), steered in methods.items() if (v.shots, v.pairs, d) == (s, p, dose)]
-                row = (
-                    dict(dose=dose, shots=s, pairs=p, vectors=len(same))
-                    | _measure(results, same, recipe["style"])
-                    | _cosines(same)
-                )
+                same = [key for key in cells if (key[0].shots, key[0].pairs, key[1]) == (s, p, dose)]
+                row: dict[str, Any] = dict(dose=dose, shots=s, pairs=p, vectors=len(same))
+                row |= _measure(grid, same, recipe["style"]) | _cosines([cells[key] for key in same])
                 rows.append(row | band(row["accuracy"], correct) | band(row["adopted"], adopted, "adopted"))
     return pd.DataFrame(rows)
 
@@ -165,44 +174,44 @@ def _check(
 
 def _unit(steering: CacheSteering, factor: torch.Tensor) -> float:
     """|S^V| / |V| averaged over the edited layers; `factor` is the mean of 1 / |V| over prompts, per layer."""
-    size = steering.vectors.only(steering.scope, steering.heads).values.flatten(1).norm(dim=-1)
-    if not size[list(steering.scope)].any():
+    size, layers = steering.added.values.flatten(1).norm(dim=-1), list(steering.edited_layers)
+    if not size[layers].any():
         raise ValueError(
             "The values of a vector that was extracted anew are zero in the steered layers, so it has no dose; steer"
             " other layers."
         )
-    return float((size * factor)[list(steering.scope)].mean())
+    return float((size * factor)[layers].mean())
 
 
-def _controls(methods: Mapping[tuple[_Vector, float], CacheSteering], n: int, seed: int) -> dict[float, list[Control]]:
-    most = max(vector.pairs for vector, _ in methods)
-    first = next(vector for vector, _ in methods if vector.pairs == most)
-    return (
-        {dose: random_controls(own, n, seed) for (vector, dose), own in methods.items() if vector is first} if n else {}
+_Key = tuple[_Vector, float]
+
+
+def _controls(cells: Mapping[_Key, CacheSteering], n: int, seed: int) -> dict[_Key, Sequence[Intervention]]:
+    """Of the first seed's vectors from most pairs, at each dose."""
+    most = max(vector.pairs for vector, _ in cells)
+    first = next(vector for vector, _ in cells if vector.pairs == most)
+    return {key: own.controls(n, seed) for key, own in cells.items() if key[0] is first}
+
+
+def _measure(grid: Grid[_Key], same: Sequence[_Key], style: str) -> dict[str, Any]:
+    parts = [grid.of(key) for key in same]
+    correct = np.stack([part.correct for part in parts]).astype(float)
+    adopted = np.stack([part["style"] == style for part in parts]).astype(float)
+    gain, taken = vector_difference(correct, grid.baseline.correct.tolist()), vector_share(adopted)
+    row: dict[str, Any] = dict(
+        cv=float(np.mean([cast(CacheSteering, grid.cells[key]).cv for key in same])), n=correct.shape[1]
     )
-
-
-def _measure(results: Results, own: Sequence[CacheSteering], style: str) -> dict[str, Any]:
-    parts = [results.of(steered.label) for steered in own]
-    correct, adopted = (
-        np.stack([p.correct for p in parts]).astype(float),
-        np.stack([p["style"] == style for p in parts]).astype(float),
-    )
-    gain = vector_bootstrap(correct, results.of("baseline").correct.astype(float).tolist(), n=_RESAMPLES)
-    taken = vector_bootstrap(adopted, [0.0] * adopted.shape[1], n=_RESAMPLES)
-    row: dict[str, Any] = dict(cv=float(np.mean([steered.cv for steered in own])), n=correct.shape[1])
     for name, values in (("accuracy", correct.mean(1)), ("adopted", adopted.mean(1))):
         row |= {name: float(values.mean()), f"{name}_min": float(values.min()), f"{name}_max": float(values.max())}
-    low, high = (taken.low, taken.high) if 0 < adopted.mean() < 1 else wilson(int(adopted[0].sum()), adopted.shape[1])
-    row |= dict(adopted_low=low, adopted_high=high, gain=gain.value, low=gain.low, high=gain.high)
-    return row | dict(tokens=float(np.mean([p.tokens.mean() for p in parts])))
+    row |= dict(adopted_low=taken.low, adopted_high=taken.high, gain=gain.value, low=gain.low, high=gain.high)
+    return row | dict(tokens=float(np.mean([part.tokens.mean() for part in parts])))
 
 
-def _cosines(own: Sequence[CacheSteering]) -> dict[str, float]:
+def _cosines(steerings: Sequence[CacheSteering]) -> dict[str, float]:
     """Between what any two of the steerings add."""
-    added = []
-    for steered in own:
-        chosen = steered.vectors.only(steered.scope, steered.heads)
-        added.append(torch.cat([(steered.ck * chosen.keys).flatten(), (steered.cv * chosen.values).flatten()]).double())
-    each = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in combinations(added, 2)]
-    return dict(cosine=float(np.mean(each)), cosine_min=min(each))
+    added = [
+        torch.cat([(each.ck * each.added.keys).flatten(), (each.cv * each.added.values).flatten()]).double()
+        for each in steerings
+    ]
+    found = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in combinations(added, 2)]
+    return dict(cosine=float(np.mean(found)), cosine_min=min(found))

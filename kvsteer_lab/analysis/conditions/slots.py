@@ -1,4 +1,6 @@
-"""Where the vector goes and what is read behind it: the steered slot, and the offset token."""
+"""The steered slot and the offset token: the same vectors in other slots of the prompt, or read through other offset
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.bands import band, control_means
-from ...evaluation.doses import check_cache_steering, unit_doses
-from ...evaluation.evaluate import evaluate
-from ...evaluation.measures import measure, style_of
-from ...evaluation.results import Results
+from ...evaluation.grids import run_grid
+from ...evaluation.measures import measure
 from ...interventions.base import Intervention
-from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
+from ...interventions.cache import CacheSteering, check_cache_steering
 from ...interventions.offset import OtherOffset
 from ...interventions.together import Together
 from ...models.model import Model
 from ...models.prompts import offset_token
-from ...stats.significance import holm, mcnemar
+from ...stats.significance import holm
 from ...tasks.base import Task
 
 NO_OFFSET = "no offset"
@@ -51,7 +49,7 @@ def slot_response(
         split: never `"test"`.
 
     Returns:
-        One row per slot behind one of the baseline (without a slot): `slot`, `token` (what stands there in most
+        One row per slot, after one for the baseline (without a slot): `slot`, `token` (what stands there in most
         prompts); `dose_keys` and `dose_values`, the norm of what is added over the norm of that slot's own keys or
         values, averaged over layers and prompts; `n`, `accuracy` and the other measures of `coefficient_grid`; the
         exact McNemar test `p` against the baseline and `p_holm`; with controls `random_low`, `random_high`, the middle
@@ -60,6 +58,17 @@ def slot_response(
     Raises:
         ValueError: the test split, no slots, one that isn't negative or lies outside a prompt, vectors that are zero,
             or what `kv.evaluate` refuses.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.slot_response(model, task, steering, [-1, -2], **brief)
+        >>> table[["slot", "token"]].values.tolist()
+        [[<NA>, ''], [-1, '\\n'], [-2, 'assistant']]
     """
     _check_split(split)
     if len(slots) == 0:
@@ -70,29 +79,30 @@ def slot_response(
             " last."
         )
     check_cache_steering(steering)
-    methods = {slot: replace(steering, slot=slot, name=f"slot {slot}") for slot in dict.fromkeys(slots)}
-    drawn = [c for own in methods.values() for c in (random_controls(own, controls, seed) if controls else [])]
-    settings: dict[str, Any] = dict(
-        n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress
+    cells = {slot: replace(steering, slot=slot, name=f"slot {slot}") for slot in dict.fromkeys(slots)}
+    grid = run_grid(
+        model,
+        task,
+        cells,
+        controls=controls,
+        n=n,
+        split=split,
+        seed=seed,
+        offset=offset,
+        generation=generation,
+        batch_size=batch_size,
+        progress=progress,
     )
-    results = _finished(evaluate(model, task, [*methods.values(), *drawn], **settings))
     prompts = [task.chat(q) for q in task.questions(split, n, seed)]
-    rows = [
-        dict(slot=None, token="", dose_keys=0.0, dose_values=0.0, **measure(results.of("baseline"), style_of(steering)))
-    ]
-    for slot, own in methods.items():
-        unit = unit_doses(model, own, prompts)
-        place = dict(
-            slot=slot,
-            token=_token(model, prompts, slot),
-            dose_keys=abs(own.ck) * unit["keys"],
-            dose_values=abs(own.cv) * unit["values"],
-        )
-        rows.append(
-            place | measure(results.of(own.label), style_of(steering)) | _tested(results, own.label, "baseline")
-        )
-    table = pd.DataFrame(rows).astype({"slot": "Int64"})
-    return _corrected(table)
+    place: dict[str, Any] = dict(slot=None, token="", dose_keys=0.0, dose_values=0.0)
+    rows = [place | measure(grid.baseline, steering.style)]
+    for slot, own in cells.items():
+        unit = own.unit_doses(model, prompts)
+        place = dict(slot=slot, token=_token(model, prompts, slot))
+        place |= dict(dose_keys=abs(own.ck) * unit["keys"], dose_values=abs(own.cv) * unit["values"])
+        tested = dict(p=grid.p_against(slot)) | grid.beside_controls(slot)
+        rows.append(place | measure(grid.of(slot), steering.style) | tested)
+    return _correct(pd.DataFrame(rows).astype({"slot": "Int64"}))
 
 
 def offset_response(
@@ -127,6 +137,17 @@ def offset_response(
     Raises:
         ValueError: the test split, no offsets, one that isn't one token, a steering of another slot, vectors that are
             zero, or what `kv.evaluate` refuses.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.offset_response(model, task, steering, ["."], **brief)
+        >>> table[["offset", "vector"]].values.tolist()
+        [["'.'", 'baseline'], ["'.'", 'steering']]
     """
     _check_split(split)
     if len(offsets) == 0:
@@ -141,37 +162,35 @@ def offset_response(
     real = [o for o in chosen if o is not None]
     for known in real:
         offset_token(model.tokenizer, known)
-    pairs: dict[str | int, tuple[Intervention, Intervention]] = {
-        o: (OtherOffset(o), Together(steering, OtherOffset(o))) for o in real
-    }
-    settings: dict[str, Any] = dict(
-        n=n, split=split, seed=seed, generation=generation, batch_size=batch_size, progress=progress
+    plain = {o: OtherOffset(o) for o in real}
+    steered: dict[str | int, Intervention] = {o: Together(steering, plain[o]) for o in real}
+    drawn = {o: [Together(c, plain[o]) for c in steering.controls(controls, seed)] for o in real}
+    grid = run_grid(
+        model,
+        task,
+        steered,
+        controls=drawn,
+        beside=list(plain.values()),
+        n=n,
+        split=split,
+        seed=seed,
+        generation=generation,
+        batch_size=batch_size,
+        progress=progress,
     )
-    drawn = [
-        Together(c, OtherOffset(o))
-        for o in real
-        for c in (random_controls(steering, controls, seed) if controls else [])
-    ]
-    results = _finished(evaluate(model, task, [*(m for pair in pairs.values() for m in pair), *drawn], **settings))
-    style = style_of(steering)
     rows: list[dict[str, Any]] = []
     for o in chosen:
         if o is None:
-            rows.append(dict(offset="none", vector="baseline", **measure(results.of(NO_OFFSET), style), note=""))
+            replies = grid.of_label(NO_OFFSET)
+            rows.append(dict(offset="none", vector="baseline") | measure(replies, steering.style) | dict(note=""))
             rows.append(dict(offset="none", vector="steering", note="no token is left to read the last slot"))
             continue
-        plain, steered = (method.label for method in pairs[o])
-        rows.append(dict(offset=repr(o), vector="baseline", **measure(results.of(plain), style), note=""))
-        rows.append(
-            dict(
-                offset=repr(o),
-                vector="steering",
-                **measure(results.of(steered), style),
-                **_tested(results, steered, plain),
-                note="",
-            )
-        )
-    table = _corrected(pd.DataFrame(rows)).astype({"n": "Int64"})
+        label = plain[o].label
+        tested = dict(p=grid.p_against(o, label)) | grid.beside_controls(o)
+        for vector, replies, tests in (("baseline", grid.of_label(label), {}), ("steering", grid.of(o), tested)):
+            measured = measure(replies, steering.style) | tests
+            rows.append(dict(offset=repr(o), vector=vector) | measured | dict(note=""))
+    table = _correct(pd.DataFrame(rows)).astype({"n": "Int64"})
     return table[[c for c in table.columns if c != "note"] + ["note"]]
 
 
@@ -180,20 +199,8 @@ def _check_split(split: str) -> None:
         raise ValueError("Slots and offset tokens are never chosen on test questions; look at split='dev'.")
 
 
-def _finished(results: Results) -> Results:
-    if not results.complete:
-        raise KeyboardInterrupt("the run was interrupted")
-    return results
-
-
-def _tested(results: Results, label: str, against: str) -> dict[str, float]:
-    own = results.of(label).correct
-    found = dict(p=mcnemar(own.tolist(), results.of(against).correct.tolist()))
-    return found | band(float(own.mean()), control_means(results.rows, label))
-
-
-def _corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """With Holm's correction for all tests of the table."""
+def _correct(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with Holm's correction for all of its tests."""
     table = table if "p" in table else table.assign(p=float("nan"))
     place = table.columns.get_loc("p") + 1
     table.insert(place, "p_holm", pd.Series(holm(table.p.dropna().tolist()), index=table.p.dropna().index, dtype=float))

@@ -1,4 +1,4 @@
-"""What sampling does to a steering: greedy replies beside sampled ones, at several temperatures."""
+"""The effect of sampling on a steering: greedy replies beside sampled ones, at several temperatures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from ...evaluation.bands import control_means
-from ...evaluation.doses import Steering, check_adds, controls_of
-from ...evaluation.evaluate import evaluate
-from ...evaluation.measures import style_of
+from ...evaluation.grids import run_grid
+from ...evaluation.measures import lengths, measure_samples
+from ...interventions.steering import Steering, check_adds
 from ...models.model import Model
-from ...stats.intervals import clustered_mean, paired_bootstrap, wilson
-from ...stats.significance import control_p
+from ...stats.shares import paired_difference
 from ...tasks.base import Task
 
 
@@ -50,15 +48,25 @@ def temperature_response(
         (questions), `samples`; the shares `accuracy`,
         `reasoned` and `adopted` (the vectors' own style, NaN if they don't say) with their 95% intervals `low`, `high`,
         `reasoned_low` and so on; `tokens`, the mean length; `truncated`, the share of replies cut at `max_new_tokens`.
-        Intervals are clustered by question and cut at 0 and 1; for one reply a question, and where all replies agree,
-        they are Wilson's, each question counted once. Random vectors are one row: their mean and the middle 95% of
-        them. The steering's rows also hold `gain`, `gain_low`, `gain_high`, what it adds to the baseline's accuracy
-        (paired bootstrap over questions, each with all of its samples on both sides), and with controls `p_random`, the
-        share of them (plus one) that are as accurate.
+        Intervals are Wilson's, clustered by question (`kv.stats.clustered_share`). Random vectors are one row: their
+        mean and the middle 95% of them. The steering's rows also hold `gain`, `gain_low`, `gain_high`, what it adds to
+        the baseline's accuracy (Newcombe's interval for paired questions, each with all of its samples on both sides),
+        and with controls `p_random`, the share of them (plus one) that are as accurate.
 
     Raises:
         ValueError: no temperatures, one that is negative, NaN or infinite, fewer than one sample, vectors that are
             zero, or what `kv.evaluate` refuses; before anything is computed.
+        KeyboardInterrupt: a run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(n=2, samples=2, max_new_tokens=4, progress=False)
+        >>> table = kv.analysis.temperature_response(model, task, steering, [0.0, 1.0], **brief)
+        >>> table[["temperature", "vector", "samples"]].values.tolist()
+        [[0.0, 'baseline', 1], [0.0, 'steering', 1], [1.0, 'baseline', 2], [1.0, 'steering', 2]]
     """
     if len(temperatures) == 0:
         raise ValueError("There are no temperatures to try; pass at least one, 0 for greedy decoding.")
@@ -67,13 +75,16 @@ def temperature_response(
     if samples < 1 or samples != int(samples):
         raise ValueError(f"samples={samples} gives no replies; ask for at least 1.")
     check_adds(steering)
-    drawn = controls_of(steering, controls, seed)
     rows = []
     for t in dict.fromkeys(float(t) for t in temperatures):
-        generation: dict[str, Any] = dict(max_new_tokens=max_new_tokens) | (
-            dict(do_sample=True, temperature=t, top_k=0, top_p=1.0) if t else {}
-        )
-        settings = dict(
+        generation: dict[str, Any] = dict(max_new_tokens=max_new_tokens)
+        if t:
+            generation |= dict(do_sample=True, temperature=t, top_k=0, top_p=1.0)
+        grid = run_grid(
+            model,
+            task,
+            {"steering": steering},
+            controls=controls,
             n=n,
             split=split,
             seed=seed,
@@ -81,74 +92,31 @@ def temperature_response(
             generation=generation,
             samples=samples if t else 1,
             batch_size=batch_size,
+            progress=progress,
         )
-        results = evaluate(model, task, [steering, *drawn], progress=progress, **settings)  # type: ignore[arg-type]
-        if not results.complete:
-            raise KeyboardInterrupt("the run was interrupted")
-        style = style_of(steering)
-        replies = results.rows.assign(adopted=(results.rows["style"] == style) if style is not None else math.nan)
-        plain, steered = (replies[replies.intervention == label] for label in ("baseline", steering.label))
-        rows.append(dict(temperature=t, vector="baseline", **_measure(plain)))
-        each = control_means(replies, steering.label)
-        p_random = dict(p_random=control_p(float(steered.correct.mean()), each)) if each else {}
-        rows.append(dict(temperature=t, vector="steering", **_measure(steered), **_gain(steered, plain), **p_random))
+        plain, steered, drawn = grid.baseline, grid.of("steering"), grid.drawn("steering")
+        beside = grid.beside_controls("steering")
+        p_random = {name: beside[name] for name in ("p_random",) if name in beside}
+        rows.append(dict(temperature=t, vector="baseline") | measure_samples(plain, steering.style))
+        measured = measure_samples(steered, steering.style)
+        rows.append(dict(temperature=t, vector="steering") | measured | _gain(steered, plain) | p_random)
         if drawn:
-            rows.append(dict(temperature=t, vector="random", **_pool(replies[replies.control_of == steering.label])))
+            rows.append(dict(temperature=t, vector="random") | _pool(drawn, steering.style))
     return pd.DataFrame(rows)
 
 
 def _gain(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
-    both = ours.merge(theirs, on=["question", "sample"], suffixes=("", "_plain"), validate="one_to_one")
-    found = paired_bootstrap(both.correct.tolist(), both.correct_plain.tolist(), clusters=both.question.tolist())
+    sides = [(part.correct.tolist(), part.question.tolist()) for part in (ours, theirs)]
+    (own, questions), (other, their_questions) = sides
+    found = paired_difference(own, other, clusters=questions, their_clusters=their_questions)
     return dict(gain=found.value, gain_low=found.low, gain_high=found.high)
 
 
-def _sizes(replies: pd.DataFrame) -> dict[str, Any]:
-    return dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
-
-
-def _ends(replies: pd.DataFrame) -> dict[str, float]:
-    return dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
-
-
-def _measure(replies: pd.DataFrame) -> dict[str, Any]:
-    row = _sizes(replies)
-    for column, name, prefix in (
-        ("correct", "accuracy", ""),
-        ("reasoned", "reasoned", "reasoned_"),
-        ("adopted", "adopted", "adopted_"),
-    ):
-        low, high = _interval(replies[column], replies.question)
-        row |= {name: float(replies[column].mean()), f"{prefix}low": low, f"{prefix}high": high}
-    return row | _ends(replies)
-
-
-def _pool(replies: pd.DataFrame) -> dict[str, Any]:
-    row = _sizes(replies)
-    for column, name, prefix in (
-        ("correct", "accuracy", ""),
-        ("reasoned", "reasoned", "reasoned_"),
-        ("adopted", "adopted", "adopted_"),
-    ):
-        each = replies.groupby("intervention")[column].mean()
-        row |= {
-            name: float(each.mean()),
-            f"{prefix}low": float(each.quantile(0.025)),
-            f"{prefix}high": float(each.quantile(0.975)),
-        }
-    return row | _ends(replies)
-
-
-def _interval(hits: pd.Series, questions: pd.Series) -> tuple[float, float]:
-    """Clustered by question. Replies that all agree have no spread to estimate: then each question counts as one reply,
-    as it does where there is one.
-    """
-    if hits.isna().any():
-        return math.nan, math.nan
-    distinct = questions.nunique()
-    if distinct == len(hits):
-        return wilson(int(hits.sum()), distinct)
-    if hits.nunique() == 1:
-        return wilson(distinct if bool(hits.iloc[0]) else 0, distinct)
-    found = clustered_mean(hits.astype(float).tolist(), questions.tolist())
-    return max(0.0, found.low), min(1.0, found.high)
+def _pool(controls: Sequence[pd.DataFrame], style: str | None) -> dict[str, Any]:
+    """Random vectors as one row: the mean of their shares, and the middle 95% of them."""
+    each = pd.DataFrame([measure_samples(part, style) for part in controls])
+    row: dict[str, Any] = dict(n=int(each.n.iloc[0]), samples=int(each.samples.iloc[0]))
+    for name, prefix in (("accuracy", ""), ("reasoned", "reasoned_"), ("adopted", "adopted_")):
+        low, high = each[name].quantile([0.025, 0.975])
+        row |= {name: float(each[name].mean()), f"{prefix}low": float(low), f"{prefix}high": float(high)}
+    return row | lengths(pd.concat(controls))

@@ -1,5 +1,5 @@
-"""Ways to go on behind an edited first turn, which tell apart the text that it left, that text's keys and values, and
-the slot itself.
+"""Histories of a conversation after an edited first turn. They differ in what is left of the edit: the reply's text,
+that text's keys and values in the cache, and the edited slot itself.
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
-
 from ...edits.cache import CacheDelta
 from ...generation.conversation import Conversation
 from ...generation.settings import Settings
 from ...interventions.cache import CacheSteering
-from ...models.lock import LOCK
+from ...models.lock import locked
 from ...models.model import Model
+from ..watched_token import log_odds
 
 Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Way:
-    """What of the first turn's edit is left when the second turn begins.
+class History:
+    """What is left of the first turn's edit when the second turn begins.
 
     Attributes:
         text: whether the first reply is the steered one; otherwise it is replaced by the plain one.
@@ -37,16 +36,16 @@ class Way:
     again: bool = False
 
 
-WAYS = {
-    "kept": Way(text=True, traces=True, slot=True),
-    "subtracted": Way(text=True, traces=True, slot=False),
-    "re-prefilled": Way(text=True, traces=False, slot=False),
-    "plain reply": Way(text=False, traces=True, slot=True),
-    "traces alone": Way(text=False, traces=True, slot=False),
-    "slot alone": Way(text=False, traces=False, slot=True),
-    "every turn": Way(text=True, traces=True, slot=True, again=True),
+HISTORIES = {
+    "kept": History(text=True, traces=True, slot=True),
+    "subtracted": History(text=True, traces=True, slot=False),
+    "re-prefilled": History(text=True, traces=False, slot=False),
+    "plain reply": History(text=False, traces=True, slot=True),
+    "traces alone": History(text=False, traces=True, slot=False),
+    "slot alone": History(text=False, traces=False, slot=True),
+    "every turn": History(text=True, traces=True, slot=True, again=True),
 }
-"""By name; what they do is told in `follow_conversations`."""
+"""By name; `follow_conversations` explains each."""
 
 
 class Reply(NamedTuple):
@@ -75,50 +74,51 @@ class Dialogues:
     settings: Settings
     token: int
 
+    @locked
     def plainly(self, batch: Sequence[int]) -> list[list[Reply]]:
         """All replies of some conversations in which nothing is added."""
+        state = Conversation(self.model, [self.prompts[c][0] for c in batch])
+        return _by_row([self._answer(state), *self._later(state, batch, None)])
 
-        with LOCK:
-            state = Conversation(self.model, [self.prompts[c][0] for c in batch])
-            return _by_row([self._answer(state), *self._later(state, batch, None)])
-
+    @locked
     def edited(
-        self, units: Sequence[tuple[CacheSteering, int]], plain: Mapping[int, Sequence[Reply]], ways: Sequence[str]
+        self, units: Sequence[tuple[CacheSteering, int]], plain: Mapping[int, Sequence[Reply]], histories: Sequence[str]
     ) -> dict[str, list[list[Reply]]]:
-        """By way, all replies of conversations whose first turn is edited: (steering, conversation) pairs, and the
+        """By history, all replies of conversations whose first turn is edited: (steering, conversation) pairs, and the
         plain replies by conversation.
 
-        What is the same in several ways (an edit that didn't change the first reply, say) is computed once.
+        What is the same in several histories (an edit that didn't change the first reply, say) is computed once.
         """
-
         batch = [c for _, c in units]
         known: dict[tuple[Any, ...], Sequence[Reply]] = {
             (row, tuple(plain[c][0].ids), False, False, False): plain[c][1:] for row, c in enumerate(batch)
         }
         found = {}
-        with LOCK:
-            first = Conversation(self.model, [self.prompts[c][0] for c in batch])
-            deltas = placed(self.model, units, first.cached)
-            first.add(deltas)
-            steered = self._answer(first)
-            for name in ways:
-                way = WAYS[name]
-                opening = steered if way.text else [plain[c][0] for c in batch]
-                keys = [(row, tuple(reply.ids), way.traces, way.slot, way.again) for row, reply in enumerate(opening)]
-                fresh = [row for row, key in enumerate(keys) if key not in known]
-                if fresh:
-                    own, added = [batch[row] for row in fresh], [deltas[row] for row in fresh]
-                    goes_on = way.text and way.traces
-                    state = (
-                        first.fork(fresh)
-                        if goes_on
-                        else self._read(own, [opening[row] for row in fresh], added if way.traces else None)
-                    )
-                    if way.slot != way.traces:
-                        state.add(added if way.slot else [minus(row) for row in added])
-                    later = _by_row(self._later(state, own, [units[row] for row in fresh] if way.again else None))
-                    known |= {keys[row]: replies for row, replies in zip(fresh, later, strict=True)}
-                found[name] = [[reply, *known[key]] for reply, key in zip(opening, keys, strict=True)]
+        first = Conversation(self.model, [self.prompts[c][0] for c in batch])
+        deltas = placed(self.model, units, first.cached)
+        first.add(deltas)
+        steered = self._answer(first)
+        for name in histories:
+            history = HISTORIES[name]
+            opening = steered if history.text else [plain[c][0] for c in batch]
+            keys = [
+                (row, tuple(reply.ids), history.traces, history.slot, history.again)
+                for row, reply in enumerate(opening)
+            ]
+            fresh = [row for row, key in enumerate(keys) if key not in known]
+            if fresh:
+                own, added = [batch[row] for row in fresh], [deltas[row] for row in fresh]
+                goes_on = history.text and history.traces
+                state = (
+                    first.fork(fresh)
+                    if goes_on
+                    else self._read(own, [opening[row] for row in fresh], added if history.traces else None)
+                )
+                if history.slot != history.traces:
+                    state.add(added if history.slot else [minus(row) for row in added])
+                later = _by_row(self._later(state, own, [units[row] for row in fresh] if history.again else None))
+                known |= {keys[row]: replies for row, replies in zip(fresh, later, strict=True)}
+            found[name] = [[reply, *known[key]] for reply, key in zip(opening, keys, strict=True)]
         return found
 
     def _read(
@@ -145,10 +145,8 @@ class Dialogues:
 
     def _answer(self, state: Conversation) -> list[Reply]:
         replies, logits = state.answer(self.tail, self.settings)
-        others = logits.float().clone()
-        chosen = others[:, self.token].clone()
-        others[:, self.token] = -torch.inf
-        return [Reply(ids, odds) for ids, odds in zip(replies, (chosen - others.logsumexp(-1)).tolist(), strict=True)]
+        odds = log_odds(logits.float(), self.token).tolist()
+        return [Reply(ids, each) for ids, each in zip(replies, odds, strict=True)]
 
 
 def _by_row(turns: Sequence[Sequence[Reply]]) -> list[list[Reply]]:

@@ -1,5 +1,5 @@
-"""What conversations show of an edit, turn by turn: shares with intervals, paired tests against the plain
-conversations, and random vectors.
+"""Persistence summary: what conversations show of an edit in each turn. Shares with intervals, paired tests against the
+plain conversations, and random vectors.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ def summarise_turns(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Raises:
         ValueError: a table without plain conversations.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = pd.DataFrame([(way, c, t) for way in ("plain", "kept") for c in (0, 1) for t in (1, 2)],
+        ...                     columns=["way", "conversation", "turn"])
+        >>> rows = rows.assign(vector=rows.way, control_of=None, tokens=4, odds=0.0, correct=True, adopted=False)
+        >>> table = kv.analysis.summarise_turns(rows.assign(reasoned=rows.way == "kept"))
+        >>> table[["way", "turn", "reasoned"]].values.tolist()
+        [['plain', 1, 0.0], ['plain', 2, 0.0], ['kept', 1, 1.0], ['kept', 2, 1.0]]
     """
     if "way" not in rows or "plain" not in set(rows.way):
         raise ValueError(

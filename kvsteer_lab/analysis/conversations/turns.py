@@ -1,4 +1,6 @@
-"""How long does one edit last? Conversations that go on behind it in several ways, beside plain ones."""
+"""The persistence of one edit in conversations: the first turn is edited, and later turns follow in several histories,
+beside plain conversations.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +15,20 @@ from ...generation.conversation import check_going_on, next_turn
 from ...generation.settings import resolve
 from ...interventions.base import Intervention, Nothing
 from ...interventions.cache import CacheSteering
-from ...interventions.controls import random_controls
 from ...models.model import Model
 from ...models.prompts import offset_token
 from ...tasks.base import Question, Task
 from ...tasks.styles import detect_style, is_reasoned
 from ..checks import check_steering
 from ..watched_token import first_tokens, token_id
-from .histories import WAYS, Dialogues, Ids, Reply
+from .histories import HISTORIES, Dialogues, Ids, Reply
 
 
 def follow_conversations(
     model: Model,
     task: Task,
     steering: CacheSteering,
-    ways: str | Sequence[str] = tuple(WAYS),
+    ways: str | Sequence[str] = tuple(HISTORIES),
     *,
     turns: int = 4,
     controls: int = 0,
@@ -40,22 +41,22 @@ def follow_conversations(
     batch_size: int = 256,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Conversations of several questions each, edited once, in their first turn, and gone on with in several ways; the
-    plain ones beside them.
+    """Conversations of several questions each, edited once, in their first turn, and continued in several ways, beside
+    plain conversations.
 
-    The ways: `"kept"` goes on in the very cache in which the steered reply was generated; `"subtracted"` takes the edit
-    out of the slot behind that reply, whose text, and keys and values computed beside the edit, stay; `"re-prefilled"`
-    computes the same ids anew without the edit, so only the text stays; `"plain reply"` keeps the edited slot, but the
-    plain reply is read behind it; `"traces alone"` then takes the edit out; `"slot alone"` edits the first turn's slot
-    of the plain conversation after its reply; `"every turn"` is kept, with a fresh edit in each turn's slot. What lies
-    in the cache is told in `kvsteer_lab.generation.conversation.Conversation`. Subtracting is exact up to the rounding
-    of the cache's dtype.
+    The ways: `"kept"` continues in the very cache in which the steered reply was generated; `"subtracted"` takes the
+    edit out of the slot after that reply, whose text, and keys and values computed beside the edit, stay;
+    `"re-prefilled"` computes the same ids anew without the edit, so only the text stays; `"plain reply"` keeps the
+    edited slot, but the plain reply is read after it; `"traces alone"` then takes the edit out; `"slot alone"` edits
+    the first turn's slot of the plain conversation after its reply; `"every turn"` is kept, with a fresh edit in each
+    turn's slot. What lies in the cache is described in `kvsteer_lab.generation.conversation.Conversation`. Subtracting
+    is exact up to the rounding of the cache's dtype.
 
     Args:
         model: from `kv.load`; with full attention in all layers.
         task: its questions are asked, each once; a second stage of extraction (`Task.closing`) isn't run.
         steering: what is added to the first turn's slot.
-        ways: names of ways to go on.
+        ways: names of ways to continue.
         turns: questions a conversation.
         controls: random vectors of the same norms, for each way; 0: none.
         token: whose log-odds are watched where each reply begins: a text that is one token, or an id; `None`: the
@@ -78,6 +79,17 @@ def follow_conversations(
         ValueError: a single turn or conversation, zero vectors, an unknown way, sampling, conversations that may exceed
             the context, sliding windows, a template that doesn't write out past replies, or what `kv.generate` refuses;
             before anything is computed.
+        KeyboardInterrupt: the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> brief = dict(turns=2, n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> rows = kv.analysis.follow_conversations(model, task, steering, "kept", **brief)
+        >>> rows.groupby(["way", "turn"], sort=False).size().tolist()
+        [2, 2, 2, 2]
     """
     named = _check_ways(ways, turns, n)
     check_going_on(model)
@@ -85,7 +97,7 @@ def follow_conversations(
     questions = [asked[c * turns : (c + 1) * turns] for c in range(n)]
     check_steering(model, steering, [task.chat(q) for q in asked])
     talks = _plan(model, task, steering, questions, offset, generation, token)
-    methods = [steering, *(random_controls(steering, controls, seed) if controls else [])]
+    methods = [steering, *steering.controls(controls, seed)]
     plain: dict[int, list[Reply]] = {}
     done: dict[tuple[str, int, int], list[Reply]] = {}
     units = [(m, c) for m in range(len(methods)) for c in range(n)]
@@ -108,29 +120,29 @@ def follow_conversations(
                     }
                 )
                 shown.update(len(some))
-    style = steering.vectors.card.recipe.get("style")
+    style = steering.style
     rows = [
-        row for c in range(n) for row in _describe(talks, task, "plain", Nothing(), c, questions[c], plain[c], style)
+        row for c in range(n) for row in _turn_rows(talks, task, "plain", Nothing(), c, questions[c], plain[c], style)
     ]
     rows += [
         row
         for way in named
         for m, c in units
-        for row in _describe(talks, task, way, methods[m], c, questions[c], done[way, m, c], style)
+        for row in _turn_rows(talks, task, way, methods[m], c, questions[c], done[way, m, c], style)
     ]
     return pd.DataFrame(rows)
 
 
 def _check_ways(ways: str | Sequence[str], turns: int, n: int) -> list[str]:
     named = list(dict.fromkeys([ways] if isinstance(ways, str) else ways))
-    unknown = [way for way in named if way not in WAYS]
+    unknown = [way for way in named if way not in HISTORIES]
     if unknown:
-        raise ValueError(f"There is no way {unknown[0]!r} to go on; choose from: {', '.join(WAYS)}.")
+        raise ValueError(f"{unknown[0]!r} is not a way to continue; choose from: {', '.join(HISTORIES)}.")
     if not named:
-        raise ValueError(f"The list of ways is empty; choose from: {', '.join(WAYS)}.")
+        raise ValueError(f"The list of ways is empty; choose from: {', '.join(HISTORIES)}.")
     for name, value in (("turns", turns), ("n", n)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{name}={value!r} is no whole number; take two or more.")
+            raise ValueError(f"{name}={value!r} is not a whole number; take two or more.")
     if turns < 2:
         raise ValueError(f"turns={turns} leaves no later turn that an edit could last to; take two or more.")
     if n < 2:
@@ -154,7 +166,7 @@ def _plan(
     settings = resolve(model, generation, chat=True)
     if settings.sample:
         raise ValueError(
-            "Conversations are answered greedily, for all that follows hangs on what was said; leave do_sample out."
+            "Conversations are answered greedily, for all that follows depends on what was said; leave do_sample out."
         )
     watched = None if token is None else token_id(model.tokenizer, token)
     prompts: list[list[Ids]] = []
@@ -174,7 +186,7 @@ def _plan(
     return Dialogues(model, prompts, (tail,), settings, watched)
 
 
-def _describe(
+def _turn_rows(
     talks: Dialogues,
     task: Task,
     way: str,

@@ -1,4 +1,4 @@
-"""The outcomes that robustness is computed from: every question is asked at a tuned coefficient and at others around it."""
+"""The outcomes that robustness is computed from: every question at a tuned coefficient and at others around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The robustness number: how far a tuned coefficient can be missed before its gain is lost."""
+"""The robustness of a tuned coefficient: the share of coefficients around it that keep most of its gain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ...stats.intervals import paired_bootstrap
+from ...stats.outcomes import Estimate
+from ...stats.shares import paired_difference
 from ...stats.significance import control_p, mcnemar
 from .objectives import Objective, check_objective
 
@@ -30,15 +31,25 @@ def robustness_curve(outcomes: pd.DataFrame, objective: Objective = "correct", k
         One row per method and ratio: `method`, `ratio`, `coefficient`, `dose`, `n`; `gain` with its 95% interval `low`,
         `high` (paired bootstrap over
         questions); `needed`, the gain at c* times `keep`; `kept`, whether this gain is as large, missing where the gain
-        at c* isn't told from zero. With controls `random`, their mean gain, `random_low`, `random_high`, the middle 95%
-        of them, `random_kept`, the share of them that reach `needed`.
+        at c* is not distinguishable from zero. With controls `random`, their mean gain, `random_low`, `random_high`,
+        the middle 95% of them, `random_kept`, the share of them that reach `needed`.
 
     Raises:
         ValueError: as `robustness`.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [("m", ratio, ratio, ratio, "steering", q, ratio >= 1) for ratio in (0.5, 1, 2) for q in range(20)]
+        >>> rows += [("m", None, None, None, "baseline", q, False) for q in range(20)]
+        >>> columns = ["method", "ratio", "coefficient", "dose", "vector", "question", "correct"]
+        >>> outcomes = pd.DataFrame(rows, columns=columns)
+        >>> kv.analysis.robustness_curve(outcomes)[["ratio", "gain", "kept"]].values.tolist()
+        [[0.5, 0.0, False], [1.0, 1.0, True], [2.0, 1.0, True]]
     """
     tables = []
-    for run in _runs(outcomes, objective, keep):
-        gains = [paired_bootstrap(row, [0.0] * run.n) for row in run.steered]
+    for run in _gains_by_method(outcomes, objective, keep):
+        gains = [run.gain(point) for point in range(len(run.ratios))]
         needed = keep * gains[run.star].value
         table = pd.DataFrame(
             dict(method=run.method, ratio=run.ratios, coefficient=run.coefficients, dose=run.doses, n=run.n)
@@ -67,8 +78,8 @@ def robustness(
 
     R = #{i : gain(c_i) >= keep gain(c*)} / #{i}, where gain(c) is the accuracy at c minus the baseline's, on the same
     questions. c* is on the grid and always counts, so R is at least 1 / points. A random vector's R holds its gains
-    against the *steering's* gain at c*. Where that gain isn't told from zero (exact McNemar test, p <= 0.05) there is
-    nothing to keep a share of, and R is NaN with a reason.
+    against the *steering's* gain at c*. Where that gain is not distinguishable from zero (exact McNemar test, p <=
+    0.05) there is nothing to keep a share of, and R is NaN with a reason.
 
     Args:
         outcomes, objective, keep: as in `robustness_curve`.
@@ -76,7 +87,7 @@ def robustness(
 
     Returns:
         One row per method: `method`, `coefficient` and `dose` at c*, `n`, `points`, `gain` at c* with its 95% interval
-        `gain_low`, `gain_high`; `robustness` with
+        `gain_low`, `gain_high` (Newcombe's); `robustness` with
         its 95% interval `low`, `high`; `random`, the mean of the random vectors' numbers, with its interval
         `random_low`, `random_high`, `random_most`, the largest of them, and `p_random`, the share of them (plus one)
         that is at least as large as the steering's; `reason`, why a number is missing. A resample whose gain at c* is
@@ -85,12 +96,22 @@ def robustness(
     Raises:
         ValueError: no outcomes, columns missing, a grid without c*, questions that are not the same everywhere, fewer
             than two questions, no resamples, an unknown objective, or a share to keep that doesn't lie between 0 and 1.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = [("m", ratio, ratio, ratio, "steering", q, ratio >= 1) for ratio in (0.5, 1, 2) for q in range(20)]
+        >>> rows += [("m", None, None, None, "baseline", q, False) for q in range(20)]
+        >>> columns = ["method", "ratio", "coefficient", "dose", "vector", "question", "correct"]
+        >>> outcomes = pd.DataFrame(rows, columns=columns)
+        >>> kv.analysis.robustness(outcomes, resamples=200).robustness.round(2).tolist()
+        [0.67]
     """
     if resamples < 1:
         raise ValueError(f"An interval needs resamples, not {resamples}; take 2000.")
     rows = []
-    for run in _runs(outcomes, objective, keep):
-        gain = paired_bootstrap(run.steered[run.star], [0.0] * run.n)
+    for run in _gains_by_method(outcomes, objective, keep):
+        gain = run.gain(run.star)
         row: dict[str, Any] = dict(
             method=run.method,
             coefficient=run.coefficients[run.star],
@@ -103,8 +124,8 @@ def robustness(
             row |= _numbers(run, keep, resamples, seed) | dict(reason="")
         else:
             found = (
-                f"The gain at c* is {gain.value:.2f} (exact McNemar p = {run.p:.2f}), not told from zero, so there is"
-                " nothing to keep a share of."
+                f"The gain at c* is {gain.value:.2f} (exact McNemar p = {run.p:.2f}), not distinguishable from zero,"
+                " so there is nothing to keep a share of."
             )
             row |= dict(reason=found)
         rows.append(row)
@@ -119,7 +140,7 @@ def robustness(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Gains:
     """One method's outcomes minus the baseline's."""
 
     method: str
@@ -127,6 +148,7 @@ class _Run:
     coefficients: list[float]
     doses: list[float]
     star: int
+    baseline: Float[np.ndarray, " questions"]
     steered: Float[np.ndarray, "points questions"]
     random: Float[np.ndarray, "vectors points questions"] | None
 
@@ -134,11 +156,13 @@ class _Run:
     def n(self) -> int:
         return self.steered.shape[1]
 
+    def gain(self, point: int) -> Estimate:
+        """The paired difference from the baseline at one coefficient, with Newcombe's interval."""
+        return paired_difference((self.steered[point] + self.baseline).tolist(), self.baseline.tolist())
+
     @property
     def p(self) -> float:
-        """The exact McNemar test of the gain at c*; unlike the bootstrap's interval it holds for a handful of
-        questions, too.
-        """
+        """The exact McNemar test of the gain at c*; it holds for a handful of questions, too."""
         gain = self.steered[self.star]
         return mcnemar((gain > 0).tolist(), (gain < 0).tolist())
 
@@ -148,7 +172,7 @@ class _Run:
         return bool(self.steered[self.star].mean() > 0 and self.p <= _LEVEL)
 
 
-def _numbers(run: _Run, keep: float, resamples: int, seed: int) -> dict[str, float]:
+def _numbers(run: _Gains, keep: float, resamples: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(run.n, np.full(run.n, 1 / run.n), size=resamples) / run.n
 
@@ -172,7 +196,7 @@ def _numbers(run: _Run, keep: float, resamples: int, seed: int) -> dict[str, flo
     return found
 
 
-def _runs(outcomes: pd.DataFrame, objective: Objective, keep: float) -> list[_Run]:
+def _gains_by_method(outcomes: pd.DataFrame, objective: Objective, keep: float) -> list[_Gains]:
     check_objective(objective)
     if not 0 < keep <= 1:
         raise ValueError(f"The share of the gain to keep must lie between 0 and 1, not be {keep}.")
@@ -182,10 +206,10 @@ def _runs(outcomes: pd.DataFrame, objective: Objective, keep: float) -> list[_Ru
             "There are no outcomes with ratios, vectors and questions here; pass what kv.analysis.robustness_outcomes"
             " returned."
         )
-    return [_run(str(method), part, objective) for method, part in outcomes.groupby("method", sort=False)]
+    return [_gains_of(str(method), part, objective) for method, part in outcomes.groupby("method", sort=False)]
 
 
-def _run(method: str, part: pd.DataFrame, objective: str) -> _Run:
+def _gains_of(method: str, part: pd.DataFrame, objective: str) -> _Gains:
     part = part.assign(value=part[objective].astype(float))
     base = part[part.vector == "baseline"].set_index("question").value
     steered = part[part.vector == "steering"].drop_duplicates("ratio").sort_values("ratio")
@@ -221,12 +245,13 @@ def _run(method: str, part: pd.DataFrame, objective: str) -> _Run:
         return table.to_numpy() - base.to_numpy()
 
     drawn = [gains(name) for name in dict.fromkeys(part.vector) if name not in ("baseline", "steering")]
-    return _Run(
+    return _Gains(
         method,
         ratios,
         steered.coefficient.tolist(),
         steered.dose.tolist(),
         int(stars[0]),
+        base.to_numpy(),
         gains("steering"),
         np.stack(drawn) if drawn else None,
     )

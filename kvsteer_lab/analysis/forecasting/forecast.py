@@ -1,4 +1,4 @@
-"""A forecast before anything is generated: do single pairs agree well enough for their mean to be a direction?"""
+"""A forecast before anything is generated: how well the single pairs agree on a direction, by three measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...stats.significance import control_p
 from ...vectors.extraction import PairDifferences
-from ..pairs.grams import PARTS, agreement, half_cosines, halves, pair_grams, signal_to_noise
+from ..pairs.grams import CACHE_PARTS, agreement, half_cosines, halves, pair_grams, signal_to_noise
 
 MEASURES = ("agreement", "stability", "signal to noise")
 
@@ -17,7 +17,7 @@ MEASURES = ("agreement", "stability", "signal to noise")
 def forecast(
     differences: PairDifferences,
     layers: Sequence[int] | None = None,
-    parts: Sequence[str] = PARTS,
+    parts: Sequence[str] = CACHE_PARTS,
     *,
     splits: int = 50,
     flips: int = 199,
@@ -36,7 +36,7 @@ def forecast(
     disagree, the pairs are not like that.
 
     Beside each stands what the same pairs give with random signs, that is without a common direction. Without it a
-    number can't be read: two of three pairs always agree a little. Note what is not looked at: whether the model does
+    number can't be read: two of three pairs always agree a little. What is not measured: whether the model does
     anything with the direction.
 
     Args:
@@ -59,6 +59,21 @@ def forecast(
     Raises:
         ValueError: fewer than two pairs, or pairs that are all the same, no layers, a layer that isn't there or holds
             no differences, NaN, an unknown part, no splits or flips.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> table = kv.analysis.forecast(around(3.0), splits=5, flips=19)
+        >>> agreement = table[(table.measure == "agreement") & table.layer.isna()]
+        >>> bool((agreement.value > agreement.high).all())  # more than pairs with random signs
+        True
     """
     if splits < 1 or flips < 1:
         raise ValueError(
@@ -75,7 +90,7 @@ def forecast(
     }
     if any(np.isinf(scores[0]) for scores in of["signal to noise"]):
         raise ValueError(
-            "All pairs have the same difference in some layer, so there is no noise to hold the signal against; extract"
+            "All pairs have the same difference in some layer, so there is no noise to compare the signal with; extract"
             " from other questions."
         )
     rows = []

@@ -1,5 +1,5 @@
-"""What steering really does, over many vectors and places, each beside the forecast that was made before: a row a
-point.
+"""Trials of forecasts: the measured effects of many vectors at many places, each beside the forecast that was made
+before it was tried.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ..._util.progress import bar
-from ...evaluation.evaluate import evaluate
+from ...evaluation.grids import run_grid
 from ...interventions.cache import CacheSteering
 from ...models.model import Model
-from ...stats.intervals import paired_difference
+from ...stats.shares import paired_difference
 from ...tasks.base import Task
 from ...vectors.extraction import PairDifferences, extract_pairs
 from ...vectors.kv import check_indices
 from ...vectors.norms import slot_norms
 from ...vectors.pairs import ContrastiveSet
-from ..pairs.grams import PARTS
+from ..pairs.grams import CACHE_PARTS
 from .forecast import forecast_values
 
 
@@ -40,7 +40,10 @@ class PairSet:
             keys and values.
 
     Raises:
-        ValueError: fewer than two pairs, a share that is none, or noise below zero.
+        ValueError: fewer than two pairs, a share outside 0 to 1, or noise below zero.
+
+    >>> PairSet("stepwise", 8, swapped=0.5).label
+    'stepwise, 8 pairs of 3 shots, draw 0, 0.5 swapped'
     """
 
     style: str
@@ -73,13 +76,16 @@ class Place:
 
     Raises:
         ValueError: another part.
+
+    >>> Place("keys", (2, 3)).label
+    'keys, layers 2, 3'
     """
 
     part: Literal["keys", "values"] = "values"
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
+        if self.part not in CACHE_PARTS:
             raise ValueError(f"The part is {self.part!r}; choose 'keys' or 'values'.")
 
     @property
@@ -132,60 +138,59 @@ def realised_effects(
     Raises:
         ValueError: no sets or places, two that are the same, a dose that isn't positive, a place where a vector is
             zero, or what `kv.evaluate` and `ContrastiveSet.few_shot` refuse; before anything is generated.
+        KeyboardInterrupt: the extraction or the run was interrupted.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> sets = [kv.analysis.PairSet("stepwise", pairs=2, shots=1, draw=draw) for draw in (0, 1)]
+        >>> places = [kv.analysis.Place("values", layers=(1,))]
+        >>> brief = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
+        >>> table = kv.analysis.realised_effects(model, task, sets, places, dose=4.0, **brief)
+        >>> table[["draw", "place", "n"]].values.tolist()
+        [[0, 'values, layer 1', 2], [1, 'values, layer 1', 2]]
     """
     _check(model, sets, places, dose)
     differences = _extract(model, task, sets, seed, batch_size, progress)
     own = slot_norms(model, [task.chat(q) for q in task.questions(split, n, seed)], batch_size=batch_size)
     size = {part: norms.double() for part, norms in own.items()}
-    points, methods = [], []
+    points: dict[str, dict[str, Any]] = {}
+    cells: dict[str, CacheSteering] = {}
     for pairs in sets:
         vectors = differences[pairs].mean()
         for place in places:
-            before = forecast_values(differences[pairs], _scope(place, model.n_layers), place.part, seed=seed)
+            layers = _scope(place, model.n_layers)
+            before = forecast_values(differences[pairs], layers, place.part, seed=seed)
             long = getattr(vectors, place.part).double().flatten(1).norm(dim=-1)
-            norm = float((long / size[place.part].clamp_min(1e-12))[:, _scope(place, model.n_layers)].mean())
+            norm = float((long / size[place.part].clamp_min(1e-12))[:, layers].mean())
             if norm < 1e-5:
                 raise ValueError(
                     f"The vector of {pairs.label!r} is zero in {place.label}, so no coefficient gives it a dose; leave"
                     " out the set or the place."
                 )
             c, name = dose / norm, f"{pairs.label}; {place.label}"
-            methods.append(
-                CacheSteering(
-                    vectors,
-                    ck=c if place.part == "keys" else 0,
-                    cv=c if place.part == "values" else 0,
-                    layers=place.layers,
-                    name=name,
-                )
-            )
-            varied = dict(
-                model=model.name,
-                set=pairs.label,
-                place=place.label,
-                style=pairs.style,
-                shots=pairs.shots,
-                pairs=pairs.pairs,
-                draw=pairs.draw,
-            )
-            planted = dict(
-                swapped=pairs.swapped, noise=pairs.noise, part=place.part, layers=tuple(_scope(place, model.n_layers))
-            )
-            points.append(varied | planted | before | dict(norm=norm, dose=dose, coefficient=c))
-    settings = dict(
-        n=n, split=split, seed=seed, offset=offset, generation=generation, batch_size=batch_size, progress=progress
+            ck, cv = (c, 0.0) if place.part == "keys" else (0.0, c)
+            cells[name] = CacheSteering(vectors, ck, cv, layers=place.layers, name=name)
+            varied = dict(model=model.name, set=pairs.label, place=place.label, style=pairs.style, shots=pairs.shots)
+            varied |= dict(pairs=pairs.pairs, draw=pairs.draw, swapped=pairs.swapped, noise=pairs.noise)
+            where = dict(part=place.part, layers=tuple(layers))
+            points[name] = varied | where | before | dict(norm=norm, dose=dose, coefficient=c)
+    grid = run_grid(
+        model,
+        task,
+        cells,
+        n=n,
+        split=split,
+        seed=seed,
+        offset=offset,
+        generation=generation,
+        batch_size=batch_size,
+        progress=progress,
     )
-    results = evaluate(model, task, methods, **settings)  # type: ignore[arg-type]
-    if not results.complete:
-        raise KeyboardInterrupt("the run over all points was interrupted")
-    replies = {str(label): part for label, part in results.rows.groupby("intervention", sort=False)}
     table = pd.DataFrame(
-        [
-            point | _effect(replies[method.label], replies["baseline"], str(point["style"]))
-            for point, method in zip(points, methods, strict=True)
-        ]
+        [point | _effect(grid.of(name), grid.baseline, str(point["style"])) for name, point in points.items()]
     )
-    table.attrs["questions"] = replies["baseline"].question.tolist()
+    table.attrs["questions"] = grid.questions
     return table
 
 

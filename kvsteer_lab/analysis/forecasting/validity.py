@@ -1,5 +1,5 @@
-"""Does a forecast tell what steering will do? Rank correlations over all points, between what they share, and
-within.
+"""The validity of forecasts: rank correlations between forecasts and measured effects, over all points, between groups
+of points, and within groups.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...stats.significance import holm
 
 FORECASTS = ("agreement", "stability", "signal_to_noise")
 PLAIN = ("pairs", "norm")
-"""What is known without any of this: how many pairs there are, and how long their mean is."""
+"""What is known without a forecast: how many pairs there are, and how long their mean is."""
 
 _ROUNDING = 1e-9
 
@@ -38,7 +38,7 @@ def forecast_correlations(
     correlation over all points may be no more than the contrast of two models, two layers or two styles. The scopes:
 
     * `"all points"`: as they come. Resampled are sets, at the places looked at; there is no p-value, for the points are
-      no independent draws.
+      not independent draws.
     * `"between places"`: of the places' means; resampled and permuted are places.
     * `"within places, between style"`: of the styles' means, ranked within each place; resampled and permuted are
       styles, the same ones at all places.
@@ -52,7 +52,7 @@ def forecast_correlations(
         table: from `analysis.realised_effects`; of several models, one below the other, with the same sets and places.
         forecasts: columns to try, all in one family. By default the three forecasts, and beside them what one knows
             without them.
-        effect: the column that is foretold.
+        effect: the column that is forecast.
         strata: columns of the sets that take the place of the style; none: sets are only ranked within places.
         resamples: of the bootstrap, and permutations.
         seed: fixes both.
@@ -65,6 +65,15 @@ def forecast_correlations(
     Raises:
         ValueError: a table without these columns, fewer than three points, no resamples, sets and places that aren't
             fully crossed, NaN, or an effect that is the same at all points.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> table = pd.DataFrame({"model": "m", "place": "values", "set": list("abcd"), "style": "stepwise"})
+        >>> table = table.assign(agreement=[0.1, 0.2, 0.3, 0.4], effect=[0.0, 0.2, 0.5, 0.9])
+        >>> found = kv.analysis.forecast_correlations(table, ["agreement"], resamples=99)
+        >>> found[["scope", "rho"]].values.tolist()[0]
+        ['all points', 1.0]
     """
     missing = [c for c in ("model", "set", "place", *strata, *forecasts, effect) if c not in table.columns]
     if missing or not forecasts:
@@ -202,7 +211,7 @@ def _members(group: Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, " members"
 
 
 def _interval(drawn: Float[np.ndarray, " draws"]) -> tuple[float, float]:
-    """The middle 95%; none where more than 5% of the resamples hold nothing that varies, for the rest are no fair
+    """The middle 95%; none where more than 5% of the resamples hold nothing that varies, for the rest are not a fair
     sample of them.
     """
     if np.isnan(drawn).mean() > 0.05:

@@ -1,4 +1,4 @@
-"""How far controls point along the vectors that they control: a control that does is none."""
+"""Cosines between controls and the vectors that they control: a control that points the same way is not a control."""
 
 from __future__ import annotations
 
@@ -26,16 +26,25 @@ def control_cosines(steering: CacheSteering, controls: Sequence[CacheSteering]) 
 
     Raises:
         ValueError: no controls.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> card = kv.vectors.Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
+        >>> steering = kv.CacheSteering(kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card), ck=1, cv=1)
+        >>> table = kv.analysis.control_cosines(steering, [kv.controls.sign_flip(steering)])
+        >>> table[["layer", "values"]].values.tolist()
+        [[1.0, -1.0]]
     """
     if not controls:
         raise ValueError(
             "There are no controls to compare; pass those of kv.random_controls or kv.controls.label_shuffle_controls."
         )
-    own = steering.vectors.only(steering.scope, steering.heads)
+    own = steering.added
     rows = []
     for control in controls:
-        other = control.vectors.only(control.scope, control.heads)
-        for layer in steering.scope:
+        other = control.added
+        for layer in steering.edited_layers:
             pairs = {part: (getattr(own, part)[layer], getattr(other, part)[layer]) for part in ("keys", "values")}
             rows.append(
                 dict(control=control.label, layer=layer, **{part: _cosine(a, b) for part, (a, b) in pairs.items()})

@@ -1,6 +1,4 @@
-"""Where the pairs of several styles lie: principal components of their differences, and cosines between the styles'
-vectors.
-"""
+"""The geometry of styles: principal components of single pairs' differences, and cosines of the styles' vectors."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from sklearn.decomposition import PCA
 
 from ...vectors.extraction import PairDifferences
 from ...vectors.kv import check_indices
+from .grams import CACHE_PARTS
 
-PARTS = ("keys", "values")
 _NOISE = 1e-5  # of the part's largest layer: less is rounding, which PCA would blow up to a picture
 
 
@@ -50,6 +48,22 @@ def style_pca(
         ValueError: fewer than two styles, a style of fewer than two pairs, differences of different models or of kinds
             of keys, NaN, a layer that isn't there or holds no differences, more components than there can be, or pairs
             that are all alike.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> pairs = {"stepwise": around(3.0), "analogical": around(-3.0)}
+        >>> table = kv.analysis.style_pca(pairs, layers=[1])
+        >>> first = table[(table.part == "values") & (table.component == 1)].groupby("style").coordinate
+        >>> bool(first.min()["stepwise"] > first.max()["analogical"])  # the first component tells the styles apart
+        True
     """
     found = panels(differences, layers)
     most = min(found[0].points.shape)
@@ -99,6 +113,21 @@ def style_cosines(differences: Mapping[str, PairDifferences], layers: Sequence[i
 
     Raises:
         ValueError: as `style_pca`, or a style whose mean is zero somewhere.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> table = kv.analysis.style_cosines({"stepwise": around(3.0), "analogical": around(-3.0)}, layers=[1])
+        >>> other = table[(table.part == "values") & (table["style"] == "stepwise") & (table.other == "analogical")]
+        >>> bool(other.cosine.iloc[0] < -0.9)
+        True
     """
     found = panels(differences, layers)
     starts = np.cumsum([len(own) for own in differences.values()])[:-1]
@@ -145,9 +174,9 @@ def panels(differences: Mapping[str, PairDifferences], layers: Sequence[int] | N
     first = next(iter(differences.values()))
     chosen = check_indices("layer", layers, first.keys.shape[1])
     if not chosen:
-        raise ValueError("There are no layers to look at; name at least one, or leave layers out for all.")
+        raise ValueError("The list of layers is empty; name at least one, or leave layers out for all.")
     found = []
-    for part in PARTS:
+    for part in CACHE_PARTS:
         every = np.concatenate([getattr(own, part).double().flatten(2).numpy() for own in differences.values()])
         if not np.isfinite(every).all():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What single pairs say about their mean, all of it from the inner products of their differences."""
+"""Agreement of single pairs with their mean, computed from the Gram matrix of their differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ...vectors.extraction import PairDifferences
 from ...vectors.kv import check_indices
 
-PARTS = ("keys", "values")
+CACHE_PARTS = ("keys", "values")
 _NOISE = 1e-5  # of the part's largest layer: less is rounding
 _ROUNDING = 1e-12  # of a squared length in float64
 
@@ -27,10 +27,10 @@ class PairGram(NamedTuple):
 
 
 def pair_grams(
-    differences: PairDifferences, layers: Sequence[int] | None = None, parts: Sequence[str] = PARTS
+    differences: PairDifferences, layers: Sequence[int] | None = None, parts: Sequence[str] = CACHE_PARTS
 ) -> list[PairGram]:
-    """The Gram matrices of every layer's keys and values in which something differs, and behind each part's, the one of
-    its layers together.
+    """The Gram matrices of every layer's keys and values in which something differs; each part's are followed by
+    the one of its layers together.
 
     Together, every layer counts alike: it is divided by the mean square of its pairs' norms, so that no layer decides
     by its size.
@@ -43,6 +43,19 @@ def pair_grams(
     Raises:
         ValueError: fewer than two pairs, no layers, a layer that isn't there or holds no differences, NaN, an unknown
             part.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> [(gram.layer, gram.part) for gram in pair_grams(around(1.0), parts=["values"])]
+        [(0, 'values'), (1, 'values'), (None, 'values')]
     """
     if not isinstance(differences, PairDifferences):
         raise ValueError(
@@ -53,13 +66,13 @@ def pair_grams(
             f"How far pairs agree can't be seen in {len(differences)} pair{'s' * (len(differences) != 1)}; take at"
             " least two."
         )
-    if not parts or set(parts) - set(PARTS):
+    if not parts or set(parts) - set(CACHE_PARTS):
         raise ValueError(
             f"Parts are 'keys' and 'values', not {', '.join(map(repr, parts)) or 'none'}; name one or both."
         )
     chosen = check_indices("layer", layers, differences.keys.shape[1])
     if not chosen:
-        raise ValueError("There are no layers to look at; name at least one, or leave layers out for all.")
+        raise ValueError("The list of layers is empty; name at least one, or leave layers out for all.")
     found: list[PairGram] = []
     for part in parts:
         every = getattr(differences, part).double().flatten(2).numpy()

@@ -1,4 +1,4 @@
-"""How many pairs are enough: how fast the mean difference settles."""
+"""Reliability of the mean difference: how fast it converges as pairs are added, and how stable it is between halves."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def convergence(
     Raises:
         ValueError: fewer than two pairs, a size beyond half of them, no repeats, differences that are zero, NaN or
             infinite.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> table = kv.analysis.convergence(around(3.0), sizes=[1, 4], repeats=5)
+        >>> mean = table[table.part == "values"].groupby("n").cosine.mean()
+        >>> bool(mean[1] < mean[4])
+        True
     """
     if not isinstance(differences, PairDifferences):
         raise ValueError(
@@ -76,9 +91,9 @@ def split_half(
 ) -> pd.DataFrame:
     """Split-half stability against N: the cosine between the means of two random, disjoint groups of n pairs.
 
-    Beside it stands what random signs give, which take away the common direction, and what the smallest size foretells
-    of the larger ones (Spearman 1910, Brown 1910): k times as many pairs turn a cosine of c into k c / (1 + (k - 1) c).
-    The formula holds for cosines as it does for tests where pairs are alike but for independent noise in many
+    Beside it stands what random signs give, which take away the common direction, and what the smallest size predicts
+    for the larger ones (Spearman 1910, Brown 1910): k times as many pairs turn a cosine of c into k c / (1 + (k - 1)
+    c). The formula holds for cosines as it does for tests where pairs are alike but for independent noise in many
     directions, since then the cosine is n r / (1 + n r) with r = |mu|^2 / tr(cov). Whether it holds can be read off the
     column `extrapolated` beside `stability`; only where it does may it be used beyond half of the pairs.
 
@@ -92,11 +107,25 @@ def split_half(
     Returns:
         One row per name, part and size: `pairs` (the name), `part`, `n`; `stability`, the mean over repeats (for n = 1
         over all pairs of pairs, so that what
-        is foretold from it isn't a matter of the draw), and `low`, `high`, the middle 95% of the repeats;
+        is predicted from it does not depend on the draw), and `low`, `high`, the middle 95% of the repeats;
         `flipped`, `flipped_low`, `flipped_high`, the same with random signs; `extrapolated` from the smallest size.
 
     Raises:
-        ValueError: nothing to look at, a size beyond half of the pairs, no repeats, or as `analysis.forecast`.
+        ValueError: no pairs, a size beyond half of them, no repeats, or as `analysis.forecast`.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> table = kv.analysis.split_half({"stepwise": around(3.0)}, sizes=[1, 4], repeats=10)
+        >>> table[["part", "n"]].values.tolist()
+        [['keys', 1], ['keys', 4], ['values', 1], ['values', 4]]
     """
     if not differences:
         raise ValueError("There are no pairs to split; pass {name: kv.extract_pairs(...)}.")

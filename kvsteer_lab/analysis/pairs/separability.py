@@ -1,4 +1,4 @@
-"""Do the pairs of different styles lie apart? Silhouette and nearest centroid, against shuffled labels."""
+"""Separability of styles: silhouette and nearest-centroid accuracy of single pairs, against shuffled labels."""
 
 from __future__ import annotations
 
@@ -45,6 +45,21 @@ def separability(
 
     Raises:
         ValueError: fewer than one shuffle, or as `style_pca`.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors.cards import Card
+        >>> from kvsteer_lab.vectors.extraction import PairDifferences
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 8)
+        >>> noise = torch.Generator().manual_seed(0)
+        >>> def around(mean):  # eight pairs, two layers, one KV head of width 4
+        ...     keys, values = (mean + torch.randn(8, 2, 1, 4, generator=noise) for _ in range(2))
+        ...     return PairDifferences(keys, values, card)
+        >>> pairs = {"stepwise": around(3.0), "analogical": around(-3.0)}
+        >>> table = kv.analysis.separability(pairs, layers=[1], shuffles=39)
+        >>> table[table.measure == "nearest centroid"][["part", "value"]].values.tolist()
+        [['keys', 1.0], ['values', 1.0]]
     """
     if shuffles < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Knock-out of reading, measured in replies: accuracy and reasoning with the slot hidden from heads, layers or steps."""
+"""Knock-out of reading, measured in replies: accuracy and reasoning with the slot hidden from heads, layers, steps."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def read_residuals(
     arguments: dict[str, Any] = {
         "input_ids": ids[:, start:],
         "attention_mask": mask,
-        "past_key_values": cache,
+        model.cache_argument: cache,
         "use_cache": True,
     }
     if model.accepts("position_ids"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
 from ..printing import say_line, say_text
 
 
 def evaluate(
     task: str = "tiny-arithmetic",
     model: str = "tiny",
+    template: str | None = None,
     vectors: Path | None = None,
     ck: float | None = None,
     cv: float | None = None,
@@ -37,6 +39,7 @@ def evaluate(
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         vectors: steering vectors to add; without them only the prompts are compared.
         ck: coefficient of the keys; needed with vectors.
         cv: coefficient of the values; needed with vectors.
@@ -55,6 +58,7 @@ def evaluate(
         data_dir: folder with a benchmark's files.
     """
     import sys
+    import warnings
 
     import kvsteer_lab as kv
 
@@ -64,7 +68,7 @@ def evaluate(
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
-    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
         methods.append(kv.ForcedPrefix(prefix))
@@ -88,22 +92,27 @@ def evaluate(
     if results.rows.empty:
         say_line("No question is finished yet.")
         sys.exit(3)
-    say_text(format_table(results.summary()))
-    say_text(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
-        " table"
-    )
-    say_text(
-        kv.compare(results)
-        .drop(columns=["task", "model"])
-        .set_index("intervention")
-        .to_string(float_format=lambda x: f"{x:.3g}")
-    )
-    say_text("\nSide effects")
-    say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
-    if len(results.rules) > 1:
-        say_text("\nAccuracy under each rule that reads answers")
-        say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+    if not results.complete:
+        asked = results.rows.question.nunique()
+        say_line(f"The run is unfinished: these tables count {asked} of {results.settings['n']} questions.")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The run was interrupted")  # the line above says so once
+        say_text(format_table(results.summary()))
+        say_text(
+            "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar (several samples: exact"
+            " permutation of questions), Holm over this table"
+        )
+        say_text(
+            kv.compare(results)
+            .drop(columns=["task", "model"])
+            .set_index("intervention")
+            .to_string(float_format=lambda x: f"{x:.3g}")
+        )
+        say_text("\nSide effects")
+        say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        if len(results.rules) > 1:
+            say_text("\nAccuracy under each rule that reads answers")
+            say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(3)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
 from ..printing import say_line
 
 
 def extract(
     out: Path,
     model: str = "tiny",
+    template: str | None = None,
     task: str = "tiny-arithmetic",
     style: str = "stepwise",
     against: str = "direct",
@@ -31,6 +33,7 @@ def extract(
     Args:
         out: the file to write, ending in .safetensors.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         task: where the questions come from.
         style: how the positive examples answer.
         against: how the negative examples answer.
@@ -50,7 +53,7 @@ def extract(
 
     if pairs is not None and traces is not None:
         raise ValueError("A contrastive set and traces can't both be extracted from; pass --pairs or --traces.")
-    loaded = kv.load(model)
+    loaded = load_model(model, template)
     if pairs is not None:
         chosen = kv.ContrastiveSet.load(pairs)
     else:

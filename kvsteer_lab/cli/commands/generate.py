@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from ..models import load_model
 from ..printing import say_line, say_text
 
 
@@ -16,6 +17,7 @@ def generate(
     ck: float | None = None,
     cv: float | None = None,
     model: str = "tiny",
+    template: str | None = None,
     layers: tuple[int, ...] | None = None,
     max_new_tokens: int = 128,
 ) -> None:
@@ -27,6 +29,7 @@ def generate(
         ck: coefficient of the keys; needed with vectors.
         cv: coefficient of the values; needed with vectors.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         layers: exactly these layers; by default 1 and above.
         max_new_tokens: where to cut.
     """
@@ -39,6 +42,8 @@ def generate(
     intervention = None
     if vectors is not None and ck is not None and cv is not None:
         intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-    for piece in kv.stream(kv.load(model), prompt, intervention, generation={"max_new_tokens": max_new_tokens}):
+    for piece in kv.stream(
+        load_model(model, template), prompt, intervention, generation={"max_new_tokens": max_new_tokens}
+    ):
         say_text(piece, end="")
     say_line("")

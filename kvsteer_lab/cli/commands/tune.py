@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from ..models import load_model
 from ..printing import say_line, say_text
 
 
@@ -12,6 +13,7 @@ def tune(
     out: Path,
     task: str = "tiny-arithmetic",
     model: str = "tiny",
+    template: str | None = None,
     methods: tuple[Literal["cache", "activation"], ...] = ("cache", "activation"),
     style: str = "stepwise",
     against: str = "direct",
@@ -35,6 +37,7 @@ def tune(
         out: folder for everything.
         task: where questions and demonstrations come from.
         model: "tiny", a folder or a hub id.
+        template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         methods: cache steering, activation steering or both, with equal budgets.
         style: how the positive examples answer.
         against: how the negative examples answer.
@@ -56,7 +59,7 @@ def tune(
 
     if not methods:
         raise ValueError("There is nothing to tune; pass --methods cache, activation or both.")
-    questions, loaded = kv.tasks.get(task, data_dir), kv.load(model)
+    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     chosen = kv.ContrastiveSet.few_shot(
         questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
     )
@@ -92,10 +95,7 @@ def tune(
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
     say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
-    say_text(
-        "\nGain over the baseline in accuracy, 95% interval of the paired bootstrap; p: exact McNemar, Holm over this"
-        " table"
-    )
+    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
     say_text(

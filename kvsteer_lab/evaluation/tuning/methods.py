@@ -1,4 +1,4 @@
-"""What is searched for each method: variants, and how a dose becomes a coefficient."""
+"""What is searched for each method: its variants, and how a dose becomes a coefficient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ to.
 
 
 class Search(ABC):
-    """One method's grid: named variants, each of which takes a dose."""
+    """One method's grid: named variants, each of which takes a dose. Subclass it to tune a method of your own.
+
+    Attributes:
+        name: the method's name in tables.
+    """
 
     name: str
 
@@ -58,6 +62,14 @@ class CacheSearch(Search):
         key_shares: the variants: the dose of the keys as a share of the dose of the values.
         layers, heads: as in `CacheSteering`.
         name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> search = kv.CacheSearch(kv.extract(model, pairs, progress=False), key_shares=(0, 0.5))
+        >>> list(search.variants(model, ["What is 2 + 3?"]))
+        ['keys x0', 'keys x0.5']
     """
 
     vectors: KVVectors = field(repr=False)
@@ -124,9 +136,17 @@ class ActivationSearch(Search):
     Args:
         vectors: what is added.
         layers: variants; `None`: four, evenly spread over the depth.
-        offsets: variants: the token behind the edited one, `None` for the run's own, `""` for none.
+        offsets: variants: the token after the edited one, `None` for the run's own, `""` for none.
         every_token, cache, scope: as in `ActivationSteering`.
         name: the method's name in tables.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> search = kv.ActivationSearch(kv.extract_activations(model, pairs, progress=False), offsets=(None, ""))
+        >>> list(search.variants(model, ["What is 2 + 3?"]))[:3]
+        ['layer 0', 'layer 0, no offset', 'layer 1']
     """
 
     vectors: ActivationVectors = field(repr=False)
@@ -141,13 +161,11 @@ class ActivationSearch(Search):
         # What is added once after the last layer is read by no later token.
         once = not self.every_token and self.scope in (None, "one-shot")
         last = max(0, self.vectors.n_layers - (2 if once else 1))
-        layers = self.layers if self.layers is not None else sorted({round(i * last / 3) for i in range(4)})
-        check_indices("layer", layers, self.vectors.n_layers)
+        spread = sorted({round(i * last / 3) for i in range(4)})
+        layers = spread if self.layers is None else check_indices("layer", self.layers, self.vectors.n_layers)
         table = self.vectors.relative_to(model, prompts).set_index("layer")["residuals"]
-        if (table.loc[list(layers)] == 0).any():
-            raise ValueError(
-                f"The vectors of {self.name!r} are zero in one of the layers {list(layers)}; choose others."
-            )
+        if (table.loc[layers] == 0).any():
+            raise ValueError(f"The vectors of {self.name!r} are zero in one of the layers {layers}; choose others.")
 
         def build(layer: int, offset: str | None) -> Build:
             unit = 1 / float(table[layer])

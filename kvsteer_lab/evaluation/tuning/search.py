@@ -1,11 +1,12 @@
-"""The search itself: equal numbers of cells for every method, extended while the best lies on an edge, confirmed
-once.
+"""The search for coefficients: every method gets the same number of cells, the range is extended while the best cell
+lies on its edge, and the chosen point is confirmed once on questions that the search never saw.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ..._util.locks import one_writer
 from ...interventions.base import Intervention
 from ...models.model import Model
 from ...tasks.base import Task
@@ -20,14 +22,16 @@ from ..evaluate import evaluate
 from ..grids import run_grid
 from ..measures import measure_briefly
 from ..results import Results
+from ..runs import OtherRunError
 from .methods import Build, Search
 
 Objective = Literal["correct", "reasoned"]
+_WAIT = 2.0  # seconds for another process that is about to end
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished search.
+    """A finished search. Made by `tune`.
 
     Attributes:
         cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson
@@ -66,7 +70,7 @@ class Tuning:
             controls: random controls of each chosen point; 0: none.
 
         Raises:
-            ValueError: some of the questions were used in the search.
+            ValueError: some of the questions were used in the search, or a chosen point that has no random controls.
         """
         asked = self.task.questions(split, n, seed)
         check_disjoint(self.questions, [q.id for q in asked])
@@ -78,7 +82,17 @@ class Tuning:
 
 
 def check_disjoint(tuned: Sequence[str], tested: Sequence[str]) -> None:
-    """Raise a `ValueError` if a question was used both to choose and to test."""
+    """Refuse questions that were used both to choose and to test.
+
+    Args:
+        tuned, tested: ids of questions.
+
+    Raises:
+        ValueError: they have questions in common.
+
+    Example:
+        >>> check_disjoint(["a", "b"], ["c"])
+    """
     both = sorted(set(tuned) & set(tested))
     if both:
         raise ValueError(
@@ -122,11 +136,24 @@ def tune(
         objective: accuracy (`"correct"`), or the share of replies that reason.
 
     Raises:
-        ValueError: the test split, no searches, equal names, a number of cells that the variants don't divide, doses
-            that aren't positive.
+        ValueError: the test split, no searches, equal names, a search without variants, a number of cells that the
+            variants don't divide, doses that aren't positive, a negative number of extensions, or a folder that holds
+            another search's rounds.
+        OSError: `out` can't be written, or another process is tuning there.
+        KeyboardInterrupt: the search was interrupted; with `out`, it goes on there when it is called again.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> search = kv.CacheSearch(kv.extract(model, pairs, progress=False), key_shares=(0,))
+        >>> few = dict(cells=3, n=2, extensions=0, generation={"max_new_tokens": 8}, progress=False)
+        >>> tuning = kv.tune(model, task, search, doses=(1, 4), objective="reasoned", **few)
+        >>> [round(dose, 3) for dose in tuning.cells.dose]
+        [1.0, 2.0, 4.0]
     """
     chosen = [searches] if isinstance(searches, Search) else list(searches)
-    _check(chosen, split, doses, objective)
+    _check(chosen, split, doses, objective, extensions)
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; tuning needs some.")
@@ -142,19 +169,20 @@ def tune(
             for v, d in grid
         }
         place = None if out is None else Path(out) / f"round-{turn}"
-        grid = run_grid(
-            model,
-            task,
-            built,
-            n=n,
-            split=split,
-            seed=seed,
-            offset=offset,
-            generation=generation,
-            batch_size=batch_size,
-            out=place,
-            progress=progress,
-        )
+        with nullcontext() if out is None else one_writer(Path(out), wait=_WAIT), _told_of_rounds(place, turn):
+            grid = run_grid(
+                model,
+                task,
+                built,
+                n=n,
+                split=split,
+                seed=seed,
+                offset=offset,
+                generation=generation,
+                batch_size=batch_size,
+                out=place,
+                progress=progress,
+            )
         cells_now = grid.table(("method", "variant", "dose"), measure_briefly)
         cells_now.insert(3, "round", turn)
         table = pd.concat([table, cells_now], ignore_index=True)
@@ -174,7 +202,22 @@ def tune(
     return Tuning(table, picked, on_edge, tuple(q.id for q in questions), model, task, tuple(chosen), settings)
 
 
-def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str) -> None:
+@contextmanager
+def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
+    """Say what to do where a later round was kept for a best dose that has moved since."""
+    try:
+        yield
+    except OtherRunError as error:
+        if place is None or turn == 0:
+            raise
+        raise ValueError(
+            f"{place} holds a round of other cells than those that the rounds before it lead to now (a mended rule or"
+            f" another objective moves the best dose). Delete round-{turn} and later ones in {place.parent} and tune"
+            " again; the rounds before are kept."
+        ) from error
+
+
+def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str, extensions: int) -> None:
     if split == "test":
         raise ValueError(
             "Coefficients are never chosen on test questions; tune on split='dev' and call Tuning.confirm for the test."
@@ -186,6 +229,8 @@ def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], o
         raise ValueError(f"Two searches have the same name ({', '.join(names)}); pass name=... to tell them apart.")
     if not 0 < doses[0] < doses[1] < float("inf"):
         raise ValueError(f"Doses must be two positive numbers, the smaller one first, not {doses}.")
+    if extensions < 0:
+        raise ValueError(f"extensions={extensions} leaves out the first round; pass 0 for that round alone.")
     if objective not in ("correct", "reasoned"):
         raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
 
@@ -193,10 +238,12 @@ def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], o
 def _first_grid(
     name: str, builds: Mapping[str, Build], cells: int, doses: tuple[float, float]
 ) -> list[tuple[str, float]]:
+    if not builds:
+        raise ValueError(f"The search {name!r} has no variants; give it at least one layer, share of keys or steering.")
     if cells < 3 * len(builds) or cells % len(builds):
         raise ValueError(
-            f"{name!r} has {len(builds)} variants, and {cells} cells don't make three or more doses for each alike;"
-            f" choose a multiple of {len(builds)}."
+            f"{name!r} has {len(builds)} variants, and {cells} cells don't give each of them the same three or more"
+            f" doses; choose a multiple of {len(builds)}."
         )
     return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...evaluation.plan import describe
+from ...evaluation.plan import describe_reply
 from ...generation.generate import prepare, read_row
 from ...generation.outputs import Generation
 from ...generation.rows import Row, window_warning
@@ -129,6 +129,6 @@ def judge(asked: Asked, method: Intervention, text: Generation) -> dict[str, Any
         repetition=repetition(text.token_ids),
     )
     if asked.task is not None and asked.question is not None:
-        row = describe(method, asked.task, asked.question, text, None)
+        row = describe_reply(method, asked.task, asked.question, text, None)
         verdict |= dict(answer=row["read_answer"], gold=row["gold"], correct=row["correct"])
     return verdict

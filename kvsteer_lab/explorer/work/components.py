@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-from ...analysis.pairs.geometry import PARTS
+from ...analysis.pairs.grams import CACHE_PARTS
 from ...tasks.base import Task
 from ...vectors.extraction import PairDifferences
 from ...vectors.pairs import ContrastiveSet
@@ -73,7 +73,7 @@ def find_components(
     if not differences:
         raise ValueError("There are no pairs to look at; pass kv.explore pairs=... or differences=...")
     n_layers = next(iter(differences.values())).keys.shape[1]
-    if part not in PARTS or not 0 <= layer < n_layers:
+    if part not in CACHE_PARTS or not 0 <= layer < n_layers:
         raise ValueError(
             f"There is no layer {layer} of {part}; choose a layer from 0 to {n_layers - 1}, and keys or values."
         )

@@ -73,7 +73,7 @@ def run_rows(
                 model, [rows[i] for i in batch], settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)])
             )
 
-    for group in group_rows(model, rows, holes=not settings.reads_ids):
+    for group in group_rows(model, rows):
         for batch, ids in in_batches(group, batch_size, run):
             if cancelled.is_set():
                 raise CancelledError

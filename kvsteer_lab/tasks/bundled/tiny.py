@@ -7,9 +7,11 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 
-from ..base import Extractor, Question, Task, check_split
+from ..base import Question, Rule, Task, check_split
 from ..rules import strict_choice, strict_number
+from ..rules.reply import in_ascii
 from ..styles import STYLES
+from ..thoughts import after_thoughts
 from .questions import Problem, draw
 from .replies import WORDINGS, reply
 
@@ -49,12 +51,12 @@ class _TinyTask(Task):
 
     def read_answer(self, text: str) -> str | None:
         """What follows the last "answer is": a number or the letter of a choice."""
-        found = _ANSWER.findall(text)
+        found = _ANSWER.findall(in_ascii(after_thoughts(text, unfinished=True)))
         return found[-1] if found else None
 
     @property
-    def extractors(self) -> Mapping[str, Extractor]:
-        """What the last "answer is" says first, and a strict rule that wants one statement."""
+    def rules(self) -> Mapping[str, Rule]:
+        """What follows the last "answer is" first, and a strict rule that wants one statement."""
         return {"answer": lambda question, text: self.read_answer(text), "strict": self.strict}
 
     @staticmethod

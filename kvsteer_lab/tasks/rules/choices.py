@@ -1,8 +1,8 @@
 """Rules that read the label of a choice out of a reply.
 
-`two_stage` reads what the model wrote after the closing words, `strict_choice` what the reply itself states. Both take letters and digits as labels,
-through brackets, quotes, bold marks, LaTeX and words such as "option". Several labels, a list of the options, or a denied label are no answer.
-Every rule takes a time that is linear in the length of the reply.
+`two_stage` reads what the model wrote after the closing words, `strict_choice` what the reply itself states. Both take
+letters and digits as labels, through brackets, quotes, bold marks, LaTeX and words such as "option". Several labels, a
+list of the options, or a denied label are no answer. Every rule takes a time that is linear in the length of the reply.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ ANY_CHOICE = Question("", "", "", choices=dict.fromkeys(string.ascii_uppercase +
 
 
 def two_stage(question: Question, text: str) -> str | None:
-    r"""The label right after the last closing words ("So the correct choice is", else any "correct choice is"); `None` if another thing stands there.
+    r"""The label right after the last closing words ("So the correct choice is", else any "correct choice is"); `None`
+    if another thing stands there.
 
     "A dog" is an article unless choice A says "dog".
 
@@ -33,8 +34,10 @@ def two_stage(question: Question, text: str) -> str | None:
         text: the reply, the closing words and what the model wrote after them.
 
     >>> question = Question("q", "Where?", "B", choices={"A": "bank", "B": "library"})
-    >>> two_stage(question, "Books.\nSo the correct choice is Option B: library"), two_stage(question, "Books.\nSo the correct choice is A or B")
-    ('B', None)
+    >>> two_stage(question, "Books.\nSo the correct choice is Option B: library")
+    'B'
+    >>> two_stage(question, "Books.\nSo the correct choice is A or B") is None
+    True
     """
     for words in (paper.CLOSING, "correct choice is"):
         _, found, tail = text.rpartition(words)
@@ -46,16 +49,20 @@ def two_stage(question: Question, text: str) -> str | None:
 def strict_choice(question: Question, text: str) -> str | None:
     r"""The one label that the reply itself states as its answer; `None` if it states none, or several.
 
-    Statements are "the answer is", "the best choice would be", a label as in "**Answer:**", a box, `<answer>`, and "option B is correct". What follows the
-    closing words isn't the reply's own and is left out. A statement that is denied, asked or considered ("if the answer is B") doesn't count.
+    Statements are "the answer is", "the best choice would be", a label as in "**Answer:**", a box, `<answer>`, and
+    "option B is correct"; a reply that is nothing but a label (and its choice) states it, too. What follows the closing
+    words isn't the reply's own and is left out. A statement that is denied, asked or considered ("if the answer is B")
+    doesn't count.
 
     Args:
         question: its choices are the labels that count.
         text: the reply.
 
     >>> question = Question("q", "Where?", "B", choices={"A": "bank", "B": "library"})
-    >>> strict_choice(question, "It isn't A. So the answer is (B)."), strict_choice(question, "I don't think the answer is B.")
-    ('B', None)
+    >>> strict_choice(question, "It isn't A. So the answer is (B).")
+    'B'
+    >>> strict_choice(question, "I don't think the answer is B.") is None
+    True
     """
     reply = prepared(text.rpartition(CLOSING)[0] if CLOSING in text else text)
     tails = {
@@ -71,20 +78,24 @@ def strict_choice(question: Question, text: str) -> str | None:
             and not is_denied(reply, match.start())
         ):
             stated.add(match["label"])
+    if not stated and not _STATEMENT.search(reply):
+        return _alone(question.choices, reply.strip())
     return _one_of(stated)
 
 
 def augmented_extract(question: Question, text: str) -> str | None:
     r"""The paper's main rule, for the letters of the question's own choices (the paper looks for A to E everywhere).
 
-    >>> augmented_extract(Question("q", "Where?", "B", choices={"A": "bank", "B": "library"}), "So the correct choice is B.")
+    >>> question = Question("q", "Where?", "B", choices={"A": "bank", "B": "library"})
+    >>> augmented_extract(question, "So the correct choice is B.")
     'B'
     """
     return paper.augmented_extract(text, "".join(question.choices))
 
 
 def last_letter(question: Question, text: str) -> str | None:
-    """The paper's second rule, for the letters of the question's own choices: the last such capital, wherever it stands.
+    """The paper's second rule, for the letters of the question's own choices: the last such capital, wherever it
+    stands.
 
     >>> last_letter(Question("q", "Where?", "B", choices={"A": "bank", "B": "library"}), "B, As I said.")
     'A'
@@ -129,7 +140,8 @@ _OPENING = re.compile(rf"{_OPEN}(?:(?:<answer>|(?:{_WORDS})(?![a-zA-Z])){_OPEN})
 _LABEL = re.compile(r"(?:(?P<label>[A-Z0-9])|(?P<small>[a-z])(?=\)))(?![^\W_]|-\w|['’]\w|[.,/]\d|%)")
 _CLOSED = r"[*_`\"'”’»)\]}$>" + END + "]{0,12}"
 _ARTICLE = re.compile(
-    r"[ \t]+(?!(?:because|since|as|and|or|but|which|for|due|if|when|so|while|with|is|was|would|seems|must|has to|should)\b)"
+    r"[ \t]+(?!(?:because|since|as|and|or|but|which|for|due|if|when|so|while|with|is|was|would|seems|must|has to"
+    r"|should)\b)"
     r"[a-z]"
 )
 _WRONG = re.compile(
@@ -138,7 +150,8 @@ _WRONG = re.compile(
 )
 _JOINED = re.compile(
     rf"{_CLOSED}[ \t.]{{0,2}}(?:,[ \t]*(?:and\b|or\b)?|/|&|\band\b|\bor\b)(?:[ \t]+(?:maybe|perhaps|possibly|even)\b)?"
-    rf"[\s*_\"“‘«(\[{{{BOX}]{{0,8}}(?:(?:option|choice|letter)[ \t]+)?(?P<label>[A-Z0-9])(?![\w'’-])(?P<word>[ \t]+[a-z])?",
+    rf"[\s*_\"“‘«(\[{{{BOX}]{{0,8}}(?:(?:option|choice|letter)[ \t]+)?"
+    r"(?P<label>[A-Z0-9])(?![\w'’-])(?P<word>[ \t]+[a-z])?",
     re.IGNORECASE,
 )
 _NEXT_ITEM = re.compile(r"[ \t*_(\[]{0,6}(?P<label>[A-Z0-9])[*_)\]]{0,3}(?:[:.)]|[ \t]*$)", re.MULTILINE)
@@ -146,7 +159,9 @@ _SAME_LINE = re.compile(r"(?P<apart>[,;.][ \t]*|[ \t])(?:and |or )?[*_(\[]{0,4}(
 
 
 def _labels_after(choices: Mapping[str, str], tail: str) -> set[str]:
-    """The labels that are stated at the start of `tail`: none where another thing stands there, several in "A or B" and in a list of the options."""
+    """The labels that are stated at the start of `tail`: none where another thing stands there, several in "A or B" and
+    in a list of the options.
+    """
     match = _LABEL.match(tail, opening.end() if (opening := _OPENING.match(tail)) else 0)
     if match is None:
         return set()
@@ -159,6 +174,15 @@ def _labels_after(choices: Mapping[str, str], tail: str) -> set[str]:
     if label in "AI0123456789" and _ARTICLE.match(rest) and not is_own:
         return set()
     return set() if _is_list(choices, label, rest) else {label} | _joined_to(choices, rest)
+
+
+def _alone(choices: Mapping[str, str], reply: str) -> str | None:
+    """The label that is, perhaps with its choice, the whole reply."""
+    label = _one_of(_labels_after(choices, reply[:_WINDOW]))
+    bare = _compared(reply)
+    if label is None or bare[:1] != label.casefold():
+        return None
+    return label if _compared(bare[1:]) in ("", _compared(choices[label])) else None
 
 
 def _is_list(choices: Mapping[str, str], label: str, rest: str) -> bool:

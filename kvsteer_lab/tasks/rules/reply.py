@@ -1,4 +1,6 @@
-"""What all rules share: the part of a reply that can hold its answer, in plain characters, and the statements that are taken back or only considered."""
+"""What all rules share: the part of a reply that can hold its answer, in plain characters, and the statements that are
+taken back or only considered.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def _plain_character(character: str) -> str:
 
 
 def in_ascii(text: str) -> str:
-    """The text with digits of any script, full-width letters and marks, typographic minus signs and spaces as their ASCII forms.
+    """The text with digits of any script, full-width letters and marks, typographic minus signs and spaces as their
+    ASCII forms.
 
     >>> in_ascii("１８。 ١٨ −5 2½")
     '18.  18 -5 2 1/2'
@@ -111,14 +114,16 @@ def without_markup(text: str) -> str:
 # --- where the reply ends -------------------------------------------------------------------------------------
 
 _NEXT = re.compile(
-    r"\n[ \t]*(?:[#*>]{1,6}[ \t]*)?(?:(?:question|problem|exercise|instruction|human|user)\b[ \t]*\d{0,4}\**[ \t]*[:.)]|q[ \t]*\d{0,4}[ \t]*:)"
+    r"\n[ \t]*(?:[#*>]{1,6}[ \t]*)?"
+    r"(?:(?:question|problem|exercise|instruction|human|user)\b[ \t]*\d{0,4}\**[ \t]*[:.)]|q[ \t]*\d{0,4}[ \t]*:)"
     r"|<\|(?:im_end|im_start|eot_id|end_of_text|endoftext|end|user)\|>|<end_of_turn>|</s>",
     re.IGNORECASE,
 )
 
 
 def own_reply(text: str) -> str:
-    r"""The part of a reply that can hold its answer: after its thoughts, and before it runs on into a question of its own making.
+    r"""The part of a reply that can hold its answer: after its thoughts, and before it runs on into a question of its
+    own making.
 
     >>> own_reply("<think>5?</think>It is 6.\n\nQuestion: How many kites?\nAnswer: 3")
     'It is 6.\n'
@@ -132,28 +137,37 @@ def own_reply(text: str) -> str:
 
 @lru_cache(maxsize=8)
 def prepared(text: str) -> str:
-    """The reply as the rules look at it: `own_reply` in ASCII, without markup. Kept for the next rule that reads the same reply."""
+    """The reply as the rules look at it: `own_reply` in ASCII, without markup. Kept for the next rule that reads the
+    same reply.
+    """
     return without_markup(in_ascii(own_reply(text)))
 
 
 # --- statements that aren't made ------------------------------------------------------------------------------
 
 _SAYING = r"(?:say|says|said|think|thinks|thought|claim|claims|claimed|believe|believes|believed|guess|guesses|guessed)"
-_OTHERS = r"(?:he|she|they|some|people|others|someone|one|many|most|(?-i:[A-Z][a-z]+))(?: (?:people|students|might|may|could|would|will|wrongly|mistakenly|also))"
+_OTHERS = (
+    r"(?:he|she|they|some|people|others|someone|one|many|most|(?-i:[A-Z][a-z]+))"
+    r"(?: (?:people|students|might|may|could|would|will|wrongly|mistakenly|also))"
+)
 _GOVERNED = re.compile(
     r"(?:\b(?:if|whether|unless|suppose|supposing|assume|assuming|imagine|doubt|nor|never|neither|not|cannot)"
-    r"|(?:\bnot|n['’]t|\bcannot) (?:think|believe|say|mean|know|see|agree|clear|sure|certain|true|correct|right|possible|likely|the case|because|claim|conclude)(?: if)?"
+    r"|(?:\bnot|n['’]t|\bcannot) (?:think|believe|say|mean|know|see|agree|clear|sure|certain|true|correct|right"
+    r"|possible|likely|the case|because|claim|conclude)(?: if)?"
     r"|\b(?:wrong|incorrect|false|mistaken|unlikely|mistake)(?: to (?:say|think|believe|claim|conclude)| if)?"
     rf"|\b{_OTHERS}{{0,3}} {_SAYING})"
-    r"(?:,? that)?[ \t]+(?:(?:the|this|that|my|our|his|her|their|your|its|an?|one|correct|right|best|final|only|possible|most|likely)[ \t]+){0,4}$",
+    r"(?:,? that)?[ \t]+(?:(?:the|this|that|my|our|his|her|their|your|its|an?|one|correct|right|best|final|only"
+    r"|possible|most|likely)[ \t]+){0,4}$",
     re.IGNORECASE,
 )
 
 
 def is_denied(text: str, start: int) -> bool:
-    """Whether the words right before `start` deny or condition the statement there ("I don't think that the ...", "If the ...").
+    """Whether the words right before `start` deny or condition the statement there ("I don't think that the ...", "If
+    the ...").
 
-    A "not" or an "if" elsewhere in the sentence says nothing about it: "If you want many shops, the answer is D" states D.
+    A "not" or an "if" elsewhere in the sentence says nothing about it: "If you want many shops, the answer is D" states
+    D.
 
     >>> is_denied("I don't think the answer is B.", 18), is_denied("It is not far, so the answer is B.", 22)
     (True, False)

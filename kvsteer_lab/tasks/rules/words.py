@@ -1,7 +1,8 @@
-"""Rules that read words out of a reply: what it states after "the answer is", a label as in "**Answer:**", a box or `<answer>`.
+"""Rules that read words out of a reply: what it states after "the answer is", a label as in "**Answer:**", a box or
+`<answer>`.
 
-Words end where the statement does: at the end of the sentence or line, before "because" and the like, or where one of the task's known answers ends.
-They are compared in one form (`said`).
+Words end where the statement does: at the end of the sentence or line, before "because" and the like, or where one of
+the task's known answers ends. They are compared in one form (`said`).
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from .reply import BOX, END, is_denied, own_reply, without_markup
 
 _WINDOW = 500
 """How far a statement reaches, in characters."""
+_EDGES = " .,;:!?*_`\"'“”‘()[]{}$" + BOX + END
 
 
 def said(words: str) -> str:
-    """Words in the form in which they are compared: lower case, composed characters (NFC), without an article before and without marks around them.
+    """Words in the form in which they are compared: lower case, composed characters (NFC), without an article before
+    and without marks around them.
 
     >>> said("The **Eiffel Tower**."), said("Zu\u0308rich") == said("Z\u00fcrich")
     ('eiffel tower', True)
     """
     composed = unicodedata.normalize("NFC", words).lower().replace("’", "'")
-    return re.sub(r"^(?:the|an?) ", "", " ".join(composed.split()).strip(" .,;:!?*_`\"'“”‘()[]{}$" + BOX + END))
+    bare = " ".join(composed.split()).strip(_EDGES)
+    return re.sub(r"^(?:the|an?) ", "", bare).strip(_EDGES)
 
 
 def last_said(question: Question, text: str, known: Collection[str] = frozenset()) -> str | None:
@@ -34,7 +38,8 @@ def last_said(question: Question, text: str, known: Collection[str] = frozenset(
     Args:
         question: not looked at; every rule takes one.
         text: the reply.
-        known: answers of the task, as `said` gives them: where the statement begins with one of them, that is what is read.
+        known: answers of the task, as `said` gives them: where the statement begins with one of them, that is what is
+            read.
 
     >>> last_said(None, "The answer is **Yes**, because it rains."), last_said(None, "Yes.")
     ('yes', None)
@@ -76,7 +81,8 @@ def word_rules(answers: Iterable[str]) -> Mapping[str, Rule]:
 # --- what is stated -------------------------------------------------------------------------------------------
 
 _STATEMENT = re.compile(
-    r"\banswer(?:[ \t]+(?:here|then|to (?:the|this) question))?[*_]{0,3}[ \t]+(?:is|was|would be|will be|should be|must be)\b"
+    r"\banswer(?:[ \t]+(?:here|then|to (?:the|this) question))?[*_]{0,3}"
+    r"[ \t]+(?:is|was|would be|will be|should be|must be)\b"
     r"|(?:^[^\w\n]{0,9}(?:the[ \t]+)?|\b(?:final|correct|right|best|my)[ \t]+)answer[*_]{0,3}[ \t]{0,3}[:=：]"
     rf"|{BOX}|<answer>",
     re.IGNORECASE | re.MULTILINE,
@@ -88,8 +94,10 @@ _ABBREVIATION = re.compile(
 )
 _STOP = re.compile(r"[.!?;](?=[\s*_`\"'”’)\]}$" + END + r"]|$)|:(?=\s|$)|\n|</answer>|" + END)
 _REASON = re.compile(
-    r"[*_\"”’)]*(?:,?[ \t]+(?:because|since|due to|given that|although|though|as (?:it|they|he|she|we|the|there|this|that|you|I)|but|whereas)\b"
-    r"|,[ \t]+(?:as|so|which|who|where|when|while|for|if|not|and not|assuming|i\.e|that is|meaning)\b|[ \t]+[-–—]+[ \t]|[ \t]+\(|—)",
+    r"[*_\"”’)]*(?:,?[ \t]+(?:because|since|due to|given that|although|though|but|whereas"
+    r"|as (?:it|they|he|she|we|the|there|this|that|you|I))\b"
+    r"|,[ \t]+(?:as|so|which|who|where|when|while|for|if|not|and not|assuming|i\.e|that is|meaning)\b"
+    r"|[ \t]+[-–—]+[ \t]|[ \t]+\(|—)",
     re.IGNORECASE,
 )
 _BOUNDARY = re.compile(r"[.,;:!?)\"”’*_`\]}$" + END + r"\n-]|[ \t]|$")

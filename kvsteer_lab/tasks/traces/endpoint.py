@@ -1,27 +1,33 @@
-"""A chat-completions endpoint that speaks OpenAI's protocol: asked politely, again after faults that pass, and never
-with a key in a message.
+"""A chat-completions endpoint that speaks OpenAI's protocol.
+
+Faults that pass (a busy server, a lost connection) are answered by asking again after a growing pause, and each request
+has a deadline for all of it. The key is read from the environment when asking; it is struck out of everything that the
+server sends before that is shown or stored.
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import os
 import random
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import httpx
 
 from ..base import Message
+from ..thoughts import after_thoughts
+from .http_request import Answer, RequestFailed, send
+from .secrets import key_in, without_key
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_PAUSE = 60.0
 _LONGEST_WAIT = 900.0  # a server that asks for more is not waited for
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+_TO_GREET = 10.0  # seconds in which anything must answer at all
 
 
 class Clock(Protocol):
@@ -117,28 +123,31 @@ class Endpoint:
         object.__setattr__(self, "base_url", base)
         object.__setattr__(self, "url", f"{base}/chat/completions")
 
-    def check_reachable(self, client: httpx.Client) -> None:
+    def check_reachable(self) -> None:
         """See whether anything answers at all, before there is anything to lose. The key is not sent.
 
         Raises:
             ConnectionError: nothing answers there.
             ValueError: the key holds characters that can't be sent.
         """
-        if not (_key(self.api_key_env).isascii() and _key(self.api_key_env).isprintable()):
+        key = key_in(self.api_key_env)
+        if not (key.isascii() and key.isprintable()):
             raise ValueError(
                 f"The key in the environment variable {self.api_key_env} holds characters that no key has; set it"
                 " again."
             )
+        reason = None
         try:
-            client.get(f"{self.base_url}/models", timeout=min(self.timeout, 10.0))
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            send("GET", f"{self.base_url}/models", min(self.timeout, _TO_GREET))
+        except RequestFailed as error:
+            # whether something that is there can be talked to, the first question shows
+            reason = None if error.connected else without_key(str(error), key)
+        if reason is not None:
             raise ConnectionError(
-                f"Nothing answers at {self.base_url} ({_reason(error)}); start the server or correct base_url."
-            ) from None
-        except httpx.HTTPError:
-            return  # something is there; whether it can be talked to, the first question shows
+                f"Nothing answers at {self.base_url} ({reason}); start the server or correct base_url."
+            )
 
-    def complete(self, client: httpx.Client, messages: Sequence[Message], clock: Clock) -> Completion:
+    def complete(self, messages: Sequence[Message], clock: Clock) -> Completion:
         """The reply to one conversation; may be called from several threads.
 
         Raises:
@@ -147,9 +156,13 @@ class Endpoint:
         """
         for attempt in range(self.retries + 1):
             try:
-                return self._ask(client, messages)
+                outcome = self._ask(messages)
             except _Passing as error:
                 reason, after = str(error), error.after
+            else:
+                if isinstance(outcome, Completion):
+                    return outcome
+                raise outcome
             if after is not None and after > _LONGEST_WAIT:
                 raise ConnectionError(f"{self.base_url} asks to wait {after:.0f} seconds ({reason}); try again later.")
             if attempt < self.retries and clock.wait(pause_before(attempt, self.pause, after)):
@@ -158,57 +171,44 @@ class Endpoint:
             f"{self.base_url} gave no usable reply in {self.retries + 1} tries, the last time: {reason}."
         )
 
-    def _ask(self, client: httpx.Client, messages: Sequence[Message]) -> Completion:
+    def _ask(self, messages: Sequence[Message]) -> Completion | ConnectionError:
+        """One request: the reply, or the refusal, which the caller raises, so that its traceback doesn't hold the key.
+
+        Raises:
+            _Passing: a fault that may pass.
+        """
         limits = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         body = {
             "model": self.model,
             "messages": list(messages),
             **{name: value for name, value in limits.items() if value is not None},
         }
+        key, failed = key_in(self.api_key_env), None
         try:
-            response = client.post(self.url, json=body, timeout=self.timeout, auth=_Bearer(self.api_key_env))
-        except httpx.TimeoutException:
-            raise _Passing(f"no answer within {self.timeout:g} seconds") from None
-        except httpx.HTTPError as error:
-            raise _Passing(_reason(error)) from None
-        if response.is_success:
-            return _read(response)
-        status, told = response.status_code, _error_of(response, self.api_key_env)
+            answer = send("POST", self.url, self.timeout, body, partial(key_in, self.api_key_env))
+        except RequestFailed as error:
+            failed = without_key(str(error), key)
+        if failed is not None:
+            raise _Passing(failed)
+        status = answer.status
+        if 200 <= status < 300:
+            return _read(answer, key)
+        told = _error_of(answer, key)
         if status == 400 and told.get("code") == "content_filter":
             return Completion("", "content_filter")
         if status == 401:
-            had = "refused the key in" if _has_key(self.api_key_env) else "wants a key, and there is none in"
+            had = "refused the key in" if key else "wants a key, and there is none in"
             remedy = "put a valid one there, or name another variable with api_key_env"
-            raise ConnectionError(
+            return ConnectionError(
                 f"{self.base_url} {had} the environment variable {self.api_key_env} ({status}); {remedy}."
             )
         said = " ".join(str(told.get("message") or "").split())[:200].rstrip(".")
         reason = f"status {status}" + (f" ({said})" if said else "")
         if status in _PASSING and told.get("code") != "insufficient_quota":
-            raise _Passing(reason, _retry_after(response))
-        raise ConnectionError(
+            raise _Passing(reason, _retry_after(answer.headers))
+        return ConnectionError(
             f"{self.base_url} refused the request with {reason}; correct the address, the model's name or the settings."
         )
-
-
-class _Bearer(httpx.Auth):
-    """Puts the key into a request's header at the last moment: nothing else ever holds it."""
-
-    def __init__(self, variable: str) -> None:
-        self.variable = variable
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if _has_key(self.variable):
-            request.headers["Authorization"] = f"Bearer {_key(self.variable)}"
-        yield request
-
-
-def _key(variable: str) -> str:
-    return os.environ.get(variable, "").strip()
-
-
-def _has_key(variable: str) -> bool:
-    return bool(_key(variable))
 
 
 def pause_before(attempt: int, first: float, after: float | None) -> float:
@@ -219,51 +219,57 @@ def pause_before(attempt: int, first: float, after: float | None) -> float:
     return max(backoff, after or 0.0)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds asked for by `Retry-After`, which is a number or a date; `None` if it says nothing that can be read."""
-    asked = response.headers.get("retry-after", "").strip()
+    asked = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(asked))
     except ValueError:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _read(response: httpx.Response) -> Completion:
-    try:
-        body = response.json()
-    except ValueError:
-        raise _Passing("a reply that is no complete JSON") from None
+def _read(answer: Answer, key: str) -> Completion:
+    body = _decoded(answer, key)
+    if body is None:
+        raise _Passing("a reply that can't be read as JSON")
     try:
         choice = body["choices"][0]
-        text, reason = choice["message"]["content"], choice.get("finish_reason")
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _Passing("a reply without choices[0].message.content") from None
-    if not isinstance(text, str | None):
-        raise _Passing(f"a reply whose content is a {type(text).__name__} and no text")
+    text = _joined(content)
+    if text is None:
+        raise _Passing(f"a reply whose content is a {type(content).__name__} and no text")
+    return Completion(after_thoughts(text).strip(), reason if isinstance(reason, str) else None)
+
+
+def _joined(content: Any) -> str | None:
+    """The text of a message, which some servers send in parts; `None` if it is something else."""
+    if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    if not isinstance(content, str | None):
+        return None
     # A lone surrogate can be written in JSON, but not in a file.
-    whole = (text or "").encode("utf-8", "replace").decode()
-    return Completion(
-        _THOUGHTS.sub("", whole, count=1).strip() if whole.lstrip().startswith("<think>") else whole.strip(), reason
-    )
+    return (content or "").encode("utf-8", "replace").decode()
 
 
-def _error_of(response: httpx.Response, variable: str) -> dict[str, Any]:
-    """The error that the protocol's servers explain themselves with; some repeat the key there, which is struck out."""
-    try:
-        error = json.loads(response.text.replace(_key(variable), "***") if _has_key(variable) else response.text)[
-            "error"
-        ]
-    except (ValueError, KeyError, TypeError):
-        return {}
+def _error_of(answer: Answer, key: str) -> dict[str, Any]:
+    """The error that the protocol's servers explain themselves with."""
+    body = _decoded(answer, key)
+    error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {"message": error}
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _decoded(answer: Answer, key: str) -> Any:
+    """The JSON value of an answer with the key struck out; `None` if it isn't JSON."""
+    try:
+        return without_key(json.loads(answer.content), key)
+    except (ValueError, RecursionError):  # the latter: lists within lists within lists
+        return None
 
 
 def _without_secrets(url: object) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from ..base import same_text
 from .journal import KEPT, is_header, lines_of
 
 _REPLY = ("text", "trace")
@@ -72,19 +75,26 @@ class Traces:
 
     @classmethod
     def load(cls, path: str | Path, *, style: str | None = None) -> Traces:
-        """Read JSON lines with `"text"` (or `"trace"`), `"style"`, and `"id"` or `"question"`; other columns are let
-        be.
+        """Read JSON lines (or one JSON array) with `"text"` (or `"trace"`), `"style"`, and `"id"` or `"question"`;
+        other columns are ignored.
 
-        Files that `kv.traces.write_traces` wrote, finished or not, are read, too; what was rejected there is counted and left
-        out.
+        Files that `kv.traces.write_traces` wrote, finished or not, are read, too; what was rejected there is counted
+        and left out.
 
         Args:
             path: the file.
             style: the style of rows that name none.
 
         Raises:
-            ValueError: no such file, no traces in it, a line that is no trace, or a question answered twice in one
+            ValueError: no such file, no traces in it, a line that isn't a trace, or a question answered twice in one
                 style; names the line.
+
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "traces.jsonl")
+        ...     _ = path.write_text('{"question": "2 + 2?", "style": "direct", "text": "4"}')
+        ...     Traces.load(path).styles
+        ('direct',)
         """
         lines, rejected = lines_of(path), Counter[str]()
         found: list[tuple[int, Mapping[str, Any]]] = []
@@ -104,12 +114,20 @@ class Traces:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]], *, style: str | None = None) -> Traces:
-        """Traces from dictionaries with the columns that `load` reads, a table's `frame.to_dict("records")` say.
+        """Traces from dictionaries with the columns that `load` reads, or from a table of them.
+
+        Args:
+            rows: dictionaries, a pandas `DataFrame`, or a `datasets.Dataset`.
+            style: the style of rows that name none.
 
         Raises:
             ValueError: as `load`.
+
+        >>> Traces.from_rows([{"question": "2 + 2?", "text": "4"}], style="direct")
+        Traces(1 direct; from memory)
         """
-        numbered = list(enumerate(rows, 1))
+        given = rows.to_dict("records") if hasattr(rows, "columns") and hasattr(rows, "to_dict") else rows
+        numbered = list(enumerate(given, 1))
         if not numbered:
             raise ValueError("There are no traces; pass at least one row with 'text', 'style', and 'id' or 'question'.")
         return cls(tuple(_checked("these rows", numbered, style)))
@@ -133,7 +151,7 @@ def _checked(source: str | Path, rows: Iterable[tuple[int, Mapping[str, Any]]], 
             raise ValueError(
                 f"{where} has neither 'id' nor 'question'; add one of them, so that the task's question can be found."
             )
-        key = (values["id"], None if values["id"] else same_text(values["question"]), values["style"])
+        key = (values["id"], None if values["id"] else same_text(values["question"] or ""), values["style"])
         if key in seen:
             raise ValueError(
                 f"{where} answers the question of line {seen[key]} in style {values['style']!r} again; keep one of the"
@@ -146,16 +164,20 @@ def _checked(source: str | Path, rows: Iterable[tuple[int, Mapping[str, Any]]], 
         )
 
 
-def same_text(text: str | None) -> str:
-    """The text by which two questions are compared: runs of white space count as one space."""
-    return " ".join((text or "").split())
-
-
 def _string(where: str, row: Mapping[str, Any], *names: str) -> str | None:
-    name = next((n for n in names if row.get(n) is not None), None)
+    name = next((n for n in names if not _is_missing(row.get(n))), None)
     if name is None:
         return None
-    value = str(row[name]) if name == "id" and isinstance(row[name], int) else row[name]
+    value = str(row[name]) if name == "id" and isinstance(row[name], Integral) else row[name]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where} has {row[name]!r} as its {name!r}; some text is needed there.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} holds half of a character (a lone surrogate) in its {name!r}; mend it.") from None
     return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is empty: nothing, or the NaN that a table has there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))

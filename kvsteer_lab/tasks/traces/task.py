@@ -7,18 +7,19 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..base import Chat, Extractor, Question, Task
-from .reading import Trace, Traces, same_text
+from ..base import Chat, Question, Rule, Task, same_text
+from .reading import Trace, Traces
 
 
 class TracedTask(Task):
-    """A task as it is, but that its extraction questions are those that traces answer.
+    """A task whose extraction questions are those that traces answer; all else is as in the task.
 
-    In a style of the traces only they count; in other styles (`"direct"`, mostly) the task's own replies do.
+    In a style that the traces have, only they count; in other styles (mostly `"direct"`) the task's own replies do.
 
     Args:
         task: what is asked and how answers are read.
-        traces: replies to some of its extraction questions, found by id or else by the question's text.
+        traces: replies to some of its extraction questions, found by their id in the task, or else by the question's
+            text.
 
     Raises:
         ValueError: no trace belongs to an extraction question, or one names the id of a question with another text.
@@ -31,12 +32,10 @@ class TracedTask(Task):
         by_id: dict[str, dict[str, Trace]] = {}
         by_text: dict[str, dict[str, Trace]] = {}
         for trace in traces:
-            place = (
-                by_text.setdefault(same_text(trace.question), {})
-                if trace.id is None
-                else by_id.setdefault(trace.id, {})
-            )
-            place[trace.style] = trace
+            if trace.id is not None:
+                by_id.setdefault(trace.id, {})[trace.style] = trace
+            if trace.question is not None:  # also where there is an id: it may be of the traces' own
+                by_text.setdefault(same_text(trace.question), {}).setdefault(trace.style, trace)
         self._pool = []
         for question in task.questions("extraction"):
             found = {**by_text.get(same_text(question.text), {}), **by_id.get(question.id, {})}
@@ -68,8 +67,8 @@ class TracedTask(Task):
         return self.task.read_answer(text)
 
     @property
-    def extractors(self) -> Mapping[str, Extractor]:
-        return self.task.extractors
+    def rules(self) -> Mapping[str, Rule]:
+        return self.task.rules
 
     def chat(self, question: Question) -> Chat:
         return self.task.chat(question)
@@ -139,6 +138,11 @@ def with_traces(task: Task | None, traces: Traces) -> Task:
 
     Raises:
         ValueError: no trace belongs to an extraction question of the task, or (without a task) one has no question.
+
+    >>> rows = [{"question": "What is 2 + 2?", "style": "stepwise", "text": "Step 1: 2 + 2 = 4. The answer is 4."}]
+    >>> task = with_traces(None, Traces.from_rows(rows))
+    >>> task.questions("extraction")[0].replies["stepwise"]
+    'Step 1: 2 + 2 = 4. The answer is 4.'
     """
     return TracesTask(traces) if task is None else TracedTask(task, traces)
 

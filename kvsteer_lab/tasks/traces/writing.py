@@ -12,8 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from ..._util.progress import bar
 from ..base import Question, Task
 from ..styles import detect_style
@@ -60,7 +58,7 @@ def write_traces(
         api_key_env: the environment variable that holds the key; no key is sent where it is unset.
         max_tokens, temperature: as in the protocol; `None` leaves them out, which some models want.
         concurrency: requests at a time.
-        timeout: seconds before a request counts as lost.
+        timeout: seconds until a request counts as lost, whatever part of the answer has come by then.
         retries: how often a request is repeated after a fault that may pass (429, 5xx, lost or garbled replies).
         pause: seconds before the first repetition, doubled each time with jitter; `Retry-After` is honoured.
         progress: whether to show a bar.
@@ -84,6 +82,8 @@ def write_traces(
             " answer's form."
         )
     random.Random(seed).shuffle(pool)
+    for question in (*pool[:n], pool[-1]):
+        _check_characters(question)
     closing = task.demonstrate(pool[-1], "direct")  # never asked itself, whatever n
     prompt = hashlib.sha256(asked(task, pool[-1], told, closing)[-1]["content"].encode()).hexdigest()[:16]
     journal = Journal(
@@ -98,37 +98,51 @@ def write_traces(
             temperature=temperature,
         ),
     )
-    left = _unanswered(journal, pool[:n])
-    if left:
-        with httpx.Client() as client:
-            endpoint.check_reachable(client)
-            stop = threading.Event()
-
-            def ask(question: Question) -> Completion:
-                if stop.is_set():
-                    raise Stopped
-                return endpoint.complete(client, asked(task, question, told, closing), stop)
-
-            with (
-                journal,
-                bar(len(left), f"traces in style {style}", "trace", progress) as shown,
-                ThreadPoolExecutor(concurrency) as threads,
-            ):
-                futures = {threads.submit(ask, question): question for question in left}
-                try:
-                    for future in as_completed(futures):
-                        journal.append(_row(task, style, futures[future], future.result()))
-                        shown.update()
-                except BaseException as error:
-                    stop.set()
-                    threads.shutdown(wait=False, cancel_futures=True)
-                    _keep_what_came(journal, task, style, futures)
-                    if isinstance(error, ConnectionError):
-                        raise ConnectionError(
-                            f"{error} {len(journal.ids())} replies are in {out}; the same call goes on from there."
-                        ) from None
-                    raise
+    if _unanswered(journal, pool[:n]):
+        endpoint.check_reachable()
+        with journal:  # from here on nobody else writes, so what is unanswered now is so until it is asked
+            left = _unanswered(journal, pool[:n])
+            _ask_and_write(endpoint, task, style, told, closing, left, journal, concurrency, progress)
     return Traces.load(out)
+
+
+def _ask_and_write(
+    endpoint: Endpoint,
+    task: Task,
+    style: str,
+    told: str,
+    closing: str,
+    questions: Sequence[Question],
+    journal: Journal,
+    concurrency: int,
+    progress: bool,
+) -> None:
+    """Ask some questions at a time and write each reply as it comes."""
+    stop = threading.Event()
+
+    def ask(question: Question) -> Completion:
+        if stop.is_set():
+            raise Stopped
+        return endpoint.complete(asked(task, question, told, closing), stop)
+
+    with (
+        bar(len(questions), f"traces in style {style}", "trace", progress) as shown,
+        ThreadPoolExecutor(concurrency) as threads,
+    ):
+        futures = {threads.submit(ask, question): question for question in questions}
+        try:
+            for future in as_completed(futures):
+                journal.append(_row(task, style, futures[future], future.result()))
+                shown.update()
+        except BaseException as error:
+            stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            _keep_what_came(journal, task, style, futures)
+            if isinstance(error, ConnectionError):
+                raise ConnectionError(
+                    f"{error} {len(journal.ids())} replies are in {journal.path}; the same call goes on from there."
+                ) from None
+            raise
 
 
 def _keep_what_came(journal: Journal, task: Task, style: str, futures: Mapping[Future[Completion], Question]) -> None:
@@ -150,8 +164,17 @@ def _unanswered(journal: Journal, questions: Sequence[Question]) -> list[Questio
     return [question for question in questions if question.id not in asked_before]
 
 
+def _check_characters(question: Question) -> None:
+    try:
+        f"{question.id}{question.text}{question.answer}".encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"Question {question.id!r} holds half of a character (a lone surrogate), which can't be sent; mend it."
+        ) from None
+
+
 def _row(task: Task, style: str, question: Question, reply: Completion) -> dict[str, Any]:
-    read = next(iter(task.extractors.values()))(question, reply.text)
+    read = next(iter(task.rules.values()))(question, reply.text)
     return dict(
         id=question.id,
         question=question.text,

@@ -239,10 +239,10 @@ def broken(change: dict[str, Any], drop: str = "") -> dict[str, Any]:
         ),
         (
             broken({"choices": {"text": ["a", "b"], "label": ["A", "A"]}}),
-            "the labels are 'A', 'A'; each must be a letter or digit of its own",
+            "the labels are 'A', 'A'; each must be a capital letter or digit of its own",
         ),
-        (broken({"answerKey": "Z"}), "Row 2 of .*: it is wrong: the answer 'Z' is none of the choices A, B, C"),
-        (broken({"answerKey": ""}), "the answer '' is none of the choices"),
+        (broken({"answerKey": "Z"}), "Row 2 of .*: it is wrong: the answer 'Z' isn't one of the choices A, B, C"),
+        (broken({"answerKey": ""}), "the answer '' isn't one of the choices"),
         (["no", "row"], "Row 2 of .*: it is wrong"),
         (broken({"id": "r7"}), r"The id 'r7' is in row 1 of .* and again in row 2 of .*; ids must be distinct"),
     ],
@@ -272,26 +272,85 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for content, message in [
         (b"", r"piqa_validation\.jsonl is empty; put the dataset's rows there"),
         (
-            json.dumps(piqa_rows(1)[0]).encode() + b"\n\n" + json.dumps(piqa_rows(2)[1]).encode(),
-            r"Line 2 of .* is no complete JSON",
+            json.dumps(piqa_rows(1)[0]).encode() + b"\n\n" + json.dumps(piqa_rows(2)[1]).encode()[:-9],
+            r"Line 3 of .* can't be read as JSON: .*; the file may be cut off",
         ),
-        (b"\xff\xfe", "is no readable text in UTF-8"),
+        (b"\xff\xfe", "can't be read as text in UTF-8"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             tasks.get("piqa", tmp_path).questions("dev")
     path.unlink()
     (tmp_path / "piqa_validation.parquet").write_bytes(b"PAR1 half a file")
-    with pytest.raises(ValueError, match=r"piqa_validation\.parquet is no readable parquet file \(.*\); copy it again"):
+    with pytest.raises(
+        ValueError, match=r"piqa_validation\.parquet can't be read as a parquet file \(.*\); copy it again"
+    ):
         tasks.get("piqa", tmp_path).questions("dev")
     with pytest.raises(
         ValueError,
         match=(
-            r"There is no csqa_train\.jsonl or csqa_validation\.jsonl \(or \.parquet\) in .*; put the dataset's files"
-            r" there"
+            r"There is no csqa_train\.jsonl or csqa_validation\.jsonl \(or \.json, \.parquet\) in .*; put the dataset's"
+            r" files there"
         ),
     ):
         tasks.get("commonsense_qa", tmp_path)
+
+
+def test_a_byte_order_mark_empty_lines_and_an_array_are_read(tmp_path: Path) -> None:
+    rows = piqa_rows(6)
+    lines = "\n\n".join(json.dumps(row) for row in rows)
+    forms = {
+        "piqa_validation.jsonl": ["\ufeff" + lines, "\n" + lines + "\n \n\n", "\ufeff" + json.dumps(rows, indent=1)],
+        "piqa_validation.json": [json.dumps(rows)],
+    }
+    for name, texts in forms.items():
+        for text in texts:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+            task = benchmark("piqa", tmp_path)
+            assert sum(len(found) for found in task.listed.values()) == 6
+        (tmp_path / name).unlink()
+
+
+def test_nested_rows_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    deep = '{"goal": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    (tmp_path / "piqa_validation.jsonl").write_text(deep)
+    with pytest.raises(ValueError, match=r"Line 1 of .* can't be read as JSON: .*levels"):
+        tasks.get("piqa", tmp_path).questions("dev")
+
+
+def test_a_question_of_two_parts_is_in_the_later_one_only(tmp_path: Path) -> None:
+    write(tmp_path, "gsm8k_train", gsm8k_rows(20))
+    write(tmp_path, "gsm8k_test", gsm8k_rows(5))
+    with pytest.warns(UserWarning, match="5 of the questions in the train part of gsm8k are in a later part, too"):
+        task = benchmark("gsm8k", tmp_path)
+        found = task.listed
+    texts = {split: {q.text for q in questions} for split, questions in found.items()}
+    assert len(texts["test"]) == 5 and len(texts["extraction"] | texts["dev"]) == 15
+    assert not texts["test"] & (texts["extraction"] | texts["dev"])
+    assert [q.id for q in found["test"]] == content_ids(q.text for q in found["test"]), "the ids of the test file alone"
+
+
+def test_a_question_that_occurs_twice_is_in_one_split(tmp_path: Path) -> None:
+    write(tmp_path, "piqa_validation", piqa_rows(40) * 3)
+    task = benchmark("piqa", tmp_path)
+    splits: dict[str, set[str]] = {}
+    for split, questions in task.listed.items():
+        for q in questions:
+            splits.setdefault(q.text, set()).add(split)
+    assert len(splits) == 40 and all(len(found) == 1 for found in splits.values())
+
+
+def test_labels_that_no_rule_reads_are_refused(tmp_path: Path) -> None:
+    row = {**choice_rows(1)[0], "choices": {"text": ["x", "y"], "label": ["a", "b"]}, "answerKey": "a"}
+    write(tmp_path, "arc_challenge_test", [row])
+    with pytest.raises(ValueError, match="the labels are 'a', 'b'; each must be a capital letter or digit of its own"):
+        tasks.get("arc_challenge", tmp_path).questions("dev")
+
+
+def test_a_home_folder_may_be_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "piqa_validation", piqa_rows(6))
+    assert sum(len(found) for found in benchmark("piqa", Path("~")).listed.values()) == 6
 
 
 def test_what_questions_and_demonstrate_refuse(tmp_path: Path) -> None:
@@ -336,8 +395,8 @@ def test_the_real_files_load_whole_and_every_rule_reads_every_gold_reply() -> No
             )
             reply = task.demonstrate(question, "direct")
             for text in (reply, f"{reply}{task.closing} {question.answer}") if task.closing else (reply,):
-                assert {rule: read(question, text) for rule, read in task.extractors.items()} == dict.fromkeys(
-                    task.extractors, question.answer
+                assert {rule: read(question, text) for rule, read in task.rules.items()} == dict.fromkeys(
+                    task.rules, question.answer
                 ), text
             assert all(task.is_correct(question, task.demonstrate(question, style)) for style in task.styles)
             assert "<<" not in question.replies.get("stepwise", "")
