@@ -6,6 +6,7 @@
 #   make notebooks   run the notebooks again, in place
 #   make figures     draw all figures of the notebooks and of the README again, into figures/
 #   make full        everything slow, too; the log goes to docs/full.log
+#   make latest      the tests against the newest release of every core dependency, in an environment of their own
 #   make evidence    the bundled pair under every intervention: the tables in benchmarks/README.md (15 minutes)
 #   make screenshots  the explorer's pictures in the docs, taken again from a real browser
 #   make docs        the notebooks, the reference and the guides as HTML, in docs/_build/html
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab app notebooks figures screenshots docs full evidence clean
+.PHONY: demo test lint lab app notebooks figures screenshots docs full latest evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -79,9 +80,18 @@ full: $(READY)
 	    else $(BIN)/python benchmarks/$$file.py; fi; done; \
 	} 2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/full.log
 
+# Against the newest releases: tells which have moved on, then which tests fail. The environment is made anew each time.
+latest:
+	rm -rf .venv-latest && $(PY) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install --quiet --upgrade pip
+	.venv-latest/bin/python -m pip install --quiet $(PIP_FLAGS) 'torch==2.13.0' -e '.[dev]'
+	@echo 'Newer than constraints.txt:'; .venv-latest/bin/python -m pip freeze | sort -f | \
+	  comm -13 <(sort -f constraints.txt) - | grep -f <(sed 's/==.*/==/' constraints.txt) || echo '(nothing)'
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-latest/bin/python -m pytest -n $(WORKERS) --dist loadfile -q -m "$(MARK)" tests kvsteer_lab
+
 evidence: $(READY)
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/table.py
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest dist .pytest_cache .mypy_cache .ruff_cache

@@ -115,6 +115,6 @@ def busy(explorer: Explorer) -> threading.Event:
         gate.wait(PATIENCE)
         yield
 
-    explorer.worker.submit("busy", steps, lambda outcome, message: None, rank=-1)
+    explorer.jobs.worker.submit("busy", steps, lambda outcome, message: None, rank=-1)
     assert began.wait(PATIENCE)
     return gate

@@ -99,14 +99,14 @@ class ExplorerPage:
         return drawn
 
     def save_state(self) -> dict[str, Any]:
-        """How the knobs are set, as the explorer's own file says."""
+        """The state, as the explorer's own file says."""
         self._states += 1
         path = self.folder / f"saved {self._states}.json"
         self._state_button(path, "save-state", f"Written: {path}")
         return json.loads(path.read_text(encoding="utf-8"))
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Set every knob, by a file, and wait until all work is done."""
+        """Set the whole state, by a file, and wait until all work is done."""
         self._states += 1
         path = self.folder / f"state {self._states}.json"
         path.write_text(json.dumps(state), encoding="utf-8")

@@ -137,6 +137,8 @@ def _temporaries(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -30,7 +30,7 @@ def pair_html(positive: str, negative: str, last_token: str | None) -> str:
         last_token: the text of their last token, where it is known; else the last character is framed.
 
     >>> shown = pair_html("Why? Because. A:", "Why? A:", ":")
-    >>> "<span style='background:#e69f0055;'> Because.</span>" in shown
+    >>> "Why? <span style='background:#e69f0055;'>Because. </span>A" in shown
     True
     """
     sides = [re.findall(r"\s+|\w+|[^\w\s]", text) for text in (positive, negative)]

@@ -20,6 +20,9 @@ def provenance(device: str | None = None) -> dict[str, Any]:
 
     Args:
         device: what computed, say `"cuda: NVIDIA H100"`.
+
+    >>> provenance("cpu")["device"]
+    'cpu'
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {
@@ -34,8 +37,10 @@ def provenance(device: str | None = None) -> dict[str, Any]:
 
 @cache
 def commit() -> str | None:
-    """The last commit that changed the package, with `+changes` behind it where files differ from it; `None` outside a
-    checkout.
+    """The last commit that changed the package, `+changes` after it where files differ; `None` outside a checkout.
+
+    >>> commit() is None or len(commit()) >= 40
+    True
     """
     found = _git("log", "-1", "--format=%H", "--", ".")
     if not found:

@@ -36,6 +36,8 @@ class CacheDelta:
         keys, values: float32 `[layers, kv_heads, head_dim]`.
         slot: index into the row's unpadded ids; negative counts from the end.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> kv.CacheDelta(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).slot
     -1
     """
@@ -66,6 +68,8 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
             the cache's dtype), a slot out of range, or one that a sliding-window layer has already dropped. Raised
             before anything is changed.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> model = kv.load("tiny")
     >>> cache = model.prefill("How many?")
     >>> before = cache.layers[0].values[0, :, -1].clone()
@@ -125,6 +129,7 @@ def added_to(old: Tensor, added: Tensor) -> Tensor:
     Returns:
         float32, of the same shape. In float32 it is what was asked for, but for the last digits.
 
+    >>> import torch
     >>> old = torch.tensor([2.0], dtype=torch.bfloat16)
     >>> added_to(old, torch.tensor([0.01])).tolist()  # bfloat16 has no value between 2 and 2.0156
     [0.015625]
@@ -143,6 +148,8 @@ def check_cast(delta: CacheDelta, dtype: torch.dtype, label: str) -> None:
     Raises:
         NotFiniteError: float16 ends at 65504.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> check_cast(kv.CacheDelta(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)), torch.float16, "steered")
     """
     for name, part in (("keys", delta.keys), ("values", delta.values)):

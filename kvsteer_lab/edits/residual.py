@@ -32,6 +32,8 @@ class ResidualDelta:
         newest: add it to the last position of each forward pass instead, wherever that is. It takes decoding without a
             cache to differ from `onward`: then a position that was the newest is computed anew, without the vectors.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
     """
 
@@ -47,6 +49,8 @@ class ResidualDelta:
             ValueError: another number of layers or hidden width than the model's, NaN or infinity, or a model whose
                 layers aren't found.
 
+        >>> import kvsteer_lab as kv
+        >>> import torch
         >>> kv.ResidualDelta(torch.ones(4, 128)).check(kv.load("tiny"))
         """
         decoder_layers(model.hf)

@@ -80,7 +80,8 @@ def ask_in_chunks(
     labels = tuple(method.label for method in inquiry.methods)
     chunks, about = tuple(map(tuple, parts)), provenance(_device(inquiry))
     identity = identify(inquiry, questions)
-    run = Run(Path(out), identity, chunks, labels, inquiry.samples, dict(settings), about).begin()
+    said = {**settings, "fingerprint": identity.texts["model"]["fingerprint"]}  # of the weights as they are now
+    run = Run(Path(out), identity, chunks, labels, inquiry.samples, said, about).begin()
     _read_again(inquiry, by_id, run)
     missing, busy = run.missing(shard), 0
     try:

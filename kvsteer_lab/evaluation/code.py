@@ -13,6 +13,7 @@ import functools
 import hashlib
 import sys
 import sysconfig
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,16 @@ Describe = Callable[[Any], Any]
 PACKAGE = __name__.partition(".")[0]
 _INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _GENERATED = frozenset("__init__ __repr__ __eq__ __hash__ __setattr__ __delattr__ __replace__ __match_args__".split())
-_ACTIVE: list[int] = []  # what is being described, so that recursion ends
+
+
+class _Active(threading.local):
+    """What is being described in this thread, so that recursion ends."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+
+_ACTIVE = _Active()
 
 
 def is_foreign(thing: Any) -> bool:
@@ -73,7 +83,7 @@ def describe_function(function: Any, describe: Describe) -> dict[str, Any]:
         return _value(function, describe)
     if not is_foreign(function):
         return {**_named(function), **_closure(function, describe)}
-    if id(function) in _ACTIVE:
+    if id(function) in _ACTIVE.ids:
         return {"function": "recursive"}
     with _describing(function):
         there, names = function.__globals__, sorted(_names(function.__code__))
@@ -97,7 +107,7 @@ def describe_class(kind: type, describe: Describe) -> dict[str, Any]:
     {'name': 'builtins.dict'}
     """
     own = [base for base in kind.__mro__ if is_foreign(base)]
-    if not own or id(kind) in _ACTIVE:
+    if not own or id(kind) in _ACTIVE.ids:
         return _named(kind)
     with _describing(kind):
         return {base.__qualname__: dict(_members(base, describe)) for base in own}
@@ -144,7 +154,7 @@ def _value(value: Any, describe: Describe) -> Any:
         return describe_function(value, describe)
     if isinstance(getattr(value, "__wrapped__", None), types.FunctionType):
         return describe_function(value, describe)
-    if id(value) in _ACTIVE:
+    if id(value) in _ACTIVE.ids:
         return {"object": "recursive"}
     kind = type(value)
     with _describing(value):
@@ -160,11 +170,11 @@ def _value(value: Any, describe: Describe) -> Any:
 
 @contextmanager
 def _describing(thing: Any) -> Iterator[None]:
-    _ACTIVE.append(id(thing))
+    _ACTIVE.ids.append(id(thing))
     try:
         yield
     finally:
-        _ACTIVE.pop()
+        _ACTIVE.ids.pop()
 
 
 def _closure(function: types.FunctionType, describe: Describe) -> dict[str, Any]:

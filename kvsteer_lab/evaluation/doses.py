@@ -97,6 +97,19 @@ def unit_dose(model: Model, steering: Steering, prompts: Prompt | Sequence[Promp
 
     For cache steering |S^V| / |V| at the steered slot, for activation steering |r| / |h| of the residual stream at that
     token; averaged over the layers that are edited and over the prompts.
+
+    Args:
+        model: the model to be steered.
+        steering: what is added; its coefficients count for nothing.
+        prompts: prompts whose steered slot is measured.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+        >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+        >>> unit_dose(model, steering, "What is 2 + 3?") == steering.unit_dose(model, "What is 2 + 3?")
+        True
     """
     return steering.unit_dose(model, prompts)
 

@@ -86,7 +86,7 @@ def evaluate(
         task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples
     )
     settings = dict(
-        model=model.name, fingerprint=model.read_fingerprint(), dtype=str(model.dtype), **asked, version=__version__
+        model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__
     )
     if out is None and (shard is not None or chunk_size is not None):
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")

@@ -41,6 +41,13 @@ def measure_briefly(replies: pd.DataFrame) -> dict[str, Any]:
 
     Args:
         replies: rows of `Results` under one intervention.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = dict(question=["a", "b"], intervention="x", correct=[True, False], reasoned=True, tokens=[4, 8])
+        >>> row = measure_briefly(pd.DataFrame(rows))
+        >>> row["n"], row["accuracy"], float(row["tokens"])
+        (2, 0.5, 6.0)
     """
     check_measured(replies, ("correct", "reasoned", "tokens"))
     means = dict(reasoned=replies.reasoned.mean(), tokens=replies.tokens.mean())
@@ -85,6 +92,13 @@ def measure_samples(replies: pd.DataFrame, style: str | None) -> dict[str, Any]:
     Args:
         replies: rows of `Results`.
         style: the intended one; `None` where the vectors do not say.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = dict(question="a", intervention="x", correct=[True, False], reasoned=True, tokens=[4, 8])
+        >>> row = measure_samples(pd.DataFrame(rows | dict(sample=[0, 1], style="x", finish_reason="eos")), "x")
+        >>> row["n"], row["samples"], row["accuracy"], row["adopted"]
+        (1, 2, 0.5, 1.0)
     """
     sizes = dict(n=replies.question.nunique(), samples=replies["sample"].nunique())
     return sizes | _shares(replies, style) | lengths(replies)
@@ -100,6 +114,13 @@ def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any
         `n`; the shares `accuracy` and `reasoned` with their intervals; `tokens`; `style`, the commonest one;
         `same_style`, the share of replies whose style is that of the other reply to their question, with its interval
         `same_style_low`, `same_style_high`.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = dict(question=["a", "b"], intervention="x", correct=[True, False], reasoned=True, tokens=[4, 8])
+        >>> ours, theirs = (pd.DataFrame(rows | dict(style=style)) for style in (["x", "y"], ["x", "x"]))
+        >>> measure_beside(ours, theirs)["same_style"]
+        0.5
     """
     check_measured(replies, ("correct", "reasoned", "tokens"))
     same = pd.Series(replies["style"].to_numpy() == others["style"].to_numpy())
@@ -110,7 +131,17 @@ def measure_beside(replies: pd.DataFrame, others: pd.DataFrame) -> dict[str, Any
 
 
 def lengths(replies: pd.DataFrame) -> dict[str, float]:
-    """`tokens`, the mean length, and `truncated`, the share of replies cut at `max_new_tokens`."""
+    """`tokens`, the mean length, and `truncated`, the share of replies cut at `max_new_tokens`.
+
+    Args:
+        replies: rows of `Results`.
+
+    Example:
+        >>> import pandas as pd
+        >>> found = lengths(pd.DataFrame(dict(tokens=[4, 8], finish_reason="length")))
+        >>> float(found["tokens"]), float(found["truncated"])
+        (6.0, 1.0)
+    """
     return dict(tokens=replies.tokens.mean(), truncated=(replies.finish_reason == "length").mean())
 
 

@@ -48,6 +48,12 @@ class Run:
         samples: replies to each question under each intervention.
         settings: what a table's heading tells of the run; recorded, never compared.
         provenance: date, commit and versions; recorded, never compared.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run(Path(folder), RunIdentity({"seed": 0}), (("q1",), ("q2",)), ("baseline",)).begin()
+    ...     run.missing()
+    [0, 1]
     """
 
     path: Path

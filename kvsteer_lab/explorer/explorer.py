@@ -1,32 +1,26 @@
-"""The explorer: one state, the work that it asks for, what the work found, and the page that shows it."""
+"""The explorer: one state, the work that it asks for, and the page that shows both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .._util.text import visible
-from ..models.architectures import UnsteerableModelError
 from ..models.model import Model
 from ..tasks.base import Task
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import KVVectors
-from .results.attention import ArmAttention
+from .jobs import Jobs
 from .results.comparison import Comparison
 from .results.components import Components
 from .results.sweep import Sweep
-from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, Arm, ExplorerState
-from .threads import Cancelled, Outcome, Worker, one_line, view_lock
+from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
+from .threads import one_line, view_lock
 from .views.page import Actions, Page
-from .work.attention import read_attention
-from .work.comparing import compare_arms
-from .work.components import look_at_pairs
-from .work.doses import KnownDoses, slot_of
 from .work.files import write_figure, write_state, write_vectors
 from .work.restoring import restore
 from .work.snippet import write_code
-from .work.sweeping import run_sweep
 from .workspace import Workspace
 
 
@@ -40,9 +34,7 @@ class Explorer:
     Attributes:
         workspace: the model, and the vectors, pairs and tasks at hand.
         state: the present setting.
-        comparison: the last comparison whose texts are whole; `None` before the first.
-        swept: the last sweep, as far as it is done; `None` before the first.
-        components: what the geometry tab shows, or `None`.
+        jobs: the work that is done for it, and what it found.
         page: the views; `page.ui` is the whole widget.
 
     >>> import kvsteer_lab as kv
@@ -59,15 +51,10 @@ class Explorer:
 
     def __init__(self, workspace: Workspace, state: ExplorerState, folder: str | Path) -> None:
         self.workspace, self.state = workspace, state
-        self.comparison: Comparison | None = None
-        self.swept: Sweep | None = None
-        self.components: Components | None = None
-        self.worker = Worker()
-        self._doses = KnownDoses(workspace)
-        self._looked_at: set[str] = set()  # test questions
         self._lock = view_lock()
         model = workspace.model
         self.page = Page(model.n_layers, model.n_kv_heads, workspace.task_names, folder, self._actions())
+        self.jobs = Jobs(workspace, self.page, self._lock, lambda: self.state)
         with self._lock:
             self._show()
             self.compare()
@@ -121,6 +108,23 @@ class Explorer:
         """Tasks by name, as far as they were asked for."""
         return self.workspace.tasks
 
+    # --- what was found ---------------------------------------------------------------------------------------
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The last comparison whose texts are whole; `None` before the first."""
+        return self.jobs.comparison
+
+    @property
+    def swept(self) -> Sweep | None:
+        """The last sweep, as far as it is done; `None` before the first."""
+        return self.jobs.swept
+
+    @property
+    def components(self) -> Components | None:
+        """What the geometry tab shows, or `None`."""
+        return self.jobs.components
+
     @property
     def code(self) -> str:
         """The library calls that give the texts of the first tab."""
@@ -147,72 +151,36 @@ class Explorer:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all work is done; `False` if that takes longer than `timeout` seconds."""
-        return self.worker.wait(timeout)
+        return self.jobs.worker.wait(timeout)
 
     def cancel(self, kind: str | None = None) -> None:
         """Cancel all work, or work of one kind (`"compare"`, `"sweep"`, `"look"`), at the next token."""
-        self.worker.cancel(kind)
+        self.jobs.worker.cancel(kind)
 
     def close(self) -> None:
         """Cancel all work, end the thread and close every widget."""
-        self.worker.close()
+        self.jobs.worker.close()
         self.page.close()
 
     def compare(self) -> None:
         """Run the state's comparison; one that runs or waits is cancelled."""
         with self._lock:
-            state, errors = self.state, self.page.errors
-            self.page.say("Working.")
-            self.worker.submit(
-                "compare",
-                lambda cancelled: self._compare(state, cancelled),
-                lambda outcome, message: self._compared(outcome, message, errors),
-            )
-            if not self._doses.knows(state):
-                self.worker.submit(
-                    "dose",
-                    lambda cancelled: self._measure_dose(state),
-                    self._if_failed(lambda message: self._no_dose(state, message)),
-                    rank=1,
-                )
+            self.jobs.compare(self.state)
 
     def sweep(self) -> None:
         """Run the state's sweep; one that runs is cancelled."""
-        so_far = list[Sweep]()
-
-        def have(sweep: Sweep) -> None:
-            so_far[:] = [sweep]
-            with self._lock:
-                self.swept = sweep
-                self.page.ablation.progress(sweep, self.state)
-
-        def end(outcome: Outcome, message: str) -> None:
-            with self._lock:
-                if "sweep" not in self.worker.kinds:  # else a newer one has the buttons
-                    self.page.ablation.end(outcome, message, so_far[0] if so_far else None)
-
         with self._lock:
-            state = self.state
-            self.page.ablation.begin()
-            self.worker.submit(
-                "sweep", lambda cancelled: run_sweep(self.workspace, state, cancelled, have), end, rank=2
-            )
+            self.jobs.sweep(self.state)
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
-
-        def steps(cancelled: Cancelled) -> Iterator[None]:
-            name = self.workspace.load_vectors(source)
-            yield
-            self._change({"mix": {name: 1.0}})
-
-        self.worker.submit("load", steps, self._if_failed(lambda message: self.page.say(message, error=True)), rank=1)
+        self.jobs.load_vectors(source, lambda name: self._change({"mix": {name: 1.0}}))
 
     def look(self, layer: int | None = None, part: str | None = None) -> None:
         """Draw the pairs of a layer's `"keys"` or `"values"`, by default the state's; what is missing is extracted."""
         wanted = {"geometry_layer": layer, "geometry_part": part}
         if not self._change({name: value for name, value in wanted.items() if value is not None}):
-            self._draw_pairs()
+            self.jobs.draw_pairs(self.state)
 
     def save_figure(self, which: str, path: str, overwrite: bool = False) -> None:
         """Draw one of the explorer's figures and write it with `kv.save_figure`, before this returns (a second)."""
@@ -251,7 +219,7 @@ class Explorer:
             moved = self.state.difference(before)
             self._show()
             if moved & GEOMETRY_FIELDS:
-                self._draw_pairs()
+                self.jobs.draw_pairs(self.state)
             if moved - SWEEP_FIELDS - GEOMETRY_FIELDS:
                 self.compare()
         return moved
@@ -262,104 +230,7 @@ class Explorer:
         except ValueError as error:
             code = f"# {visible(error, one_line=True)}"
         self.page.show(self.state, list(self.vectors), code)
-        self._show_dose()
-
-    # --- in the worker's thread -------------------------------------------------------------------------------
-
-    def _compare(self, state: ExplorerState, cancelled: Cancelled) -> Iterator[None]:
-        with self._lock:
-            self.page.side.begin(state)
-        yield from compare_arms(
-            self.workspace, state, cancelled, self._have_texts, self._have_measured, self._have_token
-        )
-        assert self.comparison is not None
-
-        def have(found: list[ArmAttention]) -> None:
-            with self._lock:
-                self.page.side.attended(found, state)
-
-        try:
-            yield from read_attention(self.workspace, self.comparison, cancelled, have)
-        except UnsteerableModelError as error:
-            with self._lock:
-                self.page.side.not_attended(str(error), state)
-
-    def _have_token(self, arm: Arm, text: str) -> None:
-        with self._lock:
-            self.page.side.text(arm, text)
-
-    def _have_texts(self, comparison: Comparison) -> None:
-        state, question = comparison.state, comparison.asked.question
-        with self._lock:
-            self.comparison = comparison
-            if question is not None:
-                if state.split == "test":
-                    self._looked_at.add(question.id)
-                self.page.controls.say_asked(state, question.text, len(self._looked_at))
-            self.page.side.texts(comparison)
-
-    def _have_measured(self, comparison: Comparison) -> None:
-        with self._lock:
-            self.comparison = comparison
-            self.page.side.measured(comparison)
-
-    def _compared(self, outcome: Outcome, message: str, errors: int) -> None:
-        with self._lock:
-            if "compare" in self.worker.kinds:  # a newer one says "Working."
-                return
-            if outcome == "failed":
-                self.page.side.clear()
-                self.page.say(message, error=True)
-            elif self.page.errors == errors:  # else something went wrong since it began, and that line stays
-                warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
-                self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
-
-    def _measure_dose(self, state: ExplorerState) -> Iterator[None]:
-        for _ in self._doses.measure(state):
-            with self._lock:
-                self._show_dose()
-            yield
-
-    def _show_dose(self) -> None:
-        try:
-            self.page.controls.dose.show(self._doses.dose(self.state), self.state.slot)
-        except ValueError as error:
-            self.page.controls.dose.fail(str(error))
-
-    def _no_dose(self, state: ExplorerState, message: str) -> None:
-        if slot_of(state) == slot_of(self.state):
-            self.page.controls.dose.fail(message)
-
-    def _draw_pairs(self) -> None:
-        state = self.state
-
-        def progress(name: str, done: int, total: int) -> None:
-            with self._lock:
-                self.page.geometry.progress(name, done, total)
-
-        def have(found: Components) -> None:
-            with self._lock:
-                self.components = found
-                self.page.geometry.draw(found, list(self.workspace.differences))
-
-        def fail(message: str) -> None:
-            self.components = None
-            self.page.geometry.fail(message)
-
-        self.worker.submit(
-            "look",
-            lambda cancelled: look_at_pairs(self.workspace, state, cancelled, progress, have),
-            self._if_failed(fail),
-            rank=1,
-        )
-
-    def _if_failed(self, say: Callable[[str], None]) -> Callable[[Outcome, str], None]:
-        def ended(outcome: Outcome, message: str) -> None:
-            if outcome == "failed":
-                with self._lock:
-                    say(message)
-
-        return ended
+        self.jobs.show_dose()
 
     # --- files ------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from .._util.files import write_atomically
 from ..interventions.prompt import STEP_BY_STEP
-
-FORMAT = "kvsteer_lab.explorer.1"
+from .state_files import FORMAT, Origin, read_file, read_state, refuse_existing
 
 Arm = Literal["baseline", "CoT prompt", "forced prefix", "cache steering", "activation steering", "random control"]
 Part = Literal["keys and values", "keys", "values"]
@@ -72,6 +71,9 @@ class ExplorerState:
 
     Raises:
         ValueError: a field of the wrong type or out of range.
+
+    >>> ExplorerState(task="tiny-arithmetic", cv=3.0, layers=(1, 2)).layers
+    (1, 2)
     """
 
     prompt: str = ""
@@ -111,25 +113,44 @@ class ExplorerState:
 
         Raises:
             ValueError: one sentence for each bad field.
+
+        >>> ExplorerState().changed({"cv": 1.5, "seed": 3}).cv
+        1.5
         """
         return _checked(lambda: replace(self, **changes), {**asdict(self), **changes})
 
     def difference(self, other: ExplorerState) -> frozenset[str]:
-        """The fields in which two states differ."""
+        """The names of the fields in which two states differ.
+
+        >>> sorted(ExplorerState().difference(ExplorerState(cv=1.0, seed=2)))
+        ['cv', 'seed']
+        """
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
 
     @property
     def everything(self) -> dict[str, Any]:
-        """Every field by its name."""
+        """Every field by its name.
+
+        >>> ExplorerState(cv=1.5).everything["cv"]
+        1.5
+        """
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def asks(self) -> tuple[Any, ...]:
-        """What is asked: the question's task, split and number, or the user's own text."""
+        """What is asked: the question's task, split and number, or the user's own text.
+
+        >>> ExplorerState(task="gsm8k", question=7).asks
+        ('gsm8k', 'dev', 7)
+        """
         return (self.prompt,) if self.task is None else (self.task, self.split, self.question)
 
     def says_the_same(self, other: ExplorerState) -> bool:
-        """Whether an intervention that both states compare says the same in both."""
+        """Whether an intervention that both states compare gives the same text in both.
+
+        >>> ExplorerState().says_the_same(ExplorerState(measure="tokens"))
+        True
+        """
         return not self.difference(other) - SWEEP_FIELDS - GEOMETRY_FIELDS - {"arms"}
 
     # --- files ------------------------------------------------------------------------------------------------
@@ -137,6 +158,9 @@ class ExplorerState:
     def to_json(self, origin: Origin | None = None) -> str:
         """JSON text that `from_json` reads; its first field names the format's version, the next, if it is known, where
         the state was set.
+
+        >>> ExplorerState.from_json(ExplorerState(cv=1.5).to_json()).cv
+        1.5
         """
         said = {} if origin is None else {"origin": asdict(origin)}
         return json.dumps({"format": FORMAT, **said, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
@@ -148,7 +172,7 @@ class ExplorerState:
         Raises:
             ValueError: no JSON object, another format or version, or one sentence for each bad field.
         """
-        found = _read(text)
+        found = read_state(text, "This state")
         found.pop("origin", None)
         return _checked(lambda: cls(**found), found)
 
@@ -174,70 +198,9 @@ class ExplorerState:
         Raises:
             ValueError: no such file, or what `from_json` refuses.
         """
-        return cls.from_json(_text(path))
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a state was set.
-
-    Attributes:
-        model, fingerprint: the model's name and fingerprint.
-        sources: for sets of vectors that were loaded by hand, the file or repository.
-    """
-
-    model: str
-    fingerprint: str
-    sources: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Origin | None:
-        """Where the state in a file was set; `None` if the file doesn't tell.
-
-        Raises:
-            ValueError: no such file, no state, or an origin that can't be read.
-        """
-        found = _read(_text(path)).get("origin")
-        try:
-            return None if found is None else cls(**found)
-        except (TypeError, ValidationError) as error:
-            raise ValueError(
-                f"The state in {path} has an origin that can't be read; take the field out to restore the rest."
-            ) from error
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"There is no state at {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a state of the explorer: it is not text in UTF-8 ({error}).") from error
-
-
-def _read(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
-        raise ValueError(f"This is not a state of the explorer: it can't be read as JSON ({error}).") from error
-    if not isinstance(found, dict) or "format" not in found:
-        raise ValueError(
-            "This is not a state of the explorer: it doesn't name its format; save one with the explorer's Keep tab."
-        )
-    if (version := found.pop("format")) != FORMAT:
-        raise ValueError(
-            f"The state has the format {version!r}, but this version of the package reads {FORMAT!r}; make the"
-            " anew and save it."
-        )
-    return found
-
-
-def refuse_existing(path: str | Path, overwrite: bool) -> None:
-    """Raise a `ValueError` if there is something at `path` that may not be overwritten."""
-    if not str(path).strip():
-        raise ValueError("The name of the file is empty; give one.")
-    if Path(path).exists() and not overwrite:
-        raise ValueError(f"{path} exists; choose another name, or allow overwriting.")
+        found = read_file(path)
+        found.pop("origin", None)
+        return _checked(lambda: cls(**found), found)
 
 
 def _checked(make: Any, given: Mapping[str, Any]) -> ExplorerState:

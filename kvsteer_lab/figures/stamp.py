@@ -32,6 +32,10 @@ class Stamp:
         seed: the seed of what is shown.
         version: of kvsteer_lab.
         csv_sha256, csv_rows: the plotted data, as they lie beside the figure.
+
+    >>> stamp = Stamp("norms", (("tiny", "2-0123456789abcdef-01234567"),), 0, "0.1.0", "0" * 64, 3)
+    >>> Stamp.read(stamp.metadata(".png")["Description"]) == stamp
+    True
     """
 
     figure: str
@@ -55,7 +59,7 @@ class Stamp:
         """The stamp from its text.
 
         Raises:
-            ValueError: the text is no stamp.
+            ValueError: the text is not a stamp.
         """
         try:
             read_json(text, what="The stamp")
@@ -69,11 +73,15 @@ def read_stamp(path: str | Path) -> Stamp:
 
     Raises:
         ValueError: no file, another kind of file, an incomplete one, or one without a stamp.
+
+    >>> read_stamp("figures/norms.csv")
+    Traceback (most recent call last):
+    ValueError: figures/norms.csv is not a picture with a stamp; give a .pdf, .svg or .png that kv.save_figure wrote.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
-            f"{path} is no picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that"
+            f"{path} is not a picture with a stamp; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} that"
             " kv.save_figure wrote."
         )
     if not path.is_file():
@@ -128,7 +136,7 @@ def _in_png(path: Path) -> str:
 
 def _broken(path: Path, kind: str, error: Exception) -> ValueError:
     reason = " ".join(str(error).split()).replace(str(path), "the file").rstrip(".") or type(error).__name__
-    return ValueError(f"{path} is no complete {kind} file ({reason}); save or copy it again.")
+    return ValueError(f"{path} is not a complete {kind} file ({reason}); save or copy it again.")
 
 
 def stamp(
@@ -137,7 +145,7 @@ def stamp(
     """The stamp of a figure that is saved now; of a model from a folder, only the folder's own name is kept.
 
     Raises:
-        ValueError: something that is no model.
+        ValueError: something that is not a model.
     """
     shown = (
         []
@@ -149,8 +157,8 @@ def stamp(
     wrong = [each for each in shown if not hasattr(each, "fingerprint")]
     if wrong:
         raise ValueError(
-            f"A figure's stamp names loaded models, and {wrong[0]!r} is none; pass what kv.load returned, or several of"
-            " these."
+            f"A figure's stamp names loaded models, and {wrong[0]!r} is not one; pass what kv.load returned, or several"
+            " of these."
         )
     named = tuple((visible(_public(m.name), one_line=True), _fingerprint(m)) for m in shown)
     return Stamp(visible(figure, one_line=True), named, seed, __version__, csv_sha256, csv_rows)

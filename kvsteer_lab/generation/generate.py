@@ -65,6 +65,7 @@ def generate(
         ValueError: bad prompts, offset, settings, or vectors of another model, before anything is computed; and later
             where the model's logits become NaN or infinite.
 
+    >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
     >>> found = kv.generate(model, "What is 2 + 3?", [kv.Nothing(), kv.NoOffset()], generation={"max_new_tokens": 4})
     >>> [len(ids) for ids in found.token_ids]
@@ -115,6 +116,7 @@ def generate_all(
         ValueError: as `generate`.
         KeyboardInterrupt: Ctrl-C; nothing is returned.
 
+    >>> import kvsteer_lab as kv
     >>> generate_all(kv.load("tiny"), "What is 2 + 3?", generation={"max_new_tokens": 4}).complete
     True
     """
@@ -204,6 +206,7 @@ def check_prompts(
     Raises:
         ValueError: as `generate`.
 
+    >>> import kvsteer_lab as kv
     >>> check_prompts(kv.load("tiny"), ["2 + 2?"], [kv.Nothing()], offset="\\n", generation=None, samples=1)
     """
     prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)

@@ -70,6 +70,7 @@ def asked_under(intervention: Intervention, prompt: Prompt, *, chat: bool) -> Pr
     Raises:
         ValueError: the prompt is taken verbatim, and the method would change the chat.
 
+    >>> import kvsteer_lab as kv
     >>> asked_under(kv.CoTPrompt("Think."), "2 + 2?", chat=True)
     [{'role': 'user', 'content': '2 + 2?\\nThink.'}]
     """

@@ -85,6 +85,7 @@ def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | Non
         ValueError: a setting that is unknown or that the one path can't honour (beams, other caches), asked for or the
             checkpoint's own.
 
+    >>> import kvsteer_lab as kv
     >>> resolve(kv.load("tiny"), {"max_new_tokens": 8}, chat=True).max_new_tokens
     8
     """
@@ -133,6 +134,7 @@ def end_tokens(model: Model, asked: int | Sequence[int] | None, *, chat: bool) -
     Returns:
         Token ids; empty: only `max_new_tokens` ends a text.
 
+    >>> import kvsteer_lab as kv
     >>> sorted(end_tokens(kv.load("tiny"), [7], chat=True))
     [7]
     """

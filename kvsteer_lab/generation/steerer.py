@@ -79,6 +79,8 @@ class KVSteerer:
             ValueError: vectors without an offset token, ids that are not `[rows, time]`, several rows without a mask,
                 or what `kv.generate` refuses.
 
+        >>> import kvsteer_lab as kv
+        >>> import torch
         >>> model = kv.load("tiny")
         >>> pairs = kv.ContrastiveSet.from_texts(["Step 1: add."], ["The answer is 5."])
         >>> vectors = kv.extract(model, pairs, progress=False)

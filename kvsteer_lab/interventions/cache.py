@@ -113,6 +113,17 @@ class CacheSteering(Steering):
 
         Raises:
             ValueError: a steering of keys alone, which has no such ratio.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> steering = kv.CacheSteering(vectors, ck=1, cv=4)
+            >>> half = steering.at(2.0, "half")
+            >>> half.ck, half.cv, half.label
+            (0.5, 2.0, 'half')
         """
         if self.cv == 0 and self.ck != 0:
             raise ValueError(
@@ -149,6 +160,17 @@ class Control(CacheSteering):
     Args:
         steering: the label of what it controls.
         kind: what was changed; controls of one kind are summarised together.
+
+    Example:
+        >>> import torch
+        >>> import kvsteer_lab as kv
+        >>> from kvsteer_lab.vectors import Card
+        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+        >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+        >>> steering = kv.CacheSteering(vectors, ck=0, cv=6)
+        >>> (control,) = kv.random_controls(steering, 1)
+        >>> control.control_of, control.control_kind
+        ('steered stepwise ck=0 cv=6', 'random')
     """
 
     steering: str = ""
@@ -190,6 +212,12 @@ def check_cache_steering(steering: object) -> None:
 
     Raises:
         ValueError: another intervention, or as `check_adds`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_cache_steering(kv.CoTPrompt())
+        Traceback (most recent call last):
+        ValueError: Cache steering is asked for, a kv.CacheSteering, not CoTPrompt.
     """
     if not isinstance(steering, CacheSteering):
         raise ValueError(f"Cache steering is asked for, a kv.CacheSteering, not {type(steering).__name__}.")

@@ -100,6 +100,16 @@ class Steering(Intervention, ABC):
 
         Raises:
             ValueError: no layers to edit, or vectors that are zero in all of them.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> kv.CacheSteering(vectors, ck=0, cv=1, layers=[]).check_adds()
+            Traceback (most recent call last):
+            ValueError: 'steered stepwise ck=0 cv=1 layers=' edits no layers, so no coefficient does anything; name ...
         """
         if not self.edited_layers:
             raise ValueError(f"{self.label!r} edits no layers, so no coefficient does anything; name at least one.")
@@ -115,6 +125,15 @@ class Steering(Intervention, ABC):
         Args:
             coefficient: the new one.
             name: the new label; `None`: one made from the settings.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> kv.CacheSteering(vectors, ck=0, cv=6).at(3).label
+            'steered stepwise ck=0 cv=3'
         """
         return replace(self, coefficient=coefficient, name=name)  # type: ignore[type-var]
 
@@ -128,6 +147,14 @@ class Steering(Intervention, ABC):
 
         Returns:
             `keys` and `values`, or `residuals`, averaged over the edited layers and the prompts.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+            >>> steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0, cv=6)
+            >>> list(steering.unit_doses(model, "What is 2 + 3?").index)
+            ['keys', 'values']
         """
         table = self.vectors.relative_to(model, prompts).set_index("layer")
         return table.loc[list(self.edited_layers)].mean()
@@ -155,6 +182,16 @@ class Steering(Intervention, ABC):
 
         Raises:
             ValueError: a negative number of controls.
+
+        Example:
+            >>> import torch
+            >>> import kvsteer_lab as kv
+            >>> from kvsteer_lab.vectors import Card
+            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
+            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
+            >>> steering = kv.CacheSteering(vectors, ck=0, cv=6, name="mine")
+            >>> steering.controls(0), [control.label for control in steering.controls(2, seed=5)]
+            ([], ['random 5 for mine', 'random 6 for mine'])
         """
         if not isinstance(n, SupportsIndex) or n.__index__() < 0:
             raise ValueError(f"The number of controls must be 0 or a positive whole number, not {n}.")
@@ -168,7 +205,7 @@ class Steering(Intervention, ABC):
 
 @dataclass(frozen=True)
 class RandomControl(Steering):
-    """Any steering with random vectors in place of its own; it acts as that steering does.
+    """Any steering with random vectors in place of its own; it acts as that steering does. Made by `Steering.controls`.
 
     Args:
         changed: the steering, its vectors already replaced.
@@ -297,6 +334,12 @@ def check_adds(steering: object) -> None:
 
     Raises:
         ValueError: another intervention, no layers or KV heads to edit, or vectors that are zero there.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_adds(kv.CoTPrompt())
+        Traceback (most recent call last):
+        ValueError: A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not CoTPrompt.
     """
     if not isinstance(steering, Steering):
         raise ValueError(

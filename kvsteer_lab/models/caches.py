@@ -19,6 +19,7 @@ def cache_argument(hf: PreTrainedModel) -> str:
     Returns:
         `"cache"` or `"past_key_values"`.
 
+    >>> import kvsteer_lab as kv
     >>> cache_argument(kv.load("tiny").hf) in ("cache", "past_key_values")
     True
     """
@@ -34,6 +35,8 @@ def cache_of(output: Any) -> Any:
     Returns:
         Usually a `DynamicCache`.
 
+    >>> import kvsteer_lab as kv
+    >>> import torch
     >>> model = kv.load("tiny")
     >>> cache_of(model.hf(torch.tensor([[1, 2]]))).get_seq_length()
     2

@@ -42,6 +42,7 @@ _FLAGS = ("clean_up_tokenization_spaces", "split_special_tokens", "eos_token", "
 class Checksums:
     """Checksums of tensors, remembered until a tensor changes.
 
+    >>> import torch
     >>> known, weight = Checksums(), torch.ones(3)
     >>> before = known.of("weight", weight)
     >>> weight[1] = 2
@@ -127,8 +128,8 @@ def compare_fingerprints(there: str, here: str) -> Literal["same", "config", "we
     """
     if there == here:
         return "same"
-    a, b = there.split("-"), here.split("-")
-    if len(a) != 3 or len(b) != 3 or a[0] != b[0]:
+    a, b = (found if len(found := mark.split("-")) == 3 else ["1", mark, ""] for mark in (there, here))
+    if a[0] != b[0]:
         return "format"
     return "config" if a[1] == b[1] else "weights"
 
@@ -136,6 +137,7 @@ def compare_fingerprints(there: str, here: str) -> Literal["same", "config", "we
 def checksum(tensor: Tensor) -> str:
     """32 hex digits of a tensor's values: of all bits, the same on every device, and in every dtype that loses none.
 
+    >>> import torch
     >>> checksum(torch.ones(4)) == checksum(torch.ones(4, dtype=torch.bfloat16))
     True
     """

@@ -21,6 +21,7 @@ def broken_rows(logits: Float[Tensor, "rows ... vocab"]) -> Bool[Tensor, " rows"
     Returns:
         A flag a row, on the logits' device.
 
+    >>> import torch
     >>> broken_rows(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])).tolist()
     [False, True]
     """
@@ -37,6 +38,7 @@ def refuse_broken(logits: Float[Tensor, "rows ... vocab"], labels: list[str]) ->
     Raises:
         NotFiniteError: in some row.
 
+    >>> import torch
     >>> refuse_broken(torch.tensor([[0.0, 1.0]]), ["baseline"])
     """
     broken = broken_rows(logits)

@@ -129,7 +129,7 @@ def _refuse_parts(header: GGUFHeader) -> None:
     for kind in (header.architecture, str(header.fields.get("general.type", ""))):
         if kind in _PARTS:
             raise ValueError(f"{header.path} holds {_PARTS[kind]}, not a language model; give the model's own file.")
-    if int(header.fields.get("split.count", 1) or 1) > 1:
+    if header.fields.get("split.count") not in (None, 0, 1):
         raise ValueError(
             f"{header.path} is one of {header.fields['split.count']} parts of a model; join them with"
             " `llama-gguf-split --merge FIRST_PART OUT.gguf` and give the result."

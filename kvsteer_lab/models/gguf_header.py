@@ -119,7 +119,9 @@ def _read(file: BinaryIO, path: Path) -> GGUFHeader:
         shape = struct.unpack(f"<{n_dimensions}Q", file.read(8 * n_dimensions))
         kind, offsets[name] = struct.unpack("<IQ", file.read(12))
         tensors[name] = (tuple(reversed(shape)), kind)
-    alignment = int(fields.get("general.alignment", 32) or 32)
+    alignment = fields.get("general.alignment", 32)
+    if not isinstance(alignment, int) or not 0 < alignment <= size:
+        raise _DamagedError(f"its tensors are aligned to {alignment!r}")
     data = -(-file.tell() // alignment) * alignment
     return GGUFHeader(path, fields, tensors, data, offsets)
 
@@ -150,6 +152,8 @@ def _value(file: BinaryIO, kind: int, size: int) -> Any:
         raise _DamagedError(f"its header holds a list of the unsupported type {inner}")
     for _ in range(length):
         (n_bytes,) = struct.unpack("<Q", file.read(8))
+        if n_bytes > size:
+            raise _DamagedError("a text in its header is longer than the file")
         file.seek(n_bytes, 1)
     return length
 

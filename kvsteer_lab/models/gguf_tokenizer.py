@@ -28,6 +28,7 @@ def split_as_trained(tokenizer: Any, header: GGUFHeader) -> None:
     Warns:
         UserWarning: nobody here knows the split of that name, so GPT-2's is used.
 
+    >>> import kvsteer_lab as kv
     >>> import tempfile
     >>> header = GGUFHeader("x", {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}, {}, 0, {})
     >>> tokenizer = kv.load("tiny").tokenizer

@@ -88,6 +88,7 @@ def _reason(output: str) -> str:
 def sha256_of(path: Path) -> str:
     """The checksum of a file, in hexadecimal.
 
+    >>> import kvsteer_lab as kv
     >>> sha256_of(Path(kv.__file__)) == sha256_of(Path(kv.__file__))
     True
     """

@@ -32,7 +32,7 @@ _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "fl
 
 @locked
 def load(
-    source: str | Path | nn.Module | Pipeline,
+    source: str | Path | nn.Module | Pipeline | Model,
     tokenizer: Any = None,
     *,
     device_map: Any = None,
@@ -69,10 +69,11 @@ def load(
         OSError: a model with a short name is not in the cache, and can't be fetched now.
         UnsteerableModelError: its cache can't be steered; the message says why.
 
+    >>> import kvsteer_lab as kv
     >>> kv.load("tiny").n_layers
     4
     """
-    if isinstance(source, nn.Module | Pipeline | Envoy):
+    if isinstance(source, nn.Module | Pipeline | Envoy | Model):
         inner, tokenizer = unpack(source, tokenizer)
         own = without_peft(inner)
         refuse_by_config(own.config)

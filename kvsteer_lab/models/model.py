@@ -33,13 +33,14 @@ class Model:
 
     Attributes:
         hf: the plain transformers model; it decodes.
-        traced: the same weights behind nnsight; it prefills.
+        traced: the same weights inside nnsight; it prefills.
         tokenizer: the model's tokenizer.
         name: what it was loaded from.
         shape: layers, KV heads, head width and sliding windows, as they are in the cache.
         adapters: the adapter layers of the caller's own model, whose weights this one shares, each with the adapters
             that were merged into them when it was loaded.
 
+    >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
     >>> model.n_layers, model.n_kv_heads, model.head_dim
     (4, 2, 32)
@@ -157,6 +158,7 @@ class Model:
         Raises:
             ValueError: it was; this model would apply it twice, or not at all.
 
+        >>> import kvsteer_lab as kv
         >>> kv.load("tiny").check_adapters()
         """
         if any(tuple(cast(Any, layer).merged_adapters) != before for layer, before in self.adapters):
@@ -195,6 +197,7 @@ class Model:
         Raises:
             ValueError: no tokens, more than the model's context, or a token that the model has no embedding for.
 
+        >>> import kvsteer_lab as kv
         >>> model = kv.load("tiny")
         >>> model.tokenizer.decode(model.encode("How many?", chat=False))
         'How many?'
@@ -239,6 +242,7 @@ class Model:
         Raises:
             ValueError: as `encode`.
 
+        >>> import kvsteer_lab as kv
         >>> model = kv.load("tiny")
         >>> model.prefill("How many?").get_seq_length() == len(model.encode("How many?"))
         True

@@ -145,6 +145,7 @@ def render(tokenizer: Any, chat: Chat) -> str:
         ValueError: no chat template, a role (often "system") that the template doesn't know, or a last message that
             it doesn't write as it stands.
 
+    >>> import kvsteer_lab as kv
     >>> render(kv.load("tiny").tokenizer, [{"role": "user", "content": "How many?"}])
     '<|im_start|>user\\nHow many?<|im_end|>\\n<|im_start|>assistant\\n'
     """
@@ -191,6 +192,7 @@ def template_hash(tokenizer: Any) -> str | None:
     Returns:
         16 hex digits. Template arguments given to `kv.load` are part of the template, and so of the hash.
 
+    >>> import kvsteer_lab as kv
     >>> len(template_hash(kv.load("tiny").tokenizer))
     16
     """
@@ -211,6 +213,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     Raises:
         ValueError: text that can't be encoded.
 
+    >>> import kvsteer_lab as kv
     >>> tokenizer = kv.load("tiny").tokenizer
     >>> tokenizer.decode(encode(tokenizer, "How many?"))
     'How many?'
@@ -228,6 +231,7 @@ def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:
     Returns:
         The token's text; `None`: it is there, or the tokenizer puts none.
 
+    >>> import kvsteer_lab as kv
     >>> missing_bos(kv.load("tiny").tokenizer, [5, 6]) is None
     True
     """
@@ -252,6 +256,7 @@ def offset_token(tokenizer: Any, offset: str | int | None) -> int | None:
     Raises:
         ValueError: the text is not exactly one token, or the id is outside the vocabulary.
 
+    >>> import kvsteer_lab as kv
     >>> tokenizer = kv.load("tiny").tokenizer
     >>> tokenizer.decode([offset_token(tokenizer, "\\n")])
     '\\n'
@@ -289,6 +294,7 @@ def pad_token(tokenizer: Any, rows: int | None = None) -> int:
     Returns:
         The id.
 
+    >>> import kvsteer_lab as kv
     >>> pad_token(kv.load("tiny").tokenizer)
     0
     """
@@ -312,6 +318,7 @@ def pad_left(
     Returns:
         Two tensors `[rows, time]`.
 
+    >>> import torch
     >>> pad_left([[5], [6, 7]], 0, torch.device("cpu"))[0].tolist()
     [[0, 5], [6, 7]]
     """
@@ -330,6 +337,7 @@ def positions(mask: Int[Tensor, "rows time"]) -> Int[Tensor, "rows time"]:
     Returns:
         `[rows, time]`.
 
+    >>> import torch
     >>> positions(torch.tensor([[0, 1, 1]])).tolist()
     [[0, 0, 1]]
     """

@@ -29,6 +29,7 @@ class PlainTemplate:
     Raises:
         ValueError: `text` doesn't hold `{q}` exactly once.
 
+    >>> import kvsteer_lab as kv
     >>> tokenizer = PlainTemplate("Question: {q}\\nAnswer:").on(kv.load("tiny").tokenizer)
     >>> tokenizer.apply_chat_template([{"role": "user", "content": "2 + 2?"}], tokenize=False)
     'Question: 2 + 2?\\nAnswer:'
@@ -74,6 +75,7 @@ class PlainTemplate:
         Returns:
             The copy.
 
+        >>> import kvsteer_lab as kv
         >>> PlainTemplate().on(kv.load("tiny").tokenizer).chat_template is not None
         True
         """
@@ -99,6 +101,7 @@ def with_template(
         ValueError: arguments without a template, for a name that the template doesn't use, or of a kind that can't be
             written into it.
 
+    >>> import kvsteer_lab as kv
     >>> template = "{{ greeting }}{{ messages[0].content }}"
     >>> tokenizer = with_template(kv.load("tiny").tokenizer, template, {"greeting": "Hi! "})
     >>> tokenizer.apply_chat_template([{"role": "user", "content": "2 + 2?"}], tokenize=False)

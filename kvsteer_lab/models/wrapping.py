@@ -32,6 +32,7 @@ def wrap(hf: PreTrainedModel, tokenizer: Any, name: str, source: nn.Module | Non
     Raises:
         UnsteerableModelError: its cache can't be steered.
 
+    >>> import kvsteer_lab as kv
     >>> wrap(kv.load("tiny").hf, None, "mine").n_layers
     4
     """
@@ -59,6 +60,7 @@ def share_weights(module: PreTrainedModel) -> PreTrainedModel:
     Returns:
         The copy.
 
+    >>> import kvsteer_lab as kv
     >>> hf = kv.load("tiny").hf
     >>> copied = share_weights(hf)
     >>> copied is hf, copied.lm_head.weight is hf.lm_head.weight
@@ -80,6 +82,7 @@ def without_peft(module: Any) -> PreTrainedModel:
     Raises:
         UnsteerableModelError: an adapter that writes into the cache, or something that is not a transformers model.
 
+    >>> import kvsteer_lab as kv
     >>> hf = kv.load("tiny").hf
     >>> without_peft(hf) is hf
     True
@@ -98,7 +101,7 @@ def without_peft(module: Any) -> PreTrainedModel:
 
 
 def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """The model and the tokenizer inside a transformers pipeline or an nnsight model; others as they are.
+    """The model and the tokenizer inside a pipeline, an nnsight model or one of `kv.load`; others as they are.
 
     Args:
         source: what the caller loaded.
@@ -107,10 +110,13 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
     Returns:
         The model and the tokenizer.
 
+    >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
     >>> unpack(model.hf, model.tokenizer)[0] is model.hf
     True
     """
+    if isinstance(source, Model):
+        return source.hf, source.tokenizer if tokenizer is None else tokenizer
     if isinstance(source, Pipeline):
         return source.model, source.tokenizer if tokenizer is None else tokenizer
     if isinstance(source, Envoy):
@@ -128,6 +134,7 @@ def refuse_hooks(module: nn.Module) -> None:
     Raises:
         UnsteerableModelError: the hook's owner and place.
 
+    >>> import kvsteer_lab as kv
     >>> refuse_hooks(kv.load("tiny").hf)
     """
     for name, part in module.named_modules():

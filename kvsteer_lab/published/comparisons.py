@@ -172,8 +172,12 @@ def _caution(arm: Arm, other: Arm, of: int) -> str | None:
 
 def _tested(arm: Arm, other: Arm, column: str) -> dict[str, Any]:
     """Accuracies, gain, interval and exact test on the questions that both arms answered."""
-    common = set(arm.answers.question) & set(other.answers.question)
-    ours, theirs = (side.answers[side.answers.question.isin(common)] for side in (arm, other))
+    asked = [set(side.answers.question) for side in (arm, other)]
+    common = asked[0] & asked[1]
+    ours, theirs = (
+        side.answers if questions == common else side.answers[side.answers.question.isin(common)]
+        for side, questions in zip((arm, other), asked, strict=True)
+    )
     verdicts = ours[column].tolist(), theirs[column].tolist()
     clusters = dict(clusters=ours.question.tolist(), their_clusters=theirs.question.tolist())
     gain = paired_difference(*verdicts, **clusters)

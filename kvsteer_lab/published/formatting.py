@@ -15,6 +15,9 @@ WIDTH = 80
 SMALL = 100
 """Runs of fewer questions are marked: their accuracy tells little."""
 
+MARKS = ("†", "°")
+"""A small run; limits of new tokens that differ."""
+
 _KINDS = {"steered": "steer", "steered + CoT": "steer+CoT", "activation": "act", "activation + CoT": "act+CoT"}
 _WORDS = ("model", "task", "kind", "setting", "style", "method", "family", "test")
 
@@ -32,6 +35,10 @@ def wrap(text: str, indent: str = "") -> list[str]:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Rows as aligned columns; names give way where a row would be too wide."""
     frame = pd.DataFrame(rows).fillna("").astype(str)
+    for name in frame:
+        marked = frame[name].str.endswith(MARKS)
+        if marked.any():  # marks hang out, so that numbers stay in line
+            frame[name] = frame[name].where(marked, frame[name] + " ")
     widths = {name: max(len(name), *frame[name].map(len)) for name in frame}
     for name in ("setting", "model", "style", "method", "test"):
         excess = sum(widths.values()) + len(widths) - 1 - WIDTH

@@ -78,7 +78,7 @@ def _rules(audit: Audit) -> Iterator[str]:
 
 def _cautions(audit: Audit) -> Iterator[str]:
     compared = audit.comparisons
-    limits = compared[compared.gain.notna() & compared.max_new_tokens.ne(compared.reference_max_new_tokens)]
+    limits = compared[compared.gain.notna() & compared.note.astype(str).str.contains("new tokens")]
     if len(limits):
         yield (
             f"{_count(len(limits), 'comparison')} (marked °) {'is' if len(limits) == 1 else 'are'} between"

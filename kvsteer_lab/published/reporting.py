@@ -192,7 +192,8 @@ def _families(audit: Audit) -> Iterator[str]:
             held = better[better.p_holm < 0.05].groupby(["model", "task", "decoding"]).ngroups
             uncorrected, corrected = " / ".join(counts[:2]), " / ".join(counts[2:])
             names = own.test.value_counts(sort=False)
-            test = ", ".join(name if len(names) == 1 else f"{name} {n}" for name, n in names.items())
+            short = {"McNemar": "McN.", "permutation": "perm."}
+            test = names.index[0] if len(names) == 1 else ", ".join(f"{short[name]} {n}" for name, n in names.items())
             row = {"family": family, "test": test, "runs": len(own), "p<.05": uncorrected, "Holm": corrected}
             rows.append({**row, "cells with a gain": f"{held} of {cells}"})
         yield from table(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -37,6 +39,9 @@ class Card:
         history: arithmetic done since.
         note: what else a reader should know.
         version: of kvsteer_lab.
+
+    >>> Card("tiny", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 3, None, 100).n_pairs
+    100
     """
 
     model: str
@@ -75,6 +80,20 @@ class Card:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
             raise ValueError(f"{what} can't be read: {first_fault(error)}; save or download it again.") from error
+
+    def tell_of_other_model(self, other: Card) -> str:
+        """How another card's model differs from this one's, as a part of a sentence; empty if it is the same.
+
+        >>> card = Card("m", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 1, None, 2)
+        >>> card.tell_of_other_model(Card("o", "llama", "2-ffff456789abcdef-01234567", "d", None, 1, None, 2))
+        'are of different models, m and o'
+        """
+        match compare_fingerprints(self.fingerprint, other.fingerprint):
+            case "same":
+                return ""
+            case "format":
+                return "were extracted by different versions of kvsteer_lab, whose fingerprints can't be compared"
+        return f"are of different models, {self.model} and {other.model}"
 
     def warn_of_other_weights(self, model: Model) -> None:
         """Warn where only the weights, the config or the dtype differ from those of the extraction."""
@@ -121,14 +140,15 @@ class Format:
 
     def write(self, path: str | Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
         """Write tensors and card; an existing file is replaced in one step."""
-        metadata = {"format": self.name, "card": json.dumps(asdict(card), sort_keys=True)}
+        text = json.dumps(asdict(card), sort_keys=True)
+        metadata = {"format": self.name, "card": text, "check": _check(tensors, text)}
         return write_atomically(path, lambda temporary: save_file(dict(tensors), temporary, metadata=metadata))
 
     def read(self, source: str | Path, revision: str | None) -> tuple[dict[str, Tensor], Card]:
         """Tensors and card from a file, a folder or a hub repository.
 
         Raises:
-            ValueError: nothing there, a truncated file, one of another kind, or a card with wrong fields.
+            ValueError: nothing there, a truncated or damaged file, one of another kind, or a card with wrong fields.
         """
         path = self._find(source, revision)
         try:
@@ -139,7 +159,11 @@ class Format:
                 written = metadata["card"]
                 tensors = {name: file.get_tensor(name) for name in self.tensors}
         except (SafetensorError, OSError, KeyError) as error:
-            raise ValueError(f"{path} is no complete safetensors file ({error}); save or download it again.") from error
+            raise ValueError(
+                f"{path} is not a complete safetensors file ({error}); save or download it again."
+            ) from error
+        if "check" in metadata and metadata["check"] != _check(tensors, written):  # missing in files of version 0.1
+            raise ValueError(f"{path} is damaged: it holds other vectors than were saved; save or download it again.")
         return tensors, Card.from_json(written, what=f"The card in {path}")
 
     def _find(self, source: str | Path, revision: str | None) -> Path:
@@ -164,3 +188,13 @@ class Format:
             raise ValueError(
                 f"There are no vectors at {path}, and the hub gives no {self.file} in {name!r}: {reason}"
             ) from error
+
+
+def _check(tensors: Mapping[str, Tensor], card: str) -> str:
+    """SHA-256 of a card and of the vectors: their names, types, shapes and values."""
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

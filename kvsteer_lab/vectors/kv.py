@@ -100,6 +100,11 @@ class KVVectors:
 
         Raises:
             ValueError: a layer or head out of range.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> vectors.only([1]).norms()["values"].tolist()
+        [0.0, 2.0]
         """
         mask = torch.zeros(self.n_layers, self.n_kv_heads, 1)
         chosen_layers = check_indices("layer", layers, self.n_layers)
@@ -113,7 +118,13 @@ class KVVectors:
     # --- sizes ------------------------------------------------------------------------------------------------
 
     def norms(self) -> pd.DataFrame:
-        """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`."""
+        """Euclidean norms: one row a layer and KV head, columns `layer`, `head`, `keys`, `values`.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> vectors.norms()["keys"].tolist()
+        [2.0, 2.0]
+        """
         index = pd.MultiIndex.from_product([range(self.n_layers), range(self.n_kv_heads)], names=["layer", "head"])
         table = pd.DataFrame(
             {n: getattr(self, n).norm(dim=-1).flatten().double().numpy() for n in ("keys", "values")}, index=index
@@ -167,7 +178,24 @@ class KVVectors:
     # --- files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step."""
+        """Write one safetensors file with the card in its metadata; an existing file is replaced in one step.
+
+        Args:
+            path: where to.
+
+        Returns:
+            The path.
+
+        Raises:
+            OSError: the folder can't be written or the disk is full; an old file survives.
+
+        >>> import tempfile
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> vectors = KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
+        True
+        """
         return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod

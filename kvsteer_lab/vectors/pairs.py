@@ -56,6 +56,7 @@ class ContrastiveSet:
     Raises:
         ValueError: no pairs, sides of unequal length, an empty string, a pair whose two prompts are the same.
 
+    >>> import kvsteer_lab as kv
     >>> pairs = kv.ContrastiveSet.from_texts(["Step 1: add."], ["The answer is 5."])
     >>> len(pairs)
     1

@@ -295,7 +295,10 @@ def test_what_cannot_be_attributed_or_judged_is_said(model: kv.Model, vectors: k
         (lambda: judge({"a": named(heads)}, knocked(heads, 2, 1), "way"), "no costs 'way' of single heads"),
         (lambda: judge({"a": named(heads)}, knocked(heads, 2, 1), k=9), "k must be 1 to 4"),
         (lambda: judge({"a": named({(0, 1): 1.0})}, knocked(heads, 2, 1)), "'a' is about other heads"),
-        (lambda: judge({"a": pd.concat([named(heads)] * 2)}, knocked(heads, 2, 1)), "one row a prompt, layer and head"),
+        (
+            lambda: judge({"a": pd.concat([named(heads)] * 2)}, knocked(heads, 2, 1)),
+            "one row per prompt, layer and head",
+        ),
         (
             lambda: judge({"a": named(heads)}, knocked(heads, 2, 1).query("way != 'other slot'")),
             "lack the way 'other slot'",

@@ -72,6 +72,7 @@ def test_without_an_edit_a_cell_is_the_baseline(tiny, task, own, table):
 def test_loops_and_a_missing_style_are_told():
     rows = pd.DataFrame(
         dict(
+            question=["a", "b"],
             forced="",
             intervention="steered",
             text=["one two three four " * 4, "The answer is 2."],

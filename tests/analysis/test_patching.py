@@ -156,7 +156,7 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
         (dict(steering=kv.Nothing()), "'baseline' is not cache steering"),
         (dict(token="a word"), r"'a word' is \d tokens for this tokenizer, not one"),
         (dict(token=True), "True is not a token; pass a text that is one token, or a token id"),
-        (dict(token=1.5), "1.5 is no token"),
+        (dict(token=1.5), "1.5 is not a token"),
         (dict(token=-1), r"Token -1 is outside the vocabulary"),
     ]
     cases += [

@@ -247,7 +247,7 @@ def test_a_steering_that_edits_nothing_is_refused_by_every_analysis(model: kv.Mo
             with pytest.raises(ValueError, match=message):
                 kv.analysis.knock_out_reading(model, Toy(), method)
     for wrong in ("x", 3):
-        with pytest.raises(ValueError, match=f"{wrong!r} is no intervention; use"):
+        with pytest.raises(ValueError, match=f"{wrong!r} is not an intervention; use"):
             kv.analysis.knock_out_reading(model, Toy(), wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         kv.analysis.nats_of_reading(model, PROMPTS, continuations=TEXTS, batch_size=0)

@@ -293,3 +293,17 @@ def test_a_control_model_s_number_is_undefined(task):
     )
     found = robustness(run(control, task, kv.CacheSteering(vectors, 0, 1.0), points=3))
     assert np.isnan(found.robustness[0]) and found.gain[0] == 0 and "not distinguishable from zero" in found.reason[0]
+
+
+def test_intervals_keep_a_width_where_all_questions_agree():
+    """A bootstrap of questions that all change alike has none."""
+    outcomes = planted(lambda ratio: float(ratio > 0.9), [], base=0)
+    curve = robustness_curve(outcomes)
+    n = int(curve.n[0])
+    gained, alike = (kv.stats.paired_difference([value] * n, [False] * n) for value in (True, False))
+    at_star, before = curve[curve.ratio == 1].iloc[0], curve.iloc[0]
+    assert (at_star.gain, at_star.low, at_star.high) == pytest.approx((gained.value, gained.low, gained.high))
+    assert (before.gain, before.low, before.high) == pytest.approx((alike.value, alike.low, alike.high))
+    assert gained.low < 1 and alike.low < 0 < alike.high
+    number = robustness(outcomes).iloc[0]
+    assert (number.gain_low, number.gain_high) == pytest.approx((gained.low, gained.high))

@@ -63,6 +63,9 @@ def test_vectors_extracted_anew_are_compared_at_equal_dose(tiny, task, steering)
             row.gain == pytest.approx(row.accuracy - results.of("baseline").correct.mean())
             and row.low <= row.gain <= row.high
         )
+        correct, plain = np.stack([part.correct for part in parts]).astype(float), results.of("baseline").correct
+        gain = kv.stats.vector_difference(correct, plain.tolist())
+        assert (row.low, row.high) == pytest.approx((gain.low, gain.high)) and row.low < row.high
         assert row.cv == pytest.approx(np.mean([made[seed, p].cv for seed in (3, 8)]), rel=1e-5)
         a, b = (
             torch.cat([(m.ck * m.vectors.keys[1:]).flatten(), (m.cv * m.vectors.values[1:]).flatten()])

@@ -102,10 +102,10 @@ def test_results_survive_saving(results, tmp_path):
 def test_foreign_and_truncated_results_are_refused(results, tmp_path):
     path = results.save(tmp_path / "r.parquet")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="no complete results file"):
+    with pytest.raises(ValueError, match="not a complete results file"):
         kv.Results.load(path)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "foreign.parquet")
-    with pytest.raises(ValueError, match="no complete results file"):
+    with pytest.raises(ValueError, match="not a complete results file"):
         kv.Results.load(tmp_path / "foreign.parquet")
     with pytest.raises(ValueError, match="no results at"):
         kv.Results.load(tmp_path / "absent.parquet")

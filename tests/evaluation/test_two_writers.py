@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import kvsteer_lab as kv
@@ -75,6 +76,41 @@ def test_the_claim_of_a_killed_process_is_void(tmp_path: Path) -> None:
     assert run_writers(tmp_path / "run", 1, "die") == ([], ["-9"])
     with Run.load(tmp_path / "run").claim(0) as mine:
         assert mine
+
+
+MERGER = """
+import os, pathlib, random, signal, sys, time
+import kvsteer_lab as kv
+from kvsteer_lab.evaluation.merging import merge
+
+folder, kills = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+rng, seen = random.Random(0), set()
+for _ in range(kills):
+    child = os.fork()
+    if not child:
+        merge([folder / "1", folder / "2"], folder / "whole")
+        os._exit(0)
+    time.sleep(0.15 * rng.random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.add(len(list((folder / "whole" / "rows").glob("*.parquet"))) if (folder / "whole").exists() else -1)
+print(*sorted(seen))
+"""
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_merge_that_is_killed_goes_on(tmp_path: Path, kills: int) -> None:
+    chunks = tuple((str(i),) for i in range(40))
+    for part in (0, 1):
+        run = Run(tmp_path / str(part + 1), RunIdentity({"a": 1}), chunks, ("m",)).begin()
+        for chunk in run.missing((part + 1, 2)):
+            run.write(chunk, pd.DataFrame({"question": chunks[chunk], "intervention": "m", "sample": 0, "text": "x"}))
+    command = [sys.executable, "-c", MERGER, str(tmp_path), str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    whole = kv.merge([tmp_path / "1", tmp_path / "2"], tmp_path / "whole")
+    assert whole.complete and whole.read().question.tolist() == [str(i) for i in range(40)]
+    assert not [path for path in (tmp_path / "whole" / "unfinished").iterdir() if path.suffix != ".lock"]
 
 
 def test_a_claimed_chunk_is_left_to_its_holder(tmp_path: Path, tiny: kv.Model) -> None:

@@ -49,7 +49,7 @@ def lab(
 
 @pytest.fixture
 def explorer(lab: tuple[ExplorerPage, list[str], dict[str, Any]]) -> Iterator[ExplorerPage]:
-    """The explorer with the chapter's knobs, two texts side by side; at the end nothing may have gone wrong on the
+    """The explorer as the chapter sets it, two texts side by side; at the end nothing may have gone wrong on the
     page.
     """
     found, errors, first = lab
@@ -338,7 +338,7 @@ def test_letters_typed_here_are_no_commands_to_the_notebook(explorer: ExplorerPa
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_text_stands_out_from_what_is_behind_it(explorer: ExplorerPage, theme: str) -> None:
+def test_text_stands_out_from_its_background(explorer: ExplorerPage, theme: str) -> None:
     every = ["baseline", "CoT prompt", "forced prefix", "cache steering", "random control"]
     explorer.restore(
         {**explorer.save_state(), "arms": every, "sweep_questions": 8, "sweep_cv": [0.0, 0.5, 1.0, 1.5, 2.0, 4.0]}

@@ -24,9 +24,9 @@ def test_callbacks_return_at_once_and_a_fast_drag_runs_the_last_value(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished: list[float] = []
-    whole = explorer._have_measured
+    whole = explorer.jobs._have_measured
     monkeypatch.setattr(
-        explorer, "_have_measured", lambda comparison: (finished.append(comparison.state.cv), whole(comparison))[1]
+        explorer.jobs, "_have_measured", lambda comparison: (finished.append(comparison.state.cv), whole(comparison))[1]
     )
     gate, plenty = threading.Event(), running.decode
 
@@ -189,6 +189,15 @@ def test_the_geometry_tab_draws_when_it_is_opened(explorer: Explorer) -> None:
         if said(explorer, "kv-geometry-status") == "stepwise, analogical: 24 pairs."
         else not scatter.points
     )
+
+
+def test_the_same_pairs_are_drawn_anew_when_the_tab_is_opened_again(explorer: Explorer) -> None:
+    explorer.look()
+    assert explorer.wait(PATIENCE)
+    drawn: list[int] = []
+    explorer.page.geometry.scatter.observe(lambda change: drawn.append(len(change["new"])), "points")
+    explorer.look()
+    assert explorer.wait(PATIENCE) and drawn == [0, 24]
 
 
 def test_without_pairs_the_geometry_tab_says_what_to_pass(made: Made) -> None:

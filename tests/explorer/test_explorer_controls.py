@@ -1,4 +1,4 @@
-"""The explorer's knobs without a browser: every control, and what is shown, of which setting."""
+"""The explorer's fields without a browser: each sets and shows its part of the state; and what else is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explorer and what goes wrong: one line each, that stays while it is news, and knobs turned in several threads."""
+"""What goes wrong in the explorer: one line each, that stays while it is news; and changes from several threads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_error_that_is_newer_than_the_work_stays(explorer: Explorer) -> None:
     assert said(explorer) == "Done."
 
 
-def test_no_turn_of_a_knob_is_lost_between_threads(explorer: Explorer) -> None:
+def test_no_change_of_a_field_is_lost_between_threads(explorer: Explorer) -> None:
     explorer.cancel()
     turns = {name: [float(i) / 10 for i in range(1, 60)] for name in ("ck", "activation_coefficient", "temperature")}
 
@@ -77,8 +77,8 @@ def test_no_turn_of_a_knob_is_lost_between_threads(explorer: Explorer) -> None:
 
 def test_a_control_that_is_moved_while_another_thread_shows_a_state_counts() -> None:
     moved: list[Any] = []
-    knob = slider("cv", "c_v", -4.0, 8.0, 0.1, "")
-    knob.bind(lambda field, value: moved.append(value))
+    field = slider("cv", "c_v", -4.0, 8.0, 0.1, "")
+    field.bind(lambda name, value: moved.append(value))
     began, gate = threading.Event(), threading.Event()
 
     def slow(change: Any) -> None:
@@ -86,11 +86,11 @@ def test_a_control_that_is_moved_while_another_thread_shows_a_state_counts() -> 
             began.set()
             gate.wait(PATIENCE)
 
-    knob.widget.observe(slow, "value")
-    thread = threading.Thread(target=knob.show, args=(ExplorerState(cv=1.0),))
+    field.widget.observe(slow, "value")
+    thread = threading.Thread(target=field.show, args=(ExplorerState(cv=1.0),))
     thread.start()
     assert began.wait(PATIENCE)
-    knob.widget.value = 3.0
+    field.widget.value = 3.0
     gate.set()
     thread.join()
     assert moved == [3.0]

@@ -163,15 +163,30 @@ def test_another_models_state_is_taken_over_in_part_and_says_so(explorer: Explor
     explorer.save_state(str(path))
     told = path.read_text()
     assert made.model.fingerprint in told and '"model": "tiny"' in told
-    path.write_text(told.replace(made.model.fingerprint, "f" * 16))
+    other_weights = f"{made.model.fingerprint.split('-')[0]}-{'f' * 16}-01234567"
+    path.write_text(told.replace(made.model.fingerprint, other_weights))
     explorer.set(cv=1.0, layers=None, mix={"stepwise": 1.0}, question=0, cot="Go.", max_new_tokens=9)
     explorer.load_state(str(path))
     line = said(explorer, "kv-keep-status")
-    assert "The state is of another model (tiny, ffffffffffffffff)" in line and line.count(".") <= 4
+    assert f"The state belongs to another model (tiny, {other_weights})" in line and line.count(".") <= 4
     state = explorer.state
     assert (state.question, state.cot, state.max_new_tokens) == (4, "Think.", 7)
     assert (state.cv, state.layers, state.mix) == (1.0, None, {"stepwise": 1.0})
-    with pytest.warns(UserWarning, match="of another model"):
+    with pytest.warns(UserWarning, match="belongs to another model"):
         other = kv.explore(made.model, made.vectors["stepwise"], task=made.task, state=path)
     assert other.state.cot == "Think." and other.state.mix == {"stepwise": 1.0} and "Done" in said(other)
     other.close()
+
+
+@pytest.mark.parametrize(("name", "cv"), [("tiny", 3.5), ("another", 1.0)])
+def test_a_state_of_an_earlier_version_is_taken_over_if_the_models_name_is_the_same(
+    explorer: Explorer, made: Made, tmp_path: Path, name: str, cv: float
+) -> None:
+    path = tmp_path / "state.json"
+    explorer.set(cv=3.5)
+    explorer.save_state(str(path))
+    told = path.read_text().replace(made.model.fingerprint, "0123456789abcdef")  # as version 0.1 wrote it
+    path.write_text(told.replace('"model": "tiny"', f'"model": "{name}"'))
+    explorer.set(cv=1.0)
+    explorer.load_state(str(path))
+    assert explorer.state.cv == cv and "Restored" in said(explorer, "kv-keep-status")

@@ -21,6 +21,8 @@ import kvsteer_lab as kv
 from kvsteer_lab.explorer import threads as worker_module
 from kvsteer_lab.explorer.explorer import Explorer
 
+OTHER_WEIGHTS = "2-0123456789abcdef-01234567"
+
 
 def test_close_leaves_no_thread(made: Made) -> None:
     before = {thread.ident for thread in threading.enumerate()}
@@ -73,7 +75,9 @@ def test_explorers_leave_the_processs_warnings_alone(made: Made, monkeypatch: py
 def test_vectors_of_other_weights_are_told_of_in_the_line(made: Made) -> None:
     own = made.vectors["stepwise"]
     with pytest.warns(UserWarning, match="other weights"):
-        explorer = kv.explore(made.model, replace(own, card=replace(own.card, fingerprint="0" * 16)), task=made.task)
+        explorer = kv.explore(
+            made.model, replace(own, card=replace(own.card, fingerprint=OTHER_WEIGHTS)), task=made.task
+        )
         assert "Done. These vectors were extracted from other weights (tiny, or another adapter)" in said(explorer)
     explorer.close()
 
@@ -96,7 +100,7 @@ def test_the_thread_ends_when_there_is_nothing_to_do_and_comes_back(
     monkeypatch.setattr(worker_module, "IDLE_SECONDS", 0.05)
     explorer.compare()
     assert explorer.wait(PATIENCE)
-    until(lambda: explorer.worker._thread is None)
+    until(lambda: explorer.jobs.worker._thread is None)
     explorer.set(cv=0.0)
     assert "Done" in said(explorer) and explorer.comparison.state.cv == 0.0  # type: ignore[union-attr]
 
@@ -112,7 +116,7 @@ explorer.set(sweep="ck x cv", sweep_ck=tuple(range(30)), sweep_cv=tuple(range(30
 explorer.sweep()
 while explorer.swept is None or len(explorer.swept.done) < 2:
     time.sleep(0.01)
-print("working", explorer.worker.kinds, flush=True)
+print("working", explorer.jobs.worker.kinds, flush=True)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "working ['sweep']" in ended.stdout and ended.returncode == 0 and not ended.stderr, (

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from kvsteer_lab.explorer.state import ARMS, FORMAT, ExplorerState
+from kvsteer_lab.explorer.state import ARMS, ExplorerState
+from kvsteer_lab.explorer.state_files import FORMAT
 
 EVERY = ExplorerState(
     prompt='Ann\'s "9" apples\nΔ 🙂',
@@ -106,7 +107,9 @@ def test_two_bad_fields_are_two_sentences() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a state of the explorer: it can't be read as JSON"),
+        ("{", "This state can't be read as JSON"),
+        ("[" * 100_000, "more than 100 levels of lists"),
+        ('{"cv": 1e999}', "larger than any number"),
         ("[]", "doesn't name its format"),
         ('{"cv": 2}', "doesn't name its format"),
         (
@@ -122,7 +125,25 @@ def test_what_is_no_state_is_refused(text: str, message: str) -> None:
         ExplorerState.from_json(text)
 
 
-def test_unknown_knob_is_refused() -> None:
+def test_a_state_of_the_first_release_is_read() -> None:
+    """As version 0.1 wrote it: this format must not change."""
+    text = """{
+ "format": "kvsteer_lab.explorer.1",
+ "origin": {"model": "tiny", "fingerprint": "0123456789abcdef", "sources": {"mine": "v.safetensors"}},
+ "prompt": "", "task": "tiny-arithmetic", "split": "dev", "question": 2, "mix": {"stepwise": 1.0}, "ck": 0.0,
+ "cv": 2.5, "part": "keys and values", "layers": [1, 3], "heads": null, "slot": -1, "offset": "\\n",
+ "arms": ["baseline", "cache steering"], "cot": "Think.", "prefix": "Step", "activation_layer": 1,
+ "activation_coefficient": 1.0, "every_token": false, "control_seed": 0, "sample": false, "temperature": 1.0,
+ "top_p": 1.0, "seed": 0, "max_new_tokens": 64, "sweep": "layers", "sweep_questions": 8, "sweep_ck": [0.0, 1.0],
+ "sweep_cv": [0.0, 0.5], "measure": "reasoned", "geometry_layer": 1, "geometry_part": "values"
+}
+"""
+    state = ExplorerState.from_json(text)
+    assert (state.question, state.cv, state.layers, state.offset) == (2, 2.5, (1, 3), "\n")
+    assert json.loads(state.to_json()).keys() == json.loads(text).keys() - {"origin"}
+
+
+def test_unknown_field_is_refused() -> None:
     with pytest.raises(ValueError, match="mood"):
         EVERY.changed({"mood": 1})
 
@@ -144,7 +165,7 @@ def test_no_file_and_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no state at"):
         ExplorerState.load(tmp_path / "nothing.json")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="is not a state of the explorer: it is not text"):
+    with pytest.raises(ValueError, match=r"The state in .* can't be read as JSON: it isn't UTF-8 text"):
         ExplorerState.load(tmp_path / "bytes")
 
 

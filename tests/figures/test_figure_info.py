@@ -77,14 +77,14 @@ def test_a_truncated_picture_is_refused(folder, caplog, suffix, share):
     path = folder / f"norms{suffix}"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    refusal(path, f"is no complete {suffix[1:].upper()} file")
+    refusal(path, f"is not a complete {suffix[1:].upper()} file")
     assert not caplog.records
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_something_else_under_its_name_is_refused(tmp_path, suffix):
     (tmp_path / f"text{suffix}").write_text("layer,keys\n0,1\n" * 20)
-    refusal(tmp_path / f"text{suffix}", f"is no complete {suffix[1:].upper()} file")
+    refusal(tmp_path / f"text{suffix}", f"is not a complete {suffix[1:].upper()} file")
 
 
 def test_no_file_a_folder_and_another_suffix_are_refused(tmp_path):
@@ -136,7 +136,7 @@ def test_bombs_are_refused_without_being_unpacked(tmp_path, content):
 def test_an_svg_that_expands_or_goes_deep_is_refused(tmp_path):
     entities = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10 if i else "ha"}">' for i in range(12))
     (tmp_path / "laughs.svg").write_text(f"<!DOCTYPE svg [{entities}]><svg>&a11;</svg>")
-    refusal(tmp_path / "laughs.svg", "is no complete SVG file")
+    refusal(tmp_path / "laughs.svg", "is not a complete SVG file")
     (tmp_path / "deep.svg").write_text("<svg>" * 50_000 + "</svg>" * 50_000)
     refusal(tmp_path / "deep.svg", "")
 

@@ -161,7 +161,7 @@ def test_a_figure_without_data_something_else_and_a_suffix_are_refused(table, tm
         kv.save_figure(kv.figures.plot_relative_norms(table), tmp_path / "a.png")
     for wrong in ("tiny", ["tiny"], 3):
         with pytest.raises(
-            ValueError, match=r"stamp names loaded models, and ('tiny'|3) is none; pass what kv.load returned"
+            ValueError, match=r"stamp names loaded models, and ('tiny'|3) is not one; pass what kv.load returned"
         ):
             kv.save_figure(kv.figures.plot_relative_norms(table), tmp_path / "a", model=wrong)
     assert not list(tmp_path.iterdir())

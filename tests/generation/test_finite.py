@@ -56,7 +56,7 @@ def test_the_intervention_that_breaks_it_is_named(tokenizer: Any) -> None:
     hf.model.layers[2].self_attn.o_proj.__class__ = Fragile
     model = kv.load(hf, tokenizer)
     methods = [kv.Nothing(), kv.CacheSteering(vectors_for(model), 0, 1e7, name="wild")]
-    with pytest.raises(NotFiniteError, match="^Under 'wild' the model's"):
+    with pytest.raises(NotFiniteError, match=r"^Under 'wild' the model's"):
         kv.generate(model, PROMPTS, methods, generation=SHORT)
     assert len(kv.generate(model, PROMPTS, methods[:1], generation=SHORT)) == 3
 

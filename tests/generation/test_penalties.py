@@ -1,4 +1,4 @@
-"""Penalties and bans that read the ids see a row's own tokens: not padding, not holes, not what else is in the batch."""
+"""Penalties and bans that read the ids see a row's own tokens: no padding, no holes, nothing else in the batch."""
 
 from __future__ import annotations
 

@@ -178,6 +178,12 @@ def test_runs_with_another_limit_of_tokens_are_compared_and_marked(tmp_path: Pat
     assert "+40.0°" in text and "1 comparison (marked °) is between different limits of new tokens" in text
 
 
+def test_unknown_limits_are_not_different_ones(tmp_path: Path) -> None:
+    files = {BASELINE: run_of(10, max_new_tokens=None), STEERED: run_of(18, "One.", max_new_tokens=None, **STEERING)}
+    found = audit(write(tmp_path / "r", files))
+    assert found.comparisons.gain.notna().sum() == 1 and "°)" not in report(found)
+
+
 def test_of_several_references_the_one_with_the_same_limit_is_taken(tmp_path: Path) -> None:
     files = {
         "baseline_results/a_long.json": run_of(5, max_new_tokens=512),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,32 @@ def test_a_killed_writer_leaves_what_the_next_one_removes(tmp_path: Path) -> Non
     assert (tmp_path / "a.txt").read_text() == "old" and len(hidden(tmp_path)) == 1
     write(tmp_path / "other.txt")
     assert not hidden(tmp_path)
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_save_that_is_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path, kills: int) -> None:
+    script = (
+        "import itertools, sys, pathlib\nfrom kvsteer_lab._util.files import write_atomically, write_together\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "for i in itertools.count():\n"
+        "    text = f'{i % 10}' * 100_000\n"
+        "    write_atomically(folder / 'a.txt', lambda file: file.write_text(text))\n"
+        "    write_together({folder / 'b.txt': text.encode()})\n"
+    )
+    rng, most = random.Random(0), 0
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("9" * 100_000)
+    for _ in range(kills):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+        time.sleep(0.1 + 0.2 * rng.random())
+        process.kill()
+        process.wait()
+        for name in ("a.txt", "b.txt"):
+            found = (tmp_path / name).read_text()
+            assert len(found) == 100_000 and len(set(found)) == 1
+        most = max(most, len(hidden(tmp_path)))
+    write(tmp_path / "last.txt")
+    assert most <= 2 and not hidden(tmp_path)
 
 
 def test_a_long_name_and_one_that_is_no_utf8_are_written(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused(share: float, model: kv.Model, tmp_path: Pa
     path = activations_for(model).save(tmp_path / "a.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.ActivationVectors.load(path)
 
 
@@ -185,7 +185,7 @@ def test_a_foreign_or_missing_file_is_refused(model: kv.Model, vectors: kv.KVVec
             ValueError, match=r"holds no steering vectors: it was not written by ActivationVectors\.save"
         ):
             kv.ActivationVectors.load(tmp_path / f"{name}.safetensors")
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.ActivationVectors.load(tmp_path / "pickle.safetensors")
     with pytest.raises(
         ValueError,
@@ -195,9 +195,12 @@ def test_a_foreign_or_missing_file_is_refused(model: kv.Model, vectors: kv.KVVec
     activations = activations_for(model).save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=r"it was not written by KVVectors\.save"):
         kv.KVVectors.load(activations)
-    save_file(
-        {"residuals": torch.full((4, 64), float("nan"))}, tmp_path / "nan.safetensors", metadata=_metadata(activations)
-    )
+    about = _metadata(activations)
+    nan = {"residuals": torch.full((4, 64), float("nan"))}
+    save_file(nan, tmp_path / "nan.safetensors", metadata=about)
+    with pytest.raises(ValueError, match="is damaged: it holds other vectors than were saved"):
+        kv.ActivationVectors.load(tmp_path / "nan.safetensors")
+    save_file(nan, tmp_path / "nan.safetensors", metadata={k: v for k, v in about.items() if k != "check"})
     with pytest.raises(ValueError, match="NaN or infinity"):
         kv.ActivationVectors.load(tmp_path / "nan.safetensors")
 

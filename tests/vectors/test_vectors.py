@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +316,31 @@ def test_cards_that_are_no_json_objects_are_refused(tmp_path: Path, text: str) -
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_a_file_is_refused_or_changes_nothing(model: kv.Model, tmp_path: Path, step: int) -> None:
+    vectors, refused = vectors_for(model, recipe={"style": "stepwise"}), 0
+    path = vectors.save(tmp_path / "vectors.safetensors")
+    content = path.read_bytes()
+    for place in range(0, len(content), step):
+        path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
+        try:
+            found = kv.KVVectors.load(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:
+            assert torch.equal(found.keys, vectors.keys) and torch.equal(found.values, vectors.values)
+            assert found.card == vectors.card
+    assert refused > 0.9 * len(range(0, len(content), step))
+
+
+def test_a_file_of_an_earlier_release_has_no_checksum_and_loads(model: kv.Model, tmp_path: Path) -> None:
+    vectors = vectors_for(model)
+    about = {"format": "kvsteer_lab.vectors.1", "card": json.dumps(asdict(vectors.card))}
+    save_file({"keys": vectors.keys, "values": vectors.values}, tmp_path / "vectors.safetensors", metadata=about)
+    assert torch.equal(kv.KVVectors.load(tmp_path).keys, vectors.keys)
+
+
 def test_numbers_that_float32_cannot_hold_are_refused(model: kv.Model) -> None:
     vectors = vectors_for(model)
     with pytest.raises(ValueError, match="keys hold NaN or infinity"):
@@ -346,13 +371,13 @@ def empty_card(path: Path) -> None:
     ("write", "message"),
     [
         (foreign, r"holds no steering vectors: it was not written by KVVectors\.save"),
-        (without_values, r"is no complete safetensors file .*save or download it again"),
+        (without_values, r"is not a complete safetensors file .*save or download it again"),
         (broken_card, r"card .* can't be read.*save or download it again"),
         (empty_card, r"card .* can't be read.*save or download it again"),
-        (lambda path: path.write_bytes(b""), r"is no complete safetensors file .*save or download it again"),
+        (lambda path: path.write_bytes(b""), r"is not a complete safetensors file .*save or download it again"),
         (
             lambda path: path.write_bytes(b"\x80\x04pickle" * 9),
-            r"is no complete safetensors file .*save or download it again",
+            r"is not a complete safetensors file .*save or download it again",
         ),
     ],
 )
@@ -368,7 +393,7 @@ def test_a_truncated_file_is_refused(share: float, vectors: kv.KVVectors, tmp_pa
     path = vectors.save(tmp_path / "v.safetensors")
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=r"is no complete safetensors file .*save or download it again"):
+    with pytest.raises(ValueError, match=r"is not a complete safetensors file .*save or download it again"):
         kv.KVVectors.load(path)
 
 

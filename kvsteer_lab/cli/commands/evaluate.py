@@ -58,6 +58,7 @@ def evaluate(
         data_dir: folder with a benchmark's files.
     """
     import sys
+    import warnings
 
     import kvsteer_lab as kv
 
@@ -91,19 +92,27 @@ def evaluate(
     if results.rows.empty:
         say_line("No question is finished yet.")
         sys.exit(3)
-    say_text(format_table(results.summary()))
-    say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
-    say_text(
-        kv.compare(results)
-        .drop(columns=["task", "model"])
-        .set_index("intervention")
-        .to_string(float_format=lambda x: f"{x:.3g}")
-    )
-    say_text("\nSide effects")
-    say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
-    if len(results.rules) > 1:
-        say_text("\nAccuracy under each rule that reads answers")
-        say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+    if not results.complete:
+        asked = results.rows.question.nunique()
+        say_line(f"The run is unfinished: these tables count {asked} of {results.settings['n']} questions.")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The run was interrupted")  # the line above says so once
+        say_text(format_table(results.summary()))
+        say_text(
+            "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar (several samples: exact"
+            " permutation of questions), Holm over this table"
+        )
+        say_text(
+            kv.compare(results)
+            .drop(columns=["task", "model"])
+            .set_index("intervention")
+            .to_string(float_format=lambda x: f"{x:.3g}")
+        )
+        say_text("\nSide effects")
+        say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        if len(results.rules) > 1:
+            say_text("\nAccuracy under each rule that reads answers")
+            say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(3)

@@ -1,4 +1,4 @@
-"""`kvsteer traces`: a model behind an endpoint answers a task's questions in a style."""
+"""`kvsteer traces`: a model at an endpoint answers a task's questions in a style."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def traces(
     retries: int = 6,
     data_dir: Path | None = None,
 ) -> None:
-    """Let a model behind an OpenAI-compatible endpoint write replies to extract vectors from; run again to go on.
+    """Let a model at an OpenAI-compatible endpoint write replies to extract vectors from; run again to go on.
 
     Args:
         out: the file of JSON lines to write or to go on with.

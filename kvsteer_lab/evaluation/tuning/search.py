@@ -31,7 +31,7 @@ _WAIT = 2.0  # seconds for another process that is about to end
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished search.
+    """A finished search. Made by `tune`.
 
     Attributes:
         cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson

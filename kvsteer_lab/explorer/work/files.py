@@ -12,7 +12,8 @@ from ...models.model import Model
 from ..results.comparison import Comparison
 from ..results.components import Components
 from ..results.sweep import Sweep
-from ..state import FIGURES, ExplorerState, Measure, refuse_existing
+from ..state import FIGURES, ExplorerState, Measure
+from ..state_files import refuse_existing
 from ..workspace import Workspace
 from .restoring import origin_of
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..state import ExplorerState, Origin
+from ...models.fingerprint import compare_fingerprints
+from ..state import ExplorerState
+from ..state_files import Origin
 from ..workspace import Workspace
 
 _OF_THE_MODEL = (
@@ -29,6 +31,14 @@ def origin_of(workspace: Workspace) -> Origin:
     return Origin(workspace.model.name, workspace.model.fingerprint, dict(workspace.sources))
 
 
+def _same_model(origin: Origin, workspace: Workspace) -> bool:
+    """Whether a state was set on these weights, as far as can be known: fingerprints of earlier versions of the package
+    can't be compared, and then the model's name decides.
+    """
+    compared = compare_fingerprints(origin.fingerprint, workspace.model.fingerprint)
+    return origin.model == workspace.model.name if compared == "format" else compared != "weights"
+
+
 def restore(workspace: Workspace, path: str | Path, now: ExplorerState) -> tuple[ExplorerState, str]:
     """The state in a file, and a remark if it can't be taken whole.
 
@@ -44,11 +54,11 @@ def restore(workspace: Workspace, path: str | Path, now: ExplorerState) -> tuple
     """
     state, origin = ExplorerState.load(path), Origin.load(path)
     remark = ""
-    if origin is not None and origin.fingerprint != workspace.model.fingerprint:
+    if origin is not None and not _same_model(origin, workspace):
         state = state.changed({name: getattr(now, name) for name in _OF_THE_MODEL})
         remark = (
-            f"The state is of another model ({origin.model}, {origin.fingerprint}): prompt, sampling and what is"
-            " compared are taken over, vectors, coefficients, layers and heads are left as they were."
+            f"The state belongs to another model ({origin.model}, {origin.fingerprint}): prompt, sampling and what is"
+            " compared are taken over; vectors, coefficients, layers and heads are left as they were."
         )
     sources = {} if origin is None else origin.sources
     for name in [name for name, weight in state.mix.items() if weight and name not in workspace.vectors]:
