@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from .. import paper
 from ..base import Question
-from .reply import BOX, END, in_ascii, is_denied, prepared, without_markup
+from .reply import BOX, END, in_ascii, is_asked, is_denied, prepared, without_markup
 
 CLOSING = f"\n{paper.CLOSING}"
 """The words that are put after a finished reply to a multiple-choice question, for the model to complete."""
@@ -120,19 +120,20 @@ _STATEMENT = re.compile(
 )
 _CALLED_RIGHT = re.compile(
     r"(?<![\w'’-])[*_(\[\"“]{0,4}(?P<label>[A-Z0-9])[*_)\]\"”]{0,4}[ \t]+(?:is|would be|must be)[ \t]+"
-    r"(?:(?:therefore|thus|clearly|definitely|probably|indeed)[ \t]+)?(?:the[ \t]+)?(?:correct|right|best)"
-    r"(?:[ \t]+(?:answer|choice|option|one))?(?=[*_]{0,3}[ \t]{0,3}(?:[.,;:!\n)]|$|(?:because|since|as|for|here)\b))"
+    r"(?:(?:therefore|thus|clearly|definitely|probably|indeed)[ \t]+)?(?:(?:the[ \t]+)?(?:correct|right|best)"
+    r"(?:[ \t]+(?:answer|choice|option|one))?|the[ \t]+answer)"
+    r"(?=[*_]{0,3}[ \t]{0,3}(?:[.,;:!\n)]|$|(?:because|since|as|for|here)\b))"
 )
 """A label that is called right, as in "option B is the correct answer"."""
 _LISTED = re.compile(
-    r"(?:\b(?:and|or|nor|not|neither|if|whether|unless|that)|,|/|&)[ \t]*"
+    r"(?:\b(?:and|or|nor|not|neither|if|whether|unless|that)|\b[A-Z0-9][)*]{0,3},|/|&)[ \t]*"
     r"(?:(?:the )?(?:option|choice|answer|letter)[ \t]*)?$",
     re.IGNORECASE,
 )
 _OPEN = r"[\s:*_`\"'“”‘’«(\[{$>=|–" + BOX + "-]{0,24}"
 _WORDS = (
     r"(?:I|we) (?:think|believe|guess|choose|pick|say|would say|would choose|would pick)(?: that)?(?: it(?:'s| is))?"
-    r"|(?:correct|right|best|final) (?:answer|choice|option)|option|choice|letter|answer|number|the|is|are"
+    r"|(?:correct|right|best|final) (?:answer|choice|option)|option|choice|letter|answer|number|the|it is|it's|is|are"
     r"|probably|likely|most likely|clearly|definitely|indeed|therefore|thus|simply|just|only"
 )
 _OPENING = re.compile(rf"{_OPEN}(?:(?:<answer>|(?:{_WORDS})(?![a-zA-Z])){_OPEN}){{0,6}}", re.IGNORECASE)
@@ -148,6 +149,8 @@ _WRONG = re.compile(
     rf"{_CLOSED}(?:[ \t]*(?:(?:is|was|would be)[ \t]*)?(?:not|n['’]t|never|wrong|incorrect|false)\b"
     r"|[ \t]*isn['’]t\b|\?)"
 )
+_MARKED = re.compile(rf"{_CLOSED}[ \t]{{0,2}}[:.)]")
+"""The label has its choice after it, which may be a question."""
 _JOINED = re.compile(
     rf"{_CLOSED}[ \t.]{{0,2}}(?:,[ \t]*(?:and\b|or\b)?|/|&|\band\b|\bor\b)(?:[ \t]+(?:maybe|perhaps|possibly|even)\b)?"
     rf"[\s*_\"“‘«(\[{{{BOX}]{{0,8}}(?:(?:option|choice|letter)[ \t]+)?"
@@ -166,7 +169,7 @@ def _labels_after(choices: Mapping[str, str], tail: str) -> set[str]:
     if match is None:
         return set()
     label, rest = (match["label"] or match["small"].upper()), tail[match.end() :]
-    if label not in choices or _WRONG.match(rest):
+    if label not in choices or _WRONG.match(rest) or (is_asked(tail, match.end()) and not _MARKED.match(rest)):
         return set()
     own = _compared(choices[label])
     is_own = bool(own) and _compared(rest).startswith(own)

@@ -121,6 +121,12 @@ _NEXT = re.compile(
 )
 
 
+# "#### 18", an empty line, and a line that asks something with a number in it
+_NEXT_WITHOUT_A_NAME = re.compile(
+    r"(?P<end>####[^\n#]{1,60}\n)[ \t]*\n(?=[^\n]{0,400}\d)[^\n]{10,1000}\?[ \t]*(?:\n|$)"
+)
+
+
 def own_reply(text: str) -> str:
     r"""The part of a reply that can hold its answer: after its thoughts, and before it runs on into a question of its
     own making.
@@ -129,6 +135,8 @@ def own_reply(text: str) -> str:
     'It is 6.\n'
     """
     text = after_thoughts(text, unfinished=True)
+    if again := _NEXT_WITHOUT_A_NAME.search(text):
+        text = text[: again.end("end")]
     for match in _NEXT.finditer(text):
         if text[: match.start()].strip():
             return text[: match.start()]

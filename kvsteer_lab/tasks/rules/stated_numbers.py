@@ -48,7 +48,7 @@ _COMPOUND = (
 """Units that are followed by a smaller one, as in "2 hours and 15 minutes"."""
 _MORE = re.compile(
     rf"{_CLOSER}(?:[ \t]*(?:,|\bor\b|\bto\b|\band\b|\bout of\b|[-–])[ \t]*[$€£¥{BOX}]{{0,2}}\d"
-    r"|[ \t]+\d|[.,:]\d|e[+-]?\d|/|[²³⁴-⁹]|k\b"
+    r"|[ \t]+\d|[.,:]\d|(?<=[\d)])\(\d|e[+-]?\d|/|[²³⁴-⁹]|k\b"
     r"|[ -]?(?:hundred|thousand|million|billion|trillion|dozen|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?)\b)"
     rf"|(?:{_CLOSER}[a-z]+)?[ \t](?:more|less|fewer)(?: [a-z]+)?[ \t]than[ \t][$€£¥]?\d"
     rf"|[ \t]{_COMPOUND},?(?: and)? \d",
