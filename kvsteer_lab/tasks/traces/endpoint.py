@@ -8,20 +8,19 @@ server sends before that is shown or stored.
 from __future__ import annotations
 
 import email.utils
-import json
 import random
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
 from ..base import Message
-from ..thoughts import after_thoughts
-from .http_request import Answer, RequestFailed, send
+from .completion import Completion, Passing, read_completion, read_error
+from .http_request import RequestFailed, send
 from .secrets import key_in, without_key
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -38,27 +37,6 @@ class Clock(Protocol):
 
 class Stopped(Exception):
     """The run was stopped during a pause."""
-
-
-class _Passing(Exception):
-    """A fault that may pass: asking again is worth it."""
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        super().__init__(reason)
-        self.after = after
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the endpoint replied.
-
-    Attributes:
-        text: the reply, thoughts between `<think>` tags left out.
-        finish_reason: `"stop"`, `"length"`, `"content_filter"`, or whatever the server calls it.
-    """
-
-    text: str
-    finish_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -160,7 +138,7 @@ class Endpoint:
         for attempt in range(self.retries + 1):
             try:
                 outcome = self._ask(messages)
-            except _Passing as error:
+            except Passing as error:
                 reason, after = str(error), error.after
             else:
                 if isinstance(outcome, Completion):
@@ -178,7 +156,7 @@ class Endpoint:
         """One request: the reply, or the refusal, which the caller raises, so that its traceback doesn't hold the key.
 
         Raises:
-            _Passing: a fault that may pass.
+            Passing: a fault that may pass.
         """
         limits = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         body = {
@@ -192,11 +170,11 @@ class Endpoint:
         except RequestFailed as error:
             failed = without_key(str(error), key)
         if failed is not None:
-            raise _Passing(failed)
+            raise Passing(failed)
         status = answer.status
         if 200 <= status < 300:
-            return _read(answer, key)
-        told = _error_of(answer, key)
+            return read_completion(answer, key)
+        told = read_error(answer, key)
         if status == 400 and told.get("code") == "content_filter":
             return Completion("", "content_filter")
         if status == 401:
@@ -208,7 +186,7 @@ class Endpoint:
         said = " ".join(str(told.get("message") or "").split())[:200].rstrip(".")
         reason = f"status {status}" + (f" ({said})" if said else "")
         if status in _PASSING and told.get("code") != "insufficient_quota":
-            raise _Passing(reason, _retry_after(answer.headers))
+            raise Passing(reason, _retry_after(answer.headers))
         return ConnectionError(
             f"{self.base_url} refused the request with {reason}; correct the address, the model's name or the settings."
         )
@@ -235,46 +213,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _read(answer: Answer, key: str) -> Completion:
-    body = _decoded(answer, key)
-    if body is None:
-        raise _Passing("a reply that can't be read as JSON")
-    try:
-        choice = body["choices"][0]
-        content, reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise _Passing("a reply without choices[0].message.content") from None
-    text = _joined(content)
-    if text is None:
-        raise _Passing(f"a reply whose content is a {type(content).__name__} and no text")
-    return Completion(after_thoughts(text).strip(), reason if isinstance(reason, str) else None)
-
-
-def _joined(content: Any) -> str | None:
-    """The text of a message, which some servers send in parts; `None` if it is something else."""
-    if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
-        content = "".join(str(part["text"]) for part in content)
-    if not isinstance(content, str | None):
-        return None
-    # A lone surrogate can be written in JSON, but not in a file.
-    return (content or "").encode("utf-8", "replace").decode()
-
-
-def _error_of(answer: Answer, key: str) -> dict[str, Any]:
-    """The error that the protocol's servers explain themselves with."""
-    body = _decoded(answer, key)
-    error = body.get("error") if isinstance(body, dict) else None
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def _decoded(answer: Answer, key: str) -> Any:
-    """The JSON value of an answer with the key struck out; `None` if it isn't JSON."""
-    try:
-        return without_key(json.loads(answer.content), key)
-    except (ValueError, RecursionError):  # the latter: lists within lists within lists
         return None
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from ..._util.progress import bar
 from ..base import Question, Task
 from ..styles import detect_style
-from .endpoint import Completion, Endpoint, Stopped
+from .completion import Completion
+from .endpoint import Endpoint, Stopped
 from .instructions import asked, instruction_for
 from .journal import KEPT, Journal
 from .reading import Traces
