@@ -42,7 +42,7 @@ def main(repeats: int = 10, out: Path | None = None) -> Path:
             explorer.tab("Side by side")
             for turn in range(-1, repeats):
                 found = explorer.time_drag("cv", PLACES[turn % 2], "cache steering")
-                explorer.page.wait_for_timeout(300)  # what is measured behind the texts comes to its end
+                explorer.page.wait_for_timeout(300)  # what is measured after the texts comes to its end
                 drags += [found] if turn >= 0 else []
             text = explorer.arm("cache steering").locator(".kv-token").count()
             explorer.tab("Ablation")

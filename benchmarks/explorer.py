@@ -71,7 +71,7 @@ def main(
 
 def _measure(explorer: Explorer, cv: float, repeats: int, drag: int) -> dict[str, Any]:
     watch = _Watch(explorer)
-    slider = next(knob.widget for knob in explorer.page.controls.knobs if knob.field == "cv")
+    slider = next(field.widget for field in explorer.page.controls.fields if field.name == "cv")
     found: dict[str, list[float]] = {}
 
     def note(name: str, seconds: float) -> None:

@@ -31,7 +31,7 @@ def draw(job: str, folder: Path) -> str:
         command = (
             [str(HERE / "execute.py"), job, "--to", scratch]
             if job.endswith(".ipynb")
-            else ["-m", "kvsteer_lab.cli.main", "demo", "--out", scratch]
+            else ["-m", "kvsteer_lab.cli", "demo", "--out", scratch]
         )
         environment = {**os.environ, **ENVIRONMENT, "KVSTEER_FIGURES": str(folder)}
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)

@@ -114,10 +114,11 @@ def test_imports_inside_functions_are_few_and_known() -> None:
 
 
 def test_type_checking_hides_no_import() -> None:
-    """`TYPE_CHECKING` stands for one thing: `Model.rotary`'s type, which is found by running the model."""
+    """Commands start without torch, so they may name types only. Elsewhere `Model.rotary` has the one exception."""
     hidden = [
         (module, found)
         for module, tree in MODULES.items()
+        if module.split(".")[0] != "cli"
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for statement in node.body

@@ -22,7 +22,7 @@ class HiddenSlot:
         heads: `[layers, heads]`, which query heads don't read it.
         slot: index into the prompt's ids; negative counts from the end.
         first, end: the steps that don't read it, `end` not included; `None`: to the last. Step 0 is the offset token
-            (the first token behind the cache).
+            (the first token after those in the cache).
     """
 
     heads: Bool[Tensor, "layers heads"]

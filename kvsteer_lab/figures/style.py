@@ -52,8 +52,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     notebooks show it once.
 
     What it plots is its first argument where that is a table or a mapping of tables; a function of something else calls
-    `attach` itself. What is not a table (where the first argument is annotated as one), a table without rows, or without a
-    column that the function reads, is refused with a sentence (`ValueError`), so the functions need not look.
+    `attach` itself. What isn't a table (where the first argument is annotated as one), a table without rows, or without
+    a column that the function reads, is refused with a sentence (`ValueError`), so the functions need not look.
 
     Example:
         >>> import pandas as pd

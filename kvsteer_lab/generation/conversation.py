@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..edits.cache import Deltas, apply
 from ..models.architectures import UnsteerableModelError
-from ..models.finite import refuse_broken
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill, fork_rows
 from ..models.prompts import encode, pad_left, positions, render
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
+from .processors import FiniteGuard
 from .rows import _counts_slots
 from .settings import Settings
 
@@ -29,7 +29,7 @@ class Conversation:
 
     In a row's part of the cache lie, in this order and with nothing between: the first prompt as the template renders
     it, generation prompt included; the tail of the first answer (the offset token); the reply's own tokens without its
-    end token; what the template writes behind a reply, up to and including the next generation prompt (`next_turn`);
+    end token; what the template writes after a reply, up to and including the next generation prompt (`next_turn`);
     the tail of the second answer; and so on. So the tails stay where they were read, and a reply is kept as the tokens
     that were generated. Read anew, the same ids give the same conversation, but for what was added to slots.
 
@@ -97,16 +97,17 @@ class Conversation:
         """
         assert self.cached == [len(row) for row in self.ids], "read the next turn first"
         ids, mask = self._padded([[*row, *tail] for row in self.ids])
+        guard = FiniteGuard(len(self.ids))
         first: list[Tensor] = []  # generate itself would keep the logits of every step
         handle = self.model.hf.register_forward_hook(
             lambda module, given, output: None if first else first.append(output.logits[:, -1].clone())
         )
         try:
-            new = continue_ids(self.model, ids, mask, self.cache, settings)
+            new = continue_ids(self.model, ids, mask, self.cache, settings, [guard])
         finally:
             handle.remove()
-        refuse_broken(first[0], [""] * len(ids))
         replies = [cut(row, settings.eos) for row in new]
+        guard.check([len(reply) for reply in replies], [""] * len(replies))
         own = [reply[:-1] if reply[-1] in settings.eos else reply for reply in replies]
         for row, said in zip(self.ids, own, strict=True):
             row += [*tail, *said]

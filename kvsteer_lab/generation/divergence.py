@@ -89,7 +89,7 @@ def divergence(
     """KL(intervention || baseline) before each token of given continuations, teacher-forced.
 
     Each side reads the continuation from its own cache, edited or not: KL_t = sum_x p_t(x) log(p_t(x) / q_t(x)), where
-    p_t is the distribution of the next token under the intervention, behind its own prompt, its own tail and the
+    p_t is the distribution of the next token under the intervention, after its own prompt, its own tail and the
     continuation's first t tokens, and q_t the same under the baseline. So where an intervention renders another chat (a
     chain-of-thought prompt) or adds forced words, those
     are part of what is compared; the continuation is what follows them, the same for both. Text that one side wrote
@@ -100,7 +100,7 @@ def divergence(
         prompts: as in `kv.generate`.
         continuations: texts (tokenised verbatim) or token ids, one a prompt.
         intervention: what p comes from; `None`: nothing.
-        against: what q comes from; `None`: the baseline behind the intervention's own offset token, or without one
+        against: what q comes from; `None`: the baseline after the intervention's own offset token, or without one
             where it has none, so that what the offset does is not taken for what the intervention does. Against
             `kv.Nothing()` it is counted.
         chat, offset: as in `kv.generate`.

@@ -1,4 +1,4 @@
-"""The second stage of multiple choice: behind a finished reply, closing words ask for the letter."""
+"""The second stage of multiple choice: after a finished reply, closing words ask for the letter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import Settings, resolve
 
 @dataclass(frozen=True)
 class Choice:
-    """What the model says behind the closing words.
+    """What the model says after the closing words.
 
     Attributes:
         text: the greedy continuation of the closing words, up to an end token.
@@ -71,11 +71,11 @@ def elicit(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[Choice]:
-    """Put closing words behind each reply, and read which letter the model chooses.
+    """Put closing words after each reply, and read which letter the model chooses.
 
     The reply without its end token and the closing words are read from the same edited cache as the reply was, under
     every intervention; replies that were cut are closed all the same. A letter's token is the one that the tokenizer
-    gives it behind the closing words, after a space unless they end in one. Where the space is a token of its own, it
+    gives it after the closing words, after a space unless they end in one. Where the space is a token of its own, it
     belongs to the closing words.
 
     Args:
@@ -129,14 +129,14 @@ def letter_tokens(tokenizer: Any, closing: str, letters: Sequence[str]) -> Words
     Raises:
         ValueError: a letter that melts into the closing words, or two that begin with the same token.
     """
-    words = _behind(tokenizer, closing)
+    words = _following(tokenizer, closing)
     space = "" if closing[-1].isspace() else " "
     after = []
     for letter in letters:
-        ids = _behind(tokenizer, f"{closing}{space}{letter}")
+        ids = _following(tokenizer, f"{closing}{space}{letter}")
         if ids[: len(words)] != words or len(ids) == len(words):
             raise ValueError(
-                f"The choice {letter!r} is no token of its own behind {closing!r}; end the closing words with a whole"
+                f"The choice {letter!r} is not a token of its own after {closing!r}; end the closing words with a whole"
                 " word."
             )
         after.append(ids[len(words) :])
@@ -151,7 +151,7 @@ def letter_tokens(tokenizer: Any, closing: str, letters: Sequence[str]) -> Words
     return Words(tuple(words), tuple(shared), tokens)
 
 
-def _behind(tokenizer: Any, text: str) -> list[int]:
+def _following(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` where it follows other text: SentencePiece puts a space before a text's first word."""
     stem, both = encode(tokenizer, "a"), encode(tokenizer, f"a{text}")
     return both[len(stem) :] if both[: len(stem)] == stem else encode(tokenizer, text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._util.html import CELL
+from .._util.html import CELL, TextTable
 from .._util.text import for_html
 
 
@@ -89,7 +89,7 @@ class Generations:
         `forced`.
         """
         columns = ["prompt", "intervention", "sample", "text", "token_ids", "finish_reason", "forced"]
-        return pd.DataFrame(
+        return TextTable(
             [[list(v) if c == "token_ids" else v for c in columns for v in [getattr(row, c)]] for row in self.rows],
             columns=columns,
         )

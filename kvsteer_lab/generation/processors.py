@@ -55,7 +55,7 @@ class FiniteGuard(LogitsProcessor):
 
 class RealTokens(LogitsProcessor):
     """Lets processors that read the ids read each row's real tokens alone: padding and the holes between a prompt and
-    what follows it are no part of the text, and differ with what else is in the batch.
+    what follows it are not part of the text, and differ with what else is in the batch.
 
     Args:
         processors: transformers' own, in its order.

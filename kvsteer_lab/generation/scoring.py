@@ -109,11 +109,11 @@ class Reading:
         self._tails = ids[:, self.cache.get_seq_length() :]
 
     def start(self) -> Float[Tensor, "rows 1 vocab"]:
-        """Read the tails; the logits behind each row's last token."""
+        """Read the tails; the logits after each row's last token."""
         return self._forward(self._tails, 1)
 
     def read(self, tokens: Int[Tensor, "rows n"]) -> Float[Tensor, "rows n vocab"]:
-        """Read `tokens` in every row; the logits behind each of them."""
+        """Read `tokens` in every row; the logits after each of them."""
         self.mask = torch.cat([self.mask, torch.ones_like(tokens)], 1)
         return self._forward(tokens, tokens.shape[1])
 

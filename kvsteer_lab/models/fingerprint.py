@@ -128,8 +128,8 @@ def compare_fingerprints(there: str, here: str) -> Literal["same", "config", "we
     """
     if there == here:
         return "same"
-    a, b = there.split("-"), here.split("-")
-    if len(a) != 3 or len(b) != 3 or a[0] != b[0]:
+    a, b = (found if len(found := mark.split("-")) == 3 else ["1", mark, ""] for mark in (there, here))
+    if a[0] != b[0]:
         return "format"
     return "config" if a[1] == b[1] else "weights"
 

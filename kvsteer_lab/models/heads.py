@@ -25,10 +25,10 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary(
 def head_writes(
     hf: PreTrainedModel, layer: int, head: int, outputs: Float[Tensor, "... head_dim"]
 ) -> Float[Tensor, "... hidden"]:
-    """What one query head's outputs become behind the output projection W_O of its layer, without W_O's bias, float32
+    """What one query head's outputs become after the output projection W_O of its layer, without W_O's bias, float32
     on the CPU.
 
-    A sum over heads and the bias is what the attention block puts out. Norms behind the attention (Gemma 2 and 3, OLMo
+    A sum over heads and the bias is what the attention block puts out. Norms after the attention (Gemma 2 and 3, OLMo
     2, GLM 4) and factors on the residual stream (Granite) come later and are not in it.
 
     Raises:

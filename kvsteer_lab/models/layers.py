@@ -14,7 +14,7 @@ def hidden_size(hf: PreTrainedModel) -> int:
 
 
 def decoder_layers(hf: PreTrainedModel) -> nn.ModuleList:
-    """The model's decoder layers in their order; the output of each is the residual stream behind it.
+    """The model's decoder layers in their order; the output of each is the residual stream after it.
 
     Raises:
         UnsteerableModelError: no list of as many modules as the config has layers, or several.

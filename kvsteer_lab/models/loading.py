@@ -32,7 +32,7 @@ _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "fl
 
 @locked
 def load(
-    source: str | Path | nn.Module | Pipeline,
+    source: str | Path | nn.Module | Pipeline | Model,
     tokenizer: Any = None,
     *,
     device_map: Any = None,
@@ -73,7 +73,7 @@ def load(
     >>> kv.load("tiny").n_layers
     4
     """
-    if isinstance(source, nn.Module | Pipeline | Envoy):
+    if isinstance(source, nn.Module | Pipeline | Envoy | Model):
         inner, tokenizer = unpack(source, tokenizer)
         own = without_peft(inner)
         refuse_by_config(own.config)

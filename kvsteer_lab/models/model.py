@@ -33,7 +33,7 @@ class Model:
 
     Attributes:
         hf: the plain transformers model; it decodes.
-        traced: the same weights behind nnsight; it prefills.
+        traced: the same weights inside nnsight; it prefills.
         tokenizer: the model's tokenizer.
         name: what it was loaded from.
         shape: layers, KV heads, head width and sliding windows, as they are in the cache.

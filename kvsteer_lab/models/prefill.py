@@ -91,7 +91,7 @@ def last_slots(
     Nothing is computed that they don't depend on. A layer caches its keys and values before it attends, and the last
     token's read
     the earlier tokens in all layers but the last: so the earlier tokens stop at the last layer but one, and the last
-    token, traced behind them, at the last layer.
+    token, traced after them, at the last layer.
     """
     model.check_adapters()
     cache = _Ending(config=model.hf.config)

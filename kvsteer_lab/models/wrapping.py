@@ -101,7 +101,7 @@ def without_peft(module: Any) -> PreTrainedModel:
 
 
 def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """The model and the tokenizer inside a transformers pipeline or an nnsight model; others as they are.
+    """The model and the tokenizer inside a pipeline, an nnsight model or one of `kv.load`; others as they are.
 
     Args:
         source: what the caller loaded.
@@ -115,6 +115,8 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
     >>> unpack(model.hf, model.tokenizer)[0] is model.hf
     True
     """
+    if isinstance(source, Model):
+        return source.hf, source.tokenizer if tokenizer is None else tokenizer
     if isinstance(source, Pipeline):
         return source.model, source.tokenizer if tokenizer is None else tokenizer
     if isinstance(source, Envoy):

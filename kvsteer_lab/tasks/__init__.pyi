@@ -1,3 +1,4 @@
+from . import rules as rules
 from . import traces as traces
 from .base import Chat as Chat
 from .base import Extractor as Extractor

@@ -21,7 +21,7 @@ SPLITS = ("extraction", "dev", "test")
 
 @dataclass(frozen=True)
 class Question:
-    """One question, its gold answer, and the replies that are known for it.
+    """One question, its gold answer, and the replies to it that are known.
 
     Attributes:
         id: stable over runs and machines; the splits hash it.
@@ -30,6 +30,9 @@ class Question:
         replies: style -> the assistant's whole reply in that style.
         choices: letter (or whatever labels them: some questions have 1 to 4) -> text for a multiple-choice question, in
             the order shown; empty for an open one.
+
+    >>> Question("q1", "What is 2 + 2?", "4", {"direct": "The answer is 4."})
+    Question(id='q1', text='What is 2 + 2?', answer='4')
     """
 
     id: str
@@ -52,13 +55,29 @@ def split_of(question_id: str, dev: float = 0.15, test: float = 0.15) -> str:
         question_id: the id that is hashed (SHA-256).
         dev: share of the questions in `"dev"`.
         test: share of the questions in `"test"`; the rest is `"extraction"`.
+
+    >>> split_of("q1"), split_of("q1", test=1)
+    ('extraction', 'test')
     """
     u = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big") / 2**64
     return "test" if u < test else "dev" if u < test + dev else "extraction"
 
 
 class Task(ABC):
-    """Questions with gold answers. A new task is one small file with the four abstract members."""
+    """Questions with gold answers. A new task is a name, its styles, and the two abstract methods.
+
+    >>> class Doubling(Task):
+    ...     name, styles = "doubling", ("direct",)
+    ...
+    ...     def questions(self, split, n=None, seed=None):
+    ...         return [Question(str(i), f"{i} + {i}?", str(2 * i), {"direct": f"{2 * i}"}) for i in range(9)][:n]
+    ...
+    ...     def read_answer(self, text):
+    ...         return text.strip(" .") or None
+    >>> task = Doubling()
+    >>> task.is_correct(task.questions("dev", 2)[1], "2."), list(task.rules)
+    (True, ['answer'])
+    """
 
     name: str
     styles: tuple[str, ...]
@@ -66,8 +85,8 @@ class Task(ABC):
     splits: tuple[str, ...] = SPLITS
     """The splits that `questions` knows; no question is in two of them."""
     closing: str | None = None
-    """For a two-stage extraction: the words that are put behind a finished reply, and which the model completes with
-    its choice.
+    """Words that are put after a finished reply, for the model to complete them with its choice; `None`: the answer is
+    read in the reply itself.
     """
 
     @abstractmethod

@@ -77,8 +77,9 @@ class Benchmark(ListedTask):
         """
         if style not in question.replies:
             raise ValueError(
-                f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r}; "
-                "have such traces written (kv.traces.write_traces) and use kv.traces.with_traces(task, traces)."
+                f"Task {self.name!r} has replies in {' and '.join(self.styles)} only, none in style {style!r};"
+                " have traces in that style written (kv.traces.write_traces) and use"
+                " kv.traces.with_traces(task, traces)."
             )
         return question.replies[style]
 
@@ -154,6 +155,15 @@ class MultipleChoice(Benchmark):
 def choice_question(text: str, choices: Mapping[str, str], answer: str, header: str = "\n\nChoices:\n") -> Question:
     """A multiple-choice question as the paper asks it: the question, then a line `A: text` for each choice; its id is
     left empty.
+
+    Args:
+        text: the question.
+        choices: label -> text, in the order shown.
+        answer: the right label.
+        header: what stands between the question and the choices.
+
+    >>> choice_question("Where are books?", {"A": "bank", "B": "library"}, "B").text
+    'Where are books?\\n\\nChoices:\\nA: bank\\nB: library'
     """
     lines = "\n".join(f"{label}: {choice}" for label, choice in choices.items())
     return Question("", f"{text}{header}{lines}", answer, {"direct": f"The correct choice is {answer}."}, dict(choices))

@@ -23,6 +23,9 @@ def get(name: str, data_dir: str | Path | None = None) -> Task:
 
     Raises:
         ValueError: an unknown name, or a folder without the benchmark's files.
+
+    >>> get("tiny-arithmetic").questions("test", 1)[0].replies["direct"]
+    'The answer is 9.'
     """
     if name in _BENCHMARKS:
         return getattr(importlib.import_module(f".{name}", __package__), _BENCHMARKS[name])(data_dir)

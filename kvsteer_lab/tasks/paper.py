@@ -5,7 +5,7 @@ the 56,412 multiple-choice generations at hand. They are here to be compared wit
 has stricter ones.
 
 The paper's replies have two or three stages: the text, then the words `CLOSING` and at most ten more tokens, and, where
-`augmented_extract` still finds neither a letter nor a refusal to choose, one forced letter behind those words. All
+`augmented_extract` still finds neither a letter nor a refusal to choose, one forced letter after those words. All
 rules read the whole reply, closing words included.
 """
 
@@ -15,7 +15,7 @@ import functools
 import re
 
 CLOSING = "So the correct choice is"
-"""The words that are put behind a finished reply to a multiple-choice question."""
+"""The words that are put after a finished reply to a multiple-choice question."""
 
 LETTERS = "ABCDE"
 """The letters that the paper's rules know, however many choices a question has."""
@@ -41,7 +41,7 @@ _STATED = re.compile(r"The answer is (-?[0-9.,]+).")
 
 
 def augmented_extract(text: str, letters: str = LETTERS) -> str | None:
-    """The letter behind the first phrase, in a fixed order of twelve, that occurs anywhere in the reply; of that
+    """The letter after the first phrase, in a fixed order of twelve, that occurs anywhere in the reply; of that
     phrase, the last occurrence.
 
     "The correct choice is" comes first, so the second stage wins where it names a letter; then "The correct answer is"
@@ -49,8 +49,8 @@ def augmented_extract(text: str, letters: str = LETTERS) -> str | None:
     before.
 
     It errs where the reply goes on after its letter ("The correct choice is A because ..., no, B"), takes the article
-    in "The best answer is A dog" for a choice, takes letters that are no choice (C, where there are only A and B), and
-    knows no choices that are numbered.
+    in "The best answer is A dog" for a choice, takes letters that aren't among the choices (C, where there are only A
+    and B), and doesn't know numbered choices.
 
     Args:
         text: the whole reply, with the closing words and what follows them.
@@ -58,6 +58,9 @@ def augmented_extract(text: str, letters: str = LETTERS) -> str | None:
 
     Returns:
         The letter, or `None`; `refuses_choice` then tells the paper's "[incorrect]" from its "[invalid]".
+
+    >>> augmented_extract("It is red. So the correct choice is B.")
+    'B'
     """
     text = _plain(text)
     for pattern in _patterns(letters):
@@ -77,16 +80,22 @@ def last_letter(text: str, letters: str = LETTERS) -> str | None:
     Args:
         text: the whole reply, with the closing words and what follows them.
         letters: the choices' letters.
+
+    >>> last_letter("So the correct choice is A: Earth turns.")
+    'E'
     """
     found = [character for character in text if character in letters]
     return found[-1] if found else None
 
 
 def refuses_choice(text: str) -> bool:
-    """Whether a reply in which `augmented_extract` finds nothing says behind the closing words that it takes none or
+    """Whether a reply in which `augmented_extract` finds nothing says after the closing words that it takes none or
     several of the choices.
 
     The paper counts such a reply as wrong ("[incorrect]"); others ("[invalid]") get a forced letter.
+
+    >>> refuses_choice("So the correct choice is none of these.")
+    True
     """
     _, found, tail = text.rpartition(CLOSING)
     return bool(found) and _NO_CHOICE.search(_plain(tail)) is not None
@@ -97,17 +106,23 @@ def last_digit(text: str) -> str | None:
 
     It errs on decimals ("18.00" gives 1800), on whatever number follows the answer, and on dots in a row, which it
     takes for an empty number. No released numeric run was at hand to check it on.
+
+    >>> last_digit("It costs $18.00")
+    '1800'
     """
     found = _AMOUNT.findall(text)
     return _bare(found[-1]) if found else None
 
 
 def strict_match(text: str) -> str | None:
-    """The number behind the last "The answer is", without commas and points, as `last_digit`; `None` if the phrase
+    """The number after the last "The answer is", without commas and points, as `last_digit`; `None` if the phrase
     isn't there.
 
     It errs on other wordings and on "The answer is $18". At the reply's very end, without a full stop, it loses the
     last digit. No released numeric run was at hand to check it on.
+
+    >>> strict_match("The answer is 1,234 or so.")
+    '1234'
     """
     found = _STATED.findall(text)
     return _bare(found[-1]) if found else None

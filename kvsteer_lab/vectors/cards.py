@@ -81,6 +81,20 @@ class Card:
         except ValidationError as error:
             raise ValueError(f"{what} can't be read: {first_fault(error)}; save or download it again.") from error
 
+    def tell_of_other_model(self, other: Card) -> str:
+        """How another card's model differs from this one's, as a part of a sentence; empty if it is the same.
+
+        >>> card = Card("m", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 1, None, 2)
+        >>> card.tell_of_other_model(Card("o", "llama", "2-ffff456789abcdef-01234567", "d", None, 1, None, 2))
+        'are of different models, m and o'
+        """
+        match compare_fingerprints(self.fingerprint, other.fingerprint):
+            case "same":
+                return ""
+            case "format":
+                return "were extracted by different versions of kvsteer_lab, whose fingerprints can't be compared"
+        return f"are of different models, {self.model} and {other.model}"
+
     def warn_of_other_weights(self, model: Model) -> None:
         """Warn where only the weights, the config or the dtype differ from those of the extraction."""
         if said := self.tell_of_other_weights(model):

@@ -36,17 +36,6 @@ class KVVectors:
 
     Raises:
         ValueError: shapes that differ or aren't three-dimensional, NaN or infinity.
-
-    Example:
-        >>> import torch
-        >>> import kvsteer_lab as kv
-        >>> from kvsteer_lab.vectors import Card
-        >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
-        >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
-        >>> vectors.n_layers, vectors.n_kv_heads, vectors.head_dim
-        (2, 1, 4)
-        >>> (2 * vectors - vectors / 2).values[0, 0].tolist()
-        [1.5, 1.5, 1.5, 1.5]
     """
 
     keys: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
@@ -109,9 +98,6 @@ class KVVectors:
     def only(self, layers: Indices | None = None, heads: Indices | None = None) -> KVVectors:
         """The same vectors with zeros outside the named layers and KV heads (`None`: all of them).
 
-        Args:
-            layers, heads: those that are kept.
-
         Raises:
             ValueError: a layer or head out of range.
 
@@ -163,14 +149,6 @@ class KVVectors:
 
         Raises:
             ValueError: vectors of another model, or a prompt without such a slot.
-
-        Example:
-            >>> import kvsteer_lab as kv
-            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
-            >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
-            >>> vectors = kv.extract(model, pairs, progress=False)
-            >>> list(vectors.relative_to(model, "What is 2 + 3?").columns)
-            ['layer', 'keys', 'values']
         """
 
         self.check_fits(model)
@@ -184,21 +162,8 @@ class KVVectors:
     def check_fits(self, model: Model) -> None:
         """Refuse a model that these vectors can't belong to; warn where only the weights or the dtype differ.
 
-        Args:
-            model: the model to be steered.
-
         Raises:
             ValueError: another architecture, or another number of layers, KV heads or head width.
-
-        Example:
-            >>> import torch
-            >>> import kvsteer_lab as kv
-            >>> from kvsteer_lab.vectors import Card
-            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1)
-            >>> vectors = kv.KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card)
-            >>> vectors.check_fits(kv.load("tiny"))
-            Traceback (most recent call last):
-            ValueError: These vectors are of a llama with 2 layers, 1 KV heads of width 4, the model is a llama with ...
         """
         here = (model.model_type, model.n_layers, model.n_kv_heads, model.head_dim)
         there = (self.card.model_type, self.n_layers, self.n_kv_heads, self.head_dim)
@@ -236,10 +201,6 @@ class KVVectors:
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
         """Read vectors from a file, a folder with `vectors.safetensors`, or a hub repository that holds that file.
-
-        Args:
-            source: the file, the folder or the repository's name.
-            revision: branch, tag or commit of the repository.
 
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.

@@ -62,7 +62,7 @@ def shots_chat(task: Task, shots: Sequence[WorkedExample], style: str) -> Chat:
 
 
 def put_before(shots: Sequence[Mapping[str, str]], chat: Chat) -> Chat:
-    """The chat with worked examples before it, behind its system message if it has one."""
+    """The chat with worked examples before it, after its system message if it has one."""
     opening = 1 if chat and chat[0]["role"] == "system" else 0
     return [*chat[:opening], *(dict(m) for m in shots), *chat[opening:]]
 

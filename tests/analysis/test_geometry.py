@@ -361,7 +361,12 @@ def test_styles_that_can_t_be_mixed_are_refused(two: tuple[kv.CacheSteering, kv.
         r"differ in layers, \(1, 2, 3\) and \(1,\)": (a, replace(b, layers=[1])),
         "different models, tiny and other; extract both from one": (
             a,
-            replace(b, vectors=replace(b.vectors, card=replace(b.vectors.card, model="other", fingerprint="g"))),
+            replace(
+                b,
+                vectors=replace(
+                    b.vectors, card=replace(b.vectors.card, model="other", fingerprint="2-0123456789abcdef-01234567")
+                ),
+            ),
         ),
         "What 'causal_chain' adds is zero in the steered layers; check its vectors": (
             a,

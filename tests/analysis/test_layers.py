@@ -297,7 +297,7 @@ def test_what_leaves_nothing_to_compare_is_refused(tiny, task, own):
             lambda: layers(steering, split="test"),
             "never chosen on test questions; ablate on split='dev' and call confirm_best",
         ),
-        (lambda: layers(steering, controls=-1), "The number of controls must be 0 or more, not -1"),
+        (lambda: layers(steering, controls=-1), "The number of controls must be 0 or a positive whole number, not -1"),
         (lambda: layers(kv.CoTPrompt()), "Cache steering is asked for, a kv.CacheSteering, not CoTPrompt"),
         (
             lambda: ablate(kv.analysis.ablate_heads, tiny, task, steering, "from below"),

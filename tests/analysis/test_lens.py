@@ -155,7 +155,7 @@ def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
         (dict(tokens=[10**6]), r"Token 1000000 is outside the vocabulary of \d+ tokens"),
         (dict(tokens=[]), "The list of tokens is empty; name one"),
         (dict(continuations=["a"]), "3 prompts but 1 continuations"),
-        (dict(controls=-1), "number of controls must be 0 or more"),
+        (dict(controls=-1), "number of controls must be 0 or a positive whole number"),
     ]
     cases += [
         (dict(steering=None), "'baseline' is not cache steering, so there is no edited slot"),

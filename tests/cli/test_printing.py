@@ -47,7 +47,7 @@ def test_only_one_file_of_the_command_line_prints() -> None:
 def test_info_on_a_file_with_escapes_in_its_card(
     tmp_path: Path, vectors: kv.KVVectors, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = replace(vectors.card, model=RED + "\nn_pairs: 1000", recipe={"task": RED}, history=f"a{RED}")
+    card = replace(vectors.card, model=RED + "\nn_pairs: 1000", recipe={"task": RED}, history=(f"a{RED}",))
     replace(vectors, card=card).save(tmp_path / "v.safetensors")
     main(["info", str(tmp_path / "v.safetensors")])
     out = capsys.readouterr().out

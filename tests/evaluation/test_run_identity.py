@@ -144,6 +144,22 @@ def test_a_hook_on_a_loaded_model_is_another_run(tmp_path: Path) -> None:
     assert ask(model, out=tmp_path).complete
 
 
+def test_another_template_or_another_argument_of_it_is_another_run(tmp_path: Path) -> None:
+    def plain(text: str) -> kv.Model:
+        return kv.load("tiny", template=kv.PlainTemplate(text))
+
+    def thinking(enabled: bool) -> kv.Model:
+        written = kv.load("tiny").tokenizer.chat_template + "{% if enable_thinking %}Think. {% endif %}"
+        return kv.load("tiny", template=written, template_arguments={"enable_thinking": enabled})
+
+    for make, first, second in ((plain, "Q: {q}\nA:", "Question: {q}\nA:"), (thinking, True, False)):
+        out = tmp_path / make.__name__
+        ask(make(first), out=out)  # type: ignore[operator]
+        assert ask(make(first), out=out).complete  # type: ignore[operator]
+        with pytest.raises(ValueError, match=r"holds another run: model.template"):
+            ask(make(second), out=out)  # type: ignore[operator]
+
+
 def test_another_adapter_is_another_run_and_an_idle_one_is_not(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="the adapter tests need peft")
     hf, tokenizer = fresh()

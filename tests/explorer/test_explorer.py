@@ -191,6 +191,15 @@ def test_the_geometry_tab_draws_when_it_is_opened(explorer: Explorer) -> None:
     )
 
 
+def test_the_same_pairs_are_drawn_anew_when_the_tab_is_opened_again(explorer: Explorer) -> None:
+    explorer.look()
+    assert explorer.wait(PATIENCE)
+    drawn: list[int] = []
+    explorer.page.geometry.scatter.observe(lambda change: drawn.append(len(change["new"])), "points")
+    explorer.look()
+    assert explorer.wait(PATIENCE) and drawn == [0, 24]
+
+
 def test_without_pairs_the_geometry_tab_says_what_to_pass(made: Made) -> None:
     explorer = kv.explore(made.model, made.vectors["stepwise"])
     explorer.look()

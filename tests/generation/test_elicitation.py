@@ -233,7 +233,7 @@ def test_bad_requests_are_refused(model: kv.Model) -> None:
     refused("A text is of prompt 2, but there are 2; pass the prompts", prompts=PROMPTS[:2], letters=LETTERS[:2])
     refused("The choices A, AB can't be told apart by one token", letters=[("A", "AB")] * 3)
     refused(
-        "The choice 'the' is no token of its own behind 'So '; end the closing words with a whole word",
+        "The choice 'the' is not a token of its own after 'So '; end the closing words with a whole word",
         closing="So ",
         letters=[("the", "A")] * 3,
     )

@@ -195,6 +195,7 @@ def test_comparing_names_what_differs(hf: PreTrainedModel) -> None:
     assert compare_fingerprints(before, fingerprint(hf)) == "config"
     assert compare_fingerprints("75a53d28fcb32cb7", before) == "format"
     assert compare_fingerprints("3-" + before[2:], before) == "format"
+    assert compare_fingerprints("75a53d28fcb32cb7", "19188fc239919a78") == "weights", "both are of the older format"
 
 
 @pytest.mark.slow

@@ -26,6 +26,11 @@ def test_a_pipeline(model: kv.Model) -> None:
     assert said(kv.load(pipe)) == said(kv.load(build("llama"), model.tokenizer))
 
 
+def test_a_model_of_kv_load_itself(model: kv.Model) -> None:
+    again = kv.load(model)
+    assert said(again) == said(model) and again.hf.lm_head.weight is model.hf.lm_head.weight
+
+
 @pytest.mark.parametrize("kind", [nnsight.LanguageModel, nnsight.TransformersModel])
 def test_an_nnsight_model(kind: Any, model: kv.Model) -> None:
     task = {"task": "text-generation"} if kind is nnsight.TransformersModel else {}

@@ -369,7 +369,7 @@ def test_what_questions_and_demonstrate_refuse(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"The {split} split of piqa can't give -1 questions"):
         task.questions(split, -1)
     with pytest.raises(
-        ValueError, match=r"Task 'piqa' has replies in direct only, none in style 'stepwise'; .*kv\.with_traces"
+        ValueError, match=r"Task 'piqa' has replies in direct only, none in style 'stepwise'; .*kv\.traces\.with_traces"
     ):
         task.demonstrate(task.questions(split)[0], "stepwise")
 

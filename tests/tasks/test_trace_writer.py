@@ -468,7 +468,8 @@ def test_foreign_files_are_left_alone(server: Server, out: Path) -> None:
         write(server, out)
     out.write_text('{"id": "toy/1", "style": "stepwise", "text": "mine"}\n', encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"traces\.jsonl holds something else than traces of kv\.write_traces; choose another file"
+        ValueError,
+        match=r"traces\.jsonl holds something else than traces of kv\.traces\.write_traces; choose another file",
     ):
         write(server, out)
     assert "mine" in out.read_text() and not server.asked
@@ -661,7 +662,7 @@ def test_addresses_with_secrets_are_refused_without_showing_them(out: Path) -> N
     with pytest.raises(
         ValueError,
         match=(
-            r"base_url has a password or parameters behind http://127.0.0.1:9/v1; keep the key in an environment"
+            r"base_url has a password or parameters beside http://127.0.0.1:9/v1; keep the key in an environment"
             r" variable"
         ),
     ):
@@ -702,7 +703,7 @@ def test_bad_settings_are_refused_before_anything_is_asked(
 
 @pytest.mark.parametrize("url", ["", "localhost:8000/v1", "file:///etc", "http://", "http://[::1"])
 def test_what_is_no_address_is_refused(url: str, out: Path) -> None:
-    with pytest.raises(ValueError, match=r"base_url=.* is no address; write one like 'http://localhost:8000/v1'"):
+    with pytest.raises(ValueError, match=r"base_url=.* is not an address; write one like 'http://localhost:8000/v1'"):
         write(url, out)
 
 

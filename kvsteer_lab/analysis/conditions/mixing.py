@@ -156,11 +156,10 @@ def _check(first: CacheSteering, second: CacheSteering) -> None:
                 " only."
             )
     a, b = first.vectors, second.vectors
-    if a.card.fingerprint != b.card.fingerprint or a.keys.shape != b.keys.shape:
-        models = f"{a.card.model} and {b.card.model}"
+    shapes = "" if a.keys.shape == b.keys.shape else f"are of different models, {a.card.model} and {b.card.model}"
+    if differ := a.card.tell_of_other_model(b.card) or shapes:
         raise ValueError(
-            f"The vectors of {_name(first)!r} and {_name(second)!r} are of different models, {models}; extract both"
-            " from one."
+            f"The vectors of {_name(first)!r} and {_name(second)!r} {differ}; extract both from one model."
         )
     for steering in (first, second):
         if _norm(steering) == 0:

@@ -214,11 +214,10 @@ def _check(differences: Mapping[str, PairDifferences]) -> None:
                 " each style."
             )
     for style, own in others:
-        if own.keys.shape[1:] != first.keys.shape[1:] or own.card.fingerprint != first.card.fingerprint:
-            models = f"{first.card.model} and {own.card.model}"
-            raise ValueError(
-                f"The differences of {name!r} and {style!r} are of different models, {models}; extract both from one."
-            )
+        models = f"are of different models, {first.card.model} and {own.card.model}"
+        shapes = "" if own.keys.shape[1:] == first.keys.shape[1:] else models
+        if differ := first.card.tell_of_other_model(own.card) or shapes:
+            raise ValueError(f"The differences of {name!r} and {style!r} {differ}; extract both from one model.")
         if own.card.keys != first.card.keys:
             raise ValueError(
                 f"The differences of {name!r} have {first.card.keys} keys, those of {style!r} {own.card.keys}; extract"

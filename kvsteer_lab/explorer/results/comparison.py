@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..._util.html import TextTable
 from ...generation.outputs import Generation
 from ...models.prompts import Prompt
 from ...tasks.base import Question, Task
@@ -100,7 +101,7 @@ class Comparison:
                 else {}
             )
             rows.append({"arm": own.arm, "text": own.generation.answer, **own.verdict, **nats})
-        return pd.DataFrame(rows)
+        return TextTable(rows)
 
     def tokens(self) -> pd.DataFrame:
         """One row an arm and token: `arm`, `step` (from 1), `token`, `logprob`, `change`, `kl`. The baseline has none:
@@ -115,4 +116,4 @@ class Comparison:
                 zip(own.measured.pieces, own.measured.logprobs, own.measured.change, own.measured.kl, strict=True), 1
             )
         ]
-        return pd.DataFrame(rows, columns=columns)
+        return TextTable(rows, columns=columns)

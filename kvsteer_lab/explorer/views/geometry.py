@@ -58,6 +58,7 @@ class Geometry:
 
     def draw(self, found: Components, sets: Sequence[str]) -> None:
         """Draw one layer of some sets of pairs."""
+        self.scatter.clear()  # so that the same points are drawn anew, too
         self.scatter.show(found)
         self.said.value = status(f"{', '.join(sets)}: {len(found.points)} pairs.")
 

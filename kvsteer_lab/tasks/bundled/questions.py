@@ -43,7 +43,11 @@ class Problem:
 
 
 def split_of_text(text: str) -> str:
-    """The split that a question's text belongs to: 10% extraction, 10% dev, 10% test, the rest train."""
+    """The split that a question's text belongs to: 10% extraction, 10% dev, 10% test, the rest train.
+
+    >>> split_of_text("How many apples are left?")
+    'train'
+    """
     u = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return SPLITS[1 + int(u * 10)] if u < 0.3 else "train"
 
@@ -77,7 +81,11 @@ def arithmetic(rng: random.Random) -> Problem:
 
 
 def move(door: str, how: str, by: int) -> str:
-    """The door reached: `"right"` and `"left"` wrap around, `"flip"` swaps A with D and B with C."""
+    """The door reached: `"right"` and `"left"` wrap around, `"flip"` swaps A with D and B with C.
+
+    >>> move("A", "left", 1), move("B", "flip", 0)
+    ('D', 'C')
+    """
     i = DOORS.index(door)
     return DOORS[{"right": i + by, "left": i - by, "flip": 3 - i}[how] % 4]
 
@@ -115,7 +123,11 @@ TASKS: dict[str, Callable[[random.Random], Problem]] = {"arithmetic": arithmetic
 
 
 def draw(rng: random.Random, split: str, task: str | None = None) -> Problem:
-    """One problem of `split`, of `task` or (`None`) of either task at random."""
+    """One problem of `split`, of `task` or (`None`) of either task at random.
+
+    >>> draw(random.Random(0), "dev", "arithmetic").answer.isdigit()
+    True
+    """
     while True:
         problem = TASKS[task or rng.choice(tuple(TASKS))](rng)
         if split_of_text(problem.text) == split:

@@ -43,6 +43,9 @@ def reply(problem: Problem, style: str, wording: int) -> str:
 
     Raises:
         ValueError: an unknown style.
+
+    >>> reply(Problem("arithmetic", "Ann has 5 eggs, buys 3.", (("5 + 3 = 8", "8"),), "8"), "stepwise", 0)
+    'Step 1: 5 + 3 = 8. The answer is 8.'
     """
     steps = [{"e": e, "r": r, "i": i} for i, (e, r) in enumerate(problem.steps, 1)]
     if style == "direct":

@@ -71,13 +71,16 @@ class Endpoint:
         api_key_env: the environment variable that holds the key; it is read when asking, and kept nowhere. Unset: no
             key is sent.
         max_tokens, temperature: sent as they are; `None`: not sent.
-        timeout: seconds without an answer before a request counts as lost.
+        timeout: seconds until a request counts as lost, whatever part of the answer has come by then.
         retries: how often a request is repeated after a fault that may pass.
         pause: seconds before the first repetition; doubled each time up to a minute, with jitter, and never less than
             `Retry-After` asks for.
 
     Raises:
-        ValueError: an address that is none or that holds a secret, or a setting out of range.
+        ValueError: something that isn't an address, one that holds a secret, or a setting out of range.
+
+    >>> Endpoint("http://localhost:8000/v1/", "my-model").url
+    'http://localhost:8000/v1/chat/completions'
     """
 
     base_url: str
@@ -97,13 +100,13 @@ class Endpoint:
             url = httpx.URL("")
         if url.scheme not in ("http", "https") or not url.host:
             raise ValueError(
-                f"base_url={_without_secrets(self.base_url)!r} is no address; write one like"
+                f"base_url={_without_secrets(self.base_url)!r} is not an address; write one like"
                 " 'http://localhost:8000/v1'."
             )
         if url.userinfo or url.query or url.fragment:
             where = f"{url.scheme}://{url.netloc.decode()}{url.path}"
             raise ValueError(
-                f"base_url has a password or parameters behind {where}; keep the key in an environment variable"
+                f"base_url has a password or parameters beside {where}; keep the key in an environment variable"
                 " (api_key_env) and leave them out."
             )
         if not self.model:
@@ -214,6 +217,9 @@ class Endpoint:
 def pause_before(attempt: int, first: float, after: float | None) -> float:
     """Seconds before repetition `attempt` (counted from 0): doubled each time, with jitter, and no less than the server
     asked for.
+
+    >>> pause_before(3, 1.0, None) <= 8, pause_before(0, 1.0, after=30.0)
+    (True, 30.0)
     """
     backoff = min(_LONGEST_PAUSE, first * 2**attempt) * random.uniform(0.5, 1.0)
     return max(backoff, after or 0.0)

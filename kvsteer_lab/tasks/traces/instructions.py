@@ -27,14 +27,21 @@ INSTRUCTIONS = {
         " problem part by part."
     ),
 }
-"""By style; each is put behind the question."""
+"""By style; each is put after the question."""
 
 
 def instruction_for(style: str, instruction: str | None) -> str:
     """The caller's instruction, or the one for a known style.
 
+    Args:
+        style: one of the keys of `INSTRUCTIONS`, or any name where there is an instruction.
+        instruction: the caller's own, or `None`.
+
     Raises:
         ValueError: no instruction for a style that isn't known, or an empty one.
+
+    >>> instruction_for("direct", None)
+    'Answer at once, without any reasoning.'
     """
     if instruction is None and style not in INSTRUCTIONS:
         raise ValueError(

@@ -21,12 +21,12 @@ _LONGEST_HEADER = 100_000
 
 
 def is_header(row: Mapping[str, Any]) -> bool:
-    """Whether a line is the header of a file that `kv.write_traces` wrote."""
+    """Whether a line is the header of a file that `kv.traces.write_traces` wrote."""
     return row.get("format") == FORMAT
 
 
 def holds_traces(path: str | Path) -> bool:
-    """Whether `kv.write_traces` wrote this file.
+    """Whether `kv.traces.write_traces` wrote this file.
 
     >>> holds_traces("/a/file/that/is/not/there")
     False
@@ -106,7 +106,9 @@ class Journal:
             return []
         found = lines_of(self.path)
         if not found or not is_header(found[0][1]):
-            raise ValueError(f"{self.path} holds something else than traces of kv.write_traces; choose another file.")
+            raise ValueError(
+                f"{self.path} holds something else than traces of kv.traces.write_traces; choose another file."
+            )
         was = found[0][1]
         if other := [key for key in self.header if was.get(key) != self.header[key]]:
             told = ", ".join(f"{key} {was.get(key)!r}, not {self.header[key]!r}" for key in other)

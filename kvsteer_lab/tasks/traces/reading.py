@@ -28,6 +28,9 @@ class Trace:
         id: the question's id in its task.
         question: the question's text; a trace has it, the id, or both.
         answer: the gold answer, where it is known.
+
+    >>> Trace("direct", "4", question="2 + 2?")
+    Trace(style='direct', id=None, answer=None)
     """
 
     style: str
@@ -45,6 +48,10 @@ class Traces:
         rows: the traces; at most one a question and style.
         source: where they come from, for messages.
         rejected: for traces that `kv.traces.write_traces` wrote: how many were not kept, by verdict.
+
+    >>> traces = Traces((Trace("direct", "4", question="2 + 2?"),))
+    >>> traces.styles, len(traces)
+    (('direct',), 1)
     """
 
     rows: tuple[Trace, ...] = field(repr=False)

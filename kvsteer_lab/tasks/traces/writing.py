@@ -1,5 +1,5 @@
-"""Traces for users who have none: a model behind an endpoint writes them, and the task's own rule tells which are
-kept.
+"""Writing traces: a model that is asked over HTTP answers a task's questions in a style, and the replies in which the
+task's rule reads the gold answer are kept.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ def write_traces(
     pause: float = 1.0,
     progress: bool = True,
 ) -> Traces:
-    """Let a model behind an OpenAI-compatible endpoint answer a task's extraction questions in a style.
+    """Let a model at an OpenAI-compatible endpoint answer a task's extraction questions in a style.
 
     Every reply is written to `out` as it comes, with a verdict: kept if the task's rule reads the gold answer in it,
     else why not. Called again with the same settings it goes on where it stopped and asks nothing twice; a larger `n`
-    adds questions. The key is sent to the endpoint, and neither stored nor logged.
+    adds questions. The key is sent to the endpoint, and neither stored nor logged; it is struck out of replies and
+    error messages that repeat it. One process at a time writes to a file.
 
     Args:
         task: whose extraction questions are asked; the chat ends with the instruction.
@@ -67,9 +68,15 @@ def write_traces(
         The traces that were kept, of all that `out` holds; `.rejected` counts the others by verdict.
 
     Raises:
-        ValueError: bad settings, too few questions, or a file of other traces; before anything is asked or written.
+        ValueError: bad settings, too few questions, a question that can't be sent, or a file of other traces, before
+            anything is asked or written; another process that is writing to the file.
         ConnectionError: nothing answers at `base_url`, the key is refused, or a fault doesn't pass. What was answered
             is in `out`.
+
+    >>> import kvsteer_lab as kv
+    >>> write_traces(kv.tasks.get("tiny-arithmetic"), "stepwise", "t.jsonl", base_url="localhost", model="m")
+    Traceback (most recent call last):
+    ValueError: base_url='localhost' is not an address; write one like 'http://localhost:8000/v1'.
     """
     if n < 1 or concurrency < 1:
         raise ValueError(f"n and concurrency must be at least 1, not {n} and {concurrency}.")

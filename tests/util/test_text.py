@@ -73,6 +73,13 @@ def test_tables(string: str) -> None:
                 assert set(tags_in_html(make(table))) <= {"table", "thead", "tbody", "tr", "th", "td"}
 
 
+def test_tables_of_texts_are_guarded_too() -> None:
+    row = Generation(0, "baseline", 0, "$2, so $18", (1,))
+    shown = Generations((row,), ("$5?",)).to_frame()
+    assert "<span>&#36;</span>2, so <span>&#36;</span>18" in shown._repr_html_()
+    assert isinstance(shown, pd.DataFrame) and list(shown.text) == ["$2, so $18"]
+
+
 def test_a_readable_table_stays_guarded_and_looks_as_pandas_draws_it() -> None:
     table = kv.readable(pd.DataFrame({"text": ["a", "b $1 $2"], "p": [0.5, 1e-5]}))
     assert "<span>&#36;</span>1" in table.tail(1)._repr_html_() and "<span>" not in table.head(1)._repr_html_()
@@ -125,6 +132,8 @@ def test_one_place_escapes_text() -> None:
         or (isinstance(node, ast.ImportFrom) and node.module == "html" and not node.level)
     }
     assert found == {"_util/text.py"}
+    sources = {str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in root.rglob("*.py")}
+    assert [name for name, source in sources.items() if ".to_html(" in source] == ["_util/html.py"]
 
 
 # --- pairs ---------------------------------------------------------------------------------------------------------
