@@ -12,7 +12,7 @@ def load_model(name: str, template: str | None) -> Model:
     """Load a model for a command.
 
     Args:
-        name: "tiny", a folder or a hub id.
+        name: "tiny", "smollm2-135m", "gemma3-270m", a folder, a .gguf file or a hub id.
         template: for a base model, how a question is written, with {q} in its place. A shell passes a line break as the
             two characters \\n, which are read as one here.
 

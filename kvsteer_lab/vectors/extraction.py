@@ -104,6 +104,8 @@ def make_card(model: Model, pairs: ContrastiveSet, keys: KeyMode | None) -> Card
     note = ""
     if keys is not None and not _rotates(model):
         note = "This model doesn't rotate its keys: post_rope and position_free are the same."
+    if model.quantised is not None:
+        note = f"{note} The model's weights were quantised before they were loaded ({model.quantised}).".strip()
     return Card(
         model=model.name,
         model_type=model.model_type,

@@ -60,6 +60,12 @@ def test_generate_prints_the_library_s_text(folder, kvsteer):
     assert kvsteer("generate", prompt).strip("\n") == kv.generate(model, prompt).texts[0].strip("\n")
 
 
+def test_generate_takes_a_prompt_verbatim(kvsteer):
+    verbatim = kv.generate(kv.load("tiny"), "Story: Ann has 3", chat=False, generation={"max_new_tokens": 8})
+    shown = kvsteer("generate", "Story: Ann has 3", "--no-chat", "--max-new-tokens", "8")
+    assert shown.strip("\n") == verbatim.texts[0].strip("\n")
+
+
 def test_info_tells_files_and_models_apart(kvsteer):
     assert "n_pairs: 8" in kvsteer("info", "v.safetensors")
     told = kvsteer("info", "tiny")
@@ -72,7 +78,7 @@ def test_info_tells_files_and_models_apart(kvsteer):
         (["info", "absent.safetensors"], "There are no vectors at absent.safetensors"),
         (["generate", "hi", "--vectors", "v.safetensors"], "pass --ck and --cv"),
         (["generate", "hi", "--cv", "1"], "pass --vectors"),
-        (["generate", "hi", "--model", "no/such/model"], "Cannot load 'no/such/model'"),
+        (["generate", "hi", "--model", "no/such/model"], "There is no folder no/such/model"),
         (["extract", "--out", "w.safetensors", "--task", "mmlu"], "There is no task 'mmlu'"),
     ],
 )

@@ -52,6 +52,8 @@ def test_quantised_weights_are_said_and_saved(hf: PreTrainedModel, tokenizer: An
     kind = gguf.GGMLQuantizationType.Q8_0
     model = kv.load(write_gguf(tmp_path / "q.gguf", hf, tokenizer, kind=kind, general__file_type=7))
     assert model.quantised == "GGUF Q8_0" and "GGUF Q8_0" in repr(model) and "None" not in repr(model)
+    pairs = kv.ContrastiveSet.from_texts(["a dog"], ["fox"])
+    assert "quantised before they were loaded (GGUF Q8_0)" in kv.extract(model, pairs, progress=False).card.note
     difference = (logits(model) - logits(kv.load(hf, tokenizer))).abs().max()
     assert 0 < difference < 2
     model.hf.save_pretrained(tmp_path / "saved")

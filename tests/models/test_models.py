@@ -185,7 +185,8 @@ def test_a_model_on_the_gpu(folder: Path) -> None:
 
 
 def test_an_unknown_name_is_refused_with_what_would_do() -> None:
-    remedy = r"Give 'tiny' or 'tiny-control', a folder written by save_pretrained, or a hub id\."
+    names = "'tiny', 'tiny-control', 'smollm2-135m', 'gemma3-270m'"
+    remedy = rf"Give {names}, a folder written by save_pretrained, a \.gguf file, or a hub id\."
     with pytest.raises(ValueError, match=rf"^Cannot load 'no/such-model': .* {remedy}$") as refused:
         kv.load("no/such-model")
     assert "\n" not in str(refused.value)

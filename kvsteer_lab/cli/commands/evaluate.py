@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
-        model: "tiny", a folder or a hub id.
+        model: "tiny", "smollm2-135m", "gemma3-270m", a folder, a .gguf file or a hub id.
         template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         vectors: steering vectors to add; without them only the prompts are compared.
         ck: coefficient of the keys; needed with vectors.

@@ -32,7 +32,7 @@ def extract(
 
     Args:
         out: the file to write, ending in .safetensors.
-        model: "tiny", a folder or a hub id.
+        model: "tiny", "smollm2-135m", "gemma3-270m", a folder, a .gguf file or a hub id.
         template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         task: where the questions come from.
         style: how the positive examples answer.

@@ -18,6 +18,7 @@ def generate(
     cv: float | None = None,
     model: str = "tiny",
     template: str | None = None,
+    chat: bool = True,
     layers: tuple[int, ...] | None = None,
     max_new_tokens: int = 128,
 ) -> None:
@@ -28,8 +29,10 @@ def generate(
         vectors: a file, folder or hub repository with steering vectors.
         ck: coefficient of the keys; needed with vectors.
         cv: coefficient of the values; needed with vectors.
-        model: "tiny", a folder or a hub id.
+        model: "tiny", "smollm2-135m", "gemma3-270m", a folder, a .gguf file or a hub id.
         template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
+        chat: whether the chat template renders the prompt; --no-chat takes it verbatim, special tokens such as <bos>
+            included.
         layers: exactly these layers; by default 1 and above.
         max_new_tokens: where to cut.
     """
@@ -42,8 +45,7 @@ def generate(
     intervention = None
     if vectors is not None and ck is not None and cv is not None:
         intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-    for piece in kv.stream(
-        load_model(model, template), prompt, intervention, generation={"max_new_tokens": max_new_tokens}
-    ):
+    loaded = load_model(model, template)
+    for piece in kv.stream(loaded, prompt, intervention, chat=chat, generation={"max_new_tokens": max_new_tokens}):
         say_text(piece, end="")
     say_line("")

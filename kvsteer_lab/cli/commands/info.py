@@ -14,8 +14,8 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     """Tell what a vectors file, a contrastive set, a file of traces or a model is.
 
     Args:
-        source: a .safetensors or .jsonl file, a .parquet file of results, the folder of a run, "tiny", another folder
-            or a hub id.
+        source: a .safetensors or .jsonl file, a .parquet file of results, the folder of a run, "tiny" or another
+            model's name, another folder, a .gguf file, or a hub id.
     """
     import dataclasses
 

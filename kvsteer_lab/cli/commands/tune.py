@@ -36,7 +36,7 @@ def tune(
     Args:
         out: folder for everything.
         task: where questions and demonstrations come from.
-        model: "tiny", a folder or a hub id.
+        model: "tiny", "smollm2-135m", "gemma3-270m", a folder, a .gguf file or a hub id.
         template: for a base model, how a question is written: "Question: {q}\\nAnswer:".
         methods: cache steering, activation steering or both, with equal budgets.
         style: how the positive examples answer.
