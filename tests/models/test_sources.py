@@ -78,10 +78,12 @@ def test_an_adapter_s_folder_is_refused_with_its_base(tmp_path: Path, tokenizer:
         kv.load(tmp_path)
 
 
-def test_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ValueError, match=r"model\.gguf is a file, and a model is a folder .* gguf_file="):
-        kv.load(tmp_path / "model.gguf")
+@pytest.mark.parametrize("name", ["model.gguf", "model.bin"])
+def test_a_file_that_is_not_a_model_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ValueError) as refused:
+        kv.load(tmp_path / name)
+    assert name in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_model_without_an_output_layer_is_refused(tokenizer: Any) -> None:
