@@ -130,7 +130,7 @@ def test_annotations_are_shown_as_they_are_written():
         and gives == "~kvsteer_lab.vectors.kv.KVVectors"
     )
     written, _ = docstrings.signature(None, "function", "", kv.published.check_metrics, None, "()", None)
-    assert written == "(run: ~kvsteer_lab.published.runs.Run)"  # kv.Run is another class
+    assert written == "(run: ~kvsteer_lab.published.runs.ReleasedRun)"
     written, _ = docstrings.signature(None, "class", "", kv.CacheDelta, None, "()", None)
     assert "layers kv_heads head_dim" in written
 
