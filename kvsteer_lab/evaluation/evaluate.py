@@ -82,9 +82,7 @@ def evaluate(
     plan = EvaluationPlan(
         model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size
     )
-    asked = dict(
-        task=task.name, rule=next(iter(task.extractors)), split=split, n=len(questions), seed=seed, samples=samples
-    )
+    asked = dict(task=task.name, rule=next(iter(task.rules)), split=split, n=len(questions), seed=seed, samples=samples)
     settings = dict(
         model=model.name, fingerprint=model.fingerprint, dtype=str(model.dtype), **asked, version=__version__
     )

@@ -110,7 +110,7 @@ class EvaluationPlan:
 
     @property
     def _rules(self) -> list[str]:
-        return [*self.task.extractors, *(["likelihood"] if self.task.closing else [])]
+        return [*self.task.rules, *(["likelihood"] if self.task.closing else [])]
 
     def _elicit(self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations) -> list[Choice] | None:
         if self.task.closing is None or not len(texts):

@@ -36,7 +36,7 @@ def read_reply(task: Task, question: Question, answer: str, closing: str, letter
     >>> read_reply(task, question, f"The answer is {question.answer}.", "", None)["correct"]
     True
     """
-    verdicts = {f"by_{name}": _text(name, rule(question, answer + closing)) for name, rule in task.extractors.items()}
+    verdicts = {f"by_{name}": _text(name, rule(question, answer + closing)) for name, rule in task.rules.items()}
     read = next(iter(verdicts.values()))
     forced = letter is not None and read is None
     if letter is not None:
@@ -70,7 +70,7 @@ def read_again(task: Task, questions: Mapping[str, Question], rows: pd.DataFrame
         {**row, **read_reply(task, questions[row["question"]], row["forced"] + row["text"], row["closing"], letter)}
         for row, letter in zip(rows[columns].to_dict("records"), letters.where(letters.notna(), None), strict=True)
     ]
-    rules = [f"by_{name}" for name in task.extractors] + (["by_likelihood"] if "by_likelihood" in rows else [])
+    rules = [f"by_{name}" for name in task.rules] + (["by_likelihood"] if "by_likelihood" in rows else [])
     return pd.DataFrame(found, columns=[*columns, *rules])
 
 

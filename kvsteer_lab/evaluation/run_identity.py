@@ -46,7 +46,7 @@ def identify(plan: EvaluationPlan, questions: Sequence[Question]) -> RunIdentity
     sources of the package's own rules and styles.
 
     Args:
-        plan: what is asked of whom.
+        plan: everything that is fixed but the questions.
         questions: all questions of the run.
 
     Raises:
@@ -76,7 +76,7 @@ def identify(plan: EvaluationPlan, questions: Sequence[Question]) -> RunIdentity
     )
     asked = [[q.id, q.text, q.answer, dict(q.choices)] for q in questions]
     readings = dict(
-        rules={name: _rule(rule) for name, rule in task.extractors.items()},
+        rules={name: _rule(rule) for name, rule in task.rules.items()},
         answers=hash_of(describe(asked)),
         package=_sources(),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..tasks import paper
-from ..tasks import rules as extractors
+from ..tasks import rules as answer_rules
 from ..tasks.base import Question
 from .runs import Answer, ReleasedRun
 
@@ -101,9 +101,9 @@ def read_by_our_rules(run: ReleasedRun) -> dict[str, list[bool]]:
     """
     kind = answer_kind(run)
     if kind == "choice":
-        rules = {"two_stage": extractors.two_stage, "strict": extractors.strict_choice}
+        rules = {"two_stage": answer_rules.two_stage, "strict": answer_rules.strict_choice}
     elif kind == "number":
-        rules = {"last_number": extractors.last_number, "strict": extractors.strict_number}
+        rules = {"last_number": answer_rules.last_number, "strict": answer_rules.strict_number}
     else:
         return {}
     asked = [(_question(answer, kind), _MARK.sub("", answer.text)) for answer in run.answers]
@@ -116,7 +116,7 @@ def answer_kind(run: ReleasedRun) -> str:
         paper.CLOSING in answer.text for answer in run.answers
     ):
         return "choice"
-    return "number" if all(extractors.is_number(answer.target) for answer in run.answers) else "other"
+    return "number" if all(answer_rules.is_number(answer.target) for answer in run.answers) else "other"
 
 
 def choices_of(prompt: str) -> dict[str, str]:
@@ -166,6 +166,6 @@ def _has_two_choices(run: ReleasedRun) -> bool:
 
 def _question(answer: Answer, kind: str) -> Question:
     if kind == "number":
-        return Question(answer.id, "", extractors.plain(answer.target))
+        return Question(answer.id, "", answer_rules.plain(answer.target))
     choices = choices_of(answer.prompt)
     return Question(answer.id, "", answer.target, choices=choices or dict.fromkeys(paper.LETTERS, ""))

@@ -85,14 +85,14 @@ def test_differences_name_the_places():
 
 
 @pytest.fixture(scope="module")
-def inquiry(tiny):
+def plan(tiny):
     task = kv.tasks.get("tiny-arithmetic")
     return EvaluationPlan(tiny, task, with_baselines(kv.CoTPrompt()), "\n", None, 1, 0, "steered", 64)
 
 
 @pytest.fixture(scope="module")
-def questions(inquiry):
-    return inquiry.task.questions("dev", 5)
+def questions(plan):
+    return plan.task.questions("dev", 5)
 
 
 @pytest.mark.parametrize(
@@ -111,25 +111,25 @@ def questions(inquiry):
         (dict(methods=with_baselines([])), r"interventions\[2\].label"),
     ],
 )
-def test_every_setting_is_part_of_a_run(inquiry, questions, change, place):
-    other = identify(replace(inquiry, **change), questions)
-    assert re.search(place, differences(identify(inquiry, questions).texts, other.texts))
+def test_every_setting_is_part_of_a_run(plan, questions, change, place):
+    other = identify(replace(plan, **change), questions)
+    assert re.search(place, differences(identify(plan, questions).texts, other.texts))
 
 
-def test_data_is_part_of_a_run(inquiry, questions):
-    own = identify(inquiry, questions)
+def test_data_is_part_of_a_run(plan, questions):
+    own = identify(plan, questions)
     first = questions[0]
     asked_otherwise = [Question(first.id, first.text + " ", first.answer), Question("other", first.text, first.answer)]
     for question in asked_otherwise:
-        found = identify(inquiry, [question, *questions[1:]])
+        found = identify(plan, [question, *questions[1:]])
         assert "data.prompts" in differences(own.texts, found.texts) and own.readings != found.readings
-    other_gold = identify(inquiry, [Question(first.id, first.text, "-1"), *questions[1:]])
+    other_gold = identify(plan, [Question(first.id, first.text, "-1"), *questions[1:]])
     assert own.texts == other_gold.texts and "answers" in differences(own.readings, other_gold.readings)
-    assert own.texts != identify(inquiry, questions[:4]).texts and own.texts != identify(inquiry, questions[::-1]).texts
+    assert own.texts != identify(plan, questions[:4]).texts and own.texts != identify(plan, questions[::-1]).texts
 
 
-def test_how_rows_are_computed_is_no_part_of_a_run(inquiry, questions):
-    assert identify(inquiry, questions) == identify(replace(inquiry, batch_size=3), questions)
+def test_how_rows_are_computed_is_no_part_of_a_run(plan, questions):
+    assert identify(plan, questions) == identify(replace(plan, batch_size=3), questions)
 
 
 def test_provenance_names_versions_and_nothing_of_the_machine():

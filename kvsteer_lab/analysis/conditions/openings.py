@@ -114,7 +114,7 @@ def _decode(model: Model, rows: Sequence[Row], settings: Settings) -> list[list[
 def _measure(
     task: Task, questions: Sequence[Question], texts: Sequence[str], steered: Sequence[str], k: int | None
 ) -> dict[str, Any]:
-    rule = next(iter(task.extractors.values()))
+    rule = next(iter(task.rules.values()))
     right, theirs = (
         [task.is_correct(q, t) for q, t in zip(questions, replies, strict=True)] for replies in (texts, steered)
     )

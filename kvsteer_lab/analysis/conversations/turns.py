@@ -197,7 +197,7 @@ def _turn_rows(
     style: str | None,
 ) -> list[dict[str, Any]]:
     """One row per turn."""
-    read_answer = next(iter(task.extractors.values()))
+    read_answer = next(iter(task.rules.values()))
     rows = []
     for turn, (question, reply) in enumerate(zip(questions, replies, strict=True), 1):
         ended = reply.ids[-1] in talks.settings.eos
