@@ -108,6 +108,12 @@ def divergence(
 
     Raises:
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> kv.divergence(model, ["2 + 3?"], [" The answer is 5."], kv.Nothing()).totals
+        [0.0]
     """
     return divergences(
         model, prompts, continuations, [intervention], against, chat=chat, offset=offset, batch_size=batch_size

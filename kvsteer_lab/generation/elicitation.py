@@ -95,6 +95,17 @@ def elicit(
     Raises:
         ValueError: texts of other prompts or interventions, letters that one token can't tell apart, a reply that
             leaves no room in the model's context, or what `kv.generate` refuses; before anything is computed.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-tracking")
+        >>> question = task.questions("dev", 1)[0]
+        >>> chats = [task.chat(question)]
+        >>> texts = kv.generate(model, chats, kv.Nothing(), generation={"max_new_tokens": 8})
+        >>> given = dict(closing="\\nSo the correct choice is", letters=[tuple(question.choices)])
+        >>> choice = kv.elicit(model, chats, kv.Nothing(), texts, **given)[0]
+        >>> choice.letter in question.choices
+        True
     """
     given = as_list(prompts)
     methods = {method.label: method for method in check_interventions(model, interventions)}

@@ -48,6 +48,12 @@ class Generations:
         rows: the texts.
         prompts: the prompts as they were given.
         complete: `False` if the run was interrupted; only finished rows are here.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> texts = kv.generate(kv.load("tiny"), ["2 + 3?"], generation={"max_new_tokens": 4})
+        >>> len(texts), texts[0].intervention, texts.complete
+        (1, 'baseline', True)
     """
 
     rows: tuple[Generation, ...]

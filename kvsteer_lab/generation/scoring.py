@@ -70,6 +70,12 @@ def score(
 
     Raises:
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> likely, unlikely = kv.score(kv.load("tiny"), ["2 + 3?"] * 2, ["The answer", "zzz zzz"]).totals
+        >>> likely > unlikely
+        True
     """
     given, targets = match_continuations(model, prompts, continuations)
     rows = rows_under(model, check_intervention(model, intervention), given, chat=chat, offset=offset)

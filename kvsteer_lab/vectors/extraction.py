@@ -74,6 +74,13 @@ def extract(
 
     Raises:
         ValueError: an empty set, a prompt beyond the context, an unknown `keys`, or a rotation that can't be undone.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> pairs = kv.ContrastiveSet.from_texts(["Step 1, add. Sum?", "Step 1, add. Rest?"], ["Sum?", "Rest?"])
+        >>> tuple(kv.extract(model, pairs, progress=False).values.shape)
+        (4, 2, 32)
     """
     sums = [torch.zeros(model.n_layers, model.n_kv_heads, model.head_dim, dtype=torch.float64) for _ in range(2)]
     for batch in _slots(model, pairs, batch_size, keys, progress):
@@ -86,7 +93,16 @@ def extract(
 def extract_pairs(
     model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True
 ) -> PairDifferences:
-    """Every pair's own difference, for analyses; arguments and errors as in `kv.extract`."""
+    """Every pair's own difference, for analyses; arguments and errors as in `kv.extract`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model = kv.load("tiny")
+        >>> pairs = kv.ContrastiveSet.from_texts(["Step 1, add. Sum?", "Step 1, add. Rest?"], ["Sum?", "Rest?"])
+        >>> differences = kv.extract_pairs(model, pairs, progress=False)
+        >>> len(differences), tuple(differences.keys.shape)
+        (2, (2, 4, 2, 32))
+    """
     shape = (len(pairs), model.n_layers, model.n_kv_heads, model.head_dim)
     differences = [torch.zeros(shape) for _ in range(2)]
     for batch in _slots(model, pairs, batch_size, keys, progress):

@@ -94,6 +94,12 @@ class TracesTask(Task):
 
     Raises:
         ValueError: a trace without its question.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> rows = [{"question": "2 + 3?", "style": "direct", "text": "The answer is 5."}]
+        >>> kv.traces.TracesTask(kv.traces.Traces.from_rows(rows)).questions("extraction", 1)[0].text
+        '2 + 3?'
     """
 
     splits = ("extraction",)
