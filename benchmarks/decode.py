@@ -24,7 +24,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.edits.cache import apply
 from kvsteer_lab.generation.settings import resolve
 from kvsteer_lab.models.prefill import fill
-from kvsteer_lab.models.prompts import offset_token, pad_left, pad_token
+from kvsteer_lab.models.tokens import offset_token, pad_left, pad_token
 
 Timed = tuple[float, float, list[list[int]]]
 """Seconds to the first token, seconds for each later one, new ids by row."""

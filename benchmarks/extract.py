@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor
 
 import kvsteer_lab as kv
-from kvsteer_lab.models.prompts import encode
+from kvsteer_lab.models.tokens import encode
 
 
 def main(

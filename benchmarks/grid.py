@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 import kvsteer_lab as kv
 from kvsteer_lab.generation.settings import resolve
-from kvsteer_lab.models.prompts import offset_token
+from kvsteer_lab.models.tokens import offset_token
 
 
 def main(

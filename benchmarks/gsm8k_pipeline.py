@@ -19,7 +19,7 @@ import torch
 import tyro
 
 import kvsteer_lab as kv
-from kvsteer_lab.models.prompts import encode
+from kvsteer_lab.models.tokens import encode
 from kvsteer_lab.tasks.base import Question
 from kvsteer_lab.tasks.gsm8k import GSM8K
 

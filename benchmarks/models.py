@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import kvsteer_lab as kv
 from kvsteer_lab.models.layers import hidden_size
-from kvsteer_lab.models.prompts import offset_token, template_hash
+from kvsteer_lab.models.prompts import template_hash
+from kvsteer_lab.models.tokens import offset_token
 from kvsteer_lab.vectors.activation import ActivationVectors, extract_activations
 from kvsteer_lab.vectors.cards import Card
 

@@ -16,7 +16,8 @@ from ..generation.generate import generate_all
 from ..interventions.base import Nothing
 from ..interventions.cache import CacheSteering
 from ..models.model import Model
-from ..models.prompts import Prompt, encode
+from ..models.prompts import Prompt
+from ..models.tokens import encode
 
 
 def token_id(tokenizer: Any, token: str | int) -> int:

@@ -15,7 +15,7 @@ from ..generation.outputs import Generation, Generations
 from ..generation.settings import resolve
 from ..interventions.base import Intervention
 from ..models.model import Model
-from ..models.prompts import encode, offset_token
+from ..models.tokens import encode, offset_token
 from ..stats.texts import repetition
 from ..tasks.base import Question, Task
 from .readings import read_reply

@@ -20,7 +20,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from .._version import __version__
 from ..generation.settings import resolve
 from ..models.fingerprint import tokenizer_hash
-from ..models.prompts import offset_token, template_hash
+from ..models.prompts import template_hash
+from ..models.tokens import offset_token
 from ..tasks.base import Question
 from .code import is_foreign
 from .identity import RunIdentity, describe, hash_of

@@ -14,7 +14,8 @@ from ..models.architectures import UnsteerableModelError
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill, fork_rows
-from ..models.prompts import encode, pad_left, positions, render
+from ..models.prompts import render
+from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
 from .processors import FiniteGuard

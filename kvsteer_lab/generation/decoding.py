@@ -19,7 +19,7 @@ from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill
-from ..models.prompts import pad_left
+from ..models.tokens import pad_left
 from .processors import FiniteGuard, split_off_readers
 from .rows import Row
 from .sampling import SharedNoise

@@ -14,7 +14,8 @@ from .._util.batching import in_batches
 from ..interventions.base import Intervention
 from ..models.lock import LOCK
 from ..models.model import Model
-from ..models.prompts import Prompt, offset_token
+from ..models.prompts import Prompt
+from ..models.tokens import offset_token
 from ..stats.intervals import paired_bootstrap
 from .generate import check_intervention
 from .rows import Row, check_context, group_rows

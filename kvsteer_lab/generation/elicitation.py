@@ -15,7 +15,8 @@ from .._util.progress import bar
 from ..interventions.base import Intervention
 from ..models.lock import LOCK
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, encode
+from ..models.prompts import Prompt, as_list
+from ..models.tokens import encode
 from .decoding import cut
 from .generate import check_interventions
 from .outputs import Generation, Generations

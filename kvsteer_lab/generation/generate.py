@@ -16,8 +16,9 @@ from .._util.batching import in_batches
 from .._util.progress import bar
 from ..interventions.base import Intervention, Nothing
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list, offset_token
+from ..models.prompts import Prompt, as_chat, as_list
 from ..models.token_texts import text_after
+from ..models.tokens import offset_token
 from .decoding import decode
 from .outputs import Generation, Generations
 from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning

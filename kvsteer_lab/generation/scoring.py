@@ -15,8 +15,9 @@ from ..interventions.base import Intervention
 from ..models.finite import refuse_broken
 from ..models.lock import LOCK, locked
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, check_text, encode, offset_token, pad_left, positions
+from ..models.prompts import Prompt, as_list, check_text
 from ..models.token_texts import token_pieces
+from ..models.tokens import encode, offset_token, pad_left, positions
 from .decoding import editing, fill_rows
 from .generate import check_intervention
 from .rows import Row, asked_under, check_context, group_rows, make_rows

@@ -13,8 +13,9 @@ from transformers.generation import BaseStreamer
 
 from ..interventions.base import Intervention
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, offset_token
+from ..models.prompts import Prompt, as_list
 from ..models.token_texts import text_after
+from ..models.tokens import offset_token
 from .decoding import decode
 from .generate import _digest, check_intervention
 from .rows import asked_under, check_context, make_rows, warn_of_windows

@@ -12,7 +12,7 @@ from .._util.later import LATER
 from ..edits.residual import ResidualDelta
 from ..models.layers import decoder_layers
 from ..models.model import Model
-from ..models.prompts import offset_token
+from ..models.tokens import offset_token
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import check_indices
 from ..vectors.randomised import random_like

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.prompts import offset_token
+from ..models.tokens import offset_token
 from .base import Intervention
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..models.prompts import encode
+from ..models.tokens import encode
 from ..tasks.base import Chat, Message, Task
 from ..vectors.shots import put_before, shots_chat, worked
 from .base import Intervention

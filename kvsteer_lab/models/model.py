@@ -18,7 +18,8 @@ from .architectures import CacheShape
 from .caches import cache_argument
 from .fingerprint import Checksums, fingerprint
 from .lock import LOCK, locked
-from .prompts import Prompt, as_chat, as_list, check_text, encode, missing_bos, pad_left, pad_token, positions, render
+from .prompts import Prompt, as_chat, as_list, check_text, render
+from .tokens import encode, missing_bos, pad_left, pad_token, positions
 
 if TYPE_CHECKING:
     from .rotary import Rotary

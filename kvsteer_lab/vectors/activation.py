@@ -7,20 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import nnsight
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..models.layers import hidden_size, layers_path
-from ..models.lock import locked
+from ..models.layers import hidden_size
 from ..models.model import Model
-from ..models.prompts import Prompt, as_list, pad_left
+from ..models.prompts import Prompt
 from .cards import Card, Format
 from .extraction import make_card, read_sides
 from .kv import Indices, check_indices
 from .pairs import ContrastiveSet
+from .residuals import last_residuals, residual_norms
 
 _FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
 
@@ -306,49 +305,6 @@ def extract_activations(
     for signs, _, batch in read_sides(model, pairs, batch_size, read, progress):
         total += torch.einsum("p,plh->lh", signs.double(), batch.double())
     return ActivationVectors((total / len(pairs)).float(), make_card(model, pairs, None))
-
-
-@locked
-@torch.no_grad()
-def last_residuals(
-    model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
-) -> Float[Tensor, "prompts layers hidden"]:
-    """The residual stream after each decoder layer at each prompt's last token, float32 on the CPU, from one nnsight
-    trace.
-    """
-    layers = model.traced.get(layers_path(model.hf))
-    found: list[Tensor] = []
-    with model.traced.trace(**model.forward_arguments(ids, mask), use_cache=False):
-        for layer in layers:
-            output = layer.output
-            hidden = output[0] if isinstance(output, tuple) else output
-            found.append(hidden[:, -1].float().cpu())
-        nnsight.save(found)
-    return torch.stack(found, 1)
-
-
-def residual_norms(
-    model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True, batch_size: int = 16
-) -> Float[Tensor, "prompts layers"]:
-    """Norms of the residual stream after each decoder layer, at the prompts' last token.
-
-    Args:
-        model: the model.
-        prompts: prompts to measure.
-        chat: as in `kv.generate`.
-        batch_size: prompts traced together.
-
-    Example:
-        >>> import kvsteer_lab as kv
-        >>> tuple(residual_norms(kv.load("tiny"), ["What is 2 + 3?", "How many?"]).shape)
-        (2, 4)
-    """
-    rows = [model.encode(p, chat=chat) for p in as_list(prompts)]
-    found = []
-    for start in range(0, len(rows), batch_size):
-        ids, mask = pad_left(rows[start : start + batch_size], model.pad_id, model.device)
-        found.append(last_residuals(model, ids, mask).norm(dim=-1))
-    return torch.cat(found)
 
 
 def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str) -> ActivationVectors:

@@ -16,7 +16,8 @@ from .._version import __version__
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
-from ..models.prompts import encode, offset_token, pad_left, template_hash
+from ..models.prompts import template_hash
+from ..models.tokens import encode, offset_token, pad_left
 from .cards import Card, KeyMode
 from .kv import KVVectors
 from .pairs import ContrastiveSet

@@ -12,7 +12,8 @@ from ..edits.cache import slot_from_end
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
-from ..models.prompts import Prompt, as_list, pad_left
+from ..models.prompts import Prompt, as_list
+from ..models.tokens import pad_left
 
 
 def slot_norms(

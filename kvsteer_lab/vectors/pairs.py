@@ -16,7 +16,8 @@ from .._util.files import write_atomically
 from .._util.html import Html
 from .._util.json import first_fault, read_json
 from .._util.pair_html import pair_html
-from ..models.prompts import check_text, encode, render, template_hash
+from ..models.prompts import check_text, render, template_hash
+from ..models.tokens import encode
 from ..tasks.base import Chat, Task
 from ..tasks.traces.task import TracedTask, TracesTask
 from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked

@@ -9,7 +9,7 @@ import torch
 
 import kvsteer_lab as kv
 from kvsteer_lab.interventions.prompt import STEP_BY_STEP
-from kvsteer_lab.models.prompts import encode, offset_token
+from kvsteer_lab.models.tokens import encode, offset_token
 from kvsteer_lab.tasks.base import Chat, Question
 
 ASK: Chat = [{"role": "user", "content": "How many?"}]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import kvsteer_lab as kv
 from kvsteer_lab.edits.cache import apply
 from kvsteer_lab.models.prefill import fill
-from kvsteer_lab.models.prompts import pad_left
+from kvsteer_lab.models.tokens import pad_left
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 NEW = 8

@@ -14,7 +14,8 @@ from random_models import tokenizer as make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import kvsteer_lab as kv
-from kvsteer_lab.models.prompts import as_chat, as_list, missing_bos, offset_token, render
+from kvsteer_lab.models.prompts import as_chat, as_list, render
+from kvsteer_lab.models.tokens import missing_bos, offset_token
 
 SHORT = {"max_new_tokens": 6}
 USER = {"role": "user", "content": "How many?"}

@@ -17,7 +17,8 @@ from toy import Toy
 
 import kvsteer_lab as kv
 from kvsteer_lab import tasks
-from kvsteer_lab.models.prompts import encode, render, template_hash
+from kvsteer_lab.models.prompts import render, template_hash
+from kvsteer_lab.models.tokens import encode
 from kvsteer_lab.tasks.base import Chat, Question
 
 

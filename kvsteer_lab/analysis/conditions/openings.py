@@ -20,7 +20,7 @@ from ...generation.settings import Settings, resolve
 from ...interventions.base import Intervention, Nothing
 from ...models.lock import locked
 from ...models.model import Model
-from ...models.prompts import offset_token
+from ...models.tokens import offset_token
 from ...stats.significance import mcnemar
 from ...tasks.base import Question, Task
 from ...tasks.styles import is_reasoned

@@ -17,7 +17,7 @@ from ...interventions.cache import CacheSteering, check_cache_steering
 from ...interventions.offset import OtherOffset
 from ...interventions.together import Together
 from ...models.model import Model
-from ...models.prompts import offset_token
+from ...models.tokens import offset_token
 from ...stats.significance import holm
 from ...tasks.base import Task
 

@@ -16,7 +16,7 @@ from ...generation.settings import resolve
 from ...interventions.base import Intervention, Nothing
 from ...interventions.cache import CacheSteering
 from ...models.model import Model
-from ...models.prompts import offset_token
+from ...models.tokens import offset_token
 from ...tasks.base import Question, Task
 from ...tasks.styles import detect_style, is_reasoned
 from ..checks import check_steering

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ...models.prompts import encode
+from ...models.tokens import encode
 from ...vectors.pairs import ContrastiveSet
 
 

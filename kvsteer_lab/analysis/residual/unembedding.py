@@ -21,7 +21,7 @@ from ...models.finite import check_logits
 from ...models.layers import layers_path
 from ...models.lock import locked
 from ...models.model import Model
-from ...models.prompts import positions
+from ...models.tokens import positions
 
 Patch = Callable[[int, Tensor], Tensor]
 """Given a layer and what it puts out, `[rows, tokens, hidden]`, what it is made to put out instead."""
