@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import random_models
+import setuptools  # noqa: F401  # quanto imports it late, and it refuses to be where distutils came before
 import torch
 import transformers
 
