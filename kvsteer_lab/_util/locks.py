@@ -33,7 +33,7 @@ def lock_file(path: Path, *, wait: float = 0.0) -> Iterator[bool]:
     except Timeout:
         yield False
         return
-    except NotImplementedError:
+    except NotImplementedError:  # the file system has no locks: go on without one
         yield True
         return
     try:
