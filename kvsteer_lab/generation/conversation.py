@@ -18,6 +18,7 @@ from ..models.prompts import render
 from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
+from .stopping import read_said
 from .processors import FiniteGuard
 from .rows import _counts_slots
 from .settings import Settings
@@ -107,9 +108,9 @@ class Conversation:
             new = continue_ids(self.model, ids, mask, self.cache, settings, [guard])
         finally:
             handle.remove()
-        replies = [cut(row, settings.eos) for row in new]
+        replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
         guard.check([len(reply) for reply in replies], [""] * len(replies))
-        own = [reply[:-1] if reply[-1] in settings.eos else reply for reply in replies]
+        own = [read_said(settings.stop, settings.eos, reply).ids for reply in replies]
         for row, said in zip(self.ids, own, strict=True):
             row += [*tail, *said]
         fresh = self.cache.get_seq_length() - ids.shape[1]  # the last token of the longest reply was not read

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
 from ..edits.cache import apply, slot_from_end
@@ -24,6 +24,7 @@ from .processors import FiniteGuard, split_off_readers
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
+from .stopping import StopsAtStrings
 
 
 def fill_rows(
@@ -161,7 +162,7 @@ def decode(
             new = continue_ids(
                 model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
             )
-    replies = [cut(row, settings.eos) for row in new]
+    replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
     guard.check([len(reply) for reply in replies], [row.label for row in rows])
     return replies
 
@@ -198,6 +199,7 @@ def continue_ids(
     """
     config, readers = split_off_readers(settings.config, mask)
     config.use_cache = cached
+    ends = [StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else []
     own = model.hf.generation_config
     model.hf.generation_config = GenerationConfig()
     try:
@@ -207,7 +209,7 @@ def continue_ids(
             generation_config=config,
             logits_processor=LogitsProcessorList([*readers, *processors]),
             streamer=streamer,
-            stopping_criteria=stopping,
+            stopping_criteria=StoppingCriteriaList([*(stopping or []), *ends]),
             **({} if cache is None else {model.cache_argument: cache}),
         )
     finally:
