@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import StoppingCriteriaList
 
 from ..edits.cache import Deltas, apply
 from ..models.architectures import UnsteerableModelError
@@ -18,10 +19,10 @@ from ..models.prompts import render
 from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
-from .stopping import read_said
 from .processors import FiniteGuard
 from .rows import _counts_slots
 from .settings import Settings
+from .stopping import StopsAtStrings, read_said
 
 _REPLY = "kvsteerreply"
 
@@ -105,7 +106,8 @@ class Conversation:
             lambda module, given, output: None if first else first.append(output.logits[:, -1].clone())
         )
         try:
-            new = continue_ids(self.model, ids, mask, self.cache, settings, [guard])
+            stopping = StoppingCriteriaList([StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else [])
+            new = continue_ids(self.model, ids, mask, self.cache, settings, [guard], stopping=stopping)
         finally:
             handle.remove()
         replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]

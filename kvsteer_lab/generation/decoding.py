@@ -188,6 +188,8 @@ def decode(
             cache = None
             ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
         guard = FiniteGuard(len(rows))
+        ends = [StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else []
+        stopping = StoppingCriteriaList([*(stopping or []), *ends])
         with editing(model, rows, cached=cached):
             new = continue_ids(
                 model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
@@ -229,7 +231,6 @@ def continue_ids(
     """
     config, readers = split_off_readers(settings.config, mask)
     config.use_cache = cached
-    ends = [StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else []
     own = model.hf.generation_config
     model.hf.generation_config = GenerationConfig()
     try:
@@ -239,7 +240,7 @@ def continue_ids(
             generation_config=config,
             logits_processor=LogitsProcessorList([*readers, *processors]),
             streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([*(stopping or []), *ends]),
+            stopping_criteria=stopping,
             **({} if cache is None else {model.cache_argument: cache}),
         )
     finally:

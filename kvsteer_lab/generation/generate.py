@@ -318,6 +318,4 @@ def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int]
     said = read_said(settings.stop, settings.eos, ids, row.forced)
     own = said.ids if said.finish_reason == "stop" else ids
     forced = str(model.tokenizer.decode(list(row.forced), skip_special_tokens=True))
-    return Generation(
-        *index, text=said.text, token_ids=tuple(own), finish_reason=said.finish_reason, forced=forced
-    )
+    return Generation(*index, text=said.text, token_ids=tuple(own), finish_reason=said.finish_reason, forced=forced)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Bool
 from transformers import StoppingCriteria
 
 from ..models.prompts import render
@@ -101,14 +102,25 @@ class StopsAtStrings(StoppingCriteria):
     Args:
         stop: the texts.
         width: how many columns of the ids stand before the new tokens.
+        before: each row's new tokens of earlier calls.
+
+    Attributes:
+        over: `[rows]`, which rows have come to a stop string.
     """
 
-    def __init__(self, stop: StopStrings, width: int) -> None:
-        self.stop, self.width = stop, width
+    def __init__(self, stop: StopStrings, width: int, before: Sequence[Sequence[int]] = ()) -> None:
+        self.stop, self.width, self.before = stop, width, before
+        self.over: Bool[torch.Tensor, " rows"] = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **unused: Any) -> torch.Tensor:
-        found = [self.stop.found(row) for row in input_ids[:, self.width :].tolist()]
-        return torch.tensor(found, device=input_ids.device)
+        if len(self.over) != len(input_ids):
+            self.over = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if self.stop:
+            before = self.before or [()] * len(input_ids)
+            new = zip(before, input_ids[:, self.width :].tolist(), self.over.tolist(), strict=True)
+            found = [over or self.stop.found([*first, *last]) for first, last, over in new]
+            self.over = torch.tensor(found, device=input_ids.device)
+        return self.over
 
 
 def read_said(stop: StopStrings, eos: frozenset[int], ids: Sequence[int], forced: Sequence[int] = ()) -> Said:

@@ -133,7 +133,20 @@ def test_they_are_part_of_what_a_run_is(model, tmp_path):
 
 def test_conversations_end_their_turns_there(model):
     task = kv.tasks.get("tiny-arithmetic")
-    steering = kv.CacheSteering(kv.extract(model, kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=2), progress=False))
+    pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
+    steering = kv.CacheSteering(kv.extract(model, pairs, progress=False), ck=0.0, cv=1.0)
     asked = {"max_new_tokens": 16, "stop_strings": [" is"]}
-    found = kv.analysis.follow_conversations(model, task, steering, "kept", n=2, turns=2, generation=asked, progress=False)
+    found = kv.analysis.follow_conversations(
+        model, task, steering, "kept", n=2, turns=2, generation=asked, progress=False
+    )
     assert (found.finish_reason == "stop").any() and not found.text.str.contains(" is").any()
+
+
+def test_rows_leave_the_batch_at_their_stop_string(model):
+    task = kv.tasks.get("tiny-arithmetic")
+    chats = [task.chat(q) for q in task.questions("dev", 24)]
+    asked = {"max_new_tokens": 40, "stop_strings": ["answer is 1", "+"]}
+    whole = kv.generate(model, chats, [kv.Nothing(), kv.CoTPrompt()], generation=asked, batch_size=64)
+    queued = kv.generate(model, chats, [kv.Nothing(), kv.CoTPrompt()], generation=asked, batch_size=5)
+    assert {row.finish_reason for row in whole} == {"stop", "eos"}
+    assert whole.texts == queued.texts and whole.token_ids == queued.token_ids
