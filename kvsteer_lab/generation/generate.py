@@ -72,7 +72,7 @@ def generate(
     >>> [len(ids) for ids in found.token_ids]
     [4, 4]
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -83,13 +83,11 @@ def generate(
         seed=seed,
         batch_size=batch_size,
     )
-    try:
-        job.run(progress)
-    except KeyboardInterrupt:
+    texts = job.run_until_interrupted(progress)
+    if not texts.complete:
         done = f"{len(job.done)} of {len(job.rows)} texts are finished and returned"
         warnings.warn(f"Interrupted: {done}.", stacklevel=2)
-        return job.result(complete=False)
-    return job.result()
+    return texts
 
 
 def generate_all(
@@ -121,7 +119,7 @@ def generate_all(
     >>> generate_all(kv.load("tiny"), "What is 2 + 3?", generation={"max_new_tokens": 4}).complete
     True
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -137,7 +135,7 @@ def generate_all(
 
 
 @dataclass
-class _Job:
+class Job:
     """Texts to be generated, and those that are."""
 
     model: Model
@@ -162,7 +160,7 @@ class _Job:
         samples: int,
         seed: int,
         batch_size: int,
-    ) -> _Job:
+    ) -> Job:
         """Check everything, and warn of windows; nothing is computed."""
         given = as_list(prompts)
         settings, rows, index = prepare(
@@ -188,6 +186,14 @@ class _Job:
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""
         return Generations(tuple(self.done[i] for i in sorted(self.done)), tuple(self.given), complete)
+
+    def run_until_interrupted(self, progress: bool) -> Generations:
+        """What is finished at the end or at Ctrl-C, of which the caller says what it means."""
+        try:
+            self.run(progress)
+        except KeyboardInterrupt:
+            return self.result(complete=False)
+        return self.result()
 
 
 def check_prompts(
