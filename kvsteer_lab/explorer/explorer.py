@@ -155,6 +155,11 @@ class Explorer:
 
     def cancel(self, kind: str | None = None) -> None:
         """Cancel all work, or work of one kind (`"compare"`, `"sweep"`, `"look"`), at the next token."""
+        with self._lock:
+            if kind is None and self.jobs.worker.kinds:
+                self.page.say("Cancelling.")
+            if kind in (None, "sweep") and "sweep" in self.jobs.worker.kinds:
+                self.page.ablation.cancelling()
         self.jobs.worker.cancel(kind)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..models.architectures import UnsteerableModelError
+from .pace import Pace
 from .results.attention import ArmAttention
 from .results.comparison import Comparison
 from .results.components import Components
@@ -79,8 +80,14 @@ class Jobs:
     def _compare(self, state: ExplorerState, cancelled: Cancelled) -> Iterator[None]:
         with self._lock:
             self.page.side.begin(state)
+        pace = Pace(state.max_new_tokens)
         yield from compare_arms(
-            self.workspace, state, cancelled, self._have_texts, self._have_measured, self._have_token
+            self.workspace,
+            state,
+            cancelled,
+            self._have_texts,
+            self._have_measured,
+            lambda arm, text, tokens: self._have_token(arm, text, tokens, pace),
         )
         assert self.comparison is not None
 
@@ -94,9 +101,11 @@ class Jobs:
             with self._lock:
                 self.page.side.not_attended(str(error), state)
 
-    def _have_token(self, arm: Arm, text: str) -> None:
+    def _have_token(self, arm: Arm, text: str, tokens: int, pace: Pace) -> None:
         with self._lock:
             self.page.side.text(arm, text)
+            if said := pace.tell(tokens):
+                self.page.say(said)
 
     def _have_texts(self, comparison: Comparison) -> None:
         state, question = comparison.state, comparison.asked.question

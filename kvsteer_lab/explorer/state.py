@@ -64,7 +64,7 @@ class ExplorerState:
         arms: what is compared.
         cot, prefix: the instruction of the CoT prompt, and the forced words.
         activation_layer, activation_coefficient, every_token: of activation steering.
-        control_seed: which random vectors.
+        control_seed, n_controls: which random vectors, and how many of them.
         sample, temperature, top_p, seed, max_new_tokens: how texts are generated; `sample=False` is greedy.
         sweep, sweep_questions, sweep_ck, sweep_cv, measure: of the ablation tab.
         geometry_layer, geometry_part: of the geometry tab.
@@ -88,13 +88,14 @@ class ExplorerState:
     heads: tuple[Count, ...] | None = None
     slot: int = -1
     offset: Words = "\n"
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("baseline", "cache steering")
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("baseline", "cache steering", "random control")
     cot: Words = STEP_BY_STEP
     prefix: Words = "Step"
     activation_layer: Count = 1
     activation_coefficient: Number = 1.0
     every_token: bool = False
     control_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # what torch's generators take
+    n_controls: Annotated[int, Field(ge=1, le=40)] = 5
     sample: bool = False
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0

@@ -12,16 +12,15 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from .._util.batching import in_batches
 from .._util.progress import bar
 from ..interventions.base import Intervention, Nothing
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
 from ..models.token_texts import text_after
 from ..models.tokens import offset_token
-from .decoding import decode
 from .outputs import Generation, Generations
 from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
+from .running import decode_queue
 from .settings import Settings, resolve
 
 
@@ -171,17 +170,13 @@ class Job:
         return cls(model, given, settings, rows, index, seed, batch_size)
 
     def run(self, progress: bool) -> None:
-        """Decode batch by batch."""
-
-        def decode_batch(batch: Sequence[int]) -> list[list[int]]:
-            return decode(self.model, [self.rows[i] for i in batch], self.settings, self.seed)
-
+        """Decode group by group."""
         with bar(len(self.rows), "generate", "text", progress) as shown:
             for group in group_rows(self.model, self.rows):
-                for batch, tokens in in_batches(group, self.batch_size, decode_batch):
-                    for i, ids in zip(batch, tokens, strict=True):
+                for finished in decode_queue(self.model, self.rows, group, self.settings, self.seed, self.batch_size):
+                    for i, ids in finished:
                         self.done[i] = read_row(self.model, self.rows[i], self.index[i], ids, self.settings)
-                    shown.update(len(batch))
+                    shown.update(len(finished))
 
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""

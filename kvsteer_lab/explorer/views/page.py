@@ -11,7 +11,7 @@ import ipywidgets as w
 
 from ..state import ExplorerState
 from .ablation import Ablation
-from .canvases import STYLE, Reach
+from .canvases import STYLE, Picking, Reach
 from .control_panel import ControlPanel
 from .fields import css
 from .geometry import Geometry
@@ -72,7 +72,8 @@ class Page:
 
         self.controls = ControlPanel(n_layers, n_kv_heads, tasks, change, actions.load_vectors)
         self.side = SideBySide()
-        self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), actions.change)
+        self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), self._take)
+        self._change = actions.change
         self.geometry = Geometry(n_layers, change)
         self.keep = Keep(folder, actions.save_figure, actions.save_vectors, actions.save_state, actions.load_state)
         self.said = w.HTML(status(""))
@@ -91,10 +92,18 @@ class Page:
         self.tabs.observe(
             lambda moved: actions.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index"
         )
-        top = w.HBox([self.run, self.stop, self.said])
+        self.picking = Picking()
+        self.picking.observe(lambda moved: self.side.pick(*moved["new"][:2]), "token")
+        self.picking.observe(lambda moved: change("slot", moved["new"][0]), "slot")
+        top = w.HBox([self.run, self.stop, self.said]).add_class("kv-top")
         body = w.Box([self.controls.box, self.tabs]).add_class("kv-body")
-        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach()])
+        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach(), self.picking])
         self.ui.add_class("kv-explorer")
+
+    def _take(self, changes: Mapping[str, Any]) -> None:
+        """Take over a cell's setting, and show what it says."""
+        self._change(changes)
+        self.tabs.selected_index = TABS.index("Side by side")
 
     def show(self, state: ExplorerState, sets: Sequence[str], code: str) -> None:
         """Show a state, the names of the sets of vectors at hand, and the code of the state."""
