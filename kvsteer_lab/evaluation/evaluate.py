@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
 from .chunks import ask_in_chunks
+from .interruption import EvaluationInterrupted
 from .outcomes.built_in import BUILT_IN
 from .outcomes.outcome import Outcome, as_outcomes
 from .plan import EvaluationPlan, SecondStage
@@ -67,7 +69,8 @@ def evaluate(
         chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
 
     Returns:
-        All rows; with `out`, those that are in the folder.
+        All rows; with `out`, those that are in the folder. After Ctrl-C, those of the questions that are finished,
+        `complete=False`, and a warning.
 
     Raises:
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
@@ -83,6 +86,68 @@ def evaluate(
         ['baseline', 'no offset', 'CoT prompt']
     """
     chosen = as_outcomes(outcomes, BUILT_IN)
+    try:
+        results = evaluate_all(
+            model,
+            task,
+            interventions,
+            n=n,
+            split=split,
+            seed=seed,
+            offset=offset,
+            generation=generation,
+            samples=samples,
+            second_stage=second_stage,
+            batch_size=batch_size,
+            out=out,
+            shard=shard,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+    except EvaluationInterrupted as stopped:
+        warnings.warn(str(stopped), stacklevel=2)
+        results = stopped.results
+    return results.measure(chosen, task) if chosen and len(results.rows) else results
+
+
+def evaluate_all(
+    model: Model,
+    task: Task,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    n: int | None = 100,
+    split: str = "test",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    samples: int = 1,
+    second_stage: SecondStage = "steered",
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    shard: str | tuple[int, int] | None = None,
+    chunk_size: int | None = None,
+    progress: bool = True,
+) -> Results:
+    """All rows, or none: as `evaluate`, but Ctrl-C is raised. For whatever goes on to compute with the rows.
+
+    Args:
+        model, task, interventions, n, split, seed, offset, generation, samples, second_stage, batch_size: as in
+            `evaluate`.
+        out, shard, chunk_size, progress: as in `evaluate`.
+
+    Returns:
+        Every row; fewer with a shard, or where another process is generating a chunk.
+
+    Raises:
+        ValueError, OSError: as `evaluate`.
+        EvaluationInterrupted: Ctrl-C, with what is finished.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> evaluate_all(model, task, [], n=2, generation={"max_new_tokens": 4}, progress=False).complete
+        True
+    """
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
@@ -110,8 +175,11 @@ def evaluate(
     if out is None:
         frame, complete = plan.ask(questions, progress)
         results = Results(frame, settings, complete)
-        return results.measure(chosen, task) if chosen else results
-    results = Results.of_run(
+        if not complete:
+            done = f"{frame.question.nunique()} of {len(questions)} questions are finished"
+            raise EvaluationInterrupted(done, results)
+        return results
+    return Results.of_run(
         ask_in_chunks(
             plan,
             questions,
@@ -122,7 +190,6 @@ def evaluate(
             progress=progress,
         )
     )
-    return results.measure(chosen, task) if chosen else results
 
 
 def with_limit(task: Task, generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
