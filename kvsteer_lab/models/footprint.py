@@ -19,6 +19,7 @@ SHARE = 0.5
 _CACHED = 0.6  # of the budget for what the rows keep; the rest for what a prefill needs while it runs
 _PREFILL = {"cpu": 4096, "cuda": 32768}
 """Tokens prefilled in one pass, padding counted: enough to fill the device."""
+_BUSY = 512  # tokens in a pass, from which on padding costs more than another pass
 _UNKNOWN = 4e9  # bytes, where nothing tells how much memory is free
 
 
@@ -185,6 +186,25 @@ def rows_to_prefill(model: Model, lengths: Sequence[int], budget: float | None =
         lengths,
         lambda rows, longest: rows * longest <= most and rows * prefill_bytes(model, longest) <= (1 - _CACHED) * budget,
     )
+
+
+def rows_of_like_length(lengths: Sequence[int]) -> int:
+    """How many rows, from the first on, go together with little padding: a twelfth of what they hold, unless they are
+    too few to keep a device busy.
+
+    Args:
+        lengths: of rows, the shortest first.
+
+    Returns:
+        At least 1.
+
+    >>> rows_of_like_length([200, 200, 210, 400, 400]), rows_of_like_length([20, 30, 40])
+    (3, 3)
+    """
+    held = [0]
+    for length in lengths:
+        held.append(held[-1] + length)
+    return fit(lengths, lambda rows, longest: rows * longest <= 13 / 12 * held[rows] or held[rows - 1] < _BUSY)
 
 
 def cached_rows_fit(model: Model, rows: int, tokens: int, budget: float) -> bool:
