@@ -19,7 +19,8 @@ SHARE = 0.5
 _CACHED = 0.6  # of the budget for what the rows keep; the rest for what a prefill needs while it runs
 _PREFILL = {"cpu": 4096, "cuda": 32768}
 """Tokens prefilled in one pass, padding counted: enough to fill the device."""
-_BUSY = 512  # tokens in a pass, from which on padding costs more than another pass
+_BUSY = 512  # tokens in a pass from which on padding costs more than another pass over large matrices
+_FIXED = 5e9  # what a pass costs besides its tokens, in tokens x parameters: a small model's passes should be longer
 _UNKNOWN = 4e9  # bytes, where nothing tells how much memory is free
 
 
@@ -188,23 +189,27 @@ def rows_to_prefill(model: Model, lengths: Sequence[int], budget: float | None =
     )
 
 
-def rows_of_like_length(lengths: Sequence[int]) -> int:
+def rows_of_like_length(model: Model, lengths: Sequence[int]) -> int:
     """How many rows, from the first on, go together with little padding: a twelfth of what they hold, unless they are
-    too few to keep a device busy.
+    too few to be worth a pass of their own.
 
     Args:
+        model: the model that runs.
         lengths: of rows, the shortest first.
 
     Returns:
         At least 1.
 
-    >>> rows_of_like_length([200, 200, 210, 400, 400]), rows_of_like_length([20, 30, 40])
-    (3, 3)
+    >>> import kvsteer_lab as kv
+    >>> rows_of_like_length(kv.load("tiny"), [2000, 2000, 2100, 4000])
+    3
     """
+    parameters = sum(weights.numel() for weights in model.hf.parameters())
+    worth = _BUSY + _FIXED / parameters
     held = [0]
     for length in lengths:
         held.append(held[-1] + length)
-    return fit(lengths, lambda rows, longest: rows * longest <= 13 / 12 * held[rows] or held[rows - 1] < _BUSY)
+    return fit(lengths, lambda rows, longest: rows * longest <= 13 / 12 * held[rows] or held[rows - 1] < worth)
 
 
 def cached_rows_fit(model: Model, rows: int, tokens: int, budget: float) -> bool:

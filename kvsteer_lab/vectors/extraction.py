@@ -27,7 +27,7 @@ from .pairs import ContrastiveSet
 Result = TypeVar("Result")
 
 
-_BLOCK = 512  # prompts that are tokenised together, and sorted by their beginning and their length
+_BLOCK = 8  # batches that are tokenised together, and sorted by their beginning and their length
 
 
 @dataclass(frozen=True)
@@ -192,13 +192,13 @@ def read_sides(
 
     def fitting(rows: Sequence[tuple[int, float, list[int]]]) -> int:
         lengths = [len(row) for _, _, row in rows]
-        return min(rows_of_like_length(lengths), rows_that_fit(model, lengths, budget=budget))
+        return min(rows_of_like_length(model, lengths), rows_that_fit(model, lengths, budget=budget))
 
-    budget = memory_budget(model.device)
+    budget, size = memory_budget(model.device), max(1, batch_size) * _BLOCK
 
     with bar(2 * len(pairs), "extract", "prompt", progress) as shown:
-        for start in range(0, 2 * len(pairs), _BLOCK):
-            block = [_row(model, pairs, i) for i in range(start, min(start + _BLOCK, 2 * len(pairs)))]
+        for start in range(0, 2 * len(pairs), size):
+            block = [_row(model, pairs, i) for i in range(start, min(start + size, 2 * len(pairs)))]
             for group in beginning_alike([row for _, _, row in block]):
                 for batch, result in in_batches([block[i] for i in group], batch_size, run, fitting):
                     shown.update(len(batch))

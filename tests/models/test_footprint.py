@@ -72,8 +72,13 @@ def test_a_small_budget_makes_small_batches_of_the_same_texts(model: kv.Model, m
     assert set(sizes) == {1}, "a row alone is always tried"
 
 
-def test_rows_go_together_as_long_as_they_need_little_padding() -> None:
-    assert rows_of_like_length([600, 601, 602, 800]) == 3
-    assert rows_of_like_length([10] * 50 + [300]) == 51, "too few tokens for a pass of their own"
+def test_rows_go_together_as_long_as_they_need_little_padding(
+    model: kv.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "_FIXED", 0.0)
+    assert rows_of_like_length(model, [600, 601, 602, 800]) == 3
+    assert rows_of_like_length(model, [10] * 50 + [300]) == 51, "too few tokens for a pass of their own"
+    monkeypatch.setattr(footprint, "_FIXED", 5e9)
+    assert rows_of_like_length(model, [600, 601, 602, 800]) == 4, "a small model's pass has a fixed cost"
     assert [list(b) for b, _ in in_batches(range(5), 4, len, lambda some: 3)] == [[0, 1, 2], [3, 4]]
     assert [list(b) for b, _ in in_batches(range(3), 2, len, lambda some: 0)] == [[0], [1], [2]]
