@@ -68,7 +68,7 @@ def test_error_rate_on_released_generations() -> None:
             stream = archive.extractfile(member) if name else None
             if name and stream:
                 texts |= {(name, sample["id"]): sample["response"] for sample in json.load(stream)["samples"]}
-    assert errors([(texts[key], label) for key, label in labels.items()]) == pytest.approx(9 / 150)
+    assert errors([(texts[key], label) for key, label in labels.items()]) == pytest.approx(8 / 150)
 
 
 def _labels(name: str) -> list[dict[str, str]]:
