@@ -13,6 +13,7 @@ from ..generation.generate import check_interventions
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
+from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .plan import EvaluationPlan, SecondStage
 from .results import Results
@@ -90,6 +91,7 @@ def evaluate(
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
     plan.check_room(questions)
+    warn_unrecognised(task)
     if out is None:
         frame, complete = plan.ask(questions, progress)
         return Results(frame, settings, complete)
