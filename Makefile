@@ -64,7 +64,7 @@ figures: $(READY)
 screenshots: export KVSTEER_BROWSER = required
 screenshots: export KVSTEER_SCREENSHOTS = docs/screenshots
 screenshots: $(READY)
-	$(BIN)/python -m pytest -q tests/test_browser.py tests/test_app.py -k 'stands_out or the_app_shows'
+	$(BIN)/python -m pytest -q tests/explorer/test_browser.py tests/explorer/test_app.py -k 'stands_out or the_app_shows'
 
 # Nothing is fetched, and no notebook is run.
 docs: export HF_HUB_OFFLINE = 1

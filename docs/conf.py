@@ -45,6 +45,7 @@ extensions = [
     "extensions.commands",
     "extensions.docstrings",
     "extensions.gallery",
+    "extensions.mathml",
     "extensions.readme",
     "extensions.reference",
 ]
@@ -52,8 +53,9 @@ extensions = [
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # they would come from the network
 nb_merge_streams = True
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+html_math_renderer = "mathml"
 
 # --- docstrings -----------------------------------------------------------------------------------------------
 

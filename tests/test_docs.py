@@ -227,6 +227,11 @@ def test_pages_load_nothing_from_elsewhere(pages):
     } == set()
 
 
+def test_formulas_are_drawn_by_the_browser_itself(pages):
+    chapter = next(path for path in pages if path.name == "07_coefficient_robustness.html").read_text(encoding="utf-8")
+    assert "<msub><mi>c</mi><mi>k</mi></msub>" in chapter and "$c_k$" not in chapter
+
+
 def test_links_between_pages_lead_somewhere(pages):
     broken = []
     for path, page in pages.items():

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, its commands too, and its links lead somewhere."""
+"""The README's examples run as they stand, those of the features page and its commands too, and links lead somewhere."""
 
 import re
 import shlex
@@ -10,17 +10,18 @@ from kvsteer_lab.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FEATURES = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
 
 
-def block(heading: str, language: str = "python") -> str:
-    """The first block of code behind a line of text."""
-    return re.search(rf"```{language}\n(.*?)```", README[README.index(heading) :], re.DOTALL).group(1)
+def block(page: str, heading: str, language: str = "python") -> str:
+    """The first block of code after a line of text."""
+    return re.search(rf"```{language}\n(.*?)```", page[page.index(heading) :], re.DOTALL).group(1)
 
 
 @pytest.fixture(scope="module")
 def namespace(tmp_path_factory):
     """What the first example leaves behind."""
-    example = block("## Fifteen lines")
+    example = block(README, "## Fifteen lines")
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
     namespace: dict = {"folder": tmp_path_factory.mktemp("readme")}
     with pytest.MonkeyPatch.context() as patch:
@@ -41,11 +42,11 @@ def test_the_first_example_runs(namespace):
 
 def test_the_second_example_runs_with_smaller_numbers(namespace, monkeypatch, capsys):
     monkeypatch.chdir(namespace["folder"])
-    example = block("## A claim that can be tested")
+    example = block(FEATURES, "## A claim that can be tested")
     for written, small in (("n=40", "n=4"), ("n=200", "n=8"), ("controls=40", "controls=2")):
         assert written in example
         example = example.replace(written, small)
-    exec(compile(example, "README.md", "exec"), namespace)
+    exec(compile(example, "features.md", "exec"), namespace)
     printed = capsys.readouterr().out
     assert (
         "p_holm" in printed
@@ -56,7 +57,7 @@ def test_the_second_example_runs_with_smaller_numbers(namespace, monkeypatch, ca
 
 def test_the_commands_run(namespace, monkeypatch, capsys):
     monkeypatch.chdir(namespace["folder"])
-    commands = [line for line in block("On the command line:", "bash").splitlines() if line.strip()]
+    commands = [line for line in block(FEATURES, "## On the command line", "bash").splitlines() if line.strip()]
     assert [shlex.split(line)[:2] for line in commands] == [
         ["kvsteer", name] for name in ("extract", "generate", "evaluate", "info")
     ]
@@ -66,7 +67,14 @@ def test_the_commands_run(namespace, monkeypatch, capsys):
     assert "Step 1" in printed and "40 random vectors" in printed and "n_pairs: 100" in printed
 
 
-def test_links_lead_somewhere():
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert len(links) >= 6
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("name", ["README.md", "docs/features.md", "docs/guarantees.md", "docs/guides/own_model.md"])
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    found = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    links = [link.partition("#")[0] for link in found if not link.startswith("http")]
+    assert len(links) >= 2
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 900
