@@ -33,11 +33,11 @@ _NAMES_PLAN = re.compile(
 _CARRIES_OUT = re.compile(
     r"(?:solution|execution|working|implementation|carrying (?:it|this) out)\b ?:?", re.IGNORECASE
 )
-_OPENING_LINES, _HEADING_AND_SENTENCE = 3, 2
+_OPENING_LINES = 3
 
 
 def strategy_cues(layout: Layout) -> int:
-    """A heading or sentence at the opening that names the approach, and is not all that is said.
+    """A heading or sentence at the opening that names the approach; a heading said over and over is none.
 
     >>> strategy_cues(Layout.of("**Strategy:** compare the options.\\n**Solution:** A is larger."))
     3
@@ -53,8 +53,7 @@ def strategy_cues(layout: Layout) -> int:
     named = bool(_NAMES_PLAN.search(first))
     carried = any(_CARRIES_OUT.fullmatch(part) for part in layout.sentences)
     repeated = sum(bool(_PLAN.match(line)) for line in layout.lines) > _OPENING_LINES
-    alone = len(layout.sentences) <= _HEADING_AND_SENTENCE and layout.text.endswith(".") and "=" not in layout.text
-    return 0 if alone or repeated else 2 * headed + 2 * named + ((headed or named) and carried)
+    return 0 if repeated else 2 * headed + 2 * named + ((headed or named) and carried)
 
 
 _ANALOGY_OPENING = re.compile(
