@@ -29,8 +29,8 @@ def agreement(labels: Sequence[str], found: Sequence[str], confidence: float = 0
 
     Returns:
         One row a label that occurs: `label`, how often it was `given` and `found`, and `precision`, `recall` and
-        `kappa` with `_low` and `_high`; NaN where a label was never found (precision) or given (recall). The last row, `"all"`,
-        has the share that agrees as both precision and recall, and the kappa of all labels together.
+        `kappa` with `_low` and `_high`; NaN where a label was never found (precision) or given (recall). The last
+        row, `"all"`, has the share that agrees as both precision and recall, and the kappa of all labels together.
 
     Raises:
         ValueError: no labels, or not as many of one as of the other.
