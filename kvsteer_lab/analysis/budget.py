@@ -1,4 +1,4 @@
-"""How much a forward pass may hold: batches are cut by bytes, not by rows, so that long prompts and large models fit."""
+"""How much a forward pass may hold: batches are cut by bytes, too, so that long prompts and large models fit."""
 
 from __future__ import annotations
 

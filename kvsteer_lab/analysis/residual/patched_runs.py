@@ -70,14 +70,11 @@ class ReadPrompt:
         runs = 1 + patches
         slot = sum(x.keys[0, :, :1].nbytes + x.values[0, :, :1].nbytes for x in self._cache.layers)
         caches = 2 * (1 if self._beside else runs) * (self.length + runs) * slot
-        vocabulary = int(self.model.hf.get_input_embeddings().weight.shape[0])
-        return max(1, min(CACHE // caches, logits_within(vocabulary) // (2 * runs)))
+        return max(1, min(CACHE // caches, logits_within(self.model.n_tokens) // (2 * runs)))
 
     @locked
     @torch.no_grad()
-    def run(
-        self, edits: Sequence[Sequence[CacheDelta]], patches: Sequence[Patch], watched: int
-    ) -> list[PatchedRuns]:
+    def run(self, edits: Sequence[Sequence[CacheDelta]], patches: Sequence[Patch], watched: int) -> list[PatchedRuns]:
         """Read each edit with each patch, beside the unpatched runs, in one forward pass.
 
         Args:
@@ -115,7 +112,7 @@ class ReadPrompt:
         with ExitStack() as stack:
             for index, layer in enumerate(decoder_layers(model.hf)):
                 handle = layer.register_forward_hook(
-                    lambda module, given, output, index=index: exchange.behind(index, output)  # type: ignore[misc]
+                    lambda module, given, output, index=index: exchange.behind(index, output)
                 )
                 stack.callback(handle.remove)
             if beside > 1:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, product
 from typing import Any
 
@@ -16,10 +17,12 @@ from scipy.stats import bootstrap
 
 from ..._util.batching import check_batch_size, in_batches
 from ..._util.progress import counted
+from ...generation.rows import make_rows
 from ...generation.scoring import rows_under
 from ...interventions.cache import CacheSteering
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
+from ...models.tokens import offset_token
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
 from ...vectors.kv import check_indices
@@ -118,29 +121,28 @@ def patch_residuals(
     if len(steering.edited_layers) > 1:
         sites["all"] = list(steering.edited_layers)
     plain = rows_under(model, replace(steering, ck=0.0, cv=0.0), given, chat=chat, offset=offset)
+    ids, tail = [row.prompt_ids for row in plain], offset_token(model.tokenizer, offset)
     edited = {
-        (s, m): rows_under(model, replace(methods[m], layers=sites[s]), given, chat=chat, offset=offset)
+        (s, m): make_rows(model, replace(methods[m], layers=sites[s]), ids, tail)
         for s in sites
         for m in range(len(methods))
     }
     if target is None:
         target = first_tokens(model, given, steering, chat, offset)[0]
     each: dict[tuple[str, int], list[_Sweep]] = {key: [] for key in edited}
-    with counted(len(given), "patch_residuals", "prompt", progress) as done:
+    with counted(len(given) * len(edited), "patch_residuals", "edit", progress) as done:
         for p, row in enumerate(plain):
             reading = ReadPrompt(model, row.cached, row.read[-1])
             for keys, patches in _kinds(sites, len(methods), patched):
-                most = max(1, min(reading.edits_within(len(patches)), batch_size // (2 + 2 * len(patches))))
-                for some, found in in_batches(
-                    keys,
-                    most,
-                    lambda some, p=p, patches=patches: reading.run(  # type: ignore[misc]
-                        [edited[key][p].deltas for key in some], patches, target
-                    ),
-                ):
-                    for key, runs in zip(some, found, strict=True):
-                        each[key].append(_sweep(runs, patches, patched, sites[key[0]]))
-            done(1)
+                most = min(reading.edits_within(len(patches)), batch_size // (2 + 2 * len(patches)))
+                run = partial(reading.run, patches=patches, watched=target)
+                deltas = [edited[key][p].deltas for key in keys]
+                runs: list[PatchedRuns] = []
+                for some, found in in_batches(deltas, max(1, most), run):
+                    runs += found
+                    done(len(some))
+                for key, one in zip(keys, runs, strict=True):
+                    each[key].append(_sweep(one, patches, patched, sites[key[0]]))
     label = model.tokenizer.decode([target])
     return pd.DataFrame(
         list(
@@ -220,7 +222,9 @@ def _rows(
             if random:
                 row |= dict(
                     zip(
-                        ("random_low", "random_high"), np.quantile(others[:, index, column], [0.025, 0.975]), strict=True
+                        ("random_low", "random_high"),
+                        np.quantile(others[:, index, column], [0.025, 0.975]),
+                        strict=True,
                     )
                 )
             rows.append(row | dict(flipped=int(flipped.sum()), flips=int(turned[flipped, index, column].sum())))
