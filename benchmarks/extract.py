@@ -19,6 +19,7 @@ import tyro
 from torch import Tensor
 
 import kvsteer_lab as kv
+from kvsteer_lab.models.caches import cache_of
 from kvsteer_lab.models.tokens import encode
 
 
@@ -94,7 +95,7 @@ def as_in_the_paper(model: kv.Model, pairs: kv.ContrastiveSet) -> tuple[Tensor, 
         for text in pair:
             ids = torch.tensor([encode(model.tokenizer, text)], device=model.device)
             output = model.hf(input_ids=ids, use_cache=True, output_hidden_states=True)
-            layers = output.past_key_values.layers
+            layers = cache_of(output).layers
             sides.append(
                 {name: torch.stack([getattr(x, name)[0, :, -1].float().cpu() for x in layers]) for name in kept}
             )

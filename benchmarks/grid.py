@@ -106,15 +106,15 @@ def by_hand(model: kv.Model, prompt: Any, cell: kv.CacheSteering, wanted: dict[s
     """The method in plain PyTorch: fill the cache, add to its last slot, go on from the offset token."""
     ids = torch.tensor([[*model.encode(prompt), offset_token(model.tokenizer, "\n")]], device=model.device)
     cache = DynamicCache(config=model.hf.config)
-    model.hf(ids[:, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    given = {model.cache_argument: cache}
+    model.hf(ids[:, :-1], use_cache=True, logits_to_keep=1, **given)
     for index in range(1, model.n_layers):
         layer = cache.layers[index]
         layer.keys[:, :, -1] += (cell.ck * cell.vectors.keys[index]).to(layer.keys)
         layer.values[:, :, -1] += (cell.cv * cell.vectors.values[index]).to(layer.values)
     config = resolve(model, wanted, chat=True).config
-    return model.hf.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, generation_config=config)[
-        0, ids.shape[1] :
-    ].tolist()
+    said = model.hf.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, **given)
+    return said[0, ids.shape[1] :].tolist()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from kvsteer_lab.models.caches import cache_argument
 from kvsteer_lab.tasks.base import Chat
 
 Edit = tuple[Tensor, Tensor]
@@ -74,7 +75,8 @@ class Probe:
                 seen[row, -1, : int(starts.nonzero()[-2])] = False
         position = (shown.long().cumsum(-1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
-        self.model.model(ids, attention_mask=_additive(seen), position_ids=position, past_key_values=cache)
+        given = {cache_argument(self.model): cache}
+        self.model.model(ids, attention_mask=_additive(seen), position_ids=position, **given)
         return Filled(cache, shown, shown.sum(-1))
 
     @torch.no_grad()
@@ -116,8 +118,8 @@ class Probe:
                 token,
                 attention_mask=_additive(causal & shown[:, None, :]),
                 position_ids=position[:, None] + torch.arange(new),
-                past_key_values=cache,
                 logits_to_keep=1,
+                **{cache_argument(self.model): cache},
             )
             position, token = position + new, out.logits[:, -1].argmax(-1, keepdim=True)
             ended = token[:, 0] == self.end

@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from kvsteer_lab.models.caches import cache_argument, cache_of  # only how this transformers calls its cache
+
 
 @torch.no_grad()
 def prefill(hf: PreTrainedModel, ids: Sequence[int]) -> DynamicCache:
     """The cache of one prompt."""
-    return hf(input_ids=torch.tensor([list(ids)]), use_cache=True).past_key_values
+    return cache_of(hf(input_ids=torch.tensor([list(ids)]), use_cache=True))
+
+
+def read_on(hf: PreTrainedModel, ids: Sequence[int], cache: DynamicCache) -> Tensor:
+    """The logits behind the last of these tokens, read on from a cache, which grows by them: `[vocab]`."""
+    given = {cache_argument(hf): cache}
+    return hf(input_ids=torch.tensor([list(ids)]), use_cache=True, **given).logits[0, -1]
 
 
 @torch.no_grad()
@@ -31,7 +39,7 @@ def steered(hf: PreTrainedModel, ids: Sequence[int], offset: int, keys: Tensor, 
         layer.values[0, :, -1] += values[index]
     token, found = offset, []
     for _ in range(new):
-        token = int(hf(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1].argmax())
+        token = int(read_on(hf, [token], cache).argmax())
         found.append(token)
     return found
 

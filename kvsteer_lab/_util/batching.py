@@ -37,18 +37,39 @@ def in_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(batch) == 1:
-                raise torch.OutOfMemoryError(
-                    "Out of memory with a single row; use shorter prompts, fewer new tokens or a smaller dtype."
-                ) from error
-            size = len(batch) // 2
+            size = smaller_batch(len(batch), error)
             result = None
         if result is None:
-            warnings.warn(f"Out of memory with {len(batch)} rows; going on with {size} at a time.", stacklevel=2)
             free_memory()
             continue
         start += len(batch)
         yield batch, result
+
+
+def smaller_batch(rows: int, error: BaseException) -> int:
+    """Half as many rows, and a warning that says so.
+
+    Args:
+        rows: that were too many.
+        error: what was raised.
+
+    Returns:
+        The new number of rows.
+
+    Raises:
+        torch.OutOfMemoryError: it was a single row.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     smaller_batch(9, MemoryError())
+    4
+    """
+    if rows == 1:
+        raise torch.OutOfMemoryError(
+            "Out of memory with a single row; use shorter prompts, fewer new tokens or a smaller dtype."
+        ) from error
+    warnings.warn(f"Out of memory with {rows} rows; going on with {rows // 2} at a time.", stacklevel=3)
+    return rows // 2
 
 
 def is_out_of_memory(error: BaseException) -> bool:

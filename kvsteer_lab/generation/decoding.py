@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
 from ..edits.cache import apply, slot_from_end
@@ -24,6 +25,7 @@ from .processors import FiniteGuard, split_off_readers
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
+from .stopping import StopsAtStrings
 
 
 def fill_rows(
@@ -73,37 +75,66 @@ def fill_rows(
     return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
 
 
-def editing(model: Model, rows: Sequence[Row], *, cached: bool = True) -> AbstractContextManager[object]:
+@dataclass(frozen=True)
+class Columns:
+    """Where rows stand in a batch.
+
+    Attributes:
+        start: the first column that is read next: how many the cache has.
+        prompts: per row, the column behind its cached prompt.
+        tails: per row, the column behind its tail, where its new tokens begin.
+    """
+
+    start: int
+    prompts: tuple[int, ...]
+    tails: tuple[int, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Columns:
+        """As `fill_rows` puts them."""
+        start = max(len(row.cached) for row in rows)
+        return cls(start, (start,) * len(rows), (start + max(len(row.read) for row in rows),) * len(rows))
+
+
+def editing(
+    model: Model, rows: Sequence[Row], columns: Columns | None = None, *, cached: bool = True
+) -> AbstractContextManager[object]:
     """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits
     their residual stream and hides slots.
 
     It may span several forward passes, or be entered once for each; the passes must follow one another in the order of
     the text. With `cached=False` the rows are left-padded as a whole, prompt and tail, and each pass reads them from
     the start.
+
+    Args:
+        model: the model that runs.
+        rows: what it reads.
+        columns: where the rows stand; `None`: where `fill_rows` has put them.
+        cached: whether a cache is read.
     """
-    start = max(len(row.cached) for row in rows) if cached else 0
-    end = (
-        start + max(len(row.read) for row in rows)
-        if cached
-        else max(len(row.prompt_ids) + len(row.tail) for row in rows)
-    )
+    if columns is None and cached:
+        columns = Columns.of(rows)
+    elif columns is None:
+        columns = Columns(0, (0,) * len(rows), (max(len(row.prompt_ids) + len(row.tail) for row in rows),) * len(rows))
     placed = []
     for i, row in enumerate(rows):
         for delta, slot in _residual_slots(row):
             if cached and slot < len(row.cached):
-                column = start - len(row.cached) + slot
+                column = columns.prompts[i] - len(row.cached) + slot
                 if not delta.onward:
                     continue  # done in the prefill
             else:
-                column = end - len(row.tail) - len(row.prompt_ids) + slot
+                column = columns.tails[i] - len(row.tail) - len(row.prompt_ids) + slot
             placed.append(Placed(i, column, delta))
-    edits = Editing(model.hf, layer_edits(placed), start, cached=cached)
+    edits = Editing(model.hf, layer_edits(placed), columns.start, cached=cached)
     barred = [
-        PlacedSlot(i, start - slot_from_end(h.slot, len(row.cached), i), end - len(row.read), h)
+        PlacedSlot(
+            i, columns.prompts[i] - slot_from_end(h.slot, len(row.cached), i), columns.tails[i] - len(row.read), h
+        )
         for i, row in enumerate(rows)
         for h in row.hidden
     ]
-    return _Both(edits, Hiding(model.hf, start, barred)) if barred else edits
+    return _Both(edits, Hiding(model.hf, columns.start, barred)) if barred else edits
 
 
 class _Both:
@@ -157,11 +188,13 @@ def decode(
             cache = None
             ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
         guard = FiniteGuard(len(rows))
+        ends = [StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else []
+        stopping = StoppingCriteriaList([*(stopping or []), *ends])
         with editing(model, rows, cached=cached):
             new = continue_ids(
                 model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
             )
-    replies = [cut(row, settings.eos) for row in new]
+    replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
     guard.check([len(reply) for reply in replies], [row.label for row in rows])
     return replies
 

@@ -12,17 +12,16 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from .._util.batching import in_batches
 from .._util.progress import bar
 from ..interventions.base import Intervention, Nothing
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
-from ..models.token_texts import text_after
 from ..models.tokens import offset_token
-from .decoding import decode
 from .outputs import Generation, Generations
 from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
+from .running import decode_queue
 from .settings import Settings, resolve
+from .stopping import read_said
 
 
 def generate(
@@ -53,6 +52,8 @@ def generate(
         offset: the one token that is read from the steered cache; `None` only where nothing is steered.
         generation: `max_new_tokens` (128), `do_sample` (greedy unless asked), `temperature`, ... as in transformers:
             sampling is from the 50 likeliest tokens unless the caller or the checkpoint says otherwise (`top_k`).
+            `stop_strings`: texts before which a reply ends; of a template in plain text, the next question unless told
+            otherwise (`[]`: none).
         samples: texts for each prompt and intervention; more than one needs `do_sample`.
         seed: of the noise, which belongs to (seed, prompt, sample, step) and is shared by all interventions.
         batch_size: rows decoded together; halved where memory runs out.
@@ -173,17 +174,13 @@ class _Job:
         return cls(model, given, settings, rows, index, seed, batch_size)
 
     def run(self, progress: bool) -> None:
-        """Decode batch by batch."""
-
-        def decode_batch(batch: Sequence[int]) -> list[list[int]]:
-            return decode(self.model, [self.rows[i] for i in batch], self.settings, self.seed)
-
+        """Decode group by group."""
         with bar(len(self.rows), "generate", "text", progress) as shown:
             for group in group_rows(self.model, self.rows):
-                for batch, tokens in in_batches(group, self.batch_size, decode_batch):
-                    for i, ids in zip(batch, tokens, strict=True):
+                for finished in decode_queue(self.model, self.rows, group, self.settings, self.seed, self.batch_size):
+                    for i, ids in finished:
                         self.done[i] = read_row(self.model, self.rows[i], self.index[i], ids, self.settings)
-                    shown.update(len(batch))
+                    shown.update(len(finished))
 
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""
@@ -312,17 +309,13 @@ def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int]
         model: whose tokenizer decodes.
         row: what was generated from.
         index: its prompt, label and sample.
-        ids: new tokens, the end token among them.
-        settings: which tell the end tokens.
+        ids: new tokens, the end token or a stop string's last token among them.
+        settings: which tell the end tokens and stop strings.
 
     Returns:
         The generation: `forced + text` is what the model has said.
     """
-    ended = bool(ids) and ids[-1] in settings.eos
-    said = ids[:-1] if ended else ids
-
+    said = read_said(settings.stop, settings.eos, ids, row.forced)
+    own = said.ids if said.finish_reason == "stop" else ids
     forced = str(model.tokenizer.decode(list(row.forced), skip_special_tokens=True))
-    text = text_after(model.tokenizer, row.forced, said)
-    return Generation(
-        *index, text=text, token_ids=tuple(ids), finish_reason="eos" if ended else "length", forced=forced
-    )
+    return Generation(*index, text=said.text, token_ids=tuple(own), finish_reason=said.finish_reason, forced=forced)

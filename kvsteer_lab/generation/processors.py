@@ -17,6 +17,7 @@ from transformers.generation import (
 from ..models.finite import NotFiniteError, broken_message, broken_rows
 
 _READING = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids")
+_BEGINNING = ("min_new_tokens", "begin_suppress_tokens")
 
 
 class FiniteGuard(LogitsProcessor):
@@ -78,6 +79,53 @@ class RealTokens(LogitsProcessor):
                 part = processor(ids, part)
             changed.append(part)
         return torch.cat(changed)
+
+
+class Beginnings(LogitsProcessor):
+    """What a row's first tokens may not be: an end before `min_new_tokens`, and anything that may not begin a text.
+    Rows of a batch may have begun at different times.
+
+    Args:
+        config: the settings.
+        said: how many new tokens each row has already.
+    """
+
+    def __init__(self, config: GenerationConfig, said: Sequence[int]) -> None:
+        self.least = config.min_new_tokens or 0
+        ends = config.eos_token_id
+        self.ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.barred = list(config.begin_suppress_tokens or [])
+        self.said = list(said)
+
+    def __call__(self, input_ids: Int[Tensor, "rows time"], scores: Float[Tensor, "rows vocab"]) -> Tensor:
+        for tokens, until in ((self.ends, self.least), (self.barred, 1)):
+            tokens = [token for token in tokens if token < scores.shape[-1]]
+            early = torch.tensor([n < until for n in self.said], device=scores.device)
+            if tokens and bool(early.any()):
+                scores = scores.clone()
+                at = torch.tensor(tokens, device=scores.device)
+                scores[early.nonzero(), at] = -torch.inf
+        self.said = [n + 1 for n in self.said]
+        return scores
+
+
+def split_off_beginnings(config: GenerationConfig) -> tuple[GenerationConfig, GenerationConfig | None]:
+    """The settings without what concerns a text's first tokens.
+
+    Args:
+        config: resolved settings.
+
+    Returns:
+        A copy of the settings, and the settings themselves if they say anything of the first tokens.
+
+    >>> from transformers import GenerationConfig
+    >>> rest, own = split_off_beginnings(GenerationConfig(min_new_tokens=4))
+    >>> rest.min_new_tokens, own.min_new_tokens
+    (None, 4)
+    """
+    kept = {k: v for k, v in config.to_dict().items() if k not in _BEGINNING and v is not None}
+    said = any(getattr(config, name) for name in _BEGINNING)
+    return GenerationConfig(**kept), config if said else None
 
 
 def split_off_readers(

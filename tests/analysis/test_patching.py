@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import reference
 import torch
 from random_models import CONFIGS, PROMPTS, newline, vectors_for
 
@@ -85,11 +86,7 @@ def test_each_cell_is_its_own_run_with_hooks(load_random: Load) -> None:
         handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
         try:
             with torch.no_grad():
-                logits = (
-                    model.hf(input_ids=torch.tensor([[newline(model)]]), past_key_values=cache, use_cache=True)
-                    .logits[0, -1]
-                    .double()
-                )
+                logits = reference.read_on(model.hf, [newline(model)], cache).double()
         finally:
             for handle in handles:
                 handle.remove()

@@ -16,6 +16,7 @@ from toy import Toy
 
 import kvsteer_lab as kv
 from kvsteer_lab.analysis.reading.half_life import halved
+from kvsteer_lab.models.caches import cache_argument
 
 CK, CV = 1.5, 8.0
 Load = Callable[[str], kv.Model]
@@ -36,7 +37,8 @@ def weights_alone(
         layer.values[0, :, -1] += values[index]
     found = []
     for token in read:
-        out = hf(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True, output_attentions=True)
+        given = {cache_argument(hf): cache}
+        out = hf(input_ids=torch.tensor([[token]]), use_cache=True, output_attentions=True, **given)
         found.append([weights[0, :, 0] for weights in out.attentions])
     return found
 

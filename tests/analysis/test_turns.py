@@ -120,7 +120,7 @@ def by_hand(
 
     @torch.no_grad()
     def feed(cache: Any, ids: Sequence[int]) -> torch.Tensor:
-        return hf(input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True).logits[0, -1]
+        return reference.read_on(hf, ids, cache)
 
     def add(cache: Any, slot: int, sign: int = 1) -> None:
         for layer, k, v in zip(cache.layers, keys, values, strict=True):

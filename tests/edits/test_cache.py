@@ -51,9 +51,8 @@ def test_an_edit_by_hand_is_what_steering_does(model: kv.Model, vectors: kv.KVVe
     ).token_ids[0]
     cache = kv.apply(model.prefill(PROMPTS[0]), [kv.CacheDelta(1.5 * vectors.keys, 8.0 * vectors.values)])
     ids = torch.tensor([[*model.encode(PROMPTS[0]), newline(model)]])
-    by_hand = model.hf.generate(
-        ids, attention_mask=torch.ones_like(ids), past_key_values=cache, max_new_tokens=8, do_sample=False
-    )
+    given = {model.cache_argument: cache}
+    by_hand = model.hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, **given)
     assert by_hand[0, ids.shape[1] :].tolist()[: len(steered)] == steered
     assert steered != kv.generate(model, PROMPTS[0], generation={"max_new_tokens": 8}).token_ids[0]
 

@@ -201,9 +201,7 @@ def test_readings_of_two_methods_may_take_turns(model: kv.Model) -> None:
         for token in (newline(model), *follow):
             for c in rows:
                 with edits[c]:
-                    logits[c].append(
-                        model.hf(torch.tensor([[token]]), past_key_values=caches[c], use_cache=True).logits[0, -1]
-                    )
+                    logits[c].append(reference.read_on(model.hf, [token], caches[c]))
     for c in rows:
         scores = kv.score(model, PROMPTS[0], [follow], steering(model, 1, c, every_token=True)).logprobs[0]
         by_hand = torch.stack([x.log_softmax(-1)[t] for x, t in zip(logits[c], follow, strict=False)])

@@ -66,13 +66,13 @@ def by_hand(model: kv.Model, g: Any, vectors: kv.KVVectors | None) -> tuple[list
         layer.keys[0, :, -1] += vectors.keys[index] * (index > 0)  # type: ignore[union-attr]
         layer.values[0, :, -1] += 8 * vectors.values[index] * (index > 0)  # type: ignore[union-attr]
     for token in [newline(model), *asked_ids(model, g)]:
-        logits = model.hf(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1]
+        logits = reference.read_on(model.hf, [token], cache)
     first, said = logits.log_softmax(-1), []
     for _ in range(NEW):
         said.append(int(logits.argmax()))
         if said[-1] == model.tokenizer.eos_token_id:
             break
-        logits = model.hf(torch.tensor([[said[-1]]]), past_key_values=cache, use_cache=True).logits[0, -1]
+        logits = reference.read_on(model.hf, said[-1:], cache)
     return said, first[letter_ids(model, LETTERS[g.prompt])]
 
 

@@ -33,10 +33,7 @@ def distributions(
     for index, layer in enumerate(cache.layers if delta is not None else []):
         layer.keys[0, :, -1] += delta[0][index]
         layer.values[0, :, -1] += delta[1][index]
-    found = [
-        model.hf(torch.tensor([[t]]), past_key_values=cache, use_cache=True).logits[0, -1]
-        for t in [*tail, *target[:-1]]
-    ]
+    found = [reference.read_on(model.hf, [t], cache) for t in [*tail, *target[:-1]]]
     return torch.stack(found[len(tail) - 1 :]).double().log_softmax(-1)
 
 

@@ -34,7 +34,7 @@ def steered_logprobs(
         layer.values[0, :, -1] += values[index]
     found = []
     for token, wanted in zip([newline(model), *target[:-1]], target, strict=True):
-        logits = model.hf(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1]
+        logits = reference.read_on(model.hf, [token], cache)
         found.append(logits.log_softmax(-1)[wanted])
     return torch.stack(found)
 

@@ -10,6 +10,7 @@ from random_models import PROMPTS, tokenizer, vectors_for
 
 import kvsteer_lab as kv
 from kvsteer_lab.generation import generate as module
+from kvsteer_lab.generation import running
 
 SHOTS = kv.FewShot(({"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}))
 TEXT = "Q: 2 + 2?\nA:"
@@ -61,15 +62,15 @@ def test_pairs_that_a_template_makes_equal_are_refused_with_the_template() -> No
 def test_interruption(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """`kv.generate` alone returns a part; everything that computes with texts raises."""
     calls: list[int] = []
-    original = module.decode
+    original = running.continue_ids
 
-    def decode(*given: Any, **named: Any) -> Any:
+    def continue_ids(*given: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
         return original(*given, **named)
 
-    monkeypatch.setattr(module, "decode", decode)
+    monkeypatch.setattr(running, "continue_ids", continue_ids)
     with pytest.warns(UserWarning, match="Interrupted: 1 of 3 texts are finished and returned"):
         part = kv.generate(model, PROMPTS, generation={"max_new_tokens": 2}, batch_size=1)
     assert len(part) == 1 and not part.complete

@@ -115,7 +115,7 @@ def test_steering_on_both_sides_at_once(model: kv.Model) -> None:
         cached.values[0, :, -1] += 8.0 * vectors.values[index]
     for _ in range(8):
         with torch.no_grad():
-            token = int(model.hf(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits[0, -1].argmax())
+            token = int(reference.read_on(model.hf, [token], cache).argmax())
         expected.append(token)
     texts = [kv.generate(model, PROMPTS[0], m, generation=ENDLESS).token_ids[0] for m in (kv.Together(*parts), *parts)]
     assert texts[0] == expected and expected not in texts[1:]

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer, QuantoQuantizedLayer
 from unsteerable import CONFIGS
 
 import kvsteer_lab as kv
+from kvsteer_lab.models.caches import cache_of
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -61,7 +62,7 @@ def test_a_quantised_cache_layer_is_refused_by_its_exact_type(monkeypatch: pytes
     assert issubclass(QuantoQuantizedLayer, DynamicLayer)
 
     def quantise(output: Any) -> None:
-        output.past_key_values.layers[2].__class__ = QuantoQuantizedLayer
+        cache_of(output).layers[2].__class__ = QuantoQuantizedLayer
 
     assert "layer 2 caches a QuantoQuantizedLayer, not plain keys and values" in refusal(
         monkeypatch, tokenizer, quantise
@@ -70,7 +71,7 @@ def test_a_quantised_cache_layer_is_refused_by_its_exact_type(monkeypatch: pytes
 
 def test_layers_of_different_shapes_are_refused(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     def narrow(output: Any) -> None:
-        layer = output.past_key_values.layers[3]
+        layer = cache_of(output).layers[3]
         layer.keys, layer.values = layer.keys[..., :8], layer.values[..., :8]
 
     assert "its layers' keys and values differ in shape" in refusal(monkeypatch, tokenizer, narrow)
@@ -78,7 +79,7 @@ def test_layers_of_different_shapes_are_refused(monkeypatch: pytest.MonkeyPatch,
 
 def test_keys_and_values_of_different_shapes_are_refused(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     def narrow(output: Any) -> None:
-        for layer in output.past_key_values.layers:
+        for layer in cache_of(output).layers:
             layer.values = layer.values[..., :8]
 
     assert "its layers' keys and values differ in shape" in refusal(monkeypatch, tokenizer, narrow)
@@ -86,14 +87,14 @@ def test_keys_and_values_of_different_shapes_are_refused(monkeypatch: pytest.Mon
 
 def test_layers_without_a_cache_of_their_own_are_refused(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     def drop(output: Any) -> None:
-        del output.past_key_values.layers[-1]
+        del cache_of(output).layers[-1]
 
     assert "some of its layers have no keys and values of their own" in refusal(monkeypatch, tokenizer, drop)
 
 
 def test_a_model_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     def forget(output: Any) -> None:
-        output.past_key_values = None
+        output["cache" if "cache" in output else "past_key_values"] = None
 
     assert "returns no key/value cache" in refusal(monkeypatch, tokenizer, forget)
 

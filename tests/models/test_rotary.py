@@ -12,6 +12,7 @@ from random_models import CONFIGS, PROMPTS, ROTATED, build, newline, vectors_for
 from torch import Tensor
 
 import kvsteer_lab as kv
+from kvsteer_lab.models.caches import cache_of
 from kvsteer_lab.models.rotary import turn
 
 Load = Callable[[str], kv.Model]
@@ -229,9 +230,7 @@ def test_longrope_is_refused_beyond_the_length_where_its_angles_change(load_rand
     model = load_random("phi3, longrope")
     assert model.rotary.reach == 128
     ids = torch.randint(20, 300, (1, 140))
-    short, long = (
-        model.hf(input_ids=ids[:, :n], use_cache=True).past_key_values.layers[0].keys[:, :, 5] for n in (100, 140)
-    )
+    short, long = (cache_of(model.hf(input_ids=ids[:, :n], use_cache=True)).layers[0].keys[:, :, 5] for n in (100, 140))
     assert not torch.allclose(short, long), "the whole sequence is rotated anew"
     pairs = kv.ContrastiveSet.from_texts(["dog " * 50], ["What?"])
     with pytest.raises(
