@@ -73,7 +73,7 @@ def generate(
     >>> [len(ids) for ids in found.token_ids]
     [4, 4]
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -84,13 +84,11 @@ def generate(
         seed=seed,
         batch_size=batch_size,
     )
-    try:
-        job.run(progress)
-    except KeyboardInterrupt:
+    texts = job.run_until_interrupted(progress)
+    if not texts.complete:
         done = f"{len(job.done)} of {len(job.rows)} texts are finished and returned"
         warnings.warn(f"Interrupted: {done}.", stacklevel=2)
-        return job.result(complete=False)
-    return job.result()
+    return texts
 
 
 def generate_all(
@@ -122,7 +120,7 @@ def generate_all(
     >>> generate_all(kv.load("tiny"), "What is 2 + 3?", generation={"max_new_tokens": 4}).complete
     True
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -138,7 +136,7 @@ def generate_all(
 
 
 @dataclass
-class _Job:
+class Job:
     """Texts to be generated, and those that are."""
 
     model: Model
@@ -163,7 +161,7 @@ class _Job:
         samples: int,
         seed: int,
         batch_size: int,
-    ) -> _Job:
+    ) -> Job:
         """Check everything, and warn of windows; nothing is computed."""
         given = as_list(prompts)
         settings, rows, index = prepare(
@@ -185,6 +183,14 @@ class _Job:
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""
         return Generations(tuple(self.done[i] for i in sorted(self.done)), tuple(self.given), complete)
+
+    def run_until_interrupted(self, progress: bool) -> Generations:
+        """What is finished at the end or at Ctrl-C, of which the caller says what it means."""
+        try:
+            self.run(progress)
+        except KeyboardInterrupt:
+            return self.result(complete=False)
+        return self.result()
 
 
 def check_prompts(
