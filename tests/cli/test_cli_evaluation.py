@@ -97,3 +97,14 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
         assert pd.io.common.file_exists(f"t/{file}"), file
     again, code = kvsteer(*command)  # all rounds are read from disk
     assert code == 0 and again == printed
+
+
+def test_outcomes_and_cut_replies_are_printed(kvsteer):
+    command = ("evaluate", "--n", "4", "--split", "dev", "--controls", "2", "--max-new-tokens", "8")
+    printed, code = kvsteer(*command, "--outcomes", "words", "direct")
+    assert code == 0 and "Outcomes; p:" in printed and "difference_low" in printed
+    assert "Lengths in tokens: replies that were cut count as longer than the limit" in printed
+    printed, code = kvsteer(*command, "--outcomes", "all")
+    assert code == 0 and "connective rate" in printed
+    printed, code = kvsteer(*command, "--outcomes", "nonsense")
+    assert code not in (0, None)

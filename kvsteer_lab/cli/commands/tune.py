@@ -24,7 +24,7 @@ def tune(
     n_test: int = 200,
     controls: int = 40,
     seed: int = 0,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     data_dir: Path | None = None,
 ) -> None:
@@ -48,7 +48,7 @@ def tune(
         n_test: test questions.
         controls: random controls of each chosen point.
         seed: of pairs and questions.
-        max_new_tokens: where replies are cut.
+        max_new_tokens: where replies are cut; by default the task's own limit.
         batch_size: replies decoded together.
         data_dir: folder with a benchmark's files.
     """

@@ -1,0 +1,4 @@
+from .built_in import BUILT_IN as BUILT_IN
+from .outcome import Outcome as Outcome
+from .outcome import Reply as Reply
+from .outcome import as_outcomes as as_outcomes
