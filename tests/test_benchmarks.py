@@ -104,7 +104,7 @@ def test_analyses(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFi
         assert each["numbers"] > 0 and each["plain_over_shared"].keys() == SPREAD
     assert found["compared"].keys() < found["chapter"].keys() and len(found["chapter"]) == 8
     for each in found["chapter"].values():
-        assert each["seconds"] > 0 and each["estimated_wall_seconds"] > 0
+        assert each["seconds"] > 0 and each["estimated_wall_seconds"] >= 0
     assert "patch_residuals: plain x" in capsys.readouterr().out
 
 
