@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
 from .chunks import ask_in_chunks
+from .interruption import EvaluationInterrupted
 from .plan import EvaluationPlan, SecondStage
 from .results import Results
 from .runs import parse_shard
@@ -59,7 +61,8 @@ def evaluate(
         chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
 
     Returns:
-        All rows; with `out`, those that are in the folder.
+        All rows; with `out`, those that are in the folder. After Ctrl-C, those of the questions that are finished,
+        `complete=False`, and a warning.
 
     Raises:
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
@@ -73,6 +76,67 @@ def evaluate(
         >>> results = kv.evaluate(model, task, kv.CoTPrompt(), n=2, split="dev", generation=short, progress=False)
         >>> results.interventions
         ['baseline', 'no offset', 'CoT prompt']
+    """
+    try:
+        return evaluate_all(
+            model,
+            task,
+            interventions,
+            n=n,
+            split=split,
+            seed=seed,
+            offset=offset,
+            generation=generation,
+            samples=samples,
+            second_stage=second_stage,
+            batch_size=batch_size,
+            out=out,
+            shard=shard,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+    except EvaluationInterrupted as stopped:
+        warnings.warn(str(stopped), stacklevel=2)
+        return stopped.results
+
+
+def evaluate_all(
+    model: Model,
+    task: Task,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    n: int | None = 100,
+    split: str = "test",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    samples: int = 1,
+    second_stage: SecondStage = "steered",
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    shard: str | tuple[int, int] | None = None,
+    chunk_size: int | None = None,
+    progress: bool = True,
+) -> Results:
+    """All rows, or none: as `evaluate`, but Ctrl-C is raised. For whatever goes on to compute with the rows.
+
+    Args:
+        model, task, interventions, n, split, seed, offset, generation, samples, second_stage, batch_size: as in
+            `evaluate`.
+        out, shard, chunk_size, progress: as in `evaluate`.
+
+    Returns:
+        Every row; fewer with a shard, or where another process is generating a chunk.
+
+    Raises:
+        ValueError, OSError: as `evaluate`.
+        EvaluationInterrupted: Ctrl-C, with what is finished.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> evaluate_all(model, task, [], n=2, generation={"max_new_tokens": 4}, progress=False).complete
+        True
     """
     questions = task.questions(split, n, seed)
     if not questions:
@@ -92,7 +156,11 @@ def evaluate(
     plan.check_room(questions)
     if out is None:
         frame, complete = plan.ask(questions, progress)
-        return Results(frame, settings, complete)
+        results = Results(frame, settings, complete)
+        if not complete:
+            done = f"{frame.question.nunique()} of {len(questions)} questions are finished"
+            raise EvaluationInterrupted(done, results)
+        return results
     return Results.of_run(
         ask_in_chunks(
             plan,

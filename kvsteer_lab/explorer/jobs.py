@@ -14,11 +14,13 @@ from .pace import Pace
 from .results.attention import ArmAttention
 from .results.comparison import Comparison
 from .results.components import Components
+from .results.ladder import Ladder
 from .results.sweep import Sweep
 from .state import Arm, ExplorerState
 from .threads import Cancelled, Outcome, Worker
 from .views.page import Page
 from .work.attention import read_attention
+from .work.climbing import climb
 from .work.comparing import compare_arms
 from .work.components import look_at_pairs
 from .work.doses import KnownDoses, slot_of
@@ -40,6 +42,7 @@ class Jobs:
         comparison: the last comparison whose texts are whole; `None` before the first.
         swept: the last sweep, as far as it is done; `None` before the first.
         components: the pairs that are drawn, or `None`.
+        ladder: the last strength ladder; `None` before the first.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Jobs:
         self.comparison: Comparison | None = None
         self.swept: Sweep | None = None
         self.components: Components | None = None
+        self.ladder: Ladder | None = None
         self._doses = KnownDoses(workspace)
         self._looked_at: set[str] = set()  # test questions
 
@@ -172,6 +176,22 @@ class Jobs:
 
         self.page.ablation.begin()
         self.worker.submit("sweep", lambda cancelled: run_sweep(self.workspace, state, cancelled, have), end, rank=2)
+
+    def climb(self, state: ExplorerState) -> None:
+        """Run a state's strength ladder; one that runs is cancelled."""
+
+        def have(ladder: Ladder) -> None:
+            with self._lock:
+                self.ladder = ladder
+                self.page.ladder.draw(ladder)
+
+        def end(outcome: Outcome, message: str) -> None:
+            with self._lock:
+                if "ladder" not in self.worker.kinds:
+                    self.page.ladder.end(outcome, message)
+
+        self.page.ladder.begin()
+        self.worker.submit("ladder", lambda cancelled: climb(self.workspace, state, cancelled, have), end, rank=1)
 
     def draw_pairs(self, state: ExplorerState) -> None:
         """Draw the pairs of a state's layer; what is missing is extracted."""

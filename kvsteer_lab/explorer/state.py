@@ -35,7 +35,7 @@ MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "cha
 FIGURES = ("the texts, token by token", "the sweep", "the pairs")
 """What can be saved as a figure."""
 
-SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
+SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure", "ladder"})
 GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
 """What the texts of the first tab don't depend on."""
 _STEERING_FIELDS = ("mix", "ck", "cv", "part", "layers", "heads", "slot", "offset")
@@ -67,6 +67,7 @@ class ExplorerState:
         control_seed, n_controls: which random vectors, and how many of them.
         sample, temperature, top_p, seed, max_new_tokens: how texts are generated; `sample=False` is greedy.
         sweep, sweep_questions, sweep_ck, sweep_cv, measure: of the ablation tab.
+        ladder: value coefficients of the strength ladder.
         geometry_layer, geometry_part: of the geometry tab.
 
     Raises:
@@ -106,6 +107,17 @@ class ExplorerState:
     sweep_ck: Annotated[tuple[Number, ...], Field(min_length=1)] = (0.0, 1.0, 2.0)
     sweep_cv: Annotated[tuple[Number, ...], Field(min_length=1)] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     measure: Measure = "reasoned"
+    ladder: Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)] = (
+        0.0,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+        3.0,
+        4.0,
+        6.0,
+        8.0,
+    )
     geometry_layer: Count = 1
     geometry_part: Literal["keys", "values"] = "values"
 

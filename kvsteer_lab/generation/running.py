@@ -27,6 +27,7 @@ from .processors import Beginnings, FiniteGuard, split_off_beginnings
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
+from .stopping import StopsAtStrings
 
 _ENDED = 0.25
 """The share of a batch that has ended when it is closed up and refilled."""
@@ -177,10 +178,12 @@ class _Batch:
         begin = [] if self.beginnings is None else [Beginnings(self.beginnings, list(map(len, self.new)))]
         noise = [] if self.noise is None else [*self.settings.warpers, self.noise]
         stopping = None
-        if ends and self.open:
-            ending = torch.tensor(sorted(ends), device=self.ids.device)
-            enough = max(1, int(_ENDED * len(self.rows)))
-            stopping = StoppingCriteriaList([_Enough(lambda new: torch.isin(new, ending).any(1), width, enough)])
+        if (ends and self.open) or self.settings.stop:
+            ending = torch.tensor(sorted(ends), dtype=torch.long, device=self.ids.device)
+            enough = max(1, int(_ENDED * len(self.rows))) if self.open else len(self.rows)
+            strings = StopsAtStrings(self.settings.stop, width, self.new)
+            over = _Enough(lambda new: torch.isin(new, ending).any(1) | strings.over, width, enough)
+            stopping = StoppingCriteriaList([strings, over])
         with editing(self.model, self.rows, self.columns):
             new = continue_ids(
                 self.model,
@@ -193,12 +196,16 @@ class _Batch:
             )
         if self.noise is not None:
             self.noise.take_back(len(new[0]))
-        own = [cut(row, ends) for row in new]
-        guard.check(list(map(len, own)), [row.label for row in self.rows])
-        self.new = [before + after for before, after in zip(self.new, own, strict=True)]
+        stop, known = self.settings.stop, self.new
+        self.new = [stop.cut(before + cut(row, ends)) for before, row in zip(known, new, strict=True)]
+        guard.check(
+            [len(row) - len(before) for before, row in zip(known, self.new, strict=True)],
+            [row.label for row in self.rows],
+        )
         fresh = torch.tensor(new, device=self.ids.device)
         self.ids, self.mask = torch.cat([self.ids, fresh], 1), torch.cat([self.mask, torch.ones_like(fresh)], 1)
-        ended = [row[-1] in ends or len(row) == self.settings.max_new_tokens for row in self.new]
+        most_new = self.settings.max_new_tokens
+        ended = [row[-1] in ends or len(row) == most_new or stop.found(row) for row in self.new]
         finished = [(self.numbers[i], self.new[i]) for i, over in enumerate(ended) if over]
         self._keep([i for i, over in enumerate(ended) if not over])
         return finished

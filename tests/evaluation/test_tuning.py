@@ -64,7 +64,7 @@ def respond(monkeypatch, task):
                 ]
             return kv.Results(pd.DataFrame(rows).assign(sample=0), {})
 
-        monkeypatch.setattr(module, "evaluate", evaluate)
+        monkeypatch.setattr(module, "evaluate_all", evaluate)
         return seen
 
     return install

@@ -25,6 +25,7 @@ EVERY = ExplorerState(
     layers=(0, 2),
     heads=(1,),
     n_controls=3,
+    ladder=(0.0, 2.5),
     slot=-2,
     offset=" ",
     arms=ARMS,
@@ -141,7 +142,7 @@ def test_a_state_of_the_first_release_is_read() -> None:
 """
     state = ExplorerState.from_json(text)
     assert (state.question, state.cv, state.layers, state.offset) == (2, 2.5, (1, 3), "\n")
-    later = {"n_controls"}
+    later = {"n_controls", "ladder"}
     assert json.loads(state.to_json()).keys() == json.loads(text).keys() - {"origin"} | later
 
 

@@ -33,8 +33,8 @@ def evaluate(
     """Evaluate interventions on a task and print the table with intervals, paired tests and side effects.
 
     The baseline, the run without offset token and the chain-of-thought prompt (as instruction and as prefix) are always
-    in it. Exit code 0: done; 3: stopped or a shard of several, so that rows are missing; run the same command again to
-    go on.
+    in it. Exit code 0: done; 3: rows are missing, for this was a shard of several, or another process has some of the
+    chunks; 130: interrupted, and with --out the same command goes on.
 
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
@@ -62,6 +62,7 @@ def evaluate(
 
     import kvsteer_lab as kv
 
+    from ...evaluation.evaluate import evaluate_all
     from ..demo import format_table
 
     if (vectors is None) != (cv is None) or (vectors is None) != (ck is None):
@@ -76,7 +77,7 @@ def evaluate(
         steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
         methods += [steering, *steering.controls(controls)]
     generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
-    results = kv.evaluate(
+    results = evaluate_all(
         loaded,
         questions,
         methods,

@@ -18,7 +18,7 @@ from ..._util.locks import one_writer
 from ...interventions.base import Intervention
 from ...models.model import Model
 from ...tasks.base import Task
-from ..evaluate import evaluate
+from ..evaluate import evaluate_all
 from ..grids import run_grid
 from ..measures import measure_briefly
 from ..results import Results
@@ -71,12 +71,13 @@ class Tuning:
 
         Raises:
             ValueError: some of the questions were used in the search, or a chosen point that has no random controls.
+            KeyboardInterrupt: the run was interrupted; with `out`, it goes on there when it is called again.
         """
         asked = self.task.questions(split, n, seed)
         check_disjoint(self.questions, [q.id for q in asked])
         drawn = [c for s in self.searches if controls for c in s.controls(self.best[s.name], controls, seed)]
         methods = [*others, *self.best.values(), *drawn]
-        return evaluate(
+        return evaluate_all(
             self.model, self.task, methods, n=n, split=split, seed=seed, out=out, progress=progress, **self.settings
         )
 

@@ -16,6 +16,7 @@ from ..results.verdict import read_verdicts
 from ..state import ARMS, Arm, ExplorerState
 from .alternatives import HINT, alternatives_html
 from .fields import css
+from .history import History
 from .markup import LEGEND, arm_html, attention_html, facts_html, folded_html, note, tokens_html
 from .prompt_strip import prompt_html
 from .verdicts import verdicts_html
@@ -57,14 +58,17 @@ class SideBySide:
         self._found: tuple[ArmAttention, ...] = ()
         self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
         self._now = self._running = ExplorerState()
-        self.details = w.Accordion([self.next_tokens, self.attention], selected_index=None)
+        self.history = History()
+        self.details = w.Accordion(
+            [self.next_tokens, self.attention, self.prompt, self.history.box], selected_index=None
+        )
+        self.details.set_title(2, "The prompt, token by token")
+        self.details.set_title(3, "Earlier comparisons")
         self.details.set_title(0, "Top alternatives to a token")
         self.details.set_title(1, "Attention to the steered slot")
         self.details.add_class("kv-details")
         self.details.observe(lambda _: self._unfold(), "selected_index")
-        self.strip = w.Accordion([self.prompt], selected_index=None)
-        self.strip.set_title(0, "The prompt, token by token")
-        self.box = w.VBox([self.strip, self.verdict, self.earlier, arms, w.HTML(LEGEND), self.details])
+        self.box = w.VBox([self.verdict, self.earlier, arms, w.HTML(LEGEND), self.details])
         self._texts: dict[Arm, str] = {}
         self._shown = 0.0
 
@@ -106,6 +110,7 @@ class SideBySide:
     def measured(self, comparison: Comparison) -> None:
         """All texts, token by token, and what they come to."""
         self._comparison = comparison
+        self.history.add(comparison)
         shown: dict[str, str] = {
             own.arm: arm_html(_title(own), "", body=tokens_html(own), facts=_facts(own), arm=own.arm)
             for own in comparison.arms
