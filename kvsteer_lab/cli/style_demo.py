@@ -18,7 +18,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.results import Results
 from ..figures.adoption import plot_adoption
 from ..figures.saving import save_figure
-from ..interventions.base import Nothing
+from ..interventions.base import Intervention, Nothing
 from ..interventions.cache import CacheSteering
 from ..interventions.controls import random_controls
 from ..interventions.prompt import ForcedPrefix
@@ -67,7 +67,7 @@ def run_style_demo(
     n: int = 16,
     controls: int = 20,
     n_dev: int = 6,
-    pairs: int = 12,
+    pairs: int = 16,
     shots: int = 2,
 ) -> StyleDemo:
     """Extract the vectors of every reasoning style of a task, choose their doses on development questions, steer test
@@ -102,9 +102,9 @@ def run_style_demo(
         " size for each style."
     )
     forced = {style: ForcedPrefix.of_style(questions, loaded.tokenizer, style) for style in chosen}
-    methods = [*chosen.values(), *dict.fromkeys(forced.values())]
-    random = [control for steering in chosen.values() for control in random_controls(steering, controls)]
-    results = _ask(loaded, questions, [*methods, *random], n, "test")
+    methods: list[Intervention] = [*chosen.values(), *dict.fromkeys(forced.values())]
+    methods += [control for steering in chosen.values() for control in random_controls(steering, controls)]
+    results = _ask(loaded, questions, methods, n, "test")
     table = adoption(results, {style: (steering.label, forced[style]) for style, steering in chosen.items()})
     tested = summarise_adoption(table, results)
     say_text(f"\n{format_adoption(tested, doses)}\n")
@@ -113,7 +113,7 @@ def run_style_demo(
         " the styles; random: mean and highest of the random vectors; p random: the smallest possible is"
         f" {1 / (controls + 1):.3f}."
     )
-    say_text(f"\n{_verdict(tested, controls, n)}\n")
+    say_text(f"\n{verdict(tested, controls, n)}\n")
     _show_texts(results, questions, {style: steering.label for style, steering in chosen.items()}, n)
     files = [own.save(out / f"{style}.safetensors") for style, own in vectors.items()]
     files += [results.save(out / "results.parquet"), out / "styles.png"]
@@ -189,6 +189,35 @@ def format_adoption(summary: pd.DataFrame, doses: dict[str, float]) -> str:
     return shown.to_string()
 
 
+def verdict(summary: pd.DataFrame, controls: int, n: int) -> str:
+    """What the table says, in words that follow from its numbers.
+
+    Args:
+        summary: from `summarise_adoption`.
+        controls: random vectors a style.
+        n: test questions.
+    """
+    shown = summary[(summary.p_holm < 0.05) & (summary.p_random <= 1 / (controls + 1)) & (summary.adopted > 0)]
+    rest = [style for style in summary.index if style not in shown.index]
+    lines = []
+    if len(shown):
+        lines.append(
+            f"In {', '.join(shown.index)} the vectors bring the style more often than the baseline does and than every"
+            " one of the random vectors: it is the direction that counts."
+        )
+    if rest:
+        lines.append(
+            f"In {', '.join(rest)} that is not shown on {n} questions: nothing is to be concluded from these vectors."
+        )
+    behind = summary[summary.forced >= summary.adopted].index.tolist()
+    if behind:
+        lines.append(
+            f"Forcing the style's first token does at least as much in {', '.join(behind)}, so the edit may do no more"
+            " than choose it."
+        )
+    return "\n".join([*lines, f"Replies are cut at {TOKENS} tokens: nothing here is about right answers."])
+
+
 def _extract(model: Model, task: Task, style: str, pairs: int, shots: int) -> KVVectors:
     made = ContrastiveSet.few_shot(task, model.tokenizer, style=style, n=pairs, shots=shots, seed=0)
     return extract(model, made, progress=False)
@@ -218,7 +247,7 @@ def _choose(
     return {style: cells[style, dose] for style, dose in doses.items()}, doses
 
 
-def _ask(model: Model, task: Task, methods: Sequence[CacheSteering | ForcedPrefix], n: int, split: str) -> Results:
+def _ask(model: Model, task: Task, methods: Sequence[Intervention], n: int, split: str) -> Results:
     settings = {"max_new_tokens": TOKENS}
     return evaluate(model, task, [Nothing(), *methods], n=n, split=split, seed=0, generation=settings, progress=False)
 
@@ -227,29 +256,6 @@ def _adopts(results: Results, label: str, style: str) -> pd.Series:
     """Whether each question's reply has the style, in one order of the questions."""
     rows = results.rows[results.rows.intervention == label].set_index("question")
     return ((rows["style"] == style) & (rows.repetition < _MOST_REPEATED)).sort_index()
-
-
-def _verdict(summary: pd.DataFrame, controls: int, n: int) -> str:
-    """What the table says, in words that follow from its numbers."""
-    shown = summary[(summary.p_holm < 0.05) & (summary.p_random <= 1 / (controls + 1)) & (summary.adopted > 0)]
-    rest = [style for style in summary.index if style not in shown.index]
-    lines = []
-    if len(shown):
-        lines.append(
-            f"In {', '.join(shown.index)} the vectors bring the style more often than the baseline does and than every"
-            " one of the random vectors: it is the direction that counts."
-        )
-    if rest:
-        lines.append(
-            f"In {', '.join(rest)} that is not shown on {n} questions: nothing is to be concluded from these vectors."
-        )
-    behind = summary[summary.forced >= summary.adopted].index.tolist()
-    if behind:
-        lines.append(
-            f"Forcing the style's first token does at least as much in {', '.join(behind)}, so the edit may do no more"
-            " than choose it."
-        )
-    return "\n".join([*lines, f"Replies are cut at {TOKENS} tokens: nothing here is about right answers."])
 
 
 def _show_texts(results: Results, task: Task, labels: dict[str, str], n: int) -> None:

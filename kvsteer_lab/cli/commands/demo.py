@@ -24,8 +24,7 @@ def demo(
     from ..demo import run_demo
     from ..style_demo import run_style_demo
 
-    asked = {name: value for name, value in (("n", n), ("controls", controls)) if value is not None}
     if model in BUNDLED:
-        run_demo(out, model=model, **asked)
+        run_demo(out, model=model, n=100 if n is None else n, controls=40 if controls is None else controls)
     else:
-        run_style_demo(out, model=model, **asked)
+        run_style_demo(out, model=model, n=16 if n is None else n, controls=20 if controls is None else controls)
