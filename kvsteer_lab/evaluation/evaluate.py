@@ -15,6 +15,7 @@ from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
+from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
 from .outcomes.built_in import BUILT_IN
@@ -177,6 +178,7 @@ def evaluate_all(
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
     plan.check_room(questions)
+    warn_unrecognised(task)
     if out is None:
         frame, complete = plan.ask(questions, progress)
         results = Results(frame, settings, complete)
