@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -24,18 +25,19 @@ def dose_response(
     n: int = 40,
     split: str = "dev",
     seed: int = 0,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Evaluate `steering` at several coefficients, each with its own random controls, in one run.
 
     Args:
-        model, task, n, split, seed, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, batch_size, out, progress: as in `kv.evaluate`.
         steering: what is scaled. Of cache steering, `cv` becomes the coefficient and `ck` keeps its ratio to it.
         coefficients: those to try.
         controls: random vectors a coefficient, the same directions at each.
-        max_new_tokens: per reply.
+        max_new_tokens: per reply; `None`: the task's own limit.
 
     Returns:
         One row a coefficient and vector, with the columns `coefficient`, `dose` (see `unit_dose`), `vector`
@@ -75,6 +77,7 @@ def dose_response(
         seed=seed,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from transformers import GenerationConfig
 
 from .._version import __version__
 from ..generation.generate import check_interventions
+from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
+from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
+from .outcomes.built_in import BUILT_IN
+from .outcomes.divergence import measure_divergence
+from .outcomes.outcome import Outcome, as_outcomes
 from .plan import EvaluationPlan, SecondStage
 from .results import Results
 from .runs import parse_shard
@@ -33,6 +38,7 @@ def evaluate(
     generation: Mapping[str, Any] | GenerationConfig | None = None,
     samples: int = 1,
     second_stage: SecondStage = "steered",
+    outcomes: Sequence[str | Outcome | Callable[..., Any]] = (),
     batch_size: int = 64,
     out: str | Path | None = None,
     shard: str | tuple[int, int] | None = None,
@@ -51,9 +57,14 @@ def evaluate(
         n: how many questions; `None`: all of the split.
         split: `"dev"` to choose settings, `"test"` once they are chosen.
         seed: which questions, and the noise of sampling.
-        offset, generation, samples, batch_size, progress: as in `kv.generate`.
+        offset, samples, batch_size, progress: as in `kv.generate`.
+        generation: as in `kv.generate`; replies are cut at the task's own `max_new_tokens` unless it says otherwise.
         second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited
             cache, as the reply was, or, as in the paper's own evaluation, from an unsteered one.
+        outcomes: what else is measured of the finished replies, beside accuracy and style: names of built-in outcomes
+            (`kv.outcomes.BUILT_IN`), functions from question and reply to a number, `kv.outcomes.Outcome`s. They change
+            no text, and may as well be measured later (`Results.measure`, KL by `kv.outcomes.measure_divergence`);
+            `Results.outcomes_table` tests them.
         out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that
             was stopped goes on there.
         shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder;
@@ -77,8 +88,9 @@ def evaluate(
         >>> results.interventions
         ['baseline', 'no offset', 'CoT prompt']
     """
+    chosen = as_outcomes(outcomes, BUILT_IN)
     try:
-        return evaluate_all(
+        results = evaluate_all(
             model,
             task,
             interventions,
@@ -97,7 +109,11 @@ def evaluate(
         )
     except EvaluationInterrupted as stopped:
         warnings.warn(str(stopped), stacklevel=2)
-        return stopped.results
+        results = stopped.results
+    if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):
+        methods = with_baselines(interventions)
+        results = measure_divergence(results, model, task, methods, offset=offset, batch_size=batch_size)
+    return results.measure(chosen, task) if chosen and len(results.rows) else results
 
 
 def evaluate_all(
@@ -144,7 +160,15 @@ def evaluate_all(
     if second_stage not in ("steered", "unsteered"):
         raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
     plan = EvaluationPlan(
-        model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size
+        model,
+        task,
+        with_baselines(interventions),
+        offset,
+        with_limit(task, generation),
+        samples,
+        seed,
+        second_stage,
+        batch_size,
     )
     asked = dict(task=task.name, rule=next(iter(task.rules)), split=split, n=len(questions), seed=seed, samples=samples)
     settings = dict(
@@ -154,6 +178,7 @@ def evaluate_all(
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
     plan.check_room(questions)
+    warn_unrecognised(task)
     if out is None:
         frame, complete = plan.ask(questions, progress)
         results = Results(frame, settings, complete)
@@ -172,6 +197,21 @@ def evaluate_all(
             progress=progress,
         )
     )
+
+
+def with_limit(task: Task, generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
+    """Settings of generation in which the task says where replies are cut, unless the caller does.
+
+    Args:
+        task: that is asked.
+        generation: as in `kv.generate`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> with_limit(kv.tasks.get("tiny-arithmetic"), None), with_limit(kv.tasks.get("tiny-arithmetic"), {"top_k": 5})
+        ({'max_new_tokens': 128}, {'max_new_tokens': 128, 'top_k': 5})
+    """
+    return {"max_new_tokens": task.max_new_tokens, **asked_for(generation)}
 
 
 def with_baselines(interventions: Intervention | Iterable[Intervention]) -> tuple[Intervention, ...]:

@@ -16,11 +16,11 @@ from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill, fork_rows
 from ..models.prompts import render
+from ..models.shared_prefix import counts_slots
 from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
 from .processors import FiniteGuard
-from .rows import _counts_slots
 from .settings import Settings
 from .stopping import StopsAtStrings, read_said
 
@@ -143,7 +143,7 @@ def check_going_on(model: Model) -> None:
     Raises:
         UnsteerableModelError: sliding windows, or attention that goes by slots.
     """
-    if _counts_slots(model):
+    if counts_slots(model):
         short = [window for window in model.shape.windows if window is not None]
         why = f"has sliding windows of {min(short)} tokens" if short else "counts slots instead of taking positions"
         raise UnsteerableModelError(

@@ -56,7 +56,9 @@ def generate(
             otherwise (`[]`: none).
         samples: texts for each prompt and intervention; more than one needs `do_sample`.
         seed: of the noise, which belongs to (seed, prompt, sample, step) and is shared by all interventions.
-        batch_size: rows decoded together; halved where memory runs out.
+        batch_size: rows decoded together at most. They are fewer where they wouldn't fit into half of the free memory
+            (the environment variable `KVSTEER_MEMORY` sets another number of gigabytes), and are halved where it runs
+            out. Rows that have ended make room for the next.
         progress: whether to show a bar.
 
     Returns:

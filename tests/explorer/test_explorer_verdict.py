@@ -95,7 +95,9 @@ def test_the_page_shows_the_verdict_the_prompt_and_the_folded_controls(explorer:
     control = find(explorer, "kv-arm-random-control").value
     assert "2 more random vectors" in control and text_of(explorer, "random control")
     strip = find(explorer, "kv-prompt-tokens").value
-    assert strip.count("kv-slot") == len(explorer.model.encode(explorer.comparison.asked.prompt))  # type: ignore[union-attr]
+    assert strip.count('kv-prompt-token"') + strip.count("kv-prompt-token kv-here") == len(
+        explorer.model.encode(explorer.comparison.asked.prompt)
+    )  # type: ignore[union-attr]
     assert strip.count("kv-here") == 1
     explorer.page.picking.slot = [-2, 1]
     assert explorer.state.slot == -2 and "Done" in said(explorer)

@@ -1,5 +1,5 @@
 // Tells Python which token of a reply, or which slot of the prompt, was clicked, touched, or entered from the keyboard.
-const TOKEN = ".kv-arm .kv-token[data-step], .kv-slot";
+const TOKEN = ".kv-arm .kv-token[data-step], .kv-prompt-token";
 
 function render({ model, el }) {
   let root = null, waiting = 0;
@@ -19,7 +19,7 @@ function render({ model, el }) {
     });
   };
   const pick = (token) => {
-    if (token.classList.contains("kv-slot")) model.set("slot", [Number(token.dataset.slot), model.get("slot")[1] + 1]);
+    if (token.classList.contains("kv-prompt-token")) model.set("slot", [Number(token.dataset.slot), model.get("slot")[1] + 1]);
     else model.set("token", [token.closest(".kv-arm").dataset.arm, Number(token.dataset.step), model.get("token")[2] + 1]);
     model.save_changes();
   };

@@ -21,7 +21,7 @@ def prompt_html(tokens: Sequence[str], slot: int) -> str:
         title = f"position {i}, slot {i - n}{': steered' if chosen else ': click to steer here'}"
         mark = ' kv-here" aria-pressed="true' if chosen else '" aria-pressed="false'
         spans.append(
-            f'<span class="kv-slot{mark}" data-slot="{i - n}" role="button" tabindex="{0 if chosen else -1}"'
+            f'<span class="kv-prompt-token{mark}" data-slot="{i - n}" role="button" tabindex="{0 if chosen else -1}"'
             f' title="{for_attribute(title)}">{for_html(visible(token, one_line=True) or "·")}</span>'
         )
     return f'<div class="kv-prompt-strip" aria-label="the prompt, token by token">{"".join(spans)}</div>'

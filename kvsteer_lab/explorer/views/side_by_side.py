@@ -59,15 +59,16 @@ class SideBySide:
         self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
         self._now = self._running = ExplorerState()
         self.history = History()
-        self.details = w.Accordion([self.next_tokens, self.attention, self.history.box], selected_index=None)
-        self.details.set_title(2, "Earlier comparisons")
+        self.details = w.Accordion(
+            [self.next_tokens, self.attention, self.prompt, self.history.box], selected_index=None
+        )
+        self.details.set_title(2, "The prompt, token by token")
+        self.details.set_title(3, "Earlier comparisons")
         self.details.set_title(0, "Top alternatives to a token")
         self.details.set_title(1, "Attention to the steered slot")
         self.details.add_class("kv-details")
         self.details.observe(lambda _: self._unfold(), "selected_index")
-        self.strip = w.Accordion([self.prompt], selected_index=None)
-        self.strip.set_title(0, "The prompt, token by token")
-        self.box = w.VBox([self.strip, self.verdict, self.earlier, arms, w.HTML(LEGEND), self.details])
+        self.box = w.VBox([self.verdict, self.earlier, arms, w.HTML(LEGEND), self.details])
         self._texts: dict[Arm, str] = {}
         self._shown = 0.0
 
