@@ -70,6 +70,10 @@ class Probe:
         idf, weights: of each of them.
         intercept: of the regression.
         slope, shift: of its calibration (Platt), fitted on folds that the regression had not seen.
+
+    >>> import kvsteer_lab as kv
+    >>> kv.outcomes.fit_probe(kv.tasks.get("tiny-arithmetic"), "causal_chain", n=40).outcome.name
+    'probe causal_chain'
     """
 
     card: ProbeCard
