@@ -297,6 +297,7 @@ def test_kl_is_measured_along_the_baselines_replies():
     assert found.of("CoT prompt")["outcome kl"].tolist() == pytest.approx(expected, rel=1e-4) and min(expected) > 0
     assert found.of("baseline")["outcome kl"].tolist() == [0.0] * 3
     assert found.outcomes_table().loc[("kl", "CoT prompt"), "value"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert math.isnan(found.outcomes_table().loc[("kl", "CoT prompt"), "p"]), "it is never negative"
     plain = kv.evaluate(model, task, kv.CoTPrompt(), **asked)
     one = kv.outcomes.measure_divergence(plain, model, task, kv.CoTPrompt(), first=1)
     assert (one.of("CoT prompt").kl < found.of("CoT prompt").kl).all() and one.of("no offset").kl.isna().all()
