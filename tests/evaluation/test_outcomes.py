@@ -58,6 +58,8 @@ def made(values, **columns):
         ("The answer is B.", 0),
         ("B", 0),
         ("B: bank", 0),
+        ("A: pan\nB: bowl\nC: spoon", None),
+        ("A: pan\n\nB: bowl\n\nThe answer is: B", 4),
         ("42", 0),
         ("Two and two make four. So the correct choice is B: bank.", 5),
         ("He buys 3 pens.\n#### 18", 4),
