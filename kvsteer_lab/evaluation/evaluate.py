@@ -15,9 +15,11 @@ from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
+from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
 from .outcomes.built_in import BUILT_IN
+from .outcomes.divergence import measure_divergence
 from .outcomes.outcome import Outcome, as_outcomes
 from .plan import EvaluationPlan, SecondStage
 from .results import Results
@@ -61,7 +63,8 @@ def evaluate(
             cache, as the reply was, or, as in the paper's own evaluation, from an unsteered one.
         outcomes: what else is measured of the finished replies, beside accuracy and style: names of built-in outcomes
             (`kv.outcomes.BUILT_IN`), functions from question and reply to a number, `kv.outcomes.Outcome`s. They change
-            no text, and may as well be measured later (`Results.measure`); `Results.outcomes_table` tests them.
+            no text, and may as well be measured later (`Results.measure`, KL by `kv.outcomes.measure_divergence`);
+            `Results.outcomes_table` tests them.
         out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that
             was stopped goes on there.
         shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder;
@@ -107,6 +110,9 @@ def evaluate(
     except EvaluationInterrupted as stopped:
         warnings.warn(str(stopped), stacklevel=2)
         results = stopped.results
+    if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):
+        methods = with_baselines(interventions)
+        results = measure_divergence(results, model, task, methods, offset=offset, batch_size=batch_size)
     return results.measure(chosen, task) if chosen and len(results.rows) else results
 
 
@@ -172,6 +178,7 @@ def evaluate_all(
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
     plan.check_room(questions)
+    warn_unrecognised(task)
     if out is None:
         frame, complete = plan.ask(questions, progress)
         results = Results(frame, settings, complete)

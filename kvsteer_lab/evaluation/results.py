@@ -153,7 +153,7 @@ class Results:
             [1.0, 1.0, 1.0, 1.0]
         """
         chosen = as_outcomes(outcomes, BUILT_IN)
-        values = measure_rows(self.rows, chosen, self._questions(task))
+        values = measure_rows(self.rows, chosen, ({} if task is None else self.questions_of(task)))
         kept = [c for c in self.rows.columns if c not in {PREFIX + name for name in values}]
         noted = {o.name: dict(unit=o.unit, description=o.description, is_length=o.is_length) for o in chosen}
         settings = {**self.settings, "outcomes": {**self.settings.get("outcomes", {}), **noted}}
@@ -312,10 +312,15 @@ class Results:
         table = summarise(self.rows, self.settings, self.complete, "baseline")
         return note + table_html(table, float_format=lambda x: f"{x:.3g}", na_rep="")
 
-    def _questions(self, task: Task | None) -> dict[str, Question]:
-        """The questions of these rows by id, where a task is given."""
-        if task is None:
-            return {}
+    def questions_of(self, task: Task) -> dict[str, Question]:
+        """The questions of these rows by id.
+
+        Args:
+            task: that was evaluated.
+
+        Raises:
+            ValueError: a task without these questions.
+        """
         split, n, seed = (self.settings.get(name) for name in ("split", "n", "seed"))
         found = {q.id: q for q in task.questions(str(split), n, seed)}
         if missing := set(self.rows.question) - found.keys():

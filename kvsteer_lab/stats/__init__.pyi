@@ -1,3 +1,4 @@
+from .agreement import agreement as agreement
 from .averaging import over_prompts as over_prompts
 from .intervals import clustered_mean as clustered_mean
 from .intervals import paired_bootstrap as paired_bootstrap

@@ -286,3 +286,19 @@ def test_the_mean_permutation_is_scipys_and_exact_on_few_questions():
     assert far <= 2 / 10_001 and scipy.stats.wilcoxon(range(1, 41)).pvalue < 1e-6
     with pytest.raises(ValueError, match="different questions"):
         kv.stats.paired_means_permutation([1, 2], [1, 2], ["a", "b"], ["a", "c"])
+
+
+def test_kl_is_measured_along_the_baselines_replies():
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    asked = dict(n=3, split="dev", generation={"max_new_tokens": 8}, progress=False)
+    found = kv.evaluate(model, task, kv.CoTPrompt(), outcomes=["kl"], **asked)
+    chats = [task.chat(q) for q in task.questions("dev", 3, 0)]
+    expected = kv.divergence(model, chats, found.of("baseline").text.tolist(), kv.CoTPrompt()).totals
+    assert found.of("CoT prompt")["outcome kl"].tolist() == pytest.approx(expected, rel=1e-4) and min(expected) > 0
+    assert found.of("baseline")["outcome kl"].tolist() == [0.0] * 3
+    assert found.outcomes_table().loc[("kl", "CoT prompt"), "value"] == pytest.approx(np.mean(expected), rel=1e-4)
+    plain = kv.evaluate(model, task, kv.CoTPrompt(), **asked)
+    one = kv.outcomes.measure_divergence(plain, model, task, kv.CoTPrompt(), first=1)
+    assert (one.of("CoT prompt").kl < found.of("CoT prompt").kl).all() and one.of("no offset").kl.isna().all()
+    with pytest.raises(ValueError, match="at least 1"):
+        kv.outcomes.measure_divergence(plain, model, task, kv.CoTPrompt(), first=0)

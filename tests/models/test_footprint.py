@@ -72,9 +72,7 @@ def test_a_small_budget_makes_small_batches_of_the_same_texts(model: kv.Model, m
     assert set(sizes) == {1}, "a row alone is always tried"
 
 
-def test_rows_go_together_as_long_as_they_need_little_padding(
-    model: kv.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_go_together_as_long_as_they_need_little_padding(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "_FIXED", 0.0)
     assert rows_of_like_length(model, [600, 601, 602, 800]) == 3
     assert rows_of_like_length(model, [10] * 50 + [300]) == 51, "too few tokens for a pass of their own"

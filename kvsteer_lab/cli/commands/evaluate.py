@@ -71,6 +71,9 @@ def evaluate(
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
+    chosen = kv.outcomes.as_outcomes(
+        list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes, kv.outcomes.BUILT_IN
+    )
     questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
@@ -91,7 +94,6 @@ def evaluate(
         batch_size=batch_size,
         out=out,
         shard=shard,
-        outcomes=list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes,
     )
     if results.rows.empty:
         say_line("No question is finished yet.")
@@ -125,7 +127,11 @@ def evaluate(
                 "\nOutcomes; p: paired permutation (shares: exact McNemar), Holm over this table; p_random: random"
                 " vectors as far from the baseline, on either side"
             )
-            say_text(results.outcomes_table().to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+            say_text(
+                results.measure(chosen, questions)
+                .outcomes_table()
+                .to_string(float_format=lambda x: f"{x:.3g}", na_rep="")
+            )
         if len(results.rules) > 1:
             say_text("\nAccuracy under each rule that reads answers")
             say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))

@@ -24,6 +24,8 @@ def measure_rows(rows: pd.DataFrame, outcomes: Sequence[Outcome], questions: Map
     Raises:
         ValueError: what an outcome's function returns is no number.
     """
+    if not outcomes:
+        return pd.DataFrame(index=rows.index)
     columns = [c for c in rows.columns if not c.startswith(PREFIX)]
     values: dict[str, list[float]] = {outcome.name: [] for outcome in outcomes}
     for row in rows[columns].to_dict("records"):
