@@ -68,7 +68,12 @@ class Similar:
 
 
 class CacheEdit:
-    """Something done to the cache of a row: the common name of all operators."""
+    """Something done to the cache of a row: the common name of all operators.
+
+    >>> import kvsteer_lab as kv
+    >>> isinstance(kv.edits.Map(0.5), CacheEdit)
+    True
+    """
 
     def check(self, model: Model) -> None:
         """Refuse an edit that doesn't fit.
@@ -95,6 +100,14 @@ class SlotEdit(CacheEdit):
         layers: which layers, counted from 0; `None`: all.
         heads: which KV heads; `None`: all.
         when: a gate, shown the prompt's last slot; the edit is left out where it says no. `None`: always.
+
+    Raises:
+        ValueError: layers or heads that aren't whole numbers, or a span or gate that is none. When it is used: layers
+            or heads that the model hasn't got, or a span that isn't found.
+
+    >>> import kvsteer_lab as kv
+    >>> kv.edits.Map(0.5, layers=2, span=kv.spans.Slots(-1)).layers
+    (2,)
     """
 
     span: Span | None = None

@@ -85,7 +85,7 @@ def test_a_program_takes_the_one_path(model: kv.Model, tmp_path: Path) -> None:
     results = kv.evaluate(
         model, Toy(4), [kv.Nothing(), program], generation=generation, out=tmp_path / "run", progress=False, n=4
     )
-    assert {"baseline", "add"} <= set(results.texts.intervention)
+    assert {"baseline", "add"} <= set(results.summary().index)
 
 
 def test_a_program_is_identified_by_what_it_does(model: kv.Model) -> None:
