@@ -204,6 +204,19 @@ def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFix
     assert "peak memory" in capsys.readouterr().out
 
 
+def test_replies(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = benchmark("replies").main(
+        model="tiny", task="tiny-arithmetic", replies=10, timed=6, batch=4, tokens=9, pairs=4, out=tmp_path
+    )
+    replies, own, shared = read(path)["results"]
+    assert replies["same_texts"] == replies["timed"] == 6 and replies["row_steps"] >= replies["tokens"]
+    assert "10 replies" in capsys.readouterr().out
+    for found in (own, shared):
+        assert found["largest_error"] < 1e-4 and found["loop_over_extract"].keys() == SPREAD
+    assert shared["prompt_tokens"] > own["prompt_tokens"] and own["prompts"] == shared["prompts"] == 8
+    assert len([*benchmark("table").ROWS["replies"](read(path)["results"])]) == 4
+
+
 def test_import_time(benchmark: Benchmark, tmp_path: Path) -> None:
     found = read(benchmark("import_time").main(repeats=2, out=tmp_path))["results"]
     assert found["torch_loaded"] is False

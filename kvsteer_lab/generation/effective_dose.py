@@ -38,7 +38,8 @@ def effective_dose(
     """The dose that arrives in the cache beside the one that was asked for, layer by layer.
 
     A dose of keys that were extracted as they are cached (`keys="post_rope"`, the default) is largely one of rotation,
-    for the prompts of a pair differ in length; `kvsteer_lab.vectors.key_norms` gives their norms as cached and position-free.
+    for the prompts of a pair differ in length; `kvsteer_lab.vectors.key_norms` gives their norms as cached and
+    position-free.
 
     Args:
         model: from `kv.load`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..models.model import Model
+from .cards import KeyMode
 from .extraction import extract
 from .pairs import ContrastiveSet
 
@@ -36,9 +37,10 @@ def key_norms(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, prog
         >>> bool((table.as_cached > table.position_free).all())
         True
     """
+    modes: dict[str, KeyMode] = {"as_cached": "post_rope", "position_free": "position_free"}
     norms = {
-        name: extract(model, pairs, batch_size=batch_size, keys=keys, progress=progress).keys.flatten(1).norm(dim=-1)
-        for name, keys in (("as_cached", "post_rope"), ("position_free", "position_free"))
+        name: extract(model, pairs, batch_size=batch_size, keys=mode, progress=progress).keys.flatten(1).norm(dim=-1)
+        for name, mode in modes.items()
     }
     table = pd.DataFrame({"layer": range(model.n_layers), **{name: n.double().numpy() for name, n in norms.items()}})
     return table.assign(content_share=table.position_free / table.as_cached)
