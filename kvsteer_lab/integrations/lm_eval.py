@@ -1,4 +1,4 @@
-"""`kvsteer` among the models of lm-evaluation-harness. The harness looks for none by itself, so its command is run here:
+"""`kvsteer` among the models of lm-evaluation-harness, which looks for none by itself, so its command is run here:
 
 python -m kvsteer_lab.integrations.lm_eval run --model kvsteer --model_args pretrained=...,vectors=...,cv=4 ...
 """

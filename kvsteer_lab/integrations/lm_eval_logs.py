@@ -40,7 +40,7 @@ def read_lm_eval(
     ValueError: There is no answered question to read; give the logs of at least one run.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = [file for path in map(Path, given) for file in (sorted(path.rglob("results_*.json")) or [path])]
+    files = [file for path in map(Path, given) for file in _files(path, task)]
     runs, models, prompts = [], [], set()
     for file in files:
         about, samples = _read_run(file, task)
@@ -54,12 +54,23 @@ def read_lm_eval(
     return found
 
 
+def _samples(file: Path, task: str) -> Path:
+    """The task's samples that lie beside a results file, with the same date."""
+    return file.with_name(f"samples_{task}_{file.stem.removeprefix('results_')}.jsonl")
+
+
+def _files(path: Path, task: str) -> list[Path]:
+    """A folder's results files, those that have samples of the task if any has; a file itself."""
+    found = sorted(path.rglob("results_*.json"))
+    return [file for file in found if _samples(file, task).is_file()] or found[:1] or [path]
+
+
 def _read_run(file: Path, task: str) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """What a run says of itself, and its samples, which lie beside it with the same date."""
+    """What a run says of itself, and its samples."""
     summary = read_log(file, "The results file")
     if not isinstance(summary, dict) or not isinstance(summary.get("config"), dict):
         raise ValueError(f"{file} is no results file of lm-evaluation-harness; give its results_*.json.")
-    beside = file.with_name(f"samples_{task}_{file.stem.removeprefix('results_')}.jsonl")
+    beside = _samples(file, task)
     if not beside.is_file():
         raise ValueError(f"There are no samples of {task} beside {file}; run it with --log_samples.")
     config = summary["config"]
