@@ -2,6 +2,7 @@ from . import analysis as analysis
 from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures
+from . import integrations as integrations
 from . import methods as methods
 from . import published as published
 from . import stats as stats

@@ -34,11 +34,13 @@ class Scores:
         token_ids: the continuation's tokens.
         logprobs: the natural log of each token's probability, given the prompt, the tail and the tokens before.
         tokens: each token as text.
+        greedy: whether each token of the continuation is the likeliest there, so that greedy decoding would write it.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
     logprobs: tuple[Float[Tensor, " tokens"], ...] = field(repr=False)
     tokens: tuple[tuple[str, ...], ...] = field(repr=False)
+    greedy: tuple[bool, ...] = field(repr=False)
 
     @property
     def totals(self) -> list[float]:
@@ -82,7 +84,7 @@ def score(
     given, targets = match_continuations(model, prompts, continuations)
     rows = rows_under(model, check_intervention(model, intervention), given, chat=chat, offset=offset)
     check_context(model, rows, max(map(len, targets)))
-    found: dict[int, Tensor] = {}
+    found: dict[int, tuple[Tensor, bool]] = {}
     for group in group_rows(model, rows):
         for batch, part in in_batches(
             group,
@@ -93,17 +95,21 @@ def score(
             ),
         ):
             found.update(zip(batch, part, strict=True))
-    return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), texts_of(model, targets))
+    logprobs, greedy = zip(*(found[i] for i in range(len(rows))), strict=True)
+    return Scores(tuple(targets), logprobs, texts_of(model, targets), greedy)
 
 
 @torch.no_grad()
-def _score(model: Model, rows: Sequence[Row], targets: Sequence[tuple[int, ...]]) -> list[Tensor]:
-
-    parts = []
+def _score(model: Model, rows: Sequence[Row], targets: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, bool]]:
+    """Each row's log-probabilities, and whether all of its tokens are the likeliest."""
+    parts, likeliest = [], []
     with LOCK:
         for logits, tokens in logits_along(model, rows, targets):
-            parts.append(logits.float().log_softmax(-1).gather(-1, tokens[..., None].to(logits.device))[..., 0].cpu())
-    return [row[: len(t)] for row, t in zip(torch.cat(parts, 1), targets, strict=True)]
+            here = tokens.to(logits.device)
+            parts.append(logits.float().log_softmax(-1).gather(-1, here[..., None])[..., 0].cpu())
+            likeliest.append((logits.argmax(-1) == here).cpu())
+    columns = zip(torch.cat(parts, 1), torch.cat(likeliest, 1), targets, strict=True)
+    return [(row[: len(t)], bool(first[: len(t)].all())) for row, first, t in columns]
 
 
 # --- what reads continuations -------------------------------------------------------------------------------------
