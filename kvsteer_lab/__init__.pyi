@@ -3,6 +3,7 @@ from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures
 from . import published as published
+from . import replication as replication
 from . import stats as stats
 from . import tasks as tasks
 from ._version import __version__ as __version__
@@ -45,6 +46,7 @@ from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load
 from .models.model import Model as Model
 from .models.templates import PlainTemplate as PlainTemplate
+from .replication.replicating import replicate as replicate
 from .stats.tables import readable as readable
 from .tasks import traces as traces
 from .vectors.activation import ActivationVectors as ActivationVectors

@@ -11,7 +11,7 @@ import kvsteer_lab
 ROOT = Path(kvsteer_lab.__file__).parent
 ORDER = (
     "_util stats tasks models edits vectors interventions generation evaluation analysis figures explorer published"
-    " reproduction cli"
+    " replication reproduction cli"
 ).split()
 LAZY = {
     ("models.model", "models.prefill"),  # Model.prefill

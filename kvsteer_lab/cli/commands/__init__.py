@@ -12,6 +12,7 @@ from .figure_info import figure_info
 from .generate import generate
 from .info import info
 from .merge import merge
+from .replicate import replicate
 from .reproduce import reproduce
 from .traces import traces
 from .tune import tune
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "merge": merge,
     "audit": audit,
+    "replicate": replicate,
     "reproduce": reproduce,
     "info": info,
     "figure-info": figure_info,

@@ -1,0 +1,129 @@
+"""The paper's table: every method beside the baseline, with intervals, paired tests, side effects and random
+vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from ..evaluation.bands import band
+from ..stats.intervals import paired_bootstrap
+from ..stats.shares import paired_difference, wilson
+from ..stats.significance import holm, mcnemar
+from ..stats.texts import is_loop
+
+OUTCOMES = {"correct": "accuracy", "tokens": "tokens", "reasoned": "reasoned"}
+"""What is held against the random vectors: the column of the rows, and its name in the table."""
+
+
+def with_loops(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the columns `loop` and `cut`, computed from texts where they aren't there.
+
+    Args:
+        rows: of a replication.
+    """
+    if "loop" in rows:
+        return rows
+    return rows.assign(loop=(rows.forced + rows.text).map(is_loop), cut=rows.finish_reason == "length")
+
+
+def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row a task and method, and two for the random vectors of each task.
+
+    Every comparison is made on the questions that both sides answered. Holm's correction covers all tests of the table.
+
+    Args:
+        rows: of a replication, texts or compact.
+        latency: `task`, `intervention`, `ratio`.
+
+    Returns:
+        `task`, `intervention`, `n`; `accuracy` with Wilson's interval `low`, `high`; `gain` over the baseline with
+        Newcombe's interval `gain_low`, `gain_high`, the questions `gained` and `lost`, `p` (exact McNemar), `p_holm`;
+        `tokens`, and `longer` with its bootstrap interval `longer_low`, `longer_high`: the paired difference in tokens;
+        the shares `cut` at the limit, `loops`, `direct` (answered without any reasoning) and `reasoned`; `repetition`,
+        the mean share of repeated 4-grams; `kl_32`, nats over the first 32 tokens of the baseline's replies, on `kl_n`
+        questions; `time`, a token's time over the baseline's. Rows of random vectors average over vectors; the
+        steering that they control has the middle 95% of their means (`random_accuracy_low` and so on) and the share of
+        them that reach it, `p_random_accuracy` and so on; those at equal divergence have the same with `equal_kl`.
+    """
+    rows = with_loops(rows)
+    table: list[dict[str, Any]] = []
+    for task, here in rows.groupby("task", sort=False):
+        own, controls = here[here.control_of.isna()], here[here.control_of.notna()]
+        base = own[own.intervention == "baseline"].set_index("question")
+        for label, part in own.groupby("intervention", sort=False):
+            row = dict(task=task, intervention=label) | _measure(part)
+            if label != "baseline":
+                row |= _against(part.set_index("question"), base)
+            for kind, drawn in controls[controls.control_of == label].groupby("control_kind", sort=False):
+                row |= _beside(part, drawn, "random" if kind == "random" else "equal_kl")
+            table.append(row)
+        for (steered, kind), drawn in controls.groupby(["control_of", "control_kind"], sort=False):
+            called = f"{drawn.intervention.nunique()} {kind.replace('random', 'random vectors')} for {steered}"
+            table.append(dict(task=task, intervention=called) | _measure(drawn))
+    found = pd.DataFrame(table)
+    tested = found.p.notna() if "p" in found else pd.Series(dtype=bool)
+    if tested.any():
+        found.loc[tested, "p_holm"] = holm(found.p[tested].tolist())
+    if latency is not None and len(latency):
+        times = latency.rename(columns={"ratio": "time"})[["task", "intervention", "time"]]
+        found = found.merge(times, on=["task", "intervention"], how="left")
+    return found
+
+
+def _measure(part: pd.DataFrame) -> dict[str, Any]:
+    n = part.question.nunique()
+    vectors = part.intervention.nunique()
+    low, high = wilson(int(part.correct.sum()), len(part)) if vectors == 1 else _range(part)
+    known = part.kl_32.notna()
+    return dict(
+        n=n,
+        accuracy=part.correct.mean(),
+        low=low,
+        high=high,
+        tokens=part.tokens.mean(),
+        cut=part.cut.mean(),
+        loops=part.loop.mean(),
+        repetition=part.repetition.mean(),
+        direct=(part["style"] == "direct").mean(),
+        reasoned=part.reasoned.mean(),
+        kl_32=part.kl_32.mean() if known.any() else math.nan,
+        kl_n=int(part.question[known].nunique()),
+    )
+
+
+def _range(part: pd.DataFrame) -> tuple[float, float]:
+    """The middle 95% of the vectors' own accuracies."""
+    each = part.groupby("intervention").correct.mean()
+    return float(each.quantile(0.025)), float(each.quantile(0.975))
+
+
+def _against(part: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
+    """The paired comparison with the baseline on the questions that both answered."""
+    both = part.index.intersection(base.index)
+    ours, theirs = part.loc[both], base.loc[both]
+    gain = paired_difference(ours.correct.tolist(), theirs.correct.tolist())
+    longer = paired_bootstrap(ours.tokens.tolist(), theirs.tokens.tolist(), n=2000) if len(both) > 1 else None
+    gained = int((ours.correct & ~theirs.correct).sum())
+    lost = int((~ours.correct & theirs.correct).sum())
+    row = dict(gain=gain.value, gain_low=gain.low, gain_high=gain.high, gained=gained, lost=lost)
+    row |= dict(p=mcnemar(ours.correct.tolist(), theirs.correct.tolist()))
+    return row | ({} if longer is None else dict(longer=longer.value, longer_low=longer.low, longer_high=longer.high))
+
+
+def _beside(part: pd.DataFrame, drawn: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Where a steering stands among random vectors, on the questions that they answered."""
+    shared = part[part.question.isin(set(drawn.question))]
+    row: dict[str, Any] = {f"{name}_n": int(shared.question.nunique())}
+    for column, called in OUTCOMES.items():
+        each = drawn.groupby("intervention")[column].mean().tolist()
+        found = band(float(shared[column].mean()), each)
+        row |= {
+            f"{name}_{called}_low": found["random_low"],
+            f"{name}_{called}_high": found["random_high"],
+            f"p_{name}_{called}": found["p_random"],
+        }
+    return row
