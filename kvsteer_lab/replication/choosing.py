@@ -105,8 +105,9 @@ def _vectors(
     files = folder / "vectors.safetensors", folder / "activations.safetensors"
     if not all(file.is_file() for file in files):
         pairs = ContrastiveSet.few_shot(task, model.tokenizer, style=STYLE, n=sizes.pairs, shots=sizes.shots, seed=seed)
-        extract(model, pairs, batch_size=4, progress=progress).save(files[0])
-        extract_activations(model, pairs, batch_size=4, progress=progress).save(files[1])
+        for file, read in zip(files, (extract, extract_activations), strict=True):
+            if not file.is_file():
+                read(model, pairs, batch_size=4, progress=progress).save(file)
     return KVVectors.load(files[0]), ActivationVectors.load(files[1])
 
 
