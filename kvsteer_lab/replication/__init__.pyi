@@ -1,3 +1,10 @@
+from .checking import methods_of as methods_of
+from .checking import recompute as recompute
+from .compact import CompactReplication as CompactReplication
+from .compact import read_compact as read_compact
+from .compact import write_compact as write_compact
 from .replicating import Replication as Replication
+from .replicating import load as load
 from .replicating import replicate as replicate
 from .sizes import Sizes as Sizes
+from .tables import comparison_table as comparison_table

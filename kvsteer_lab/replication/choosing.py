@@ -87,7 +87,27 @@ def choose(model: Model, task: Task, folder: Path, sizes: Sizes, seed: int, batc
             settings |= _match(model, task, sizes, seed, batch_size, made[RELEASED])
             text = json.dumps(settings, indent=1)
             write_atomically(place, lambda file: file.write_text(text, encoding="utf-8"))
-    settings = read_json(place, what=str(place))
+    return rebuild(model, task, vectors, activations, read_json(place, what=str(place)), sizes, seed)
+
+
+def rebuild(
+    model: Model,
+    task: Task,
+    vectors: KVVectors,
+    activations: ActivationVectors,
+    settings: Mapping[str, Any],
+    sizes: Sizes,
+    seed: int,
+) -> Chosen:
+    """All methods and controls, made of vectors and of what was chosen.
+
+    Args:
+        model, task: who is asked what.
+        vectors, activations: what the methods add.
+        settings: what `choose` wrote.
+        sizes: of the replication.
+        seed: of the controls.
+    """
     made = chosen_methods(settings["methods"], vectors, activations)
     drawn = _controls(made[RELEASED], sizes, seed)
     return Chosen(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
@@ -31,7 +33,7 @@ def write_page(out: Path, table: pd.DataFrame, cells: pd.DataFrame) -> Path:
             name=task,
             rows=[_shown(row) for row in part.to_dict("records")],
             verdicts=[_beside_random(row) for row in part.to_dict("records") if _known(row.get("random_n"))],
-            chosen=_chosen(cells, str(task)),
+            chosen=_chosen(cells, str(task), out / str(task) / "chosen.json"),
             cost=_cost(out / str(task)),
         )
         for task, part in table.groupby("task", sort=False)
@@ -44,7 +46,7 @@ def _known(value: object) -> bool:
     return value is not None and not pd.isna(value)
 
 
-def _shown(row: dict) -> dict[str, str]:  # type: ignore[type-arg]
+def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
     """A row of the table as it is printed."""
 
     def number(name: str, form: str = ".2f") -> str:
@@ -75,7 +77,7 @@ def _shown(row: dict) -> dict[str, str]:  # type: ignore[type-arg]
     )
 
 
-def _beside_random(row: dict) -> list[str]:  # type: ignore[type-arg]
+def _beside_random(row: Mapping[Hashable, Any]) -> list[str]:
     """Sentences that hold a steering against its random vectors."""
     said = []
     for name, what in (("random", "at its own coefficients"), ("equal_kl", "at equal divergence")):
@@ -92,14 +94,19 @@ def _beside_random(row: dict) -> list[str]:  # type: ignore[type-arg]
     return said
 
 
-def _chosen(cells: pd.DataFrame, task: str) -> list[str]:
-    if cells.empty:
+def _chosen(cells: pd.DataFrame, task: str, place: Path) -> list[str]:
+    """What tuning chose, the baseline's own accuracy first: a search that never passes it has found nothing."""
+    if cells.empty or not place.is_file():
         return []
+    plain = read_json(place, what=str(place))["baseline"]
     best = cells[(cells.task == task) & cells.chosen]
     return [
-        f"{row.method}: {row.variant}, dose {row.dose:.3g}, accuracy {row.accuracy:.2f} on {row.n} development"
-        " questions"
-        for row in best.itertuples()
+        f"baseline: accuracy {plain['accuracy']:.2f} on {plain['n']} development questions",
+        *(
+            f"{row.method}: {row.variant}, dose {row.dose:.3g}, accuracy {row.accuracy:.2f} on {row.n} development"
+            " questions"
+            for row in best.itertuples()
+        ),
     ]
 
 

@@ -50,6 +50,11 @@ class Replication:
         cells: every cell that was tried on development questions.
         table: the comparison: see `kv.replication.comparison_table`.
         complete: whether every block that was asked for is there.
+
+    Example:
+        >>> import pandas as pd
+        >>> Replication(Path("runs"), {"model": "tiny"}, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), False)
+        Replication(path=...Path('runs'), settings={'model': 'tiny'}, complete=False)
     """
 
     path: Path
@@ -124,7 +129,7 @@ def replicate(
     for name, task in sources.items():
         chosen = choose(model, task, path / name, sizes, seed, batch_size, progress)
         check_disjoint(chosen.settings["questions"], [question.id for question in asked[name]])
-        done &= _test(model, task, path / name, sizes, seed, part, batch_size, progress, chosen, asked[name])
+        done &= _test(model, task, path / name, sizes, seed, part, batch_size, progress, chosen, asked[name], say)
         measure_latency(model, task, chosen, path / name / "latency.csv")
         summarise_folder(path, list(sources), sources)
         say(f"{name}: see {path / 'index.html'}")
@@ -160,12 +165,15 @@ def _test(
     progress: bool,
     chosen: Chosen,
     questions: Sequence[Question],
+    say: Callable[[str], None],
 ) -> bool:
     """Ask the blocks of a shard; whether all blocks are there afterwards."""
     blocks = blocks_of(folder, sizes, chosen, questions)
     mine = [block for number, block in enumerate(blocks) if number % shard[1] == shard[0] - 1]
     with bar(sum(len(b.methods) * len(b.questions) for b in mine), f"test {task.name}", "reply", progress) as shown:
         for block in mine:
+            if not block.done:
+                say(f"{task.name}: {block.name}, {len(block.methods)} methods x {len(block.questions)} questions")
             block.ask(model, task, sizes.limit(task.name), seed, batch_size)
             start = int(block.name.rpartition("-")[2])
             plain = Block(block.folder, f"arms-{start:03d}", (), block.questions)
@@ -274,7 +282,7 @@ def gather_latency(path: Path, names: Sequence[str]) -> pd.DataFrame:
 
 
 def load(path: str | Path, complete: bool = False) -> Replication:
-    """What a folder of `replicate` holds.
+    """What a folder of `replicate` holds so far: every finished block, whether its run goes on or not.
 
     Args:
         path: the folder.
@@ -282,14 +290,24 @@ def load(path: str | Path, complete: bool = False) -> Replication:
 
     Raises:
         ValueError: no replication there.
+
+    Example:
+        >>> import tempfile
+        >>> import kvsteer_lab as kv
+        >>> kv.replication.load(tempfile.gettempdir() + "/none")
+        Traceback (most recent call last):
+        ValueError: There is no replication in ...
     """
     path = Path(path)
     if not (path / SETTINGS).is_file():
         raise ValueError(f"There is no replication in {path}; make one with kvsteer replicate --out {path}.")
     settings = read_json(path / SETTINGS, what=str(path / SETTINGS))
-    found = {name: path / name for name in ("rows.parquet", "cells.parquet", "table.csv")}
-    read = [
-        pd.DataFrame() if not file.is_file() else pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
-        for file in found.values()
-    ]
-    return Replication(path, settings, *read, complete)
+    names = sorted((place.parent.name for place in path.glob("*/chosen.json")), key=_begun(path))
+    rows = gather_rows(path, names)
+    table = pd.DataFrame() if rows.empty else comparison_table(rows, gather_latency(path, names))
+    return Replication(path, settings, rows, gather_cells(path, names), table, complete)
+
+
+def _begun(path: Path) -> Callable[[str], float]:
+    """Orders tasks as they were done."""
+    return lambda name: (path / name / "chosen.json").stat().st_mtime

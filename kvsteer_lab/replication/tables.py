@@ -45,9 +45,20 @@ def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) ->
         `tokens`, and `longer` with its bootstrap interval `longer_low`, `longer_high`: the paired difference in tokens;
         the shares `cut` at the limit, `loops`, `direct` (answered without any reasoning) and `reasoned`; `repetition`,
         the mean share of repeated 4-grams; `kl_32`, nats over the first 32 tokens of the baseline's replies, on `kl_n`
-        questions; `time`, a token's time over the baseline's. Rows of random vectors average over vectors; the
+        questions; `time`, a token's time over the baseline's. Rows of random vectors average over vectors, and their
+        `low`, `high`, `tokens_low` and `tokens_high` hold the middle 95% of the vectors; the
         steering that they control has the middle 95% of their means (`random_accuracy_low` and so on) and the share of
         them that reach it, `p_random_accuracy` and so on; those at equal divergence have the same with `equal_kl`.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> rows = dict(task="t", question=["a", "b"] * 2, intervention=["baseline"] * 2 + ["CoT prompt"] * 2, text="4")
+        >>> rows |= dict(forced="", control_of=None, control_kind=None, finish_reason="eos", tokens=[4, 6, 9, 9])
+        >>> rows |= dict(correct=[True, False, True, True], style="direct", reasoned=False, repetition=0.0, kl_32=0.5)
+        >>> table = kv.replication.comparison_table(pd.DataFrame(rows))
+        >>> table[["intervention", "accuracy", "gained", "longer"]].values.tolist()[1]
+        ['CoT prompt', 1.0, 1.0, 4.0]
     """
     rows = with_loops(rows)
     table: list[dict[str, Any]] = []
@@ -56,7 +67,7 @@ def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) ->
         base = own[own.intervention == "baseline"].set_index("question")
         for label, part in own.groupby("intervention", sort=False):
             row = dict(task=task, intervention=label) | _measure(part)
-            if label != "baseline":
+            if label != "baseline" and set(part.question) & set(base.index):
                 row |= _against(part.set_index("question"), base)
             for kind, drawn in controls[controls.control_of == label].groupby("control_kind", sort=False):
                 row |= _beside(part, drawn, "random" if kind == "random" else "equal_kl")
@@ -79,12 +90,16 @@ def _measure(part: pd.DataFrame) -> dict[str, Any]:
     vectors = part.intervention.nunique()
     low, high = wilson(int(part.correct.sum()), len(part)) if vectors == 1 else _range(part)
     known = part.kl_32.notna()
+    lengths = part.groupby("intervention").tokens.mean()
+    spread = (float(lengths.quantile(0.025)), float(lengths.quantile(0.975))) if vectors > 1 else (math.nan, math.nan)
     return dict(
         n=n,
         accuracy=part.correct.mean(),
         low=low,
         high=high,
         tokens=part.tokens.mean(),
+        tokens_low=spread[0],
+        tokens_high=spread[1],
         cut=part.cut.mean(),
         loops=part.loop.mean(),
         repetition=part.repetition.mean(),
@@ -117,7 +132,10 @@ def _against(part: pd.DataFrame, base: pd.DataFrame) -> dict[str, Any]:
 def _beside(part: pd.DataFrame, drawn: pd.DataFrame, name: str) -> dict[str, Any]:
     """Where a steering stands among random vectors, on the questions that they answered."""
     shared = part[part.question.isin(set(drawn.question))]
+    drawn = drawn[drawn.question.isin(set(shared.question))]
     row: dict[str, Any] = {f"{name}_n": int(shared.question.nunique())}
+    if shared.empty:
+        return {}
     for column, called in OUTCOMES.items():
         each = drawn.groupby("intervention")[column].mean().tolist()
         found = band(float(shared[column].mean()), each)
