@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from .matching import match_controls, scaled_controls
 from .methods import LAST, RELEASED, VALUES, arms, chosen_methods, searches, settings_of
 from .sizes import Sizes
 from .sources import STYLE
+from .styles import GROUP, style_methods
 
 MATCHED_ON = 12
 """Development questions on which random vectors are matched."""
@@ -48,6 +49,7 @@ class Chosen:
         controls: random vectors at the coefficients of `RELEASED`, and the same directions as large as it takes to
             move the model as far as `RELEASED` does.
         tuned_controls: random vectors at the coefficients of `VALUES`.
+        styles: steering towards each of several styles, with controls; empty for a task of one.
         settings: the chosen numbers, the divergence that was matched, the ids of the development questions.
     """
 
@@ -56,11 +58,13 @@ class Chosen:
     controls: tuple[Intervention, ...]
     tuned_controls: tuple[Intervention, ...]
     settings: Mapping[str, Any]
+    styles: tuple[Intervention, ...] = ()
 
     @property
     def groups(self) -> dict[str, tuple[Intervention, ...]]:
         """The methods by the group that they are asked in, in the order in which groups are done."""
-        return {"arms": self.arms, "random": self.controls, "tuned": self.tuned_controls, "anew": (self.last,)}
+        groups = {"arms": self.arms, "random": self.controls, "tuned": self.tuned_controls, "anew": (self.last,)}
+        return {**groups, GROUP: self.styles}
 
 
 def choose(model: Model, task: Task, folder: Path, sizes: Sizes, seed: int, batch_size: int, progress: bool) -> Chosen:
@@ -87,7 +91,9 @@ def choose(model: Model, task: Task, folder: Path, sizes: Sizes, seed: int, batc
             settings |= _match(model, task, sizes, seed, batch_size, made[RELEASED])
             text = json.dumps(settings, indent=1)
             write_atomically(place, lambda file: file.write_text(text, encoding="utf-8"))
-    return rebuild(model, task, vectors, activations, read_json(place, what=str(place)), sizes, seed)
+        styles = style_methods(model, task, folder, sizes, seed, progress)
+    chosen = rebuild(model, task, vectors, activations, read_json(place, what=str(place)), sizes, seed)
+    return replace(chosen, styles=styles)
 
 
 def rebuild(
@@ -99,7 +105,7 @@ def rebuild(
     sizes: Sizes,
     seed: int,
 ) -> Chosen:
-    """All methods and controls, made of vectors and of what was chosen.
+    """All methods and controls but those of styles, made of vectors and of what was chosen.
 
     Args:
         model, task: who is asked what.

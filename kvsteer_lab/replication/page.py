@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from .._util.files import write_atomically
 from .._util.json import read_json
 from .._util.text import visible
+from .sentences import describe_table
 
 
 def write_page(out: Path, table: pd.DataFrame, cells: pd.DataFrame) -> Path:
@@ -32,7 +33,7 @@ def write_page(out: Path, table: pd.DataFrame, cells: pd.DataFrame) -> Path:
         dict(
             name=task,
             rows=[_shown(row) for row in part.to_dict("records")],
-            verdicts=[_beside_random(row) for row in part.to_dict("records") if _known(row.get("random_n"))],
+            findings=describe_table(part),
             chosen=_chosen(cells, str(task), out / str(task) / "chosen.json"),
             cost=_cost(out / str(task)),
         )
@@ -75,23 +76,6 @@ def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
         kl=number("kl_32"),
         time=number("time"),
     )
-
-
-def _beside_random(row: Mapping[Hashable, Any]) -> list[str]:
-    """Sentences that hold a steering against its random vectors."""
-    said = []
-    for name, what in (("random", "at its own coefficients"), ("equal_kl", "at equal divergence")):
-        if not _known(row.get(f"{name}_n")):
-            continue
-        parts = [
-            f"{called}: random {row[f'{name}_{called}_low']:.3g} to {row[f'{name}_{called}_high']:.3g},"
-            f" p = {row[f'p_{name}_{called}']:.3f}"
-            for called in ("accuracy", "tokens", "reasoned")
-        ]
-        said.append(
-            f"{row['intervention']} beside random vectors {what} ({row[f'{name}_n']:.0f} questions): {'; '.join(parts)}"
-        )
-    return said
 
 
 def _chosen(cells: pd.DataFrame, task: str, place: Path) -> list[str]:

@@ -16,6 +16,7 @@ from ..tasks import paper
 from ..tasks.base import Question, Task
 from .methods import ARTICLES, RELEASED
 from .sizes import Sizes
+from .styles import GROUP
 
 
 def write_release(out: Path, name: str, task: Task, rows: pd.DataFrame) -> list[Path]:
@@ -39,7 +40,7 @@ def write_release(out: Path, name: str, task: Task, rows: pd.DataFrame) -> list[
     limit = Sizes(**settings["asked"]).limit(name)
     asked = {question.id: question for question in task.questions("test")}
     written = []
-    for label, part in rows.groupby("intervention", sort=False):
+    for label, part in rows[rows.group != GROUP].groupby("intervention", sort=False):
         kind = part.control_kind.iloc[0]
         arguments = _arguments(str(label), None if pd.isna(kind) else str(kind), settings, chosen, name, limit)
         content = _content(arguments, part, asked, bool(task.closing))

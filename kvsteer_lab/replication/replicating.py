@@ -34,6 +34,7 @@ from .page import write_page
 from .release import write_release
 from .sizes import Sizes
 from .sources import with_demonstrations
+from .styles import GROUP
 from .tables import comparison_table
 
 SETTINGS = "settings.json"
@@ -145,7 +146,13 @@ def blocks_of(folder: Path, sizes: Sizes, chosen: Chosen, questions: Sequence[Qu
         chosen: the methods.
         questions: of the test split, in the order of the seed.
     """
-    size = {"arms": "test", "random": "control_test", "tuned": "control_test", "anew": "uncached_test"}
+    size = {
+        "arms": "test",
+        "random": "control_test",
+        "tuned": "control_test",
+        "anew": "uncached_test",
+        GROUP: "control_test",
+    }
     return [
         Block(folder / "test", f"{group}-{start:03d}", methods, tuple(questions[start:end]))
         for group, methods in chosen.groups.items()
@@ -177,7 +184,7 @@ def _test(
             block.ask(model, task, sizes.limit(task.name), seed, batch_size)
             start = int(block.name.rpartition("-")[2])
             plain = Block(block.folder, f"arms-{start:03d}", (), block.questions)
-            if start < sizes.measured and not block.name.startswith("anew") and plain.done:
+            if start < sizes.measured and not block.name.startswith(("anew", GROUP)) and plain.done:
                 replies = plain.rows()
                 block.measure(model, task, replies[replies.intervention == "baseline"].text.tolist(), batch_size)
             shown.update(len(block.methods) * len(block.questions))
@@ -254,7 +261,7 @@ def gather_rows(path: Path, names: Sequence[str]) -> pd.DataFrame:
 
 def _place(folder: Path) -> tuple[int, str]:
     """Where the rows of a block stand: the methods first."""
-    return ("arms", "anew", "random", "tuned").index(folder.name.rpartition("-")[0]), folder.name
+    return ("arms", "anew", "random", "tuned", GROUP).index(folder.name.rpartition("-")[0]), folder.name
 
 
 def gather_cells(path: Path, names: Sequence[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from ..stats.intervals import paired_bootstrap
 from ..stats.shares import paired_difference, wilson
 from ..stats.significance import holm, mcnemar
 from ..stats.texts import is_loop
+from .styles import GROUP
 
 OUTCOMES = {"correct": "accuracy", "tokens": "tokens", "reasoned": "reasoned"}
 """What is held against the random vectors: the column of the rows, and its name in the table."""
@@ -61,6 +62,7 @@ def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) ->
         ['CoT prompt', 1.0, 1.0, 4.0]
     """
     rows = with_loops(rows)
+    rows = rows[rows.group != GROUP] if "group" in rows else rows
     table: list[dict[str, Any]] = []
     for task, here in rows.groupby("task", sort=False):
         own, controls = here[here.control_of.isna()], here[here.control_of.notna()]

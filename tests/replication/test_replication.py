@@ -58,12 +58,20 @@ def test_every_method_of_the_paper_is_there_with_its_controls(finished: Path) ->
     own = found.table[~found.table.intervention.str.contains(r"^\d+ random")]
     expected = {"baseline", "no offset", "CoT prompt", "CoT prefix", CACHE, VALUES, RELEASED, ARTICLES, LAST, *SCOPES}
     assert expected | {f"CoT prompt + {VALUES}", "forced 'Step'"} == set(own.intervention)
-    kinds = found.rows.groupby(["control_of", "control_kind"]).intervention.nunique()
+    kinds = found.rows[found.rows.group != "styles"].groupby(["control_of", "control_kind"]).intervention.nunique()
     assert kinds[RELEASED, "random"] == kinds[VALUES, "random"] == 2
     asked = found.rows.groupby("intervention").question.nunique()
     assert asked["baseline"] == 4 and asked[LAST] == 2
     measured = found.rows[found.rows.kl_32.notna()]
     assert measured.question.nunique() == 2 and (measured.kl_32 >= 0).all()
+
+
+def test_every_style_of_the_task_is_tried_and_stays_out_of_the_comparison(finished: Path) -> None:
+    found = kv.replication.load(finished)
+    adopted = kv.replication.adoption_table(found.rows).set_index("style")
+    assert set(adopted.index) == set(kv.tasks.REASONING_STYLES) and (adopted.n == 2).all()
+    assert adopted.adopted.mean() > adopted.elsewhere.mean() and adopted.random_high.mean() < 0.5
+    assert not found.table.intervention.str.startswith("style").any()
 
 
 def test_tuning_saw_no_test_question_and_every_method_had_the_same_cells(finished: Path) -> None:
