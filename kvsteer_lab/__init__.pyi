@@ -7,6 +7,7 @@ from . import replication as replication
 from . import stats as stats
 from . import tasks as tasks
 from ._version import __version__ as __version__
+from .evaluation import outcomes as outcomes
 from .evaluation import tuning as tuning
 from .evaluation.comparison import compare as compare
 from .evaluation.doses import dose_response as dose_response

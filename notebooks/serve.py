@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
 import nbformat
 import tyro
+
+from kvsteer_lab.explorer.serving import serve
 
 HERE = Path(__file__).resolve().parent
 CHAPTER = HERE / "11_explorer.ipynb"
@@ -37,22 +38,8 @@ def main(port: int = 8866, theme: Literal["light", "dark"] = "light", browser: b
         theme: of the page.
         browser: whether it is opened in a browser.
     """
-    from voila.app import Voila
-
     os.environ.setdefault("KVSTEER_FIGURES", str(HERE.parent / "runs" / "figures"))
-    os.environ.setdefault("TQDM_DISABLE", "1")  # no bars above it
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "explorer.ipynb"
-        nbformat.write(explorer_alone(), path)
-        arguments = [
-            str(path),
-            "--Voila.ip=127.0.0.1",
-            f"--port={port}",
-            f"--theme={theme}",
-            "--Voila.auto_token=True",
-            "--show_tracebacks=True",
-        ]
-        Voila.launch_instance([*arguments, *([] if browser else ["--no-browser"])])
+    serve(explorer_alone(), port, theme, browser)
 
 
 if __name__ == "__main__":

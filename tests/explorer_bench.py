@@ -18,6 +18,7 @@ from kvsteer_lab.explorer.explorer import Explorer
 from kvsteer_lab.explorer.results.comparison import Comparison
 from kvsteer_lab.explorer.results.sweep import Sweep
 from kvsteer_lab.explorer.state import ARMS, ExplorerState
+from kvsteer_lab.explorer.threads import Cancelled
 from kvsteer_lab.explorer.work.comparing import compare_arms
 from kvsteer_lab.explorer.work.sweeping import run_sweep
 from kvsteer_lab.explorer.workspace import Workspace
@@ -53,7 +54,7 @@ def compared(workspace: Workspace, state: ExplorerState) -> Comparison:
     """A comparison, measured."""
     found: list[Comparison] = []
     for _ in compare_arms(
-        workspace, state, threading.Event(), lambda comparison: None, found.append, lambda arm, text: None
+        workspace, state, Cancelled(), lambda comparison: None, found.append, lambda arm, text, tokens: None
     ):
         pass
     return found[0]
@@ -62,7 +63,7 @@ def compared(workspace: Workspace, state: ExplorerState) -> Comparison:
 def swept(workspace: Workspace, state: ExplorerState) -> Sweep:
     """A sweep, complete."""
     found: list[Sweep] = []
-    for _ in run_sweep(workspace, state, threading.Event(), found.append):
+    for _ in run_sweep(workspace, state, Cancelled(), found.append):
         pass
     return found[-1]
 

@@ -18,7 +18,7 @@ from browsing import jupyter_lab, open_page, run_all
 from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST
 from PIL import Image
 
-TABS = ("Side by side", "Ablation", "Geometry", "Keep")
+TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Keep")
 UNNAMED = re.compile(
     r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$",
     re.MULTILINE,

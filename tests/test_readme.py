@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, those of the features page and its commands too, and links lead somewhere."""
+"""The README's examples run as they stand, those of the features page, too, and links lead somewhere."""
 
 import re
 import shlex

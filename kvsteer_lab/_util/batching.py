@@ -20,9 +20,18 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def in_batches(
-    items: Sequence[Item], batch_size: int, run: Callable[[Sequence[Item]], Result]
+    items: Sequence[Item],
+    batch_size: int,
+    run: Callable[[Sequence[Item]], Result],
+    fitting: Callable[[Sequence[Item]], int] | None = None,
 ) -> Iterator[tuple[Sequence[Item], Result]]:
     """Yield each batch with what `run` made of it; out of memory halves the batch, says so, and goes on.
+
+    Args:
+        items: what is worked through.
+        batch_size: the most items in a batch.
+        run: is given a batch.
+        fitting: how many of the items that it is given, from the first on, fit into memory together.
 
     Raises:
         ValueError: a batch size below 1.
@@ -32,6 +41,8 @@ def in_batches(
     start, size = 0, batch_size
     while start < len(items):
         batch = items[start : start + size]
+        if fitting is not None:
+            batch = batch[: max(1, fitting(batch))]
         try:
             result = run(batch)
         except (RuntimeError, MemoryError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import evaluate_all
 from ..evaluation.results import Results
 from ..figures.comparison import plot_comparison
 from ..figures.saving import save_figure
@@ -69,7 +69,7 @@ def run_demo(
         steering,
         *random_controls(steering, controls),
     ]
-    results = evaluate(loaded, questions, methods, n=n, split="test", seed=0)
+    results = evaluate_all(loaded, questions, methods, n=n, split="test", seed=0)
     summary = results.summary()
     say_text(f"\n{format_table(summary)}\n")
     say_line("accuracy [95% interval; of random vectors: their middle 95%] | p: exact McNemar against the baseline")

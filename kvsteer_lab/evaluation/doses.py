@@ -24,7 +24,7 @@ def dose_response(
     n: int = 40,
     split: str = "dev",
     seed: int = 0,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def dose_response(
         steering: what is scaled. Of cache steering, `cv` becomes the coefficient and `ck` keeps its ratio to it.
         coefficients: those to try.
         controls: random vectors a coefficient, the same directions at each.
-        max_new_tokens: per reply.
+        max_new_tokens: per reply; `None`: the task's own limit.
 
     Returns:
         One row a coefficient and vector, with the columns `coefficient`, `dose` (see `unit_dose`), `vector`

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from transformers import GenerationConfig
 
 from .._version import __version__
 from ..generation.generate import check_interventions
+from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..models.model import Model
 from ..tasks.base import Task
+from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
+from .interruption import EvaluationInterrupted
+from .outcomes.built_in import BUILT_IN
+from .outcomes.divergence import measure_divergence
+from .outcomes.outcome import Outcome, as_outcomes
 from .plan import EvaluationPlan, SecondStage
 from .results import Results
 from .runs import parse_shard
@@ -31,6 +38,7 @@ def evaluate(
     generation: Mapping[str, Any] | GenerationConfig | None = None,
     samples: int = 1,
     second_stage: SecondStage = "steered",
+    outcomes: Sequence[str | Outcome | Callable[..., Any]] = (),
     batch_size: int = 64,
     out: str | Path | None = None,
     shard: str | tuple[int, int] | None = None,
@@ -49,9 +57,14 @@ def evaluate(
         n: how many questions; `None`: all of the split.
         split: `"dev"` to choose settings, `"test"` once they are chosen.
         seed: which questions, and the noise of sampling.
-        offset, generation, samples, batch_size, progress: as in `kv.generate`.
+        offset, samples, batch_size, progress: as in `kv.generate`.
+        generation: as in `kv.generate`; replies are cut at the task's own `max_new_tokens` unless it says otherwise.
         second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited
             cache, as the reply was, or, as in the paper's own evaluation, from an unsteered one.
+        outcomes: what else is measured of the finished replies, beside accuracy and style: names of built-in outcomes
+            (`kv.outcomes.BUILT_IN`), functions from question and reply to a number, `kv.outcomes.Outcome`s. They change
+            no text, and may as well be measured later (`Results.measure`, KL by `kv.outcomes.measure_divergence`);
+            `Results.outcomes_table` tests them.
         out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that
             was stopped goes on there.
         shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder;
@@ -59,7 +72,8 @@ def evaluate(
         chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
 
     Returns:
-        All rows; with `out`, those that are in the folder.
+        All rows; with `out`, those that are in the folder. After Ctrl-C, those of the questions that are finished,
+        `complete=False`, and a warning.
 
     Raises:
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
@@ -74,13 +88,87 @@ def evaluate(
         >>> results.interventions
         ['baseline', 'no offset', 'CoT prompt']
     """
+    chosen = as_outcomes(outcomes, BUILT_IN)
+    try:
+        results = evaluate_all(
+            model,
+            task,
+            interventions,
+            n=n,
+            split=split,
+            seed=seed,
+            offset=offset,
+            generation=generation,
+            samples=samples,
+            second_stage=second_stage,
+            batch_size=batch_size,
+            out=out,
+            shard=shard,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+    except EvaluationInterrupted as stopped:
+        warnings.warn(str(stopped), stacklevel=2)
+        results = stopped.results
+    if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):
+        methods = with_baselines(interventions)
+        results = measure_divergence(results, model, task, methods, offset=offset, batch_size=batch_size)
+    return results.measure(chosen, task) if chosen and len(results.rows) else results
+
+
+def evaluate_all(
+    model: Model,
+    task: Task,
+    interventions: Intervention | Sequence[Intervention],
+    *,
+    n: int | None = 100,
+    split: str = "test",
+    seed: int = 0,
+    offset: str | int = "\n",
+    generation: Mapping[str, Any] | GenerationConfig | None = None,
+    samples: int = 1,
+    second_stage: SecondStage = "steered",
+    batch_size: int = 64,
+    out: str | Path | None = None,
+    shard: str | tuple[int, int] | None = None,
+    chunk_size: int | None = None,
+    progress: bool = True,
+) -> Results:
+    """All rows, or none: as `evaluate`, but Ctrl-C is raised. For whatever goes on to compute with the rows.
+
+    Args:
+        model, task, interventions, n, split, seed, offset, generation, samples, second_stage, batch_size: as in
+            `evaluate`.
+        out, shard, chunk_size, progress: as in `evaluate`.
+
+    Returns:
+        Every row; fewer with a shard, or where another process is generating a chunk.
+
+    Raises:
+        ValueError, OSError: as `evaluate`.
+        EvaluationInterrupted: Ctrl-C, with what is finished.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+        >>> evaluate_all(model, task, [], n=2, generation={"max_new_tokens": 4}, progress=False).complete
+        True
+    """
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
     if second_stage not in ("steered", "unsteered"):
         raise ValueError(f"second_stage={second_stage!r} is unknown; choose 'steered' or 'unsteered'.")
     plan = EvaluationPlan(
-        model, task, with_baselines(interventions), offset, generation, samples, seed, second_stage, batch_size
+        model,
+        task,
+        with_baselines(interventions),
+        offset,
+        with_limit(task, generation),
+        samples,
+        seed,
+        second_stage,
+        batch_size,
     )
     asked = dict(task=task.name, rule=next(iter(task.rules)), split=split, n=len(questions), seed=seed, samples=samples)
     settings = dict(
@@ -90,9 +178,14 @@ def evaluate(
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
     plan.check_room(questions)
+    warn_unrecognised(task)
     if out is None:
         frame, complete = plan.ask(questions, progress)
-        return Results(frame, settings, complete)
+        results = Results(frame, settings, complete)
+        if not complete:
+            done = f"{frame.question.nunique()} of {len(questions)} questions are finished"
+            raise EvaluationInterrupted(done, results)
+        return results
     return Results.of_run(
         ask_in_chunks(
             plan,
@@ -104,6 +197,21 @@ def evaluate(
             progress=progress,
         )
     )
+
+
+def with_limit(task: Task, generation: Mapping[str, Any] | GenerationConfig | None) -> dict[str, Any]:
+    """Settings of generation in which the task says where replies are cut, unless the caller does.
+
+    Args:
+        task: that is asked.
+        generation: as in `kv.generate`.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> with_limit(kv.tasks.get("tiny-arithmetic"), None), with_limit(kv.tasks.get("tiny-arithmetic"), {"top_k": 5})
+        ({'max_new_tokens': 128}, {'max_new_tokens': 128, 'top_k': 5})
+    """
+    return {"max_new_tokens": task.max_new_tokens, **asked_for(generation)}
 
 
 def with_baselines(interventions: Intervention | Iterable[Intervention]) -> tuple[Intervention, ...]:

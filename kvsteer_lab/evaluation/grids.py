@@ -24,7 +24,8 @@ from ..models.model import Model
 from ..stats.significance import paired_permutation
 from ..tasks.base import Task
 from .bands import band
-from .evaluate import evaluate
+from .evaluate import evaluate_all
+from .interruption import EvaluationInterrupted
 from .results import Results
 
 Key = TypeVar("Key", bound=Hashable)
@@ -166,6 +167,7 @@ def run_grid(
     Raises:
         ValueError: controls of a cell that isn't a steering, or what `kv.evaluate` refuses; before anything is
             computed.
+        OSError: `out` can't be written, or another process is generating a part of the run there.
         KeyboardInterrupt: the run was interrupted; with `out`, it goes on there when it is called again.
 
     Example:
@@ -179,22 +181,26 @@ def run_grid(
         {1: 2, 2: 2}
     """
     drawn = dict(controls) if isinstance(controls, Mapping) else _draw(cells, controls, seed)
-    results = evaluate(
-        model,
-        task,
-        [*beside, *cells.values(), *chain(*drawn.values())],
-        n=n,
-        split=split,
-        seed=seed,
-        offset=offset,
-        generation=generation,
-        samples=samples,
-        batch_size=batch_size,
-        out=out,
-        progress=progress,
-    )
+    try:
+        results = evaluate_all(
+            model,
+            task,
+            [*beside, *cells.values(), *chain(*drawn.values())],
+            n=n,
+            split=split,
+            seed=seed,
+            offset=offset,
+            generation=generation,
+            samples=samples,
+            batch_size=batch_size,
+            out=out,
+            progress=progress,
+        )
+    except EvaluationInterrupted as stopped:
+        kept = "" if out is None else f": {stopped.kept}"
+        raise KeyboardInterrupt(f"The grid was interrupted before all cells were finished{kept}.") from None
     if not results.complete:
-        raise KeyboardInterrupt("the grid was interrupted before all cells were finished")
+        raise OSError(f"Another process has not finished its part of the grid in {out}; do the same again after it.")
     return Grid(results, dict(cells), drawn)
 
 

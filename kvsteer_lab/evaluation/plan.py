@@ -10,7 +10,7 @@ import pandas as pd
 from transformers import GenerationConfig
 
 from ..generation.elicitation import Choice, elicit
-from ..generation.generate import generate
+from ..generation.generate import Job
 from ..generation.outputs import Generation, Generations
 from ..generation.settings import resolve
 from ..interventions.base import Intervention
@@ -77,32 +77,37 @@ class EvaluationPlan:
     def ask(self, questions: Sequence[Question], progress: bool) -> tuple[pd.DataFrame, bool]:
         """One row a question, method and sample, and whether all of them are there.
 
-        After Ctrl-C the rows are those of the questions that every method answered.
+        After Ctrl-C the rows are those of the questions that every method answered; the caller says so.
 
         Args:
             questions: those to ask now.
             progress: whether to show a bar.
         """
         chats = [self.task.chat(q) for q in questions]
-        texts = generate(
+        columns = [*COLUMNS, *(f"by_{name}" for name in self._rules)]
+        job = Job.plan(
             self.model,
             chats,
             self.methods,
+            chat=True,
             offset=self.offset,
             generation=self.generation,
             samples=self.samples,
             seed=self.seed,
             batch_size=self.batch_size,
-            progress=progress,
         )
-        choices = self._elicit(chats, questions, texts)
+        texts = job.run_until_interrupted(progress)
+        try:
+            choices = self._elicit(chats, questions, texts)
+        except KeyboardInterrupt:  # a reply whose choice wasn't elicited is no row
+            return pd.DataFrame(columns=columns), False
         method = {m.label: m for m in self.methods}
         chosen: Sequence[Choice | None] = choices or [None] * len(texts)
         rows = [
             describe_reply(method[g.intervention], self.task, questions[g.prompt], g, choice)
             for g, choice in zip(texts, chosen, strict=True)
         ]
-        frame = pd.DataFrame(rows, columns=[*COLUMNS, *(f"by_{name}" for name in self._rules)])
+        frame = pd.DataFrame(rows, columns=columns)
         if not texts.complete:
             answered = frame.groupby("question")["text"].transform("size") == len(self.methods) * self.samples
             frame = frame[answered].reset_index(drop=True)

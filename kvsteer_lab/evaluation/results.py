@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .._util.files import write_atomically
 from .._util.html import table_html
 from .._util.json import first_fault, read_json
+from ..tasks.base import Question, Task
 from .chunk_files import checksum, first_line
+from .outcomes.built_in import BUILT_IN
+from .outcomes.measuring import PREFIX, measure_rows
+from .outcomes.outcome import Outcome, as_outcomes
+from .outcomes.table import length_table, tabulate
 from .runs import Run
 from .summary import summarise
 from .verdicts import check_measured, warn_of_interruption
@@ -121,6 +126,100 @@ class Results:
         self._warn_if_partial()
         return summarise(self.rows, self.settings, self.complete, baseline)
 
+    def measure(
+        self,
+        outcomes: str | Outcome | Callable[..., Any] | Sequence[str | Outcome | Callable[..., Any]],
+        task: Task | None = None,
+    ) -> Results:
+        """These results with more outcomes measured, each a column of `rows` (`"outcome NAME"`); kept texts suffice.
+
+        Args:
+            outcomes: names of built-in ones (`kv.outcomes.BUILT_IN`), functions from question and reply to a number, or
+                `kv.outcomes.Outcome`s.
+            task: whose questions the functions get; without it they get the id and the gold answer alone.
+
+        Returns:
+            New results; the texts and all other columns are the same.
+
+        Raises:
+            ValueError: an unknown name, two outcomes with one name, a function that gives no number, or a task without
+                these questions.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> results = kv.evaluate(model, task, kv.Nothing(), n=2, generation={"max_new_tokens": 8}, progress=False)
+            >>> results.measure(["words", "direct"]).rows["outcome direct"].tolist()
+            [1.0, 1.0, 1.0, 1.0]
+        """
+        chosen = as_outcomes(outcomes, BUILT_IN)
+        values = measure_rows(self.rows, chosen, ({} if task is None else self.questions_of(task)))
+        kept = [c for c in self.rows.columns if c not in {PREFIX + name for name in values}]
+        noted = {o.name: dict(unit=o.unit, description=o.description, is_length=o.is_length) for o in chosen}
+        settings = {**self.settings, "outcomes": {**self.settings.get("outcomes", {}), **noted}}
+        return Results(self.rows[kept].join(values.add_prefix(PREFIX)), settings, self.complete)
+
+    def outcomes_table(self, baseline: str = "baseline", seed: int = 0) -> pd.DataFrame:
+        """Every outcome with its interval, its paired test and its controls: those that were measured (`measure`), or
+        else the built-in ones.
+
+        Args:
+            baseline: the intervention that the others are tested against.
+            seed: of bootstrap and permutations.
+
+        Returns:
+            One row an outcome and intervention, controls left out; outcomes that apply to no reply are left out. `n`,
+            the questions with a value; `value`, the mean over replies with its 95% interval `low`, `high` (Wilson's of
+            a share, percentile bootstrap of other numbers, both clustered by question); `difference` from the baseline
+            on the questions where both have a value, with its interval (Newcombe's, or paired bootstrap); `p`: exact
+            McNemar of a share (several samples: `kv.stats.paired_permutation`), `kv.stats.paired_means_permutation` of
+            other numbers; `p_holm`, corrected for **all tests of this table**; for each kind of control with two or
+            more of them `random_low`, `random_high`, the range of the middle 95% of their means, and `p_random`: the
+            share of controls (plus one) whose mean lies as far from the baseline's, on either side. Of lengths also
+            `cut`, the share of replies whose length is only a lower bound, and `median`, Kaplan and Meier's (infinite:
+            too many were cut to tell).
+
+        Warns:
+            UserWarning: the run was interrupted.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> results = kv.evaluate(model, task, kv.Nothing(), n=2, generation={"max_new_tokens": 8}, progress=False)
+            >>> float(results.measure("words").outcomes_table().loc[("words", "baseline"), "value"])
+            4.0
+        """
+        self._warn_if_partial()
+        noted = self.settings.get("outcomes", {})
+        if noted:
+            chosen = [Outcome(name, BUILT_IN["words"].measure, **about) for name, about in noted.items()]
+            values = self.rows[[PREFIX + o.name for o in chosen]].set_axis([o.name for o in chosen], axis=1)
+        else:
+            chosen = list(BUILT_IN.values())
+            values = measure_rows(self.rows, chosen, {})
+        return tabulate(self.rows, values, chosen, baseline, seed)
+
+    def lengths(self) -> pd.DataFrame:
+        """Lengths in tokens, replies that were cut counted apart: a cut reply's length is only a lower bound.
+
+        Returns:
+            One row an intervention, controls left out: `n` replies, `cut` of them at `max_new_tokens`, `cut_share`;
+            `finished_mean`, of the others; `restricted_mean`, of the shorter of length and limit; `median` by Kaplan
+            and Meier with its interval `low`, `high` (`kv.stats.censored_lengths`), infinite where too many were cut.
+
+        Warns:
+            UserWarning: the run was interrupted.
+
+        Examples:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> results = kv.evaluate(model, task, kv.Nothing(), n=2, generation={"max_new_tokens": 4}, progress=False)
+            >>> float(results.lengths().loc["baseline", "cut_share"])
+            1.0
+        """
+        self._warn_if_partial()
+        return length_table(self.rows)
+
     def by_rule(self) -> pd.DataFrame:
         """Accuracy of each intervention under each rule that reads answers: how much depends on the rule.
 
@@ -212,6 +311,24 @@ class Results:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
         table = summarise(self.rows, self.settings, self.complete, "baseline")
         return note + table_html(table, float_format=lambda x: f"{x:.3g}", na_rep="")
+
+    def questions_of(self, task: Task) -> dict[str, Question]:
+        """The questions of these rows by id.
+
+        Args:
+            task: that was evaluated.
+
+        Raises:
+            ValueError: a task without these questions.
+        """
+        split, n, seed = (self.settings.get(name) for name in ("split", "n", "seed"))
+        found = {q.id: q for q in task.questions(str(split), n, seed)}
+        if missing := set(self.rows.question) - found.keys():
+            raise ValueError(
+                f"Task {task.name!r} doesn't have {len(missing)} of these questions ({min(missing)!r}, for one); pass"
+                " the task that was evaluated."
+            )
+        return found
 
     def _warn_if_partial(self) -> None:
         if not self.complete:

@@ -29,7 +29,7 @@ from .plan import EvaluationPlan
 
 _APART = frozenset(
     "transformers_version _from_model_config pad_token_id bos_token_id eos_token_id decoder_start_token_id max_length"
-    " max_new_tokens do_sample temperature top_k top_p min_p".split()
+    " max_new_tokens stop_strings do_sample temperature top_k top_p min_p".split()
 )
 """Settings of generation that have a place of their own in an identity, or that change nothing."""
 _PASSING = frozenset("training layer_idx max_seq_len_cached gradient_checkpointing name_or_path".split())
@@ -115,7 +115,9 @@ def _generation(plan: EvaluationPlan) -> dict[str, Any]:
     own, asked = plan.model.hf.generation_config.to_dict(), resolved.config.to_dict()
     used = {key: own.get(key) if asked.get(key) is None else asked[key] for key in sorted({*own, *asked} - _APART)}
     default = GenerationConfig().to_dict()
+    stop = dict(stop=resolved.stop.strings) if resolved.stop else {}
     return dict(
+        **stop,
         max_new_tokens=resolved.max_new_tokens,
         eos=resolved.eos,
         sample=resolved.sample,

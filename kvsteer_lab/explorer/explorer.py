@@ -14,14 +14,18 @@ from ..vectors.kv import KVVectors
 from .jobs import Jobs
 from .results.comparison import Comparison
 from .results.components import Components
+from .results.ladder import Ladder
 from .results.sweep import Sweep
 from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .threads import one_line, view_lock
 from .views.page import Actions, Page
-from .work.files import write_figure, write_state, write_vectors
+from .views.static_page import static_html, whole_page
+from .work.files import write_figure, write_page, write_state, write_vectors
 from .work.restoring import restore
 from .work.snippet import write_code
 from .workspace import Workspace
+
+_SHOWN_WITHIN = 3.0  # seconds
 
 
 class Explorer:
@@ -63,8 +67,9 @@ class Explorer:
         return f"Explorer({self.model.name}, vectors: {', '.join(self.vectors)})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        self.wait(_SHOWN_WITHIN)  # so that a saved notebook shows the first texts, too
         found = self.page.ui._repr_mimebundle_(include=include, exclude=exclude)
-        plain = {"text/plain": repr(self)}
+        plain = {"text/plain": repr(self), "text/html": self.to_html()}
         return {**found, **plain} if isinstance(found, dict) else ({**found[0], **plain}, *found[1:])
 
     def _actions(self) -> Actions:
@@ -72,12 +77,14 @@ class Explorer:
             change=self.move,
             compare=self.compare,
             sweep=self.sweep,
+            climb=self.climb,
             look=self.look,
             cancel=self.cancel,
             load_vectors=self.load_vectors,
             save_figure=self.save_figure,
             save_vectors=self.save_vectors,
             save_state=self.save_state,
+            save_html=self.save_html,
             load_state=self.load_state,
         )
 
@@ -121,6 +128,11 @@ class Explorer:
         return self.jobs.swept
 
     @property
+    def ladder(self) -> Ladder | None:
+        """The last strength ladder; `None` before the first."""
+        return self.jobs.ladder
+
+    @property
     def components(self) -> Components | None:
         """What the geometry tab shows, or `None`."""
         return self.jobs.components
@@ -154,7 +166,12 @@ class Explorer:
         return self.jobs.worker.wait(timeout)
 
     def cancel(self, kind: str | None = None) -> None:
-        """Cancel all work, or work of one kind (`"compare"`, `"sweep"`, `"look"`), at the next token."""
+        """Cancel all work, or work of one kind (`"compare"`, `"ladder"`, `"sweep"`, `"look"`), at the next token."""
+        with self._lock:
+            if kind is None and self.jobs.worker.kinds:
+                self.page.say("Cancelling.")
+            if kind in (None, "sweep") and "sweep" in self.jobs.worker.kinds:
+                self.page.ablation.cancelling()
         self.jobs.worker.cancel(kind)
 
     def close(self) -> None:
@@ -171,6 +188,11 @@ class Explorer:
         """Run the state's sweep; one that runs is cancelled."""
         with self._lock:
             self.jobs.sweep(self.state)
+
+    def climb(self) -> None:
+        """Run the state's strength ladder; one that runs is cancelled."""
+        with self._lock:
+            self.jobs.climb(self.state)
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
@@ -197,6 +219,16 @@ class Explorer:
     def save_state(self, path: str, overwrite: bool = False) -> None:
         """Write the state as JSON, before this returns."""
         self._keep(lambda: write_state(path, overwrite, self.workspace, self.state))
+
+    def to_html(self) -> str:
+        """What the explorer shows, its texts and its ladder, as a fragment of HTML that needs no kernel."""
+        with self._lock:
+            return static_html(self.model.name, self.comparison, self.ladder)
+
+    def save_html(self, path: str, overwrite: bool = False) -> None:
+        """Write what the explorer shows as an HTML page, before this returns."""
+        page = whole_page(f"kvsteer_lab: {self.model.name}", self.to_html())
+        self._keep(lambda: write_page(path, overwrite, page))
 
     def load_state(self, path: str) -> None:
         """Take over the state in a file of `save_state`, with the vectors that it names; of another model's state, the

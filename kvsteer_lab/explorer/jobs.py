@@ -10,14 +10,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..models.architectures import UnsteerableModelError
+from .pace import Pace
 from .results.attention import ArmAttention
 from .results.comparison import Comparison
 from .results.components import Components
+from .results.ladder import Ladder
 from .results.sweep import Sweep
 from .state import Arm, ExplorerState
 from .threads import Cancelled, Outcome, Worker
 from .views.page import Page
 from .work.attention import read_attention
+from .work.climbing import climb
 from .work.comparing import compare_arms
 from .work.components import look_at_pairs
 from .work.doses import KnownDoses, slot_of
@@ -39,6 +42,7 @@ class Jobs:
         comparison: the last comparison whose texts are whole; `None` before the first.
         swept: the last sweep, as far as it is done; `None` before the first.
         components: the pairs that are drawn, or `None`.
+        ladder: the last strength ladder; `None` before the first.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Jobs:
         self.comparison: Comparison | None = None
         self.swept: Sweep | None = None
         self.components: Components | None = None
+        self.ladder: Ladder | None = None
         self._doses = KnownDoses(workspace)
         self._looked_at: set[str] = set()  # test questions
 
@@ -79,8 +84,14 @@ class Jobs:
     def _compare(self, state: ExplorerState, cancelled: Cancelled) -> Iterator[None]:
         with self._lock:
             self.page.side.begin(state)
+        pace = Pace(state.max_new_tokens)
         yield from compare_arms(
-            self.workspace, state, cancelled, self._have_texts, self._have_measured, self._have_token
+            self.workspace,
+            state,
+            cancelled,
+            self._have_texts,
+            self._have_measured,
+            lambda arm, text, tokens: self._have_token(arm, text, tokens, pace),
         )
         assert self.comparison is not None
 
@@ -94,9 +105,11 @@ class Jobs:
             with self._lock:
                 self.page.side.not_attended(str(error), state)
 
-    def _have_token(self, arm: Arm, text: str) -> None:
+    def _have_token(self, arm: Arm, text: str, tokens: int, pace: Pace) -> None:
         with self._lock:
             self.page.side.text(arm, text)
+            if said := pace.tell(tokens):
+                self.page.say(said)
 
     def _have_texts(self, comparison: Comparison) -> None:
         state, question = comparison.state, comparison.asked.question
@@ -163,6 +176,22 @@ class Jobs:
 
         self.page.ablation.begin()
         self.worker.submit("sweep", lambda cancelled: run_sweep(self.workspace, state, cancelled, have), end, rank=2)
+
+    def climb(self, state: ExplorerState) -> None:
+        """Run a state's strength ladder; one that runs is cancelled."""
+
+        def have(ladder: Ladder) -> None:
+            with self._lock:
+                self.ladder = ladder
+                self.page.ladder.draw(ladder)
+
+        def end(outcome: Outcome, message: str) -> None:
+            with self._lock:
+                if "ladder" not in self.worker.kinds:
+                    self.page.ladder.end(outcome, message)
+
+        self.page.ladder.begin()
+        self.worker.submit("ladder", lambda cancelled: climb(self.workspace, state, cancelled, have), end, rank=1)
 
     def draw_pairs(self, state: ExplorerState) -> None:
         """Draw the pairs of a state's layer; what is missing is extracted."""

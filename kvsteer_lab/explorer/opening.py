@@ -91,7 +91,8 @@ def first_state(workspace: Workspace, vectors: str, task: Task | None) -> Explor
         geometry_layer=min(1, workspace.model.n_layers - 1),
     )
     if task is not None:
-        changes |= dict(task=task.name, split="dev" if "dev" in task.splits else task.splits[0])
+        split = "dev" if "dev" in task.splits else task.splits[0]
+        changes |= dict(task=task.name, split=split, max_new_tokens=task.max_new_tokens)
         style = workspace.vectors[vectors].card.recipe.get("style")
         if style in task.styles:
             changes["prefix"] = ForcedPrefix.of_style(task, workspace.model.tokenizer, style).text

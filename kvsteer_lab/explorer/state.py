@@ -35,7 +35,7 @@ MEASURES: tuple[Measure, ...] = ("reasoned", "accuracy", "tokens", "loops", "cha
 FIGURES = ("the texts, token by token", "the sweep", "the pairs")
 """What can be saved as a figure."""
 
-SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure"})
+SWEEP_FIELDS = frozenset({"sweep", "sweep_questions", "sweep_ck", "sweep_cv", "measure", "ladder"})
 GEOMETRY_FIELDS = frozenset({"geometry_layer", "geometry_part"})
 """What the texts of the first tab don't depend on."""
 _STEERING_FIELDS = ("mix", "ck", "cv", "part", "layers", "heads", "slot", "offset")
@@ -64,9 +64,10 @@ class ExplorerState:
         arms: what is compared.
         cot, prefix: the instruction of the CoT prompt, and the forced words.
         activation_layer, activation_coefficient, every_token: of activation steering.
-        control_seed: which random vectors.
+        control_seed, n_controls: which random vectors, and how many of them.
         sample, temperature, top_p, seed, max_new_tokens: how texts are generated; `sample=False` is greedy.
         sweep, sweep_questions, sweep_ck, sweep_cv, measure: of the ablation tab.
+        ladder: value coefficients of the strength ladder.
         geometry_layer, geometry_part: of the geometry tab.
 
     Raises:
@@ -88,13 +89,14 @@ class ExplorerState:
     heads: tuple[Count, ...] | None = None
     slot: int = -1
     offset: Words = "\n"
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("baseline", "cache steering")
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("baseline", "cache steering", "random control")
     cot: Words = STEP_BY_STEP
     prefix: Words = "Step"
     activation_layer: Count = 1
     activation_coefficient: Number = 1.0
     every_token: bool = False
     control_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # what torch's generators take
+    n_controls: Annotated[int, Field(ge=1, le=40)] = 5
     sample: bool = False
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -105,6 +107,17 @@ class ExplorerState:
     sweep_ck: Annotated[tuple[Number, ...], Field(min_length=1)] = (0.0, 1.0, 2.0)
     sweep_cv: Annotated[tuple[Number, ...], Field(min_length=1)] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     measure: Measure = "reasoned"
+    ladder: Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)] = (
+        0.0,
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+        3.0,
+        4.0,
+        6.0,
+        8.0,
+    )
     geometry_layer: Count = 1
     geometry_part: Literal["keys", "values"] = "values"
 

@@ -22,8 +22,31 @@ from .._util.batching import free_memory, is_out_of_memory
 IDLE_SECONDS = 5.0
 """How long the thread waits for more work before it ends; the next work starts another."""
 Outcome = Literal["done", "cancelled", "failed"]
-Cancelled = threading.Event
-"""Set to cancel a piece of work."""
+
+
+class Cancelled(threading.Event):
+    """Set to cancel a piece of work.
+
+    Attributes:
+        urgent: set while work of a smaller rank waits: a long step may be dropped then, and done later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urgent = threading.Event()
+
+
+class Interrupted(Cancelled):
+    """Is set where a step should end: it is cancelled, or more urgent work waits."""
+
+    def __init__(self, cancelled: Cancelled) -> None:
+        super().__init__()
+        self._cancelled = cancelled
+
+    def is_set(self) -> bool:
+        return self._cancelled.is_set() or self._cancelled.urgent.is_set()
+
+
 Steps = Callable[[Cancelled], Iterator[None]]
 """Work in steps: it is given the event that cancels it, looks at the event between tokens, and yields where other work
 may go first.
@@ -129,6 +152,8 @@ class Worker:
             for other in self._jobs:
                 if other.kind == kind:
                     other.cancelled.set()
+                elif other.rank > rank:
+                    other.cancelled.urgent.set()
             self._count += 1
             job = Job(kind, steps, on_end, rank, self._count)
             self._jobs.append(job)
@@ -193,6 +218,7 @@ class Worker:
                 return "cancelled", "", False
             if job.started is None:
                 job.started = job.steps(job.cancelled)
+            job.cancelled.urgent.clear()  # nothing of a smaller rank waited when this step was chosen
             next(job.started)
         except StopIteration:
             return "cancelled" if job.cancelled.is_set() else "done", "", False

@@ -148,6 +148,12 @@ class Workspace:
         steering = self.steering(state)
         return steering if arm == "cache steering" else random_controls(steering, 1, state.control_seed)[0]
 
+    def further_controls(self, state: ExplorerState) -> list[Intervention]:
+        """The random controls after the first, which is an arm; none if that arm isn't compared."""
+        if "random control" not in state.arms:
+            return []
+        return [*random_controls(self.steering(state), state.n_controls, state.control_seed)[1:]]
+
     def interventions(self, state: ExplorerState) -> dict[Arm, Intervention]:
         """All arms of the state, each checked against the model."""
         found = {arm: self.intervention(arm, state) for arm in state.arms}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import StoppingCriteriaList
 
 from ..edits.cache import Deltas, apply
 from ..models.architectures import UnsteerableModelError
@@ -15,12 +16,13 @@ from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import fill, fork_rows
 from ..models.prompts import render
+from ..models.shared_prefix import counts_slots
 from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
 from .decoding import continue_ids, cut
 from .processors import FiniteGuard
-from .rows import _counts_slots
 from .settings import Settings
+from .stopping import StopsAtStrings, read_said
 
 _REPLY = "kvsteerreply"
 
@@ -104,12 +106,13 @@ class Conversation:
             lambda module, given, output: None if first else first.append(output.logits[:, -1].clone())
         )
         try:
-            new = continue_ids(self.model, ids, mask, self.cache, settings, [guard])
+            stopping = StoppingCriteriaList([StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else [])
+            new = continue_ids(self.model, ids, mask, self.cache, settings, [guard], stopping=stopping)
         finally:
             handle.remove()
-        replies = [cut(row, settings.eos) for row in new]
+        replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
         guard.check([len(reply) for reply in replies], [""] * len(replies))
-        own = [reply[:-1] if reply[-1] in settings.eos else reply for reply in replies]
+        own = [read_said(settings.stop, settings.eos, reply).ids for reply in replies]
         for row, said in zip(self.ids, own, strict=True):
             row += [*tail, *said]
         fresh = self.cache.get_seq_length() - ids.shape[1]  # the last token of the longest reply was not read
@@ -140,7 +143,7 @@ def check_going_on(model: Model) -> None:
     Raises:
         UnsteerableModelError: sliding windows, or attention that goes by slots.
     """
-    if _counts_slots(model):
+    if counts_slots(model):
         short = [window for window in model.shape.windows if window is not None]
         why = f"has sliding windows of {min(short)} tokens" if short else "counts slots instead of taking positions"
         raise UnsteerableModelError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
 from ..edits.cache import apply, slot_from_end
@@ -25,6 +25,7 @@ from .processors import FiniteGuard, split_off_readers
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
+from .stopping import StopsAtStrings
 
 
 def fill_rows(
@@ -187,11 +188,13 @@ def decode(
             cache = None
             ids, mask = pad_left([row.prompt_ids + row.tail for row in rows], settings.pad, model.device)
         guard = FiniteGuard(len(rows))
+        ends = [StopsAtStrings(settings.stop, ids.shape[1])] if settings.stop else []
+        stopping = StoppingCriteriaList([*(stopping or []), *ends])
         with editing(model, rows, cached=cached):
             new = continue_ids(
                 model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
             )
-    replies = [cut(row, settings.eos) for row in new]
+    replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
     guard.check([len(reply) for reply in replies], [row.label for row in rows])
     return replies
 

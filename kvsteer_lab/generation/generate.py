@@ -16,12 +16,12 @@ from .._util.progress import bar
 from ..interventions.base import Intervention, Nothing
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
-from ..models.token_texts import text_after
 from ..models.tokens import offset_token
 from .outputs import Generation, Generations
 from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
 from .running import decode_queue
 from .settings import Settings, resolve
+from .stopping import read_said
 
 
 def generate(
@@ -52,9 +52,13 @@ def generate(
         offset: the one token that is read from the steered cache; `None` only where nothing is steered.
         generation: `max_new_tokens` (128), `do_sample` (greedy unless asked), `temperature`, ... as in transformers:
             sampling is from the 50 likeliest tokens unless the caller or the checkpoint says otherwise (`top_k`).
+            `stop_strings`: texts before which a reply ends; of a template in plain text, the next question unless told
+            otherwise (`[]`: none).
         samples: texts for each prompt and intervention; more than one needs `do_sample`.
         seed: of the noise, which belongs to (seed, prompt, sample, step) and is shared by all interventions.
-        batch_size: rows decoded together; halved where memory runs out.
+        batch_size: rows decoded together at most. They are fewer where they wouldn't fit into half of the free memory
+            (the environment variable `KVSTEER_MEMORY` sets another number of gigabytes), and are halved where it runs
+            out. Rows that have ended make room for the next.
         progress: whether to show a bar.
 
     Returns:
@@ -71,7 +75,7 @@ def generate(
     >>> [len(ids) for ids in found.token_ids]
     [4, 4]
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -82,13 +86,11 @@ def generate(
         seed=seed,
         batch_size=batch_size,
     )
-    try:
-        job.run(progress)
-    except KeyboardInterrupt:
+    texts = job.run_until_interrupted(progress)
+    if not texts.complete:
         done = f"{len(job.done)} of {len(job.rows)} texts are finished and returned"
         warnings.warn(f"Interrupted: {done}.", stacklevel=2)
-        return job.result(complete=False)
-    return job.result()
+    return texts
 
 
 def generate_all(
@@ -120,7 +122,7 @@ def generate_all(
     >>> generate_all(kv.load("tiny"), "What is 2 + 3?", generation={"max_new_tokens": 4}).complete
     True
     """
-    job = _Job.plan(
+    job = Job.plan(
         model,
         prompts,
         interventions,
@@ -136,7 +138,7 @@ def generate_all(
 
 
 @dataclass
-class _Job:
+class Job:
     """Texts to be generated, and those that are."""
 
     model: Model
@@ -161,7 +163,7 @@ class _Job:
         samples: int,
         seed: int,
         batch_size: int,
-    ) -> _Job:
+    ) -> Job:
         """Check everything, and warn of windows; nothing is computed."""
         given = as_list(prompts)
         settings, rows, index = prepare(
@@ -183,6 +185,14 @@ class _Job:
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""
         return Generations(tuple(self.done[i] for i in sorted(self.done)), tuple(self.given), complete)
+
+    def run_until_interrupted(self, progress: bool) -> Generations:
+        """What is finished at the end or at Ctrl-C, of which the caller says what it means."""
+        try:
+            self.run(progress)
+        except KeyboardInterrupt:
+            return self.result(complete=False)
+        return self.result()
 
 
 def check_prompts(
@@ -307,17 +317,13 @@ def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int]
         model: whose tokenizer decodes.
         row: what was generated from.
         index: its prompt, label and sample.
-        ids: new tokens, the end token among them.
-        settings: which tell the end tokens.
+        ids: new tokens, the end token or a stop string's last token among them.
+        settings: which tell the end tokens and stop strings.
 
     Returns:
         The generation: `forced + text` is what the model has said.
     """
-    ended = bool(ids) and ids[-1] in settings.eos
-    said = ids[:-1] if ended else ids
-
+    said = read_said(settings.stop, settings.eos, ids, row.forced)
+    own = said.ids if said.finish_reason == "stop" else ids
     forced = str(model.tokenizer.decode(list(row.forced), skip_special_tokens=True))
-    text = text_after(model.tokenizer, row.forced, said)
-    return Generation(
-        *index, text=text, token_ids=tuple(ids), finish_reason="eos" if ended else "length", forced=forced
-    )
+    return Generation(*index, text=said.text, token_ids=tuple(own), finish_reason=said.finish_reason, forced=forced)

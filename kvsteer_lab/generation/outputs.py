@@ -21,8 +21,8 @@ class Generation:
         intervention: label of the intervention.
         sample: number of the sample.
         text: the new tokens as text, without special tokens.
-        token_ids: the new tokens, the end token kept.
-        finish_reason: `"eos"`, or `"length"` where `max_new_tokens` cut it.
+        token_ids: the new tokens, an end token kept, a stop string left out.
+        finish_reason: `"eos"`, `"stop"` where a stop string came next, or `"length"` where `max_new_tokens` cut it.
         forced: words that the intervention put before the text, if any.
     """
 

@@ -12,6 +12,7 @@ from ..edits.residual import ResidualDelta
 from ..interventions.base import Intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat
+from ..models.shared_prefix import counts_slots
 
 
 @dataclass(frozen=True)
@@ -191,18 +192,10 @@ def group_rows(model: Model, rows: Sequence[Row]) -> list[list[int]]:
         Groups of row numbers.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
-    holes = not _counts_slots(model)
+    holes = not counts_slots(model)
     groups: dict[tuple[bool, bool, int], list[int]] = {}
     for i in order:
         row = rows[i]
         width = 0 if holes or not row.uses_cache else len(row.read)
         groups.setdefault((row.uses_cache, row.anew, width), []).append(i)
     return [groups[key] for key in sorted(groups)]
-
-
-def _counts_slots(model: Model) -> bool:
-    """Whether attention goes by slots: in sliding windows and GPT-Neo's local layers, and perhaps where the model takes
-    no positions.
-    """
-    local = "local" in (getattr(model.hf.config, "attention_layers", None) or ())
-    return local or any(model.shape.windows) or not model.accepts("position_ids")

@@ -20,6 +20,7 @@ from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from .._util.batching import check_batch_size, free_memory, in_batches, is_out_of_memory, smaller_batch
 from ..models.cache_rows import join_rows, keep_rows, rows_can_move
+from ..models.footprint import cached_rows_fit, fit, memory_budget, rows_that_fit, rows_to_prefill
 from ..models.lock import locked
 from ..models.model import Model
 from .decoding import Columns, continue_ids, cut, decode, editing, fill_rows
@@ -27,6 +28,7 @@ from .processors import Beginnings, FiniteGuard, split_off_beginnings
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
+from .stopping import StopsAtStrings
 
 _ENDED = 0.25
 """The share of a batch that has ended when it is closed up and refilled."""
@@ -48,7 +50,7 @@ def decode_queue(
         order: numbers of those to decode, a group of `group_rows`.
         settings: from `resolve`.
         seed: of the noise, where texts are sampled.
-        batch_size: rows decoded together; halved where memory runs out.
+        batch_size: rows decoded together at most, fewer where they wouldn't fit into memory; halved where it runs out.
 
     Yields:
         Numbers of finished rows with their new ids, end tokens kept; each row once.
@@ -61,11 +63,14 @@ def decode_queue(
     check_batch_size(batch_size)
     if not rows[order[0]].uses_cache:  # every pass reads the rows from their start, and there is nothing to keep
         for numbers, texts in in_batches(
-            order, batch_size, lambda some: decode(model, [rows[i] for i in some], settings, seed)
+            order,
+            batch_size,
+            lambda some: decode(model, [rows[i] for i in some], settings, seed),
+            lambda some: rows_that_fit(model, [_length(rows[i]) + settings.max_new_tokens for i in some]),
         ):
             yield list(zip(numbers, texts, strict=True))
         return
-    waiting, most = deque(order), batch_size
+    waiting, most, budget = deque(order), batch_size, memory_budget(model.device)
     batch: _Batch | None = None
     while waiting or batch is not None:
         finished: Finished = []
@@ -73,7 +78,9 @@ def decode_queue(
         try:
             if batch is None or (batch.open and len(running) <= (1 - _ENDED) * most):
                 while waiting and len(running) <= _FULL * most and (batch is None or batch.open):
-                    begun = _next(rows, waiting, most - len(running))
+                    begun = _next(model, rows, waiting, most - len(running), batch, settings, budget)
+                    if not begun:
+                        break
                     running += begun
                     joining = _Batch.begin(model, begun, [rows[i] for i in begun], settings, seed)
                     if batch is None:
@@ -99,17 +106,37 @@ def decode_queue(
             yield finished
 
 
-def _next(rows: Sequence[Row], waiting: deque[int], room: int) -> list[int]:
-    """Take the next rows from the queue: as many as there is room for, or a few less so as not to part rows of one
-    prompt, which would be prefilled twice.
+def _next(
+    model: Model,
+    rows: Sequence[Row],
+    waiting: deque[int],
+    room: int,
+    batch: _Batch | None,
+    settings: Settings,
+    budget: float,
+) -> list[int]:
+    """Take the next rows from the queue: as many as are prefilled in one pass and fit into memory beside the batch, or
+    a few less so as not to part rows of one prompt, which would be prefilled twice. At least one if nothing runs.
     """
-    begun = [waiting.popleft() for _ in range(min(room, len(waiting)))]
-    if waiting and rows[waiting[0]].cached == rows[begun[-1]].cached:
-        cut_off = next(n for n, i in enumerate(begun) if rows[i].cached == rows[begun[-1]].cached)
-        if cut_off > _FULL * len(begun):
-            waiting.extendleft(reversed(begun[cut_off:]))
-            del begun[cut_off:]
-    return begun
+    few = [waiting[i] for i in range(min(room, len(waiting)))]
+    prompts = list(dict.fromkeys(rows[i].cached for i in few))
+    prompts = prompts[: rows_to_prefill(model, list(map(len, prompts)), budget)]
+    most = next((n for n, i in enumerate(few) if rows[i].cached not in prompts), len(few))
+    running = 0 if batch is None else len(batch.numbers)
+    longest = 0 if batch is None else batch.final_columns
+    ends = [max(longest, _length(rows[i]) + settings.max_new_tokens) for i in few[:most]]
+    if running and not cached_rows_fit(model, running + 1, ends[0], budget):
+        return []
+    most = fit(ends, lambda more, tokens: cached_rows_fit(model, running + more, tokens, budget))
+    if most < len(waiting) and rows[waiting[most]].cached == rows[few[most - 1]].cached:
+        cut_off = next(n for n, i in enumerate(few) if rows[i].cached == rows[few[most - 1]].cached)
+        most = cut_off if cut_off > _FULL * most else most
+    return [waiting.popleft() for _ in range(most)]
+
+
+def _length(row: Row) -> int:
+    """Tokens before the first new one."""
+    return len(row.prompt_ids) + len(row.tail)
 
 
 class _Enough(StoppingCriteria):
@@ -160,6 +187,11 @@ class _Batch:
         """Whether rows can leave, and join."""
         return rows_can_move(self.cache)
 
+    @property
+    def final_columns(self) -> int:
+        """How many columns the batch has when its youngest row has all its tokens."""
+        return self.ids.shape[1] + self.settings.max_new_tokens - min(map(len, self.new), default=0)
+
     def read_tails(self) -> Finished:
         """Decode the first token where that isn't done, so that one token a row is left to read."""
         return self.run(1) if self.rows and not self.new[0] else []
@@ -177,10 +209,12 @@ class _Batch:
         begin = [] if self.beginnings is None else [Beginnings(self.beginnings, list(map(len, self.new)))]
         noise = [] if self.noise is None else [*self.settings.warpers, self.noise]
         stopping = None
-        if ends and self.open:
-            ending = torch.tensor(sorted(ends), device=self.ids.device)
-            enough = max(1, int(_ENDED * len(self.rows)))
-            stopping = StoppingCriteriaList([_Enough(lambda new: torch.isin(new, ending).any(1), width, enough)])
+        if (ends and self.open) or self.settings.stop:
+            ending = torch.tensor(sorted(ends), dtype=torch.long, device=self.ids.device)
+            enough = max(1, int(_ENDED * len(self.rows))) if self.open else len(self.rows)
+            strings = StopsAtStrings(self.settings.stop, width, self.new)
+            over = _Enough(lambda new: torch.isin(new, ending).any(1) | strings.over, width, enough)
+            stopping = StoppingCriteriaList([strings, over])
         with editing(self.model, self.rows, self.columns):
             new = continue_ids(
                 self.model,
@@ -193,12 +227,16 @@ class _Batch:
             )
         if self.noise is not None:
             self.noise.take_back(len(new[0]))
-        own = [cut(row, ends) for row in new]
-        guard.check(list(map(len, own)), [row.label for row in self.rows])
-        self.new = [before + after for before, after in zip(self.new, own, strict=True)]
+        stop, known = self.settings.stop, self.new
+        self.new = [stop.cut(before + cut(row, ends)) for before, row in zip(known, new, strict=True)]
+        guard.check(
+            [len(row) - len(before) for before, row in zip(known, self.new, strict=True)],
+            [row.label for row in self.rows],
+        )
         fresh = torch.tensor(new, device=self.ids.device)
         self.ids, self.mask = torch.cat([self.ids, fresh], 1), torch.cat([self.mask, torch.ones_like(fresh)], 1)
-        ended = [row[-1] in ends or len(row) == self.settings.max_new_tokens for row in self.new]
+        most_new = self.settings.max_new_tokens
+        ended = [row[-1] in ends or len(row) == most_new or stop.found(row) for row in self.new]
         finished = [(self.numbers[i], self.new[i]) for i, over in enumerate(ended) if over]
         self._keep([i for i, over in enumerate(ended) if not over])
         return finished

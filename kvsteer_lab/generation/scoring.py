@@ -13,6 +13,7 @@ from torch import Tensor
 from .._util.batching import in_batches
 from ..interventions.base import Intervention
 from ..models.finite import refuse_broken
+from ..models.footprint import rows_that_fit
 from ..models.lock import LOCK, locked
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list, check_text
@@ -67,7 +68,7 @@ def score(
         continuations: texts (tokenised verbatim) or token ids, one a prompt.
         intervention: what acts on the prompt; `None`: nothing.
         chat, offset: as in `kv.generate`.
-        batch_size: rows scored together; halved where memory runs out.
+        batch_size: rows scored together at most, fewer where they wouldn't fit into memory; halved where it runs out.
 
     Raises:
         ValueError: not one continuation a prompt, an empty one, or what `kv.generate` refuses.
@@ -84,7 +85,10 @@ def score(
     found: dict[int, Tensor] = {}
     for group in group_rows(model, rows):
         for batch, part in in_batches(
-            group, batch_size, lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b])
+            group,
+            batch_size,
+            lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b]),
+            lambda b: rows_that_fit(model, [len(rows[i].prompt_ids) for i in b], max(len(targets[i]) for i in b)),
         ):
             found.update(zip(batch, part, strict=True))
     return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), texts_of(model, targets))

@@ -23,10 +23,11 @@ from transformers.generation import (
 )
 
 from ..models.model import Model
+from .stopping import StopStrings, next_question
 
 _ALLOWED = frozenset(
     "max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p "
-    "repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens eos_token_id".split()
+    "repetition_penalty no_repeat_ngram_size bad_words_ids suppress_tokens eos_token_id stop_strings".split()
 )
 _WARPERS = ("temperature", "top_k", "top_p", "min_p")
 _DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
@@ -37,10 +38,12 @@ _NEUTRAL: dict[str, Any] = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0
 _NEUTRAL |= {"guidance_scale": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "penalty_alpha": 0.0}
 _FOREIGN = (
     "guidance_scale sequence_bias forced_bos_token_id forced_eos_token_id exponential_decay_length_penalty "
-    "encoder_repetition_penalty watermarking_config penalty_alpha dola_layers stop_strings"
+    "encoder_repetition_penalty watermarking_config penalty_alpha dola_layers"
 ).split()
 """What would change the texts of a checkpoint that sets it, and can't be done on this path."""
 _FOREIGN_SAMPLING = ("typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+_APART = ("do_sample", "eos_token_id", "max_new_tokens", "stop_strings", *_WARPERS)
+"""What has a place of its own in `Settings`."""
 _SILENT = (
     "transformers_version _from_model_config pad_token_id bos_token_id decoder_start_token_id use_cache "
     "cache_implementation cache_config output_scores output_logits output_attentions output_hidden_states "
@@ -60,6 +63,7 @@ class Settings:
         pad: fills finished rows.
         sample: whether texts are sampled.
         warpers: temperature, top-k, top-p and min-p, as asked for, or the checkpoint's own, or transformers' defaults.
+        stop: texts that end a reply.
     """
 
     config: GenerationConfig
@@ -68,6 +72,7 @@ class Settings:
     pad: int
     sample: bool
     warpers: LogitsProcessorList
+    stop: StopStrings
 
 
 def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | None, *, chat: bool) -> Settings:
@@ -108,7 +113,7 @@ def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | Non
     _refuse_foreign(own, sample)
     eos = end_tokens(model, asked.get("eos_token_id"), chat=chat)
     pad = model.pad_id if model.tokenizer is not None else (min(eos) if eos else 0)
-    kept = {k: v for k, v in asked.items() if k not in ("do_sample", "eos_token_id", "max_new_tokens", *_WARPERS)}
+    kept = {k: v for k, v in asked.items() if k not in _APART}
     for name in _CARRIED:
         value = getattr(own, name, None)
         if name not in kept and value is not None and value != _NEUTRAL.get(name):
@@ -120,7 +125,8 @@ def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | Non
     )
     config = GenerationConfig(max_new_tokens=new, pad_token_id=pad, eos_token_id=sorted(eos) or [never], **path, **kept)
     warpers = _warpers(model, asked) if sample else LogitsProcessorList()
-    return Settings(config, new, eos, pad, sample, warpers)
+    stop = StopStrings(model.tokenizer, stop_strings(model, asked.get("stop_strings"), chat=chat))
+    return Settings(config, new, eos, pad, sample, warpers, stop)
 
 
 def end_tokens(model: Model, asked: int | Sequence[int] | None, *, chat: bool) -> frozenset[int]:
@@ -147,6 +153,36 @@ def end_tokens(model: Model, asked: int | Sequence[int] | None, *, chat: bool) -
         if chat:
             found.add(_end_of_turn(model.tokenizer))
     return frozenset(int(t) for t in found if t is not None)
+
+
+def stop_strings(model: Model, asked: str | Sequence[str] | None, *, chat: bool) -> tuple[str, ...]:
+    """Texts that end a reply: the caller's, or else the checkpoint's own and, of a template in plain text, the words
+    with which the next question begins, for base models run on into it.
+
+    Args:
+        model: the model that runs.
+        asked: the caller's own, which replace all others; an empty list: none.
+        chat: whether prompts are chats.
+
+    Returns:
+        The texts.
+
+    Raises:
+        ValueError: something else than texts, or an empty text.
+
+    >>> import kvsteer_lab as kv
+    >>> stop_strings(kv.load("tiny"), ["Question:"], chat=True), stop_strings(kv.load("tiny"), None, chat=True)
+    (('Question:',), ())
+    """
+    if asked is not None:
+        own = (asked,) if isinstance(asked, str) else tuple(asked)
+        if not all(isinstance(text, str) and text for text in own):
+            raise ValueError(f"stop_strings are texts such as ['\\nQuestion:'], none of them empty, not {asked!r}.")
+        if own and model.tokenizer is None:
+            raise ValueError("stop_strings need a tokenizer, and the model was loaded without one.")
+        return own
+    theirs = getattr(model.hf.generation_config, "stop_strings", None) or ()
+    return (*([theirs] if isinstance(theirs, str) else theirs), *(next_question(model.tokenizer) if chat else ()))
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -20,6 +20,7 @@ from .decoding import decode
 from .generate import _digest, check_intervention
 from .rows import asked_under, check_context, make_rows, warn_of_windows
 from .settings import resolve
+from .stopping import StopStrings
 
 
 class StoppedBy(StoppingCriteria):
@@ -40,10 +41,11 @@ class _Pieces(BaseStreamer):
         tokenizer: decodes.
         forced: tokens that stand before the text.
         eos: tokens that end it, which have no text.
+        stop: texts that end it; what may be the beginning of one is kept back until it is known.
     """
 
-    def __init__(self, tokenizer: Any, forced: Sequence[int], eos: frozenset[int]) -> None:
-        self.tokenizer, self.forced, self.eos = tokenizer, list(forced), eos
+    def __init__(self, tokenizer: Any, forced: Sequence[int], eos: frozenset[int], stop: StopStrings) -> None:
+        self.tokenizer, self.forced, self.eos, self.stop = tokenizer, list(forced), eos, stop
         self.ids: list[int] = []
         self.said = ""
         self.begun = False
@@ -56,13 +58,15 @@ class _Pieces(BaseStreamer):
         self.ids += [token for token in value.flatten().tolist() if token not in self.eos]
         text = text_after(self.tokenizer, self.forced, self.ids)
         if not text.endswith("\ufffd"):  # part of a character
-            self._hand_out(text)
+            self._hand_out(text, self.stop.held_back(text))
 
     def end(self) -> None:
         self._hand_out(text_after(self.tokenizer, self.forced, self.ids))
         self.pieces.put(None)
 
-    def _hand_out(self, text: str) -> None:
+    def _hand_out(self, text: str, held_back: int = 0) -> None:
+        at = self.stop.begins(text)
+        text = text[: len(text) - held_back if at is None else at]
         if text.startswith(self.said) and len(text) > len(self.said):
             self.pieces.put(text[len(self.said) :])
             self.said = text
@@ -110,7 +114,7 @@ def stream(
 
 
 def _pieces(model: Model, rows: Any, settings: Any, seed: int) -> Iterator[str]:
-    streamer = _Pieces(model.tokenizer, rows[0].forced, settings.eos)
+    streamer = _Pieces(model.tokenizer, rows[0].forced, settings.eos, settings.stop)
     failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
     cancelled = threading.Event()
 

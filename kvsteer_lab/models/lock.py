@@ -39,22 +39,42 @@ class ModelLock:
             os.register_at_fork(after_in_child=self._after_fork)
 
     def __enter__(self) -> ModelLock:
+        self.acquire()
+        return self
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Take the lock.
+
+        Args:
+            timeout: seconds to wait for it at most; negative waits as long as it takes.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            RuntimeError: in a child that was forked while another thread used a model.
+        """
         if self._spoilt:
             raise RuntimeError(
                 "This process was forked while another thread used a model, so models can't be used in it; start"
                 " workers with multiprocessing's 'spawn' method, or fork when nothing runs."
             )
-        self._lock.acquire()
+        if not self._lock.acquire(timeout=timeout):
+            return False
         self._depth += 1
         self._owner = threading.get_ident()
         if self._forked:
             torch.set_num_threads(1)
             self._forked = False
-        return self
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock back, as often as it was taken."""
         self._depth -= 1
         if self._depth == 0:
             self._owner = None

@@ -16,6 +16,8 @@ from .caches import cache_of
 from .layers import layers_path
 from .lock import locked
 from .model import Model
+from .shared_prefix import SHARED, can_share, shared_length
+from .tokens import pad_left
 
 LayerEdit = Callable[[Any, int], Any]
 """Given a decoder layer's output and the column at which it begins, the output to put in its place."""
@@ -65,6 +67,10 @@ def fork_rows(cache: DynamicCache, index: Int[Tensor, " rows"] | None) -> None:
         layer.batch_select_indices(index.to(layer.keys.device))
 
 
+_MANY = 32
+"""From how many tokens a layer on the last token is read by itself."""
+
+
 class _Ending(DynamicCache):
     """A cache that ends the forward pass once layer `last` is cached: what follows can't change the slots that are
     read.
@@ -86,27 +92,45 @@ class _Ending(DynamicCache):
 def last_slots(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
 ) -> tuple[Float[Tensor, "prompts layers kv_heads head_dim"], Float[Tensor, "prompts layers kv_heads head_dim"]]:
-    """Keys and values of each prompt's last token, float32 on the CPU, from two short nnsight traces.
+    """Keys and values of each prompt's last token, float32 on the CPU, from short nnsight traces.
 
-    Nothing is computed that they don't depend on. A layer caches its keys and values before it attends, and the last
-    token's read
-    the earlier tokens in all layers but the last: so the earlier tokens stop at the last layer but one, and the last
-    token, traced after them, at the last layer.
+    A long beginning that all prompts share is read once. Nothing is computed that the last tokens' keys and values
+    don't depend on: a layer caches them before it attends, so the pass ends in the last layer. The last token reads the
+    earlier ones in all layers but the last. So, in large batches, the earlier tokens end a layer sooner, and the last
+    token is read by itself; in small ones that would save less than reading all weights once more costs.
     """
     model.check_adapters()
     cache = _Ending(config=model.hf.config)
-    arguments = model.forward_arguments(ids, mask)
-    if ids.shape[1] > 1 and model.n_layers > 1:
-        cache.last = model.n_layers - 2
-        _trace(model, cache, {k: v[:, :-1] if isinstance(v, Tensor) else v for k, v in arguments.items()})
-        arguments = {
-            k: v[:, -1:] if isinstance(v, Tensor) and k != "attention_mask" else v for k, v in arguments.items()
-        }
     cache.last = model.n_layers - 1
-    _trace(model, cache, arguments)
+    rows = [row[seen.bool()].tolist() for row, seen in zip(ids.cpu(), mask.cpu(), strict=True)]
+    shared = shared_length(rows) if len(rows) > 1 and can_share(model, rows) else 0
+    start = 0
+    if shared >= SHARED:
+        start = shared
+        before, seen = pad_left([rows[0][:shared]], model.pad_id, model.device)
+        _trace(model, cache, model.forward_arguments(before, seen))
+        fork_rows(cache, torch.zeros(len(rows), dtype=torch.long))
+        after, own = pad_left([row[shared:] for row in rows], model.pad_id, model.device)
+        ids = torch.cat([before.expand(len(rows), -1), after], 1)
+        mask = torch.cat([seen.expand(len(rows), -1), own], 1)
+    arguments = model.forward_arguments(ids, mask)
+    read = ids.shape[1] - start
+    if read > 1 and model.n_layers > 1 and len(rows) * read > _MANY * model.n_layers:
+        cache.last = model.n_layers - 2
+        _trace(model, cache, _columns(arguments, start, ids.shape[1] - 1))
+        start, cache.last = ids.shape[1] - 1, model.n_layers - 1
+    _trace(model, cache, _columns(arguments, start, ids.shape[1]))
     keys = torch.stack([x.keys[:, :, -1].float().cpu() for x in cache.layers], 1)
     values = torch.stack([x.values[:, :, -1].float().cpu() for x in cache.layers], 1)
     return keys, values
+
+
+def _columns(arguments: dict[str, Any], start: int, end: int) -> dict[str, Any]:
+    """Arguments of a pass over some columns, which sees those before them."""
+    return {
+        k: v[:, (0 if k == "attention_mask" else start) : end] if isinstance(v, Tensor) else v
+        for k, v in arguments.items()
+    }
 
 
 @locked

@@ -1,8 +1,10 @@
+from .agreement import agreement as agreement
 from .averaging import over_prompts as over_prompts
 from .intervals import clustered_mean as clustered_mean
 from .intervals import paired_bootstrap as paired_bootstrap
 from .intervals import vector_bootstrap as vector_bootstrap
 from .outcomes import Estimate as Estimate
+from .permutation import paired_means_permutation as paired_means_permutation
 from .shares import clustered_share as clustered_share
 from .shares import paired_difference as paired_difference
 from .shares import vector_difference as vector_difference
@@ -15,6 +17,8 @@ from .significance import mcnemar as mcnemar
 from .significance import mcnemar_power as mcnemar_power
 from .significance import minimum_detectable_effect as minimum_detectable_effect
 from .significance import paired_permutation as paired_permutation
+from .survival import CensoredLengths as CensoredLengths
+from .survival import censored_lengths as censored_lengths
 from .tables import readable as readable
 from .texts import is_loop as is_loop
 from .texts import is_refusal as is_refusal

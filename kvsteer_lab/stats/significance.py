@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
-from statsmodels.stats.multitest import multipletests
 
 from .outcomes import paired, paired_questions, refuse_nan, refuse_numbers
 
@@ -188,7 +187,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
             "A family of p-values holds something that lies outside 0 to 1, or NaN; test every comparison of the family"
             " first."
         )
-    return [float(adjusted) for adjusted in multipletests(p, method="holm")[1]] if p.size else []
+    # As statsmodels' multipletests, which also collects garbage: a second in a process that has loaded torch, and a
+    # Ctrl-C that comes meanwhile is lost.
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1)
+    return adjusted.tolist()
 
 
 def holm_family(p_values: Mapping[str, float | None]) -> dict[str, float]:

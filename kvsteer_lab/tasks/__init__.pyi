@@ -9,6 +9,8 @@ from .base import Task as Task
 from .catalogue import NAMES as NAMES
 from .catalogue import get as get
 from .frame import from_frame as from_frame
+from .recognition import recognised_share as recognised_share
+from .recognition import validate_detectors as validate_detectors
 from .styles import REASONING_STYLES as REASONING_STYLES
 from .styles import STYLES as STYLES
 from .styles import detect_style as detect_style

@@ -84,6 +84,8 @@ class Task(ABC):
     """The styles that `demonstrate` can write, `"direct"` among them."""
     splits: tuple[str, ...] = SPLITS
     """The splits that `questions` knows; no question is in two of them."""
+    max_new_tokens: int = 128
+    """Where replies are cut unless the caller says otherwise; long enough for most of them to end."""
     closing: str | None = None
     """Words that are put after a finished reply, for the model to complete them with its choice; `None`: the answer is
     read in the reply itself.

@@ -140,6 +140,7 @@ class MultipleChoice(Benchmark):
     """A benchmark whose answer is the label of a choice. Labels are kept as the dataset has them."""
 
     styles = ("direct",)
+    max_new_tokens = 256
     closing = CLOSING
 
     @property

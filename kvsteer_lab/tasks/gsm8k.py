@@ -39,6 +39,7 @@ class GSM8K(Benchmark):
 
     name = "gsm8k"
     styles = ("direct", "stepwise")
+    max_new_tokens = 512
     source = Source(("gsm8k",), ("train", "test"), "openai/gsm8k", "main")
     row = GSM8KRow
 

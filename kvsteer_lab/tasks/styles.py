@@ -1,14 +1,26 @@
 """The five reasoning styles of cache steering's style-transfer experiment, and detectors for them.
 
-A detector looks at the form of a text and not at whether its reasoning is right: at how the text opens, and at whether
-it goes on in ordered steps. Brackets count as annotated deduction only where they name the role of a statement
-("[Premise]"), and a text that does little but repeat itself has no style.
+A detector looks at the form of a text and not at whether its reasoning is right. Each style has several cues
+(`tasks/cues/`), read without markdown and special tokens, and needs two of them or one that opens the reply; where
+several styles have them, the more particular one counts (`docs/style_labels.md`). A text that does little but repeat
+itself has no style.
 """
 
 from __future__ import annotations
 
 import re
 
+from ..stats.texts import is_refusal
+from .cues import (
+    Layout,
+    after_choices,
+    analogy_cues,
+    cause_cues,
+    in_words,
+    role_cues,
+    step_cues,
+    strategy_cues,
+)
 from .thoughts import after_thoughts
 
 __all__ = ["REASONING_STYLES", "STYLES", "detect_style", "is_reasoned"]
@@ -19,31 +31,32 @@ STYLES = ("direct", "strategy_execution", "stepwise", "causal_chain", "annotated
 REASONING_STYLES = STYLES[1:]
 """The five ways to reason: every style but `"direct"`."""
 
-_ROLE = r"premise|given|fact|inference|deduction|conclusion|observation|assumption|rule|evidence"
-_OPENINGS = {
-    "stepwise": r"step\s*(1|one|a)\b|\(1\)|1[.)]\s|first step\b",
-    "strategy_execution": r"(strategy|plan|approach)\s*:",
-    "annotated_deduction": rf"\[({_ROLE})",
-    "causal_chain": r"(if|because|since)\b",
-    "analogical": r"(just like|just as|this is similar to|similar to|think of|imagine)\b",
+_CUES = {
+    "annotated_deduction": role_cues,
+    "strategy_execution": strategy_cues,
+    "analogical": analogy_cues,
+    "stepwise": step_cues,
+    "causal_chain": cause_cues,
 }
-_STEP_LINE = re.compile(r"^[^\S\n]*step\s*(\d+)", re.IGNORECASE | re.MULTILINE)
-_ORDINAL = re.compile(r"first(ly)?,.*?[.!:]\s+(second(ly)?|next|then|finally)\b", re.IGNORECASE | re.DOTALL)
+"""Style -> the count of its cues; the first style with two of them is the reply's."""
+_ENOUGH = 2
 _SAYS_ANSWER = re.compile(r"\b(answer|choice|option)( is\b|:)", re.IGNORECASE)
 _OPENS_WITH_ANSWER = re.compile(
-    r"((so|hence|clearly|therefore|thus)?,?\s*(the )?(correct )?(answer|choice|option)( is\b|:)"
-    r"|\(?[A-H]([).:]|$)|[-$]?\d+\W*$)",
+    r"((so|hence|clearly|therefore|thus)?,?\s*(the )?((most )?\w+ )?(answer|choice|option)( to \w[^.:]{0,60})?"
+    r"( (is|would be|should be)\b|:)|\(?[A-H]([).:]|$)|[-$]?\d[\d,.]*( [a-z]{3,20})?\W*$)",
     re.IGNORECASE,
 )
-_SHORT, _VERY_SHORT = 25, 12
+_INLINE_CHOICE, _FEW_CHOICES = re.compile(r"(?:^| )\(?([A-H])[:)] "), 2
+_SETS_OUT = re.compile(r"(?:let|to|first|step|strategy|if|for|when|i )|[^A-Z0-9$]|.*[:=]", re.IGNORECASE)
+_SHORT, _VERY_SHORT = 30, 12
 _LOOP_WORDS, _LOOP_SHARE = 40, 0.12
+_THINKS = re.compile(r"\s*(?:<think(?:ing)?>|\[THINK\])", re.IGNORECASE)
 
 
 def detect_style(text: str) -> str:
     """The style of a reply, told by its form; of a thinking model's reply, that of what follows its thoughts.
 
-    `tests/fixtures/style_labels_*.json` holds replies that were labelled by hand; the detector errs in 1 of 100 of the
-    bundled model's and in 9 of 150 of the paper's released ones.
+    Thoughts that were cut off before anything followed are read themselves.
 
     Args:
         text: a reply.
@@ -51,23 +64,24 @@ def detect_style(text: str) -> str:
     Returns:
         One of `STYLES`, or `"other"`.
 
-    >>> detect_style("Step 1: 2 + 2 = 4. The answer is 4."), detect_style("The answer is 4.")
+    >>> detect_style("**Step 1:** 2 + 2 = 4.\\n**Step 2:** Done."), detect_style("The answer is 4.")
     ('stepwise', 'direct')
     >>> detect_style("<think>Step 1: 2 + 2 = 4.</think>The answer is 4.")
     'direct'
     """
-    text = after_thoughts(text).strip()
-    if _is_loop(text):
+    text = _without_opening_tag(after_thoughts(text)).strip()
+    if _is_loop(text) or is_refusal(text):
         return "other"
-    for style, opening in _OPENINGS.items():
-        if re.match(opening, text, re.IGNORECASE):
+    layout = Layout.of(text)
+    for style, cues in _CUES.items():
+        if cues(layout) >= _ENOUGH:
             return style
-    if len(set(_STEP_LINE.findall(text))) > 1 or _ORDINAL.match(text):
-        return "stepwise"
-    words = len(text.split())
-    if words <= _SHORT and _OPENS_WITH_ANSWER.match(text):
-        return "direct"
-    return "direct" if words <= _VERY_SHORT and _SAYS_ANSWER.search(text) else "other"
+    return "direct" if _is_direct(layout) else "other"
+
+
+def _without_opening_tag(text: str) -> str:
+    match = _THINKS.match(text)
+    return text[match.end() :] if match else text
 
 
 def is_reasoned(text: str) -> bool:
@@ -77,6 +91,26 @@ def is_reasoned(text: str) -> bool:
     (True, False)
     """
     return detect_style(text) in REASONING_STYLES
+
+
+def _is_direct(layout: Layout) -> bool:
+    told = after_choices(layout)
+    if len(set(_INLINE_CHOICE.findall(told))) > _FEW_CHOICES:
+        return False
+    words = sum(len(sentence.split()) for sentence in dict.fromkeys(re.split(r"(?<=[.!?]) ", told)))
+    if words <= _SHORT and _OPENS_WITH_ANSWER.match(told):
+        return True
+    return words <= _VERY_SHORT and bool(_SAYS_ANSWER.search(told) or _is_statement(layout))
+
+
+def _is_statement(layout: Layout) -> bool:
+    """Whether all that is said is one plain sentence."""
+    return (
+        len(layout.sentences) == 1
+        and layout.text.endswith(".")
+        and in_words(layout.text)
+        and not _SETS_OUT.match(layout.text)
+    )
 
 
 def _is_loop(text: str) -> bool:

@@ -13,10 +13,12 @@ from torch import Tensor
 from .._util.batching import in_batches
 from .._util.progress import bar
 from .._version import __version__
+from ..models.footprint import memory_budget, rows_of_like_length, rows_that_fit
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import template_hash
+from ..models.shared_prefix import beginning_alike
 from ..models.tokens import encode, offset_token, pad_left
 from .cards import Card, KeyMode
 from .kv import KVVectors
@@ -25,7 +27,7 @@ from .pairs import ContrastiveSet
 Result = TypeVar("Result")
 
 
-_BLOCK = 8  # batches that are tokenised and sorted by length together
+_BLOCK = 8  # batches that are tokenised together, and sorted by their beginning and their length
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def extract(
     Args:
         model: the model to extract from.
         pairs: the contrastive set.
-        batch_size: prompts traced together; halved where memory runs out.
+        batch_size: prompts traced together at most: of like length, and no more than fit into half of the free memory
+            (or into `KVSTEER_MEMORY` gigabytes); halved where memory runs out. A long beginning that they share is
+            computed once.
         keys: `"post_rope"` takes keys as they are cached (the paper's way); `"position_free"` un-rotates each before
             averaging, so that prompts of different length don't mix rotation into the difference. Such vectors are
             rotated to the slot where they are added.
@@ -174,7 +178,7 @@ def read_sides(
     Args:
         model: the model.
         pairs: the contrastive set.
-        batch_size: prompts taken together; halved where memory runs out.
+        batch_size: prompts taken together at most; halved where memory runs out.
         read: is given left-padded ids and their mask, with the lock held.
         progress: whether to show a bar.
     """
@@ -186,14 +190,20 @@ def read_sides(
         with LOCK:
             return read(ids, mask)
 
-    block = max(1, batch_size) * _BLOCK
+    def fitting(rows: Sequence[tuple[int, float, list[int]]]) -> int:
+        lengths = [len(row) for _, _, row in rows]
+        return min(rows_of_like_length(model, lengths), rows_that_fit(model, lengths, budget=budget))
+
+    budget, size = memory_budget(model.device), max(1, batch_size) * _BLOCK
+
     with bar(2 * len(pairs), "extract", "prompt", progress) as shown:
-        for start in range(0, 2 * len(pairs), block):
-            rows = [_row(model, pairs, i) for i in range(start, min(start + block, 2 * len(pairs)))]
-            rows.sort(key=lambda row: len(row[2]))
-            for batch, result in in_batches(rows, batch_size, run):
-                shown.update(len(batch))
-                yield torch.tensor([sign for _, sign, _ in batch]), torch.tensor([pair for pair, _, _ in batch]), result
+        for start in range(0, 2 * len(pairs), size):
+            block = [_row(model, pairs, i) for i in range(start, min(start + size, 2 * len(pairs)))]
+            for group in beginning_alike([row for _, _, row in block]):
+                for batch, result in in_batches([block[i] for i in group], batch_size, run, fitting):
+                    shown.update(len(batch))
+                    signs, pair = [sign for _, sign, _ in batch], [number for number, _, _ in batch]
+                    yield torch.tensor(signs), torch.tensor(pair), result
 
 
 def _row(model: Model, pairs: ContrastiveSet, index: int) -> tuple[int, float, list[int]]:

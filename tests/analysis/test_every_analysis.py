@@ -19,7 +19,6 @@ import kvsteer_lab as kv
 from kvsteer_lab.models.lock import LOCK
 
 NAMES = tuple(every_analysis(Materials(*[None] * 5)))  # type: ignore[arg-type]
-pytestmark = pytest.mark.filterwarnings("ignore:Interrupted")
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +78,12 @@ def test_ctrl_c_is_one_sentence_and_no_table(name: str, tiny: kv.Model, given: M
                 if left[0] == -1:
                     raise KeyboardInterrupt
 
-        with watched(tiny, note), pytest.raises(KeyboardInterrupt):
-            call(tiny)
+        with warnings.catch_warnings(record=True) as said, watched(tiny, note):
+            warnings.simplefilter("always")
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                call(tiny)
+        assert not [w for w in said if "nterrupted" in str(w.message)], "what is raised says it, and nothing else"
+        assert "\n" not in str(stopped.value)
         assert not LOCK.held, "the lock is free again"
 
 

@@ -30,9 +30,9 @@ def own(tiny, task) -> kv.KVVectors:
 def seen(monkeypatch) -> list[kv.Results]:
     """The results that tables are made from, one an evaluation."""
     found: list[kv.Results] = []
-    evaluate = grids.evaluate
+    evaluate = grids.evaluate_all
     monkeypatch.setattr(
-        grids, "evaluate", lambda *given, **settings: found.append(evaluate(*given, **settings)) or found[-1]
+        grids, "evaluate_all", lambda *given, **settings: found.append(evaluate(*given, **settings)) or found[-1]
     )
     return found
 

@@ -83,6 +83,7 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
         "2",
     )
     command = ("tune", "--out", "t", *sizes)
+    command = (*command, "--no-stop-when-flat")  # four questions can't show a difference
     printed, code = kvsteer(*command)
     assert code == 0 and "Chosen on 4 development questions" in printed and "On 6 test questions, once" in printed
     cells = pd.read_csv("t/cells.csv")
@@ -97,3 +98,16 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
         assert pd.io.common.file_exists(f"t/{file}"), file
     again, code = kvsteer(*command)  # all rounds are read from disk
     assert code == 0 and again == printed
+    stopped, code = kvsteer(*command[:-1])
+    assert code == 0 and "so nothing is run on test questions" in stopped and "test questions, once" not in stopped
+
+
+def test_outcomes_and_cut_replies_are_printed(kvsteer):
+    command = ("evaluate", "--n", "4", "--split", "dev", "--controls", "2", "--max-new-tokens", "4")
+    printed, code = kvsteer(*command, "--outcomes", "words", "direct")
+    assert code == 0 and "Outcomes; p:" in printed and "difference_low" in printed
+    assert "Lengths in tokens: replies that were cut count as longer than the limit" in printed
+    printed, code = kvsteer(*command, "--outcomes", "all")
+    assert code == 0 and "connective rate" in printed
+    printed, code = kvsteer(*command, "--outcomes", "nonsense")
+    assert code not in (0, None)

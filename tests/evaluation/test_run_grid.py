@@ -5,6 +5,8 @@ are measured.
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -58,14 +60,43 @@ def test_a_grid_is_one_run_of_its_cells(tiny: kv.Model, task: Any, steering: kv.
 
 
 def test_an_interrupted_grid_is_no_table(
+    tiny: kv.Model, task: Any, steering: kv.CacheSteering, monkeypatch: Any, tmp_path: Path
+) -> None:
+    """Ctrl-C is one sentence: no warning beside it, and with a folder it says what is kept there."""
+    original, calls = tiny.hf.generate, [0]
+
+    def interrupted(*given: Any, **settings: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return original(*given, **settings)
+
+    monkeypatch.setattr(tiny.hf, "generate", interrupted)
+    few: dict[str, Any] = dict(n=4, generation={"max_new_tokens": 4}, batch_size=4, progress=False)
+    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt) as caught:
+        warnings.simplefilter("error")
+        run_grid(tiny, task, {"own": steering}, **few)
+    assert str(caught.value) == "The grid was interrupted before all cells were finished."
+    calls[0] = 0
+    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt) as caught:
+        warnings.simplefilter("error")
+        run_grid(tiny, task, {"own": steering}, out=tmp_path / "run", **few)
+    assert str(caught.value) == (
+        f"The grid was interrupted before all cells were finished: 0 of 1 chunks are in {tmp_path / 'run'}; do the same"
+        " again to go on from there."
+    )
+    assert len(run_grid(tiny, task, {"own": steering}, out=tmp_path / "run", **few).questions) == 4
+
+
+def test_a_grid_that_another_process_is_at_work_on_is_no_interruption(
     tiny: kv.Model, task: Any, steering: kv.CacheSteering, monkeypatch: Any
 ) -> None:
-    def stopped(*given: Any, **settings: Any) -> kv.Results:
+    def part(*given: Any, **settings: Any) -> kv.Results:
         return kv.Results(pd.DataFrame(columns=["question", "intervention"]), {}, complete=False)
 
-    monkeypatch.setattr(grids, "evaluate", stopped)
-    with pytest.raises(KeyboardInterrupt, match="interrupted before all cells were finished"):
-        run_grid(tiny, task, {"own": steering}, n=2, progress=False)
+    monkeypatch.setattr(grids, "evaluate_all", part)
+    with pytest.raises(OSError, match=r"Another process has not finished its part of the grid in run; do the same"):
+        run_grid(tiny, task, {"own": steering}, n=2, out="run", progress=False)
 
 
 def test_controls_of_what_is_no_steering_must_be_given(tiny: kv.Model, task: Any, steering: kv.CacheSteering) -> None:

@@ -64,7 +64,7 @@ def respond(monkeypatch, task):
                 ]
             return kv.Results(pd.DataFrame(rows).assign(sample=0), {})
 
-        monkeypatch.setattr(module, "evaluate", evaluate)
+        monkeypatch.setattr(module, "evaluate_all", evaluate)
         return seen
 
     return install
@@ -122,6 +122,7 @@ def test_cells_of_a_real_run_are_those_of_separate_runs(tiny, task):
         doses=(0.5, 8.0),
         extensions=1,
         objective="reasoned",
+        stop_when_flat=False,
         generation=new,
         progress=False,
     )
@@ -154,6 +155,7 @@ def test_rounds_are_kept_and_one_of_other_cells_is_told(tiny, task, tmp_path, mo
 
     def run(**options):
         settings = dict(cells=3, n=4, doses=(0.01, 0.02), extensions=1, generation={"max_new_tokens": 3}, out=tmp_path)
+        settings["stop_when_flat"] = False  # four questions can't show a difference
         return kv.tune(tiny, task, search, progress=False, **{**settings, **options})
 
     first = run()
@@ -221,3 +223,44 @@ def test_any_steering_can_be_searched(tiny, task):
         search.controls(kv.CoTPrompt(), 2, 0)
     layers = kv.ActivationSearch(kv.extract_activations(tiny, pairs, progress=False), layers=np.array([2, 1]))
     assert [*layers.variants(tiny, chats)] == ["layer 1", "layer 2"]
+
+
+def test_a_flat_objective_stops_with_a_sentence(tiny, task, tmp_path):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
+    search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+    asked = dict(cells=3, n=N, generation={"max_new_tokens": 8}, out=tmp_path, progress=False)
+    with pytest.warns(UserWarning, match="'accuracy' is flat: none of 3 cells differs from the baseline") as told:
+        found = kv.tune(tiny, task, search, doses=(0.001, 0.002), **asked)
+    assert len(told) == 1 and found.flat and found.no_better == ("cache steering",)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-0"], "it didn't walk on"
+    plain = kv.evaluate(tiny, task, [], n=N, split="dev", generation={"max_new_tokens": 8}, progress=False)
+    assert found.baseline["accuracy"] == plain.of("baseline").correct.mean()
+
+
+def test_an_objective_that_moves_is_not_flat(tiny, task):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
+    search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+    asked = dict(cells=3, n=N, doses=(0.25, 8.0), extensions=0, generation={"max_new_tokens": 16}, progress=False)
+    found = kv.tune(tiny, task, search, objective="reasoned", **asked)
+    assert not found.flat and found.no_better == () and found.cells.reasoned.max() == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:The best dose of", "ignore:The objective")
+def test_length_and_kl_are_objectives_and_bounds(tiny, task):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
+    search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+    asked = dict(cells=4, n=4, doses=(0.25, 8.0), extensions=0, generation={"max_new_tokens": 16}, progress=False)
+    longest = kv.tune(tiny, task, search, objective="tokens", **asked).cells
+    assert longest[longest.chosen].tokens.iloc[0] == longest.tokens.max()
+    farthest = kv.tune(tiny, task, search, objective="kl", **asked).cells
+    assert farthest.kl.is_monotonic_increasing and farthest[farthest.chosen].dose.iloc[0] == 8.0
+    most = float(farthest.kl.iloc[1])
+    bounded = kv.tune(tiny, task, search, objective="tokens", bounds={"kl": (None, most)}, **asked).cells
+    assert bounded.kl.tolist() == farthest.kl.tolist() and bounded[bounded.chosen].kl.iloc[0] <= most
+    own = kv.tune(tiny, task, search, objective=kv.outcomes.Outcome("brevity", lambda q, r: -len(r)), **asked).cells
+    assert own[own.chosen].brevity.iloc[0] == own.brevity.max()
+    with pytest.raises(ValueError, match="No cell of 'cache steering' lies within the bounds"):
+        kv.tune(tiny, task, search, bounds={"tokens": (1000, None)}, **asked)
+    for bounds, message in (({"nonsense": (0, 1)}, "no outcome 'nonsense'"), ({"kl": (None, None)}, "bounds of 'kl'")):
+        with pytest.raises(ValueError, match=message):
+            kv.tune(tiny, task, search, bounds=bounds, **asked)

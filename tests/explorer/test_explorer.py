@@ -231,10 +231,14 @@ def test_other_architectures_are_explored(
     explorer = kv.explore(
         model,
         {"vectors": random_models.vectors_for(model)},
-        state=ExplorerState(prompt="hello there what", ck=3, cv=20, max_new_tokens=24),
+        state=ExplorerState(
+            prompt="hello there what", ck=3, cv=20, max_new_tokens=24, arms=("baseline", "cache steering")
+        ),
     )
     try:
-        assert said(explorer).startswith(line) and attention in find(explorer, "kv-attention").value
+        assert said(explorer).startswith(line)
+        explorer.page.side.details.selected_index = 1
+        assert attention in find(explorer, "kv-attention").value
         comparison = explorer.comparison
         assert comparison is not None
         same = kv.generate(

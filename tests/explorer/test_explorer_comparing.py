@@ -52,7 +52,7 @@ def test_tokens_come_one_by_one_and_all_of_them(made: Made) -> None:
         threading.Event(),
         found.append,
         lambda c: None,
-        lambda arm, text: said[arm].append(text),
+        lambda arm, text, tokens: said[arm].append(text),
     ):
         pass
     for own in found[0].arms:
@@ -102,7 +102,7 @@ def test_verdict_is_that_of_evaluate(made: Made) -> None:
 def test_a_cancelled_comparison_stops_between_two_tokens(made: Made) -> None:
     cancelled, seen = threading.Event(), []
 
-    def tell(arm: str, text: str) -> None:
+    def tell(arm: str, text: str, tokens: int) -> None:
         seen.append(text)
         cancelled.set()
 
@@ -234,7 +234,7 @@ def test_code_gives_the_same_texts_by_itself(made: Made, changes: dict[str, Any]
     code = write_code(workspace, state)
     scope: dict[str, Any] = {}
     exec(code, scope)
-    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
+    assert scope["texts"].texts == compared(workspace, state).texts
     assert "explorer" not in code and write_code(workspace, state) == code, "after the run the code is the same"
 
 
@@ -256,7 +256,7 @@ def test_what_cannot_be_made_again_is_taken_from_the_explorer(
     scope: dict[str, Any] = {"explorer": Stand}
     exec(write_code(workspace, state), scope)
     comparison = compared(workspace, state)
-    assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
+    assert scope["texts"].texts == comparison.texts
     assert comparison["cache steering"].generation.text != comparison["baseline"].generation.text
 
 
@@ -284,7 +284,7 @@ def test_a_task_that_bears_a_name_of_the_packages_is_taken_from_the_explorer(mad
     comparison = compared(workspace, state)
     scope: dict[str, Any] = {"explorer": workspace}
     exec(write_code(workspace, state), scope)
-    assert scope["texts"].texts == [own.generation.text for own in comparison.arms]
+    assert scope["texts"].texts == comparison.texts
 
 
 def test_a_benchmark_in_a_folder_is_read_from_there_by_the_code(made: Made, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_benchmark_in_a_folder_is_read_from_there_by_the_code(made: Made, tmp_
     assert f"kv.tasks.get('gsm8k', data_dir={str(tmp_path)!r})" in code
     scope: dict[str, Any] = {}
     exec(code, scope)
-    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
+    assert scope["texts"].texts == compared(workspace, state).texts
 
 
 def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> None:
@@ -313,7 +313,7 @@ def test_loaded_vectors_are_loaded_by_the_code(made: Made, tmp_path: Any) -> Non
     scope: dict[str, Any] = {}
     exec(write_code(workspace, state), scope)
     assert f"kv.KVVectors.load({path!r})" in write_code(workspace, state)
-    assert scope["texts"].texts == [own.generation.text for own in compared(workspace, state).arms]
+    assert scope["texts"].texts == compared(workspace, state).texts
 
 
 def test_other_models_vectors_are_refused(made: Made, vectors: kv.KVVectors, tmp_path: Any) -> None:

@@ -168,7 +168,10 @@ def test_all_arms_are_shown_with_their_facts(explorer: Explorer, made: Made) -> 
         "kv-up" in find(explorer, "kv-arm-cache-steering").value
         and "kv-forced" in find(explorer, "kv-arm-forced-prefix").value
     )
-    assert find(explorer, "kv-next-tokens").value.count("<table") == 15
+    explorer.page.picking.token = ["cache steering", 2, 1]
+    assert find(explorer, "kv-next-tokens").value.count("<table") == 6
+    assert not find(explorer, "kv-attention").value, "folded in, nothing is drawn"
+    explorer.page.side.details.selected_index = 1
     assert find(explorer, "kv-attention").value.count("<table") == 6
     explorer.set(arms=("baseline",))
     assert "Done" in said(explorer) and find(explorer, "kv-arm-random-control").layout.display == "none"

@@ -17,8 +17,8 @@ from explorer_bench import Made, compared, swept
 from matplotlib.text import Text
 
 import kvsteer_lab as kv
-from kvsteer_lab.explorer.results.sweep import Sweep
-from kvsteer_lab.explorer.threads import CancelledError
+from kvsteer_lab.explorer.results.sweep import Cell, Grid, Sweep
+from kvsteer_lab.explorer.threads import Cancelled, CancelledError
 from kvsteer_lab.explorer.work import running, sweeping
 from kvsteer_lab.explorer.work.components import find_components, pair_texts
 from kvsteer_lab.explorer.work.extracting import extract_differences
@@ -119,7 +119,7 @@ def test_cancel_takes_less_than_a_second_and_keeps_whole_cells(made: Made, monke
     state = made.state(
         sweep="ck x cv", sweep_ck=tuple(range(12)), sweep_cv=tuple(range(12)), sweep_questions=8, max_new_tokens=64
     )
-    cancelled, chunks, pressed = threading.Event(), [], []
+    cancelled, chunks, pressed = Cancelled(), [], []
 
     def seen(sweep: Sweep) -> None:
         chunks.append(len(sweep.done))
@@ -138,7 +138,7 @@ def test_cancel_takes_less_than_a_second_and_keeps_whole_cells(made: Made, monke
     assert len(kept[0].to_frame()) == len(kept[0].done) + 1
 
 
-def test_chunks_grow_and_shrink_with_the_time_they_take(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_grow_until_they_take_long(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     decode = sweeping._decode
 
@@ -160,7 +160,37 @@ def test_chunks_grow_and_shrink_with_the_time_they_take(made: Made, monkeypatch:
             max_new_tokens=4,
         ),
     )
-    assert sizes == [1, 1, 2, 4, 2, 3]
+    assert sizes == [1, 1, 2, 4, 4, 1]
+
+
+def test_a_chunk_makes_way_for_more_urgent_work_and_is_done_later(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = made.state(sweep="layers", sweep_questions=2, max_new_tokens=8)
+    whole, decode = swept(made.workspace(), state), sweeping._decode
+    cancelled, calls = Cancelled(), list[int]()
+
+    def once(workspace: Any, state: Any, asked: Any, methods: Any, stop: Any) -> Any:
+        calls.append(len(methods))
+        if len(calls) == 3:
+            cancelled.urgent.set()  # as the worker does when a slider moves
+        return decode(workspace, state, asked, methods, stop)
+
+    monkeypatch.setattr(sweeping, "_decode", once)
+    found: list[Sweep] = []
+    done: list[int] = []
+    for _ in run_sweep(made.workspace(), state, cancelled, found.append):
+        done.append(len(found[-1].done))
+        cancelled.urgent.clear()
+    assert calls[2] == calls[3], "the same chunk began anew"
+    assert found[-1].values("tokens") == whole.values("tokens") and found[-1].complete
+
+
+def test_many_columns_come_coarse_to_fine(made: Made) -> None:
+    grid = Grid("Layers", "", "layer", ("alone",), tuple(map(str, range(16))), ())
+    cells = [Cell(0, column, made.workspace().steering(made.state()), {}) for column in range(16)]
+    order = [cell.column for cell in sorted(cells, key=lambda cell: sweeping._coarse(cell, grid))]
+    assert order == [0, 8, 4, 12, 2, 6, 10, 14, 1, 3, 5, 7, 9, 11, 13, 15]
+    few = Grid("Layers", "", "layer", ("alone",), ("0", "1"), ())
+    assert {sweeping._coarse(cell, few) for cell in cells} == {0}
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu"])

@@ -18,9 +18,13 @@ from kvsteer_lab.explorer.explorer import Explorer
 from kvsteer_lab.explorer.results.attention import ArmAttention, LayerAttention
 from kvsteer_lab.explorer.results.comparison import Asked, Compared, Comparison, Likely, Measured
 from kvsteer_lab.explorer.results.sweep import Cell, Grid, Sweep, Text
+from kvsteer_lab.explorer.results.verdict import Verdict
 from kvsteer_lab.explorer.state import ExplorerState
 from kvsteer_lab.explorer.views import markup
+from kvsteer_lab.explorer.views.alternatives import alternatives_html
 from kvsteer_lab.explorer.views.mixing import Mixing
+from kvsteer_lab.explorer.views.prompt_strip import prompt_html
+from kvsteer_lab.explorer.views.verdicts import verdicts_html
 from kvsteer_lab.explorer.work.snippet import write_code
 from kvsteer_lab.generation.outputs import Generation
 
@@ -52,9 +56,11 @@ VIEWS: dict[str, Callable[[Made, str], str]] = {
     "arm": lambda made, text: markup.arm_html("cache steering", text),
     "tokens": lambda made, text: markup.tokens_html(compared(text)),
     "facts": lambda made, text: markup.facts_html(compared(text)),
-    "next tokens": lambda made, text: markup.next_tokens_html(
-        Comparison(ExplorerState(), Asked(text), (compared(text),))
+    "next tokens": lambda made, text: alternatives_html(
+        Comparison(ExplorerState(), Asked(text), (compared(text),)), "cache steering", 1
     ),
+    "prompt": lambda made, text: prompt_html([text, "x"], -1),
+    "verdict": lambda made, text: verdicts_html([Verdict("cache steering", 1, ("a", text), (0.5, 0.1), (0.2, 0.6))]),
     "attention": lambda made, text: markup.attention_html(
         [ArmAttention(text, 2, (LayerAttention(0, 0.1, 0.2, 0.3, 1, 0.4),))]
     ),
@@ -66,7 +72,7 @@ VIEWS: dict[str, Callable[[Made, str], str]] = {
 def test_every_view_shows_texts_as_they_were_written(view: str, made: Made) -> None:
     for text in STRINGS:
         shown = VIEWS[view](made, text)
-        seen = visible(text, one_line=view == "next tokens")
+        seen = visible(text, one_line=view in ("next tokens", "prompt", "verdict"))
         assert seen.replace("_", " ") in seen_in_html(shown).replace("_", " "), text
         if view != "tokens":  # where each has an element of its own
             assert tags_in_html(shown) == tags_in_html(VIEWS[view](made, "x"))

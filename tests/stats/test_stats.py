@@ -1,11 +1,13 @@
 """Statistics against published or closed-form values."""
 
+import gc
 import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from kvsteer_lab.stats.intervals import clustered_mean, paired_bootstrap, vector_bootstrap
 from kvsteer_lab.stats.shares import clustered_share, paired_difference, vector_difference, vector_share, wilson
@@ -280,6 +282,14 @@ def test_the_minimum_detectable_effect_is_found_with_its_power():
     assert (1.96 + 0.8416) * math.sqrt(0.2 / 200) * 0.95 < effect < (1.96 + 0.8416) * math.sqrt(0.2 / 200) * 1.1
     assert minimum_detectable_effect(800, 0.2) < effect < minimum_detectable_effect(200, 0.4)
     assert minimum_detectable_effect(200, 0.2, power=0.9) > effect
+
+
+def test_holm_is_that_of_statsmodels_and_collects_no_garbage(monkeypatch):
+    rng = np.random.default_rng(0)
+    families = [rng.random(n) ** power for n in (1, 2, 7, 40) for power in (1, 8)] + [[0.0, 1.0, 0.5, 0.5], [1.0] * 3]
+    wanted = [multipletests(p, method="holm")[1].tolist() for p in families]
+    monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("a second in which Ctrl-C is lost"))
+    assert [holm(p) for p in families] == wanted
 
 
 def test_holm_by_hand():

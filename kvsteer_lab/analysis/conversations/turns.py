@@ -13,6 +13,7 @@ from ..._util.batching import in_batches
 from ..._util.progress import bar
 from ...generation.conversation import check_going_on, next_turn
 from ...generation.settings import resolve
+from ...generation.stopping import read_said
 from ...interventions.base import Intervention, Nothing
 from ...interventions.cache import CacheSteering
 from ...models.model import Model
@@ -200,8 +201,8 @@ def _turn_rows(
     read_answer = next(iter(task.rules.values()))
     rows = []
     for turn, (question, reply) in enumerate(zip(questions, replies, strict=True), 1):
-        ended = reply.ids[-1] in talks.settings.eos
-        text = talks.model.tokenizer.decode(reply.ids[:-1] if ended else reply.ids, skip_special_tokens=True)
+        said = read_said(talks.settings.stop, talks.settings.eos, reply.ids)
+        text = said.text
         read, looks = read_answer(question, text), detect_style(text)
         where = dict(
             way=way,
@@ -211,10 +212,10 @@ def _turn_rows(
             turn=turn,
             question=question.id,
         )
-        said = dict(
+        answered = dict(
             text=text,
-            tokens=len(reply.ids),
-            finish_reason="eos" if ended else "length",
+            tokens=len(said.ids if said.finish_reason == "stop" else reply.ids),
+            finish_reason=said.finish_reason,
             gold=question.answer,
             read_answer=read,
         )
@@ -225,5 +226,5 @@ def _turn_rows(
             adopted=looks == style,
             odds=reply.odds,
         )
-        rows.append(where | said | judged)
+        rows.append(where | answered | judged)
     return rows

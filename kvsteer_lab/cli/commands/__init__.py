@@ -6,6 +6,7 @@ from typing import Any
 from .audit import audit
 from .demo import demo
 from .evaluate import evaluate
+from .explore import explore
 from .extract import extract
 from .fetch import fetch
 from .figure_info import figure_info
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "explore": explore,
     "audit": audit,
     "replicate": replicate,
     "reproduce": reproduce,

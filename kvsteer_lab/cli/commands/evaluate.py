@@ -22,7 +22,8 @@ def evaluate(
     n: int | None = 200,
     split: Literal["extraction", "dev", "test"] = "test",
     seed: int = 0,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
+    outcomes: tuple[str, ...] = (),
     samples: int = 1,
     temperature: float | None = None,
     batch_size: int = 64,
@@ -33,8 +34,8 @@ def evaluate(
     """Evaluate interventions on a task and print the table with intervals, paired tests and side effects.
 
     The baseline, the run without offset token and the chain-of-thought prompt (as instruction and as prefix) are always
-    in it. Exit code 0: done; 3: stopped or a shard of several, so that rows are missing; run the same command again to
-    go on.
+    in it. Exit code 0: done; 3: rows are missing, for this was a shard of several, or another process has some of the
+    chunks; 130: interrupted, and with --out the same command goes on.
 
     Args:
         task: gsm8k, arc_challenge, commonsense_qa, piqa, tiny-arithmetic or tiny-tracking.
@@ -49,7 +50,8 @@ def evaluate(
         n: number of questions; "None" for all of the split.
         split: dev to choose, test once everything is chosen.
         seed: which questions, and the noise of sampling.
-        max_new_tokens: where replies are cut.
+        max_new_tokens: where replies are cut; by default the task's own limit.
+        outcomes: what else is tested of the replies: words, direct, connectives, ...; "all" for all built-in ones.
         samples: replies a question; more than one are sampled.
         temperature: of sampling; by default the model's own.
         batch_size: replies decoded together.
@@ -62,12 +64,16 @@ def evaluate(
 
     import kvsteer_lab as kv
 
+    from ...evaluation.evaluate import evaluate_all
     from ..demo import format_table
 
     if (vectors is None) != (cv is None) or (vectors is None) != (ck is None):
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
+    chosen = kv.outcomes.as_outcomes(
+        list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes, kv.outcomes.BUILT_IN
+    )
     questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
@@ -76,7 +82,7 @@ def evaluate(
         steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
         methods += [steering, *steering.controls(controls)]
     generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
-    results = kv.evaluate(
+    results = evaluate_all(
         loaded,
         questions,
         methods,
@@ -110,6 +116,22 @@ def evaluate(
         )
         say_text("\nSide effects")
         say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        if (results.rows.finish_reason == "length").any():
+            say_text(
+                "\nLengths in tokens: replies that were cut count as longer than the limit; the median is Kaplan and"
+                " Meier's"
+            )
+            say_text(results.lengths().to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        if outcomes:
+            say_text(
+                "\nOutcomes; p: paired permutation (shares: exact McNemar), Holm over this table; p_random: random"
+                " vectors as far from the baseline, on either side"
+            )
+            say_text(
+                results.measure(chosen, questions)
+                .outcomes_table()
+                .to_string(float_format=lambda x: f"{x:.3g}", na_rep="")
+            )
         if len(results.rules) > 1:
             say_text("\nAccuracy under each rule that reads answers")
             say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))

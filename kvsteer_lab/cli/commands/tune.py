@@ -24,7 +24,11 @@ def tune(
     n_test: int = 200,
     controls: int = 40,
     seed: int = 0,
-    max_new_tokens: int = 128,
+    objective: str = "correct",
+    most_tokens: float | None = None,
+    most_kl: float | None = None,
+    stop_when_flat: bool = True,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     data_dir: Path | None = None,
 ) -> None:
@@ -48,7 +52,11 @@ def tune(
         n_test: test questions.
         controls: random controls of each chosen point.
         seed: of pairs and questions.
-        max_new_tokens: where replies are cut.
+        objective: correct, reasoned, or another outcome that is maximised: connectives, enumeration, tokens, kl, ...
+        most_tokens: the largest mean length that a chosen cell may have.
+        most_kl: its largest KL from the baseline, in nats over the first 32 tokens of the baseline's reply.
+        stop_when_flat: stop before the test questions where no cell differs from the baseline beyond noise.
+        max_new_tokens: where replies are cut; by default the task's own limit.
         batch_size: replies decoded together.
         data_dir: folder with a benchmark's files.
     """
@@ -78,6 +86,9 @@ def tune(
         questions,
         searches,
         cells=cells,
+        objective=objective,
+        stop_when_flat=stop_when_flat,
+        bounds={k: (None, most) for k, most in (("tokens", most_tokens), ("kl", most_kl)) if most is not None},
         n=n_dev,
         seed=seed,
         generation=generation,
@@ -90,6 +101,11 @@ def tune(
     say_text(
         best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}")
     )
+    if tuning.no_better:
+        say_line(f"No cell is above the baseline under: {', '.join(tuning.no_better)}.")
+    if tuning.flat:
+        say_line("No cell differs from the baseline beyond noise, so nothing is run on test questions.")
+        return
     for search in searches:
         say_line(f"{search.name}: {tuning.best[search.name]}")
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]

@@ -4,28 +4,30 @@ lies on its edge, and the chosen point is confirmed once on questions that the s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..._util.locks import one_writer
-from ...interventions.base import Intervention
+from ...interventions.base import Intervention, Nothing
 from ...models.model import Model
 from ...tasks.base import Task
-from ..evaluate import evaluate
+from ..evaluate import evaluate_all
 from ..grids import run_grid
 from ..measures import measure_briefly
+from ..outcomes.divergence import measure_divergence
 from ..results import Results
 from ..runs import OtherRunError
 from .methods import Build, Search
+from .objectives import Bounds, Goal, Objective
 
-Objective = Literal["correct", "reasoned"]
 _WAIT = 2.0  # seconds for another process that is about to end
 
 
@@ -35,9 +37,12 @@ class Tuning:
 
     Attributes:
         cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson
-            interval `low`, `high`, `reasoned`, `tokens`, `chosen`.
+            interval `low`, `high`, `reasoned`, `tokens`, another objective and bounded outcomes, `chosen`.
         best: the chosen intervention of each method.
         on_edge: methods whose best dose still lies at an end of what was tried.
+        baseline: the same measures of the baseline, which every search tries as a cell of dose 0.
+        flat: whether no cell differed from the baseline beyond noise; the search then stopped after its first round.
+        no_better: methods whose best cell is not above the baseline.
         questions: ids of the questions that were used.
         model, task, searches, settings: what was searched, and how.
     """
@@ -45,6 +50,9 @@ class Tuning:
     cells: pd.DataFrame = field(repr=False)
     best: Mapping[str, Intervention]
     on_edge: tuple[str, ...]
+    baseline: Mapping[str, Any]
+    flat: bool
+    no_better: tuple[str, ...]
     questions: tuple[str, ...] = field(repr=False)
     model: Model = field(repr=False)
     task: Task = field(repr=False)
@@ -71,12 +79,13 @@ class Tuning:
 
         Raises:
             ValueError: some of the questions were used in the search, or a chosen point that has no random controls.
+            KeyboardInterrupt: the run was interrupted; with `out`, it goes on there when it is called again.
         """
         asked = self.task.questions(split, n, seed)
         check_disjoint(self.questions, [q.id for q in asked])
         drawn = [c for s in self.searches if controls for c in s.controls(self.best[s.name], controls, seed)]
         methods = [*others, *self.best.values(), *drawn]
-        return evaluate(
+        return evaluate_all(
             self.model, self.task, methods, n=n, split=split, seed=seed, out=out, progress=progress, **self.settings
         )
 
@@ -113,6 +122,8 @@ def tune(
     doses: tuple[float, float] = (0.25, 8.0),
     extensions: int = 3,
     objective: Objective = "correct",
+    bounds: Bounds | None = None,
+    stop_when_flat: bool = True,
     offset: str | int = "\n",
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
@@ -126,6 +137,10 @@ def tune(
     of `cells // 4` more is run for every method: outwards for a best on an edge, around the best for the others. The
     best cell has the largest objective; among equals the smallest dose wins.
 
+    The baseline is in every round. Where no cell of the first one differs from it beyond noise (paired tests of the
+    objective, Holm-corrected over all cells, 5%), the objective is flat, a best dose would be noise, and the search
+    stops there with a warning.
+
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`; a round's run
             is kept in `out/round-0` and so on.
@@ -133,12 +148,15 @@ def tune(
         cells: of each method in the first round; a multiple of its number of variants.
         doses: smallest and largest dose of the first round.
         extensions: rounds after the first, at most.
-        objective: accuracy (`"correct"`), or the share of replies that reason.
+        objective: accuracy (`"correct"`), the share of replies that reason (`"reasoned"`), the mean of another built-in
+            outcome (`"tokens"`, `"connectives"`, `"kl"`, ...) or of one of your own; it is maximised.
+        bounds: of the means of built-in outcomes, for a cell to be chosen: `{"tokens": (None, 60), "kl": (None, 2)}`.
+        stop_when_flat: `False` searches on where no cell differs from the baseline.
 
     Raises:
         ValueError: the test split, no searches, equal names, a search without variants, a number of cells that the
-            variants don't divide, doses that aren't positive, a negative number of extensions, or a folder that holds
-            another search's rounds.
+            variants don't divide, doses that aren't positive, a negative number of extensions, an unknown objective or
+            bound, or a folder that holds another search's rounds; and later, no cell of a method within the bounds.
         OSError: `out` can't be written, or another process is tuning there.
         KeyboardInterrupt: the search was interrupted; with `out`, it goes on there when it is called again.
 
@@ -153,7 +171,8 @@ def tune(
         [1.0, 2.0, 4.0]
     """
     chosen = [searches] if isinstance(searches, Search) else list(searches)
-    _check(chosen, split, doses, objective, extensions)
+    goal = Goal.of(objective, bounds)
+    _check(chosen, split, doses, extensions)
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; tuning needs some.")
@@ -161,7 +180,7 @@ def tune(
     settings: dict[str, Any] = dict(offset=offset, generation=generation, batch_size=batch_size)
     variants = {s.name: s.variants(model, prompts) for s in chosen}
     grids = {name: _first_grid(name, builds, cells, doses) for name, builds in variants.items()}
-    table, on_edge = pd.DataFrame(), tuple(grids)
+    table, on_edge, flat = pd.DataFrame(), tuple(grids), False
     for turn in range(extensions + 1):
         built = {
             (name, v, d): variants[name][v](d, f"{name}, {v}, dose {d:.4g}")
@@ -183,15 +202,30 @@ def tune(
                 out=place,
                 progress=progress,
             )
-        cells_now = grid.table(("method", "variant", "dose"), measure_briefly)
+        if goal.needs_divergence:
+            asked = [Nothing(), *built.values()]
+            measured = measure_divergence(grid.results, model, task, asked, offset=offset)
+            grid = replace(grid, results=measured)
+        cells_now = grid.table(("method", "variant", "dose"), lambda rows: measure_briefly(rows) | goal.measure(rows))
         cells_now.insert(3, "round", turn)
         table = pd.concat([table, cells_now], ignore_index=True)
-        best = {name: _best(table, name, objective) for name in variants}
+        best = {name: _best(table, name, goal) for name in variants}
+        if turn == 0:
+            plain = grid.results.rows[grid.results.rows.intervention == "baseline"]
+            baseline = measure_briefly(plain) | goal.measure(plain) if len(plain) else {}
+            flat = stop_when_flat and goal.is_flat(grid.results.rows, [cell.label for cell in built.values()])
+            if flat:
+                warnings.warn(
+                    f"The objective {goal.column!r} is flat: none of {len(built)} cells differs from the baseline"
+                    f" beyond noise on {len(questions)} questions, so there is nothing to tune; take stronger doses,"
+                    " another objective (an outcome such as 'tokens' or 'connectives'), or more questions.",
+                    stacklevel=2,
+                )
         on_edge = tuple(name for name, row in best.items() if _is_edge(table, row))
-        if not on_edge:
+        if flat or not on_edge:
             break
         grids = {name: _extend(table, row, max(1, cells // 4)) for name, row in best.items()}
-    if on_edge:
+    if on_edge and not flat:
         warnings.warn(
             f"The best dose of {', '.join(on_edge)} lies on an edge of what was tried; raise extensions or widen"
             " doses.",
@@ -199,7 +233,10 @@ def tune(
         )
     table["chosen"] = table.index.isin([row.name for row in best.values()])
     picked = {name: variants[name][row.variant](float(row.dose), name) for name, row in best.items()}
-    return Tuning(table, picked, on_edge, tuple(q.id for q in questions), model, task, tuple(chosen), settings)
+    at_most = baseline.get(goal.column, -math.inf)
+    no_better = tuple(name for name, row in best.items() if row[goal.column] <= at_most)
+    asked_ids = tuple(q.id for q in questions)
+    return Tuning(table, picked, on_edge, baseline, flat, no_better, asked_ids, model, task, tuple(chosen), settings)
 
 
 @contextmanager
@@ -217,7 +254,7 @@ def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
         ) from error
 
 
-def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], objective: str, extensions: int) -> None:
+def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], extensions: int) -> None:
     if split == "test":
         raise ValueError(
             "Coefficients are never chosen on test questions; tune on split='dev' and call Tuning.confirm for the test."
@@ -231,8 +268,6 @@ def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], o
         raise ValueError(f"Doses must be two positive numbers, the smaller one first, not {doses}.")
     if extensions < 0:
         raise ValueError(f"extensions={extensions} leaves out the first round; pass 0 for that round alone.")
-    if objective not in ("correct", "reasoned"):
-        raise ValueError(f"objective={objective!r} is unknown; choose 'correct' or 'reasoned'.")
 
 
 def _first_grid(
@@ -248,10 +283,12 @@ def _first_grid(
     return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
 
 
-def _best(table: pd.DataFrame, name: str, objective: Objective) -> pd.Series:
-    own = table[table.method == name]
-    column = "accuracy" if objective == "correct" else "reasoned"
-    return own.sort_values([column, "dose"], ascending=[False, True], kind="stable").iloc[0]
+def _best(table: pd.DataFrame, name: str, goal: Goal) -> pd.Series:
+    own = table[(table.method == name) & goal.allowed(table)]
+    if own.empty:
+        bounds = ", ".join(f"{name} in {low} to {high}" for name, (low, high) in goal.bounds.items())
+        raise ValueError(f"No cell of {name!r} lies within the bounds ({bounds}); widen them, or take smaller doses.")
+    return own.sort_values([goal.column, "dose"], ascending=[False, True], kind="stable").iloc[0]
 
 
 def _tried(table: pd.DataFrame, best: pd.Series) -> list[float]:

@@ -15,6 +15,7 @@ class LayerAttention:
         slot: weight on the steered slot, averaged over the steps.
         other: mean weight on any other slot, averaged over the steps.
         head, head_slot: the query head with the largest weight on the slot, and that weight.
+        heads: each query head's weight on the slot, averaged over the steps.
     """
 
     layer: int
@@ -23,6 +24,7 @@ class LayerAttention:
     other: float
     head: int
     head_slot: float
+    heads: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Likely:
-    """A token that might come next: its text, its probability under the intervention and under the baseline."""
+    """A token that might come next: its text, its probability under the intervention and under the baseline, and its
+    number in the vocabulary.
+    """
 
     token: str
     probability: float
     baseline: float
+    id: int = -1
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Measured:
         logprobs: log-probability of each token under the intervention, in nats.
         change: the same minus the baseline's.
         kl: before each token, KL(intervention || baseline) of the next-token distributions, in nats.
-        likely: for the first steps, the likeliest tokens under the intervention and under the baseline.
+        likely: before each token, the likeliest tokens under the intervention and under the baseline.
     """
 
     pieces: tuple[str, ...] = field(repr=False)
@@ -68,6 +71,7 @@ class Compared:
         measured: the text read under this arm and under the baseline; of the baseline's own text, read under `reader`
             and under the baseline.
         reader: the arm that reads the baseline's text.
+        others: of the random control, the texts under further random vectors.
     """
 
     arm: Arm
@@ -75,16 +79,31 @@ class Compared:
     verdict: Mapping[str, Any]
     measured: Measured | None = field(default=None, repr=False)
     reader: Arm | None = None
+    others: tuple[Generation, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one state gave: its arms in the state's order, and what the library warned of."""
+    """What one state gave.
+
+    Attributes:
+        state: the setting.
+        asked: the prompt.
+        arms: one entry an arm, in the state's order.
+        warned: what the library warned of.
+        prompt: the prompt's tokens as text, one a slot of the cache.
+    """
 
     state: ExplorerState
     asked: Asked
     arms: tuple[Compared, ...]
     warned: tuple[str, ...] = ()
+    prompt: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts, arm by arm, those under further random vectors after the control's own."""
+        return [text.text for own in self.arms for text in (own.generation, *own.others)]
 
     def __getitem__(self, arm: str) -> Compared:
         return next(own for own in self.arms if own.arm == arm)

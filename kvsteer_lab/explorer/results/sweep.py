@@ -81,7 +81,18 @@ class Sweep:
         """Seconds that the rest will take at the pace so far; `None` before there is a pace."""
         if not self.done:
             return None
+        # cells that are decoded together take less time each, so this is rather too much than too little
         return self.seconds / len(self.done) * (len(self.grid.cells) - len(self.done))
+
+    @property
+    def at_most(self) -> float | None:
+        """Before any cell is done: seconds that all of them would take one by one, at the baseline's pace."""
+        return self.seconds * len(self.grid.cells) if self.baseline and not self.done else None
+
+    def belongs_to(self, state: ExplorerState) -> bool:
+        """Whether the sweep is of this state's setting, but for what its cells change themselves."""
+        own = {name for cell in self.grid.cells for name in cell.changes}
+        return not (self.state.difference(state) & {*CELL_FIELDS, "sweep", "sweep_questions"}) - own
 
     def value(self, texts: Sequence[Text], measure: Measure) -> float | None:
         """A measure over texts: a share of them, or their mean length in tokens; `None` where it isn't defined."""

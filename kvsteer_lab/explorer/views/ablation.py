@@ -20,6 +20,9 @@ _MEANING = note(
 )
 
 
+_STALE = "This heatmap belongs to an earlier setting of the left column; run the sweep anew for the present one."
+
+
 class Ablation:
     """Controls, progress and heatmap of a sweep.
 
@@ -62,7 +65,9 @@ class Ablation:
             disabled=True,
             tooltip="set the left column as this cell had it",
         )
+        self.stale = w.HTML()
         for widget, name in (
+            (self.stale, "sweep-stale"),
             (self.run, "sweep-run"),
             (self.stop, "sweep-cancel"),
             (self.bar, "sweep-bar"),
@@ -83,6 +88,7 @@ class Ablation:
                 w.HBox([self.run, self.stop]),
                 self.bar,
                 self.said,
+                self.stale,
                 self.heatmap,
                 self.use,
                 self.texts,
@@ -99,6 +105,15 @@ class Ablation:
                 field.widget.layout.display = None if state.sweep == "ck x cv" else "none"
         if self.sweep is not None:
             self.heatmap.show(self.sweep, state.measure)
+        self._tell_if_stale(state)
+
+    def _tell_if_stale(self, state: ExplorerState) -> None:
+        stale = self.sweep is not None and not self.sweep.belongs_to(state)
+        self.stale.value = note(_STALE) if stale else ""
+
+    def cancelling(self) -> None:
+        """A cancel is on its way."""
+        self.said.value = status("Cancelling.")
 
     def begin(self) -> None:
         """A sweep is about to run."""
@@ -115,11 +130,13 @@ class Ablation:
             self.use.disabled = True
         total, done = len(sweep.grid.cells), len(sweep.done)
         left = "" if sweep.remaining is None else f", about {sweep.remaining:.0f} s to go"
+        left = f", {sweep.at_most:.0f} s at the most" if sweep.at_most is not None else left
         self.bar.value = done / total
         self.said.value = status(f"{done} of {total} cells{left if done < total else ''}.")
         self.heatmap.show(sweep, state.measure)
         if not fresh and tuple(self.heatmap.picked[:2]) in sweep.done and not self._picked_texts:
             self._pick()  # it was picked before it was done
+        self._tell_if_stale(state)
 
     def end(self, outcome: Outcome, message: str, sweep: Sweep | None) -> None:
         """A sweep has ended, in one way or another; what is done stays. `sweep`: as far as it came, `None` if it never

@@ -53,9 +53,13 @@ class Heatmap(anywidget.AnyWidget):
         texts = [[_write(value, measure) for value in row] for row in values]
         base = sweep.value(sweep.baseline, measure)
         done = [value for row in values for value in row if value is not None]
-        high = max([*done, 1.0]) if measure == "tokens" else 1.0
+        known = [*done, *([] if base is None else [base])]
+        # a share's colour goes up to the largest, so that small ones are told apart; lengths differ from a shortest one
+        low = min(known, default=0.0) if measure == "tokens" else 0.0
+        high = max([*known, low + (1.0 if measure == "tokens" else 0.1)])
         legend = f"{_NAMES[measure]} over {len(sweep.asked)} prompt{'s' * (len(sweep.asked) != 1)}"
         legend += f"; baseline {_write(base, measure)}" if base is not None else ""
+        legend += f"; colour from {_write(low, measure)} to {_write(high, measure)}" if known else ""
         grid = sweep.grid
         frame = dict(
             title=grid.title,
@@ -66,7 +70,7 @@ class Heatmap(anywidget.AnyWidget):
         )
         with self.hold_sync():
             self.set_trait("measure", _NAMES[measure])
-            for name, value in (frame | dict(low=0.0, high=high, values=values, texts=texts, legend=legend)).items():
+            for name, value in (frame | dict(low=low, high=high, values=values, texts=texts, legend=legend)).items():
                 self.set_trait(name, value)
 
 
@@ -112,6 +116,16 @@ class Reach(anywidget.AnyWidget):
     """Invisible: gives the other controls names, states and keys for those who use a screen reader or no mouse."""
 
     _esm = (_STATIC / "reach.js").read_text(encoding="utf-8")
+
+
+class Picking(anywidget.AnyWidget):
+    """Invisible: tells which token of a text (`token`: arm, number from 1) or which slot of the prompt (`slot`: counted
+    from the end) was picked; the last entry counts the picks.
+    """
+
+    _esm = (_STATIC / "picking.js").read_text(encoding="utf-8")
+    token: Any = traitlets.List(default_value=["", 0, 0]).tag(sync=True)
+    slot = traitlets.List(traitlets.Int(), [-1, 0]).tag(sync=True)
 
 
 def _write(value: float | None, measure: Measure) -> str:

@@ -9,10 +9,11 @@ import ipywidgets as w
 
 from ..state import ARMS, PARTS, ExplorerState
 from .dose_line import DoseLine
-from .fields import Change, Field, choice, css, layer_range, number, slider, tick, toggles, typed, words
+from .fields import Change, Field, choice, css, layer_list, layer_range, number, slider, tick, toggles, typed, words
 from .markup import heading, note, question_html
 from .mixing import Mixing
 
+_MANY = 12  # layers: more buttons than that are a wall
 OWN_TEXT = ""
 """Stands for no task in the list: ipywidgets take `None` for no choice at all."""
 _TEST = (
@@ -69,7 +70,9 @@ class ControlPanel:
         self.where = [
             choice("part", "steer", PARTS),
             layer_range(n_layers),
-            toggles("layers", list(layers), "single layers", tuple(layers)[1:], "layer", optional=True),
+            toggles("layers", list(layers), "single layers", tuple(layers)[1:], "layer", optional=True)
+            if n_layers <= _MANY
+            else layer_list(n_layers),
             toggles("heads", list(heads), "KV heads", tuple(heads), "KV head", optional=True),
             number("slot", "slot", "which slot of the prompt; negative counts from its end"),
             words("offset", "offset token", "the token that is read first from the steered cache", escaped=True),
@@ -80,7 +83,8 @@ class ControlPanel:
             number("activation_layer", "act. layer", "after which layer activation steering adds its vector"),
             number("activation_coefficient", "act. coeff.", "coefficient of activation steering", whole=False),
             tick("every_token", "activation steering at every token", "or at the slot alone"),
-            number("control_seed", "control's seed", "which random vectors"),
+            number("n_controls", "random vectors", "how many random vectors of the steering's size are compared"),
+            number("control_seed", "their seed", "which random vectors"),
         ]
         self.sampling = [
             tick("sample", "sample (else greedy)", "whether texts are sampled"),

@@ -199,6 +199,57 @@ def toggles(
     return Field(field, box, show, buttons, read)
 
 
+def layer_list(n_layers: int) -> Field:
+    """Layers as text, such as `1-5, 9`, where buttons for each would fill the page; empty means layer 1 and above."""
+    widget = w.Text(
+        description="single layers",
+        placeholder=f"1-{n_layers - 1}",
+        style=_LABEL,
+        layout=_WIDE,
+        continuous_update=False,
+        tooltip="layers by number, ranges with a dash",
+    )
+    css(widget, "layers")
+    return Field(
+        "layers",
+        widget,
+        lambda state: setattr(widget, "value", write_layers(state.layers)),
+        read=lambda: read_layers(widget.value),
+    )
+
+
+def write_layers(layers: Sequence[int] | None) -> str:
+    """Layers as `layer_list` shows them; neighbours make a range.
+
+    >>> write_layers((1, 2, 3, 9))
+    '1-3, 9'
+    """
+    runs: list[list[int]] = []
+    for layer in layers or ():
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def read_layers(text: str) -> Any:
+    """What a reader wrote, as the state's layers; what can't be read is given back, and the state refuses it.
+
+    >>> read_layers("1-3, 9"), read_layers(" ")
+    ((1, 2, 3, 9), None)
+    """
+    if not text.strip():
+        return None
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, dash, last = part.partition("-")
+        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
+            return text
+        found += range(int(first), int(last if dash else first) + 1)
+    return tuple(dict.fromkeys(found))
+
+
 def layer_range(n_layers: int) -> Field:
     """A slider with two handles over the layers."""
     widget = w.IntRangeSlider(

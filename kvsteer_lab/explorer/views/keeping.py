@@ -21,8 +21,8 @@ class Keep:
 
     Args:
         folder: where files go unless told otherwise.
-        save_figure, save_vectors, save_state, load_state: what the buttons do, given a path and whether an existing
-            file may be overwritten.
+        save_figure, save_vectors, save_state, save_html, load_state: what the buttons do, given a path and whether an
+            existing file may be overwritten.
 
     Attributes:
         box: what is displayed.
@@ -34,6 +34,7 @@ class Keep:
         save_figure: Callable[[str, str, bool], None],
         save_vectors: Callable[[str, bool], None],
         save_state: Callable[[str, bool], None],
+        save_html: Callable[[str, bool], None],
         load_state: Callable[[str], None],
     ) -> None:
         base = Path(folder)
@@ -42,6 +43,7 @@ class Keep:
         self.figure_path = _path("as", base / "figure", "path without a suffix: PDF, SVG, PNG and CSV are written")
         self.vectors_path = _path("vectors", base / "vectors.safetensors", "a safetensors file with its card")
         self.state_path = _path("state", base / "state.json", "a JSON file")
+        self.html_path = _path("page", base / "explorer.html", "an HTML page that needs no kernel")
         self.overwrite = w.Checkbox(description="overwrite existing files", indent=False)
         self.save_figure = w.Button(
             description="Save figure", tooltip="write PDF, SVG, PNG and the plotted data as CSV"
@@ -51,6 +53,7 @@ class Keep:
         )
         self.save_state = w.Button(description="Save state", tooltip="write all settings")
         self.load_state = w.Button(description="Restore state", tooltip="set everything as the file says")
+        self.save_html = w.Button(description="Export HTML", tooltip="write what the first two tabs show as a page")
         self.said = w.HTML(status(""))
         named = dict(
             figure=self.figure,
@@ -62,6 +65,8 @@ class Keep:
             save_vectors=self.save_vectors,
             save_state=self.save_state,
             load_state=self.load_state,
+            html_path=self.html_path,
+            save_html=self.save_html,
             keep_status=self.said,
         )
         for name, widget in named.items():
@@ -71,6 +76,7 @@ class Keep:
         )
         self.save_vectors.on_click(lambda _: save_vectors(self.vectors_path.value, self.overwrite.value))
         self.save_state.on_click(lambda _: save_state(self.state_path.value, self.overwrite.value))
+        self.save_html.on_click(lambda _: save_html(self.html_path.value, self.overwrite.value))
         self.load_state.on_click(lambda _: load_state(self.state_path.value))
         self.box = w.VBox(
             [
@@ -81,6 +87,7 @@ class Keep:
                 self.figure_path,
                 w.HBox([self.vectors_path, self.save_vectors], layout={"flex_flow": "row wrap"}),
                 w.HBox([self.state_path, self.save_state, self.load_state], layout={"flex_flow": "row wrap"}),
+                w.HBox([self.html_path, self.save_html], layout={"flex_flow": "row wrap"}),
                 self.overwrite,
             ]
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from ..._util.text import for_attribute, for_html, visible
+from ..._util.text import for_attribute, for_html
 from ..results.attention import ArmAttention
-from ..results.comparison import Compared, Comparison
+from ..results.comparison import Compared
 from ..results.dose import Dose
 from ..results.sweep import Cell, Sweep, Text
 
@@ -47,13 +48,13 @@ LEGEND = (
 )
 
 
-def arm_html(title: str, text: str, *, body: str | None = None, facts: str = "") -> str:
-    """One arm of the comparison: its name, its text so far (or `body`, its coloured tokens), and what is known of
-    it.
+def arm_html(title: str, text: str, *, body: str | None = None, facts: str = "", arm: str = "") -> str:
+    """One arm of the comparison: its title, its text so far (or `body`, its coloured tokens), and what is known of it.
+    `arm`: its name, where the title says more.
     """
     shown = for_html(text) if body is None else body
     return (
-        f'<div class="kv-arm" data-arm="{for_attribute(title)}"><h4>{for_html(title)}</h4><div'
+        f'<div class="kv-arm" data-arm="{for_attribute(arm or title)}"><h4>{for_html(title)}</h4><div'
         f' class="kv-text">{shown}</div>{facts}</div>'
     )
 
@@ -73,7 +74,10 @@ def tokens_html(own: Compared) -> str:
         end = own.generation.finish_reason == "eos" and len(spans) == len(own.measured.pieces) - 1
         said = for_html(piece) if not end else '<span class="kv-end">[end]</span>'
         title = f"{change:+.2f} nats; log p = {logprob:.2f}, unsteered {logprob - change:.2f}"
-        spans.append(f'<span class="kv-token{kind}" style="--kv-strength:{strength}%" title="{title}">{said}</span>')
+        place = f'data-step="{len(spans) + 1}" role="button" tabindex="-1"'
+        spans.append(
+            f'<span class="kv-token{kind}" {place} style="--kv-strength:{strength}%" title="{title}">{said}</span>'
+        )
     return forced + "".join(spans)
 
 
@@ -82,12 +86,7 @@ def facts_html(own: Compared) -> str:
     verdict = own.verdict
     parts = [f"style <b>{for_html(str(verdict['style']).replace('_', ' '))}</b>"]
     if "correct" in verdict:
-        mark = (
-            '<span class="kv-right">✓ right</span>'
-            if verdict["correct"]
-            else f'<span class="kv-wrong">✗ wrong</span>, gold {for_html(verdict["gold"])}'
-        )
-        parts.append(f"answer <b>{for_html('none' if verdict['answer'] is None else verdict['answer'])}</b> {mark}")
+        parts.append(_answer(verdict))
     parts.append(f"<b>{verdict['tokens']}</b> tokens{' (cut)' if verdict['cut'] else ''}")
     parts.append("<b>loops</b>" if verdict["loop"] else "no loop")
     if own.measured is not None and own.reader is None and own.arm != "baseline":
@@ -99,55 +98,54 @@ def facts_html(own: Compared) -> str:
     return '<div class="kv-facts">' + "".join(f"<span>{part}</span>" for part in parts) + "</div>"
 
 
-def next_tokens_html(comparison: Comparison) -> str:
-    """For each arm that isn't the baseline, the likeliest tokens of the first steps, under the arm and under the
-    baseline.
-    """
-    tables = []
-    for own in comparison.arms:
-        if own.measured is None or own.arm == "baseline":
-            continue
-        for step, likely in enumerate(own.measured.likely, 1):
-            rows = "".join(
-                f'<tr><td><code>{for_html(visible(t.token, one_line=True))}</code></td><td class="kv-number kv-shaded"'
-                f' style="--kv-strength:{60 * t.probability:.0f}%">{t.probability:.3f}</td><td class="kv-number'
-                f' kv-shaded" style="--kv-strength:{60 * t.baseline:.0f}%">{t.baseline:.3f}</td></tr>'
-                for t in likely[:6]
-            )
-            head = f"<tr><th>{for_html(own.arm)}, token {step}</th><th>p</th><th>baseline</th></tr>"
-            tables.append(f'<table class="kv-table" data-arm="{for_attribute(own.arm)}">{head}{rows}</table>')
-    return (
-        f'<div class="kv-tables">{"".join(tables)}</div>'
-        if tables
-        else note("Compare something with the baseline to see which other tokens were likely.")
-    )
+def _answer(verdict: Mapping[str, Any]) -> str:
+    """What was answered, and whether it is right; a text that was cut before it answered is neither right nor wrong."""
+    gold = f"gold {for_html(verdict['gold'])}"
+    if verdict["correct"]:
+        return f'answer <b>{for_html(verdict["answer"])}</b> <span class="kv-right">✓ right</span>'
+    if verdict["answer"] is None:
+        return f"{'<b>cut before an answer</b>' if verdict['cut'] else '<b>no answer</b>'}, {gold}"
+    return f'answer <b>{for_html(verdict["answer"])}</b> <span class="kv-wrong">✗ wrong</span>, {gold}'
+
+
+def folded_html(own: Compared) -> str:
+    """The texts under further random vectors, folded away under the first."""
+    if not own.others:
+        return ""
+    texts = "".join(f'<div class="kv-text">{for_html(other.answer)}</div>' for other in own.others)
+    return f"<details><summary>{len(own.others)} more random vectors</summary>{texts}</details>"
 
 
 def attention_html(found: Sequence[ArmAttention]) -> str:
-    """Per arm and layer, the attention to the slot: from the offset token, on average over the steps, and of the head
-    with most.
+    """Per arm a heatmap of layers and query heads: the mean attention weight on the slot; beside it, what the offset
+    token pays to the slot, and what other slots get.
     """
-    tables = []
-    for own in found:
-        rows = ""
-        for layer in own.layers:
-            rows += f'<tr><td class="kv-number">{layer.layer}</td>'
-            rows += "".join(_shaded(weight) for weight in (layer.first, layer.slot, layer.other))
-            rows += f'<td class="kv-number">{layer.head}: {layer.head_slot:.3f}</td></tr>'
-        head = (
-            f"<tr><th>{for_html(own.arm)}, layer</th><th>offset token</th><th>{own.steps} steps</th>"
-            "<th>other slots</th><th>head with most</th></tr>"
-        )
-        tables.append(f'<table class="kv-table">{head}{rows}</table>')
+    most = max((weight for own in found for layer in own.layers for weight in layer.heads), default=0.0) or 1.0
     return note(
-        "Mean attention weight of the query heads on the steered slot. Attention alone does not show what a head does"
-        " with what it reads."
-    ) + (f'<div class="kv-tables">{"".join(tables)}</div>')
+        "Mean attention weight on the steered slot over the first tokens, by layer and query head; full colour is"
+        f" {most:.3f}. Attention alone does not show what a head does with what it reads."
+    ) + (f'<div class="kv-tables">{"".join(_heads_table(own, most) for own in found)}</div>')
 
 
-def _shaded(weight: float) -> str:
-    strength = 60 * min(1.0, weight)
-    return f'<td class="kv-number kv-shaded" style="--kv-strength:{strength:.0f}%">{weight:.3f}</td>'
+def _heads_table(own: ArmAttention, most: float) -> str:
+    rows = ""
+    for layer in own.layers:
+        cells = "".join(
+            f'<td class="kv-head kv-shaded" style="--kv-strength:{75 * weight / most:.0f}%"'
+            f' title="layer {layer.layer}, head {head}: {weight:.3f}"></td>'
+            for head, weight in enumerate(layer.heads)
+        )
+        rows += (
+            f'<tr><th scope="row">{layer.layer}</th>{cells}<td class="kv-number">{layer.first:.3f}</td>'
+            f'<td class="kv-number">{layer.other:.3f}</td></tr>'
+        )
+    n = max((len(layer.heads) for layer in own.layers), default=0)
+    head = (
+        f"<caption>{for_html(own.arm)}, {own.steps} tokens</caption>"
+        f'<tr><th>layer</th><th colspan="{n}">query heads 0 to {n - 1}</th><th>offset token</th>'
+        "<th>other slots</th></tr>"
+    )
+    return f'<table class="kv-table kv-heads-table">{head}{rows}</table>'
 
 
 def dose_html(dose: Dose, slot: int) -> str:

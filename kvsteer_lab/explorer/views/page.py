@@ -1,4 +1,4 @@
-"""What is displayed: a line that says what goes on, the column of fields, and four tabs."""
+"""What is displayed: a line that says what goes on, the column of fields, and five tabs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import ipywidgets as w
 
 from ..state import ExplorerState
 from .ablation import Ablation
-from .canvases import STYLE, Reach
+from .canvases import STYLE, Picking, Reach
 from .control_panel import ControlPanel
 from .fields import css
 from .geometry import Geometry
 from .keeping import Keep
+from .ladder import StrengthLadder
 from .markup import status
 from .side_by_side import SideBySide
 
-TABS = ("Side by side", "Ablation", "Geometry", "Keep")
+TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Keep")
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,17 @@ class Actions:
 
     Attributes:
         change: takes new values of fields of the state, by name.
-        compare, sweep, look: run the comparison, run the sweep, draw the pairs.
+        compare, climb, sweep, look: run the comparison, the strength ladder, the sweep; draw the pairs.
         cancel: cancels all work, or work of one kind.
         load_vectors: reads vectors from a file, a folder or a repository.
         save_figure: takes which figure, a path, and whether an existing file may be overwritten.
-        save_vectors, save_state: take a path, and whether an existing file may be overwritten.
+        save_vectors, save_state, save_html: take a path, and whether an existing file may be overwritten.
         load_state: takes a path.
     """
 
     change: Callable[[Mapping[str, Any]], None]
     compare: Callable[[], None]
+    climb: Callable[[], None]
     sweep: Callable[[], None]
     look: Callable[[], None]
     cancel: Callable[[str | None], None]
@@ -45,6 +47,7 @@ class Actions:
     save_figure: Callable[[str, str, bool], None]
     save_vectors: Callable[[str, bool], None]
     save_state: Callable[[str, bool], None]
+    save_html: Callable[[str, bool], None]
     load_state: Callable[[str], None]
 
 
@@ -59,7 +62,7 @@ class Page:
 
     Attributes:
         controls: the left column.
-        side, ablation, geometry, keep: the tabs' views.
+        side, ladder, ablation, geometry, keep: the tabs' views.
         ui: the whole.
         errors: how many times something went wrong.
     """
@@ -72,9 +75,18 @@ class Page:
 
         self.controls = ControlPanel(n_layers, n_kv_heads, tasks, change, actions.load_vectors)
         self.side = SideBySide()
-        self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), actions.change)
+        self.ladder = StrengthLadder(change, actions.climb)
+        self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), self._take)
+        self._change = actions.change
         self.geometry = Geometry(n_layers, change)
-        self.keep = Keep(folder, actions.save_figure, actions.save_vectors, actions.save_state, actions.load_state)
+        self.keep = Keep(
+            folder,
+            actions.save_figure,
+            actions.save_vectors,
+            actions.save_state,
+            actions.save_html,
+            actions.load_state,
+        )
         self.said = w.HTML(status(""))
         self.errors = 0
         self.run = w.Button(description="Run", button_style="primary", tooltip="compare once more")
@@ -83,7 +95,7 @@ class Page:
             css(widget, name)
         self.run.on_click(lambda _: actions.compare())
         self.stop.on_click(lambda _: actions.cancel(None))
-        boxes = [self.side.box, self.ablation.box, self.geometry.box, self.keep.box]
+        boxes = [self.side.box, self.ladder.box, self.ablation.box, self.geometry.box, self.keep.box]
         self.tabs = w.Tab(boxes, selected_index=0)
         for i, title in enumerate(TABS):
             self.tabs.set_title(i, title)
@@ -91,15 +103,23 @@ class Page:
         self.tabs.observe(
             lambda moved: actions.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index"
         )
-        top = w.HBox([self.run, self.stop, self.said])
+        self.picking = Picking()
+        self.picking.observe(lambda moved: self.side.pick(*moved["new"][:2]), "token")
+        self.picking.observe(lambda moved: change("slot", moved["new"][0]), "slot")
+        top = w.HBox([self.run, self.stop, self.said]).add_class("kv-top")
         body = w.Box([self.controls.box, self.tabs]).add_class("kv-body")
-        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach()])
+        self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach(), self.picking])
         self.ui.add_class("kv-explorer")
+
+    def _take(self, changes: Mapping[str, Any]) -> None:
+        """Take over a cell's setting, and show what it says."""
+        self._change(changes)
+        self.tabs.selected_index = TABS.index("Side by side")
 
     def show(self, state: ExplorerState, sets: Sequence[str], code: str) -> None:
         """Show a state, the names of the sets of vectors at hand, and the code of the state."""
         self.controls.show(state, sets)
-        for view in (self.side, self.ablation, self.geometry):
+        for view in (self.side, self.ladder, self.ablation, self.geometry):
             view.show(state)
         self.keep.code.code = code
 

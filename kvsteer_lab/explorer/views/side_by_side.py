@@ -1,4 +1,6 @@
-"""The tab "Side by side": texts as they come, then coloured; likely other tokens; attention to the steered slot."""
+"""The tab "Side by side": the prompt, what the comparison comes to, texts as they come and then coloured; likely other
+tokens; attention to the steered slot.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,15 @@ from typing import Any
 import ipywidgets as w
 
 from ..results.attention import ArmAttention
-from ..results.comparison import Comparison
+from ..results.comparison import Compared, Comparison
+from ..results.verdict import read_verdicts
 from ..state import ARMS, Arm, ExplorerState
+from .alternatives import HINT, alternatives_html
 from .fields import css
-from .markup import LEGEND, arm_html, attention_html, facts_html, next_tokens_html, note, tokens_html
+from .history import History
+from .markup import LEGEND, arm_html, attention_html, facts_html, folded_html, note, tokens_html
+from .prompt_strip import prompt_html
+from .verdicts import verdicts_html
 
 _PAUSE = 0.04  # seconds between two updates of a text: more often nobody sees, and the browser would choke
 _EARLIER = "Grey texts belong to an earlier setting; Run makes them anew."
@@ -33,19 +40,35 @@ class SideBySide:
             self._arms[arm] = view
         arms = w.Box(list(self._arms.values()))
         arms.add_class("kv-arm-grid")
-        self.next_tokens, self.attention = w.HTML(), w.HTML()
+        self.verdict, self.prompt, self.next_tokens, self.attention = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        css(self.verdict, "verdict-line")
+        css(self.prompt, "prompt-tokens")
         css(self.next_tokens, "next-tokens")
         css(self.attention, "attention")
         self.earlier = w.HTML(note(_EARLIER), layout={"visibility": "hidden"})  # its place is kept: nothing jumps
         css(self.earlier, "earlier-line")
-        self._views = {**self._arms, "next tokens": self.next_tokens, "attention": self.attention}
+        self._views = {
+            **self._arms,
+            "verdict": self.verdict,
+            "prompt": self.prompt,
+            "next tokens": self.next_tokens,
+            "attention": self.attention,
+        }
+        self._comparison: Comparison | None = None
+        self._found: tuple[ArmAttention, ...] = ()
         self._of: dict[str, ExplorerState] = {}  # the setting that each view shows
         self._now = self._running = ExplorerState()
-        self.details = w.Accordion([self.next_tokens, self.attention], selected_index=None)
-        self.details.set_title(0, "Other likely tokens at the first steps")
+        self.history = History()
+        self.details = w.Accordion(
+            [self.next_tokens, self.attention, self.prompt, self.history.box], selected_index=None
+        )
+        self.details.set_title(2, "The prompt, token by token")
+        self.details.set_title(3, "Earlier comparisons")
+        self.details.set_title(0, "Top alternatives to a token")
         self.details.set_title(1, "Attention to the steered slot")
         self.details.add_class("kv-details")
-        self.box = w.VBox([self.earlier, arms, w.HTML(LEGEND), self.details])
+        self.details.observe(lambda _: self._unfold(), "selected_index")
+        self.box = w.VBox([self.verdict, self.earlier, arms, w.HTML(LEGEND), self.details])
         self._texts: dict[Arm, str] = {}
         self._shown = 0.0
 
@@ -72,28 +95,55 @@ class SideBySide:
 
     def clear(self) -> None:
         """No texts: those of an earlier state would mislead."""
-        self._put({arm: arm_html(arm, "") for arm in self._arms} | {"next tokens": "", "attention": ""}, self._running)
+        self._comparison = None
+        empty = dict.fromkeys(("verdict", "prompt", "next tokens", "attention"), "")
+        self._put({arm: arm_html(arm, "") for arm in self._arms} | empty, self._running)
 
     def texts(self, comparison: Comparison) -> None:
         """All texts, whole."""
-        self._put(
-            {own.arm: arm_html(own.arm, own.generation.answer, facts=facts_html(own)) for own in comparison.arms},
-            comparison.state,
-        )
+        shown: dict[str, str] = {
+            own.arm: arm_html(_title(own), own.generation.answer, facts=_facts(own), arm=own.arm)
+            for own in comparison.arms
+        }
+        self._put(shown | {"prompt": prompt_html(comparison.prompt, comparison.state.slot)}, comparison.state)
 
     def measured(self, comparison: Comparison) -> None:
-        """All texts, token by token, and which other tokens were likely."""
-        shown = {
-            own.arm: arm_html(own.arm, "", body=tokens_html(own), facts=facts_html(own)) for own in comparison.arms
+        """All texts, token by token, and what they come to."""
+        self._comparison = comparison
+        self.history.add(comparison)
+        shown: dict[str, str] = {
+            own.arm: arm_html(_title(own), "", body=tokens_html(own), facts=_facts(own), arm=own.arm)
+            for own in comparison.arms
         }
-        self._put({**shown, "next tokens": next_tokens_html(comparison)}, comparison.state)
+        verdicts = verdicts_html(read_verdicts(comparison))
+        self._put({**shown, "verdict": verdicts, "next tokens": note(HINT)}, comparison.state)
+
+    def pick(self, arm: str, step: int) -> None:
+        """Show what else was likely in place of a token.
+
+        Args:
+            arm: whose text.
+            step: the token's number, from 1.
+        """
+        if self._comparison is not None:
+            self.next_tokens.value = alternatives_html(self._comparison, arm, step)
+            self.details.selected_index = 0
 
     def attended(self, found: Sequence[ArmAttention], state: ExplorerState) -> None:
-        """The attention to the steered slot, of a state's texts."""
-        self._put({"attention": attention_html(found)}, state)
+        """The attention to the steered slot, of a state's texts; it is drawn when it is unfolded."""
+        self._found = tuple(found)
+        self._put({"attention": self._drawn()}, state)
+
+    def _drawn(self) -> str:
+        return attention_html(self._found) if self._found and self.details.selected_index == 1 else ""
+
+    def _unfold(self) -> None:
+        if self._found and self.details.selected_index == 1 and not self.attention.value:
+            self.attention.value = self._drawn()
 
     def not_attended(self, reason: str, state: ExplorerState) -> None:
         """Why a state's texts have no attention to show."""
+        self._found = ()
         self._put({"attention": note(reason)}, state)
 
     # --- in between -------------------------------------------------------------------------------------------
@@ -113,3 +163,11 @@ class SideBySide:
             if late != ("kv-earlier" in view._dom_classes):
                 (view.add_class if late else view.remove_class)("kv-earlier")
         self.earlier.layout.visibility = "visible" if earlier & {*self._now.arms} else "hidden"
+
+
+def _title(own: Compared) -> str:
+    return f"{own.arm} (the first of {1 + len(own.others)})" if own.others else own.arm
+
+
+def _facts(own: Compared) -> str:
+    return facts_html(own) + folded_html(own)

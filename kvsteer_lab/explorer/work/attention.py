@@ -59,7 +59,9 @@ def _by_layer(table: pd.DataFrame) -> tuple[LayerAttention, ...]:
         heads = part.groupby("head").attention.mean()
         first = part[part.step == 0].attention.mean()
         means = float(first), float(part.attention.mean()), float(part.other.mean())
-        layers.append(LayerAttention(int(layer), *means, int(heads.idxmax()), float(heads.max())))
+        layers.append(
+            LayerAttention(int(layer), *means, int(heads.idxmax()), float(heads.max()), tuple(map(float, heads)))
+        )
     return tuple(layers)
 
 

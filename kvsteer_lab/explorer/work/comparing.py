@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,11 @@ from ..threads import Cancelled
 from ..workspace import Workspace
 from .extracting import extract_missing_residuals
 from .measuring import measure_rows
+from .prompt_tokens import prompt_tokens
 from .running import run_rows
 
-OnText = Callable[[Arm, str], None]
-"""Is given an arm and its text so far."""
+OnText = Callable[[Arm, str, int], None]
+"""Is given an arm, its text so far, and the number of its tokens."""
 
 
 def generation_settings(state: ExplorerState) -> dict[str, Any]:
@@ -63,28 +64,36 @@ def compare_arms(
             yield
     workspace.check_slot([asked], state.slot)
     methods = workspace.interventions(state)
-    rows, settings = _prepare(workspace, state, asked, methods)
+    further = workspace.further_controls(state)
+    rows, settings = _prepare(workspace, state, asked, [*methods.values(), *further])
     warned = (window_warning(workspace.model, rows, state.max_new_tokens), *workspace.tell_of_other_weights(state))
     arms = list(methods)
     tokenizer = workspace.model.tokenizer
     forced = [tokenizer.decode(row.forced, skip_special_tokens=True) for row in rows]
 
     def tell(row: int, ids: list[int]) -> None:
-        on_text(arms[row], forced[row] + text_after(tokenizer, rows[row].forced, ids))
+        if row < len(arms):  # the further controls are counted, not watched
+            on_text(arms[row], forced[row] + text_after(tokenizer, rows[row].forced, ids), len(ids))
 
     found: dict[int, list[int]] = {}
     for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled, tell):
         found.update(batch)
         yield
+    labels = [*arms, *(method.label for method in further)]
     texts = [
-        read_row(workspace.model, row, (0, arm, 0), found[i], settings)
-        for i, (arm, row) in enumerate(zip(arms, rows, strict=True))
+        read_row(workspace.model, row, (0, label, 0), found[i], settings)
+        for i, (label, row) in enumerate(zip(labels, rows, strict=True))
     ]
-    compared = [Compared(arm, text, judge(asked, methods[arm], text)) for arm, text in zip(arms, texts, strict=True)]
-    comparison = Comparison(state, asked, tuple(compared), tuple(filter(None, warned)))
+    others = {"random control": tuple(texts[len(arms) :])}
+    compared = [
+        Compared(arm, text, judge(asked, methods[arm], text), others=others.get(arm, ()))
+        for arm, text in zip(arms, texts, strict=False)
+    ]
+    prompt = prompt_tokens(workspace.model, asked)
+    comparison = Comparison(state, asked, tuple(compared), tuple(filter(None, warned)), prompt)
     on_texts(comparison)
     yield
-    (baseline,), _ = _prepare(workspace, state, asked, {"baseline": Nothing()})
+    (baseline,), _ = _prepare(workspace, state, asked, [Nothing()])
     reader = next(
         (
             arm
@@ -95,7 +104,7 @@ def compare_arms(
     )
     readers = [arms.index(reader) if arm == "baseline" and reader else i for i, arm in enumerate(arms)]
     sides = [(rows[i], baseline) for i in readers]
-    for part in measure_rows(workspace.model, sides, [found[i] for i in range(len(rows))], cancelled):
+    for part in measure_rows(workspace.model, sides, [found[i] for i in range(len(arms))], cancelled):
         for i, measured in part:
             compared[i] = replace(compared[i], measured=measured, reader=reader if arms[i] == "baseline" else None)
         yield
@@ -103,13 +112,13 @@ def compare_arms(
 
 
 def _prepare(
-    workspace: Workspace, state: ExplorerState, asked: Asked, methods: Mapping[Any, Intervention]
+    workspace: Workspace, state: ExplorerState, asked: Asked, methods: Sequence[Intervention]
 ) -> tuple[list[Row], Settings]:
-    """A row an arm, and the settings."""
+    """A row a method, and the settings."""
     settings, rows, _ = prepare(
         workspace.model,
         [asked.prompt],
-        list(methods.values()),
+        methods,
         chat=True,
         offset=state.offset,
         generation=generation_settings(state),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..._util.files import write_atomically
 from ...figures.explorer import plot_components, plot_sweep, plot_tokens
 from ...figures.saving import save_figure
 from ...models.model import Model
@@ -87,3 +88,15 @@ def write_state(path: str, overwrite: bool, workspace: Workspace, state: Explore
         OSError: the folder can't be written.
     """
     return f"Written: {state.save(path, overwrite=overwrite, origin=origin_of(workspace))}."
+
+
+def write_page(path: str, overwrite: bool, page: str) -> str:
+    """Write an HTML page; says what was written.
+
+    Raises:
+        ValueError: no name, or an existing file without `overwrite`.
+        OSError: the folder can't be written.
+    """
+    refuse_existing(path, overwrite)
+    written = write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return f"Written: {written}."

@@ -12,14 +12,15 @@ from ..._util.batching import in_batches
 from ...generation.divergence import kl
 from ...generation.rows import Row, group_rows
 from ...generation.scoring import logits_along
-from ...models.lock import LOCK
 from ...models.model import Model
 from ...models.token_texts import text_after, token_pieces
 from ..results.comparison import Likely, Measured
 from ..threads import Cancelled, CancelledError
+from .running import holding_the_model
 
-STEPS, LIKELIEST = 3, 5
-"""The next-token table: of how many steps, how many tokens each."""
+LIKELIEST = 5
+"""How many tokens of each side are kept before each token of a text."""
+_CONTEXT = 8  # tokens: a token's text depends on what stands before it, but not on what stands far before it
 
 
 def measure_rows(
@@ -61,7 +62,7 @@ def _measure(
 ) -> list[Measured]:
     parts: dict[str, list[Tensor]] = {"p": [], "q": [], "kl": []}
     likely: list[list[tuple[Likely, ...]]] = [[] for _ in targets]
-    with LOCK:
+    with holding_the_model(cancelled):
         along = zip(*(logits_along(model, [side[i] for side in sides], targets) for i in (0, 1)), strict=True)
         for (p, tokens), (q, _) in along:
             if cancelled.is_set():
@@ -72,7 +73,7 @@ def _measure(
             parts["q"].append(log_q.gather(-1, chosen)[..., 0].cpu())
             parts["kl"] += [kl(p[:, t], q[:, t]).cpu()[:, None] for t in range(p.shape[1])]
             for row, own in enumerate(likely):
-                for t in range(min(p.shape[1], STEPS - len(own), len(targets[row]) - len(own))):
+                for t in range(min(p.shape[1], len(targets[row]) - len(own))):
                     read = [*sides[row][0].tail, *targets[row][: len(own)]]
                     own.append(_likeliest(model.tokenizer, read, log_p[row, t].exp(), log_q[row, t].exp()))
     log_p, log_q, nats = (torch.cat(part, 1) for part in parts.values())
@@ -88,5 +89,6 @@ def _likeliest(tokenizer: Any, read: Sequence[int], p: Tensor, q: Tensor) -> tup
     """The likeliest tokens of both sides after the tokens `read`, those of the intervention first."""
     n = min(LIKELIEST, len(p))
     order = dict.fromkeys([*p.topk(n).indices.tolist(), *q.topk(n).indices.tolist()])
-    texts = {t: text_after(tokenizer, read, [t], skip_special_tokens=False) for t in list(order)[: 2 * n]}
-    return tuple(Likely(text, float(p[t]), float(q[t])) for t, text in texts.items())
+    near = read[-_CONTEXT:]
+    texts = {t: text_after(tokenizer, near, [t], skip_special_tokens=False) for t in order}
+    return tuple(Likely(text, float(p[t]), float(q[t]), t) for t, text in texts.items())

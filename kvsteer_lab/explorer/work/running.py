@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,27 @@ from ..threads import Cancelled, CancelledError
 
 OnTokens = Callable[[int, list[int]], None]
 """Is given a row's number and all its tokens so far."""
+
+
+_POLL = 0.1  # seconds
+
+
+@contextmanager
+def holding_the_model(cancelled: Cancelled) -> Iterator[None]:
+    """Hold the lock on models; while another thread has it, a cancel is noticed all the same.
+
+    Raises:
+        CancelledError: `cancelled` was set before the lock was had.
+    """
+    while not LOCK.acquire(timeout=_POLL):
+        if cancelled.is_set():
+            raise CancelledError
+    try:
+        if cancelled.is_set():
+            raise CancelledError
+        yield
+    finally:
+        LOCK.release()
 
 
 class _Rows(BaseStreamer):
@@ -66,9 +88,7 @@ def run_rows(
 
     def run(batch: Sequence[int]) -> list[list[int]]:
         streamer: Any = None if on_tokens is None else _Rows(batch, settings.eos, on_tokens)
-        with LOCK:
-            if cancelled.is_set():  # while it waited
-                raise CancelledError
+        with holding_the_model(cancelled):
             return decode(
                 model, [rows[i] for i in batch], settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)])
             )

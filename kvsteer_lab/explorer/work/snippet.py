@@ -201,5 +201,5 @@ _METHODS: dict[Arm, Callable[[ExplorerState], str]] = {
     "forced prefix": lambda state: f"kv.ForcedPrefix({state.prefix!r}, name='forced prefix')",
     "cache steering": lambda state: "steering",
     "activation steering": lambda state: "activation",
-    "random control": lambda state: f"kv.random_controls(steering, 1, seed={state.control_seed})[0]",
+    "random control": lambda state: f"*kv.random_controls(steering, {state.n_controls}, seed={state.control_seed})",
 }

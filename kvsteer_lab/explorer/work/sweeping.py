@@ -10,17 +10,20 @@ from typing import Any
 from ...generation.generate import check_prompts, prepare, read_row
 from ...interventions.base import Intervention, Nothing
 from ..results.comparison import Asked
-from ..results.sweep import Cell, Sweep, Text
+from ..results.sweep import Cell, Grid, Sweep, Text
 from ..state import ExplorerState
-from ..threads import Cancelled
+from ..threads import Cancelled, CancelledError, Interrupted
 from ..workspace import Workspace
 from .comparing import generation_settings, judge
 from .grids import make_grid
 from .running import run_rows
 
-CHUNK_SECONDS = 0.4
-"""About how long a chunk shall take: other work waits no longer than that."""
+CHUNK_SECONDS = 6.0
+"""A chunk grows, cell by cell cheaper, until it takes so long. Other work doesn't wait for it: the chunk that runs is
+dropped at the next token, and done later.
+"""
 _MOST_ROWS = 256
+_MANY = 8  # columns: with more, every eighth comes first, then those halfway between, and so on
 
 
 def asked_in_sweep(workspace: Workspace, state: ExplorerState) -> tuple[Asked, ...]:
@@ -45,14 +48,15 @@ def asked_in_sweep(workspace: Workspace, state: ExplorerState) -> tuple[Asked, .
 def run_sweep(
     workspace: Workspace, state: ExplorerState, cancelled: Cancelled, on_chunk: Callable[[Sweep], None]
 ) -> Iterator[None]:
-    """Run a sweep, cell after cell, some of them together in one forked decode; yields where other work may go first.
+    """Run a sweep, many cells together in one forked decode; yields where other work may go first.
 
     Cells with the same setting are decoded once. All texts are those of `kv.generate`.
 
     Args:
         workspace: the model and what is at hand.
         state: what is swept.
-        cancelled: stops it at the next token; the chunk that runs is dropped.
+        cancelled: stops it at the next token; the chunk that runs is dropped. Where more urgent work waits, the chunk
+            is dropped, too, and done after that.
         on_chunk: is given the sweep before the first chunk and after every one.
 
     Raises:
@@ -78,20 +82,36 @@ def run_sweep(
     sweep = replace(sweep, baseline=baseline, seconds=time.perf_counter() - start)
     on_chunk(sweep)
     yield
-    waiting, size, worked = list(by_setting.values()), 1, 0.0
+    waiting, size, worked = sorted(by_setting.values(), key=lambda cells: _coarse(cells[0], grid)), 1, 0.0
     while waiting:
-        chunk, waiting = waiting[:size], waiting[size:]
+        chunk, rest = waiting[:size], waiting[size:]
         start = time.perf_counter()
         methods = [replace(cells[0].steering, name=f"cell {i}") for i, cells in enumerate(chunk)]
-        found = zip(chunk, _decode(workspace, state, asked, methods, cancelled), strict=True)
+        try:
+            texts_of = _decode(workspace, state, asked, methods, Interrupted(cancelled))
+        except CancelledError:
+            if cancelled.is_set():
+                raise
+            yield  # more urgent work goes first; then the chunk begins anew
+            continue
+        waiting = rest
+        found = zip(chunk, texts_of, strict=True)
         done = {(cell.row, cell.column): texts for cells, texts in found for cell in cells}
         took = time.perf_counter() - start
         worked += took
         sweep = replace(sweep, done={**sweep.done, **done}, seconds=worked)
         most = max(1, _MOST_ROWS // len(asked))
-        size = min(2 * size, most) if took < CHUNK_SECONDS else max(1, size // 2) if took > 2 * CHUNK_SECONDS else size
+        size = min(2 * size, most) if took < CHUNK_SECONDS else size
         on_chunk(sweep)
         yield
+
+
+def _coarse(cell: Cell, grid: Grid) -> int:
+    """Where a cell stands in the queue: of many columns a coarse picture comes first."""
+    if len(grid.columns) <= _MANY:
+        return 0
+    step = cell.column & -cell.column or _MANY  # the largest power of two that divides the column's number
+    return -min(step, _MANY)
 
 
 def _decode(

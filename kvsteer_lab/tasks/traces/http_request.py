@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Future
@@ -59,6 +61,7 @@ def send(method: str, url: str, seconds: float, body: Any = None, token: Callabl
     Raises:
         RequestFailed: nothing listens there, the time is over, or the answer breaks off or is too long.
     """
+    _import_anyio()
     failure = _in_a_loop(lambda: _send(method, url, seconds, body, token))
     if isinstance(failure, Answer):
         return failure
@@ -124,6 +127,27 @@ class Bearer(httpx.Auth):
 @lru_cache(maxsize=1)
 def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
+
+
+_LOADING = threading.Lock()
+_ANYIO = "anyio._backends._asyncio"
+
+
+def _import_anyio() -> None:
+    """Import what httpx would import at its first request, which refuses to be imported where every object has a
+    `save`, as nnsight gives them from its import on. Nothing else is done differently.
+    """
+    with _LOADING:
+        if _ANYIO in sys.modules:
+            return
+        given, save = sys.modules.get("nnsight._c"), vars(object).get("save")
+        if given is not None and save is not None:
+            given.unmount("save")
+        try:
+            importlib.import_module(_ANYIO)
+        finally:
+            if given is not None and save is not None:
+                given.mount(save, "save")
 
 
 def _in_a_loop(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -28,6 +28,7 @@ class TracedTask(Task):
     def __init__(self, task: Task, traces: Traces) -> None:
         self.task, self.traces = task, traces
         self.name, self.splits, self.closing = task.name, task.splits, task.closing
+        self.max_new_tokens = task.max_new_tokens
         self.styles = tuple(dict.fromkeys((*task.styles, *traces.styles)))
         by_id: dict[str, dict[str, Trace]] = {}
         by_text: dict[str, dict[str, Trace]] = {}

@@ -73,6 +73,7 @@ def write_traces(
             anything is asked or written; another process that is writing to the file.
         ConnectionError: nothing answers at `base_url`, the key is refused, or a fault doesn't pass. What was answered
             is in `out`.
+        KeyboardInterrupt: Ctrl-C; what was asked by then is waited for and kept.
 
     >>> import kvsteer_lab as kv
     >>> write_traces(kv.tasks.get("tiny-arithmetic"), "stepwise", "t.jsonl", base_url="localhost", model="m")
@@ -146,10 +147,10 @@ def _ask_and_write(
             stop.set()
             threads.shutdown(wait=False, cancel_futures=True)
             _keep_what_came(journal, task, style, futures)
-            if isinstance(error, ConnectionError):
-                raise ConnectionError(
-                    f"{error} {len(journal.ids())} replies are in {journal.path}; the same call goes on from there."
-                ) from None
+            if isinstance(error, ConnectionError | KeyboardInterrupt):
+                told = f"{error} " if isinstance(error, ConnectionError) else "Interrupted: "
+                kept = f"{len(journal.ids())} replies are in {journal.path}; the same call goes on from there."
+                raise type(error)(f"{told}{kept}") from None
             raise
 
 

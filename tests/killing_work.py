@@ -1,0 +1,117 @@
+"""Begin a search or a reproduction, kill it, begin it again: `python killing_work.py tune|reproduce FOLDER KILLS SEED`.
+Run by test_attack_kills.py, not a test itself.
+
+Every process that computes is a fork of this one, so that imports are paid for once. Prints one JSON line: how the
+uninterrupted work ended, how the killed one did, and for each kill whether it hit and what had been written by then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import torch
+
+import kvsteer_lab as kv
+from kvsteer_lab.reproduction import chapters
+from kvsteer_lab.reproduction.reproduction import reproduce
+
+
+def tune(out: Path) -> list[str]:
+    """The tables of a small search with two rounds and its confirmation."""
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=8, shots=1)
+    search = kv.CacheSearch(kv.extract(model, pairs, progress=False), key_shares=(0,))
+    few: dict[str, Any] = dict(n=4, generation={"max_new_tokens": 12}, progress=False)
+    tuning = kv.tune(model, task, search, cells=4, extensions=1, doses=(1, 4), out=out / "dev", **few)
+    results = tuning.confirm(n=4, controls=2, out=out / "test", progress=False)
+    return [tuning.cells.to_csv(), results.rows.to_csv()]
+
+
+BOOK = "import os\n\nMODEL = os.environ.get('KVSTEER_MODEL', 'tiny')"
+
+
+def run_books(out: Path) -> list[str]:
+    """What two notebooks print, which load the model and take a moment."""
+    books = out.parent / "books"
+    if not books.exists():
+        books.mkdir()
+        for name in ("01_one", "02_two"):
+            book = nbformat.v4.new_notebook()
+            book.cells = [
+                nbformat.v4.new_markdown_cell(f"# {name}"),
+                nbformat.v4.new_code_cell(BOOK, metadata={"tags": ["parameters"]}),
+                *(
+                    nbformat.v4.new_code_cell(f"import time; time.sleep(0.3); print({name!r}, {i}, MODEL)")
+                    for i in "abc"
+                ),
+            ]
+            nbformat.write(book, books / f"{name}.ipynb")
+    chapters.folder = lambda: books  # type: ignore[assignment]
+    done = reproduce("tiny", out, say=lambda *told: None, progress=False)
+    assert not done.failures, done.failures
+    said = []
+    for path in sorted((out / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        said.append("".join(output.get("text", "") for cell in cells for output in cell.outputs))
+    return [*said, *sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())]
+
+
+def in_a_fork(work: Callable[[Path], list[str]], out: Path, told: Path) -> int:
+    child = os.fork()
+    if not child:
+        os.setsid()
+        told.write_text(json.dumps(work(out)))
+        os._exit(0)
+    return child
+
+
+def orphans(session: int) -> list[str]:
+    """Processes of a killed one's session that are still there after a while."""
+    limit = time.monotonic() + 15
+    while True:
+        left = []
+        for process in psutil.process_iter(["pid", "status", "cmdline"]):
+            try:
+                if os.getsid(process.pid) == session and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    left.append(" ".join(process.info["cmdline"] or []))
+            except (ProcessLookupError, PermissionError):
+                continue
+        if not left or time.monotonic() > limit:
+            return left
+        time.sleep(0.2)
+
+
+def main(what: str, folder: Path, kills: int, seed: int) -> None:
+    work = {"tune": tune, "reproduce": run_books}[what]
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, told = random.Random(seed), folder / "told"
+    start = time.monotonic()
+    os.waitpid(in_a_fork(work, folder / "whole", told), 0)
+    took, wanted = time.monotonic() - start, json.loads(told.read_text())
+    told.unlink()
+    hits = []
+    for share in sorted(rng.uniform(0.02, 0.7) for _ in range(kills)):
+        child = in_a_fork(work, folder / "killed", told)
+        time.sleep(share * took)
+        os.kill(child, signal.SIGKILL)
+        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        files = len([p for p in folder.joinpath("killed").rglob("*") if p.is_file()])
+        hits.append({"killed": killed, "files": files, "left": orphans(child)})
+    os.waitpid(in_a_fork(work, folder / "killed", told), 0)
+    found = json.loads(told.read_text())
+    print(json.dumps({"same": found == wanted, "wanted": wanted, "found": found, "hits": hits}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

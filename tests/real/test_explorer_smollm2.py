@@ -1,0 +1,83 @@
+"""The explorer on SmolLM2 in a real browser: a slider changes the answer, the verdict says how, a ladder shows when.
+
+With `KVSTEER_SCREENSHOTS` it films the slider for the README (`make screenshots`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import chromium, free_port, left_out, open_page, serving
+from explorer_page import ExplorerPage
+from PIL import Image
+
+import kvsteer_lab as kv
+
+REASON = left_out()
+pytestmark = pytest.mark.skipif(bool(REASON), reason=f"left out: {REASON}")
+SCREENSHOTS = os.environ.get("KVSTEER_SCREENSHOTS")
+STRENGTHS = (0.0, 1.0, 2.0, 3.0, 4.0)
+PATIENCE = 180_000  # milliseconds: two cores, and others may use them
+
+
+def frame(page: Any) -> Image.Image:
+    """The upper part of the widget as it looks now."""
+    page.mouse.move(0, 0)
+    return Image.open(io.BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+
+
+def write_film(frames: list[Image.Image], path: Path) -> None:
+    """A moving picture that goes on for ever, of few colours and so of few bytes."""
+    small = [image.quantize(48, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for image in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small[0].save(path, save_all=True, append_images=small[1:], duration=1800, loop=0, optimize=True)
+
+
+def test_a_slider_changes_a_real_models_answer(smollm2: kv.Model, tmp_path: Path) -> None:
+    task = kv.tasks.get("tiny-arithmetic")
+    pairs = kv.ContrastiveSet.few_shot(task, smollm2.tokenizer, style="stepwise", n=24, shots=2)
+    path = kv.extract(smollm2, pairs, progress=False).save(tmp_path / "stepwise.safetensors")
+    port = free_port()
+    command = [sys.executable, "-m", "kvsteer_lab.cli", "explore", "--model", "smollm2-135m", "--vectors", str(path)]
+    with (
+        chromium() as browser,
+        serving([*command, f"--port={port}", "--no-browser"], "/voila/static/favicon.ico", tmp_path, port) as server,
+    ):
+        (address,) = re.findall(r"http://127\.0\.0\.1:\d+/\?token=\w+", server.log.read_text())
+        page, errors = open_page(browser)
+        page.set_default_timeout(PATIENCE)
+        page.set_viewport_size({"width": 1100, "height": 640})
+        page.route(re.compile(r"https://.*"), lambda route: route.abort())
+        page.goto(address)
+        explorer = ExplorerPage(page, tmp_path)
+        explorer.at("status").filter(has_text="Done.").wait_for()
+        explorer.root.locator(".kv-more .jupyter-widget-Collapse-header", has_text="Sampling").click()
+        explorer.type("max-new-tokens", "40")
+        frames, answers = [], []
+        for cv in STRENGTHS:
+            explorer.type("cv-typed", str(cv))
+            explorer.wait_for_number("cv", cv)
+            page.wait_for_function(
+                "cv => !document.querySelector('.kv-arm-cache-steering.kv-earlier')"
+                " && document.querySelector('.kv-status').innerText.includes('Done.')",
+                arg=cv,
+            )
+            page.wait_for_timeout(800)  # the colours come after the texts
+            answers.append(explorer.arm("cache steering").locator(".kv-text").first.inner_text())
+            page.evaluate("document.querySelector('.kv-explorer').scrollIntoView()")
+            frames.append(frame(page))
+        plain = explorer.arm("baseline").locator(".kv-text").first.inner_text()
+        assert answers[0] == plain and answers[-1] != plain
+        assert answers[-1].startswith("Step 1"), answers
+        assert re.search(r"leaves the baseline's text at token \d+", explorer.at("verdict-line").inner_text())
+        assert "random vectors of this size" in explorer.at("verdict-line").inner_text()
+        if SCREENSHOTS:
+            write_film(frames, Path(SCREENSHOTS) / "slider.gif")
+        page.close()
+        assert [error for error in errors if "https://" not in error] == []
