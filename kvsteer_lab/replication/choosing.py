@@ -131,9 +131,10 @@ def _vectors(
     files = folder / "vectors.safetensors", folder / "activations.safetensors"
     if not all(file.is_file() for file in files):
         pairs = ContrastiveSet.few_shot(task, model.tokenizer, style=STYLE, n=sizes.pairs, shots=sizes.shots, seed=seed)
-        for file, read in zip(files, (extract, extract_activations), strict=True):
-            if not file.is_file():
-                read(model, pairs, batch_size=4, progress=progress).save(file)
+        if not files[0].is_file():
+            extract(model, pairs, batch_size=4, progress=progress).save(files[0])
+        if not files[1].is_file():
+            extract_activations(model, pairs, batch_size=4, progress=progress).save(files[1])
     return KVVectors.load(files[0]), ActivationVectors.load(files[1])
 
 
@@ -149,10 +150,15 @@ def _tune(
     activations: ActivationVectors,
 ) -> dict[str, Any]:
     """The chosen numbers of every method; all cells that were tried go to `cells.csv`."""
-    cells, chosen, questions, plain = [], {}, (), {}
+    cells: list[pd.DataFrame] = []
+    chosen: dict[str, Any] = {}
+    questions: tuple[str, ...] = ()
+    plain: dict[str, float] = {}
     for number, (doses, group) in enumerate(searches(vectors, activations).items()):
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The best dose")  # the table of cells says so
+            # what both warnings say, the table of cells and the baseline beside it say
+            warnings.filterwarnings("ignore", message="The best dose")
+            warnings.filterwarnings("ignore", message="The objective")
             tuning = tune(
                 model,
                 task,

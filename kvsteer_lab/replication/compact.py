@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from .._util.files import write_atomically
 from .._util.json import read_json
 from ..evaluation.runs import Run
 from .replicating import SETTINGS, Replication, gather_latency
-from .tables import comparison_table, with_loops
+from .tables import comparison_table, read_texts
 
 TEXTS = ("text", "forced", "closing", "gold")
 """Columns that may hold a benchmark's words, or its answers."""
 KEPT = (
     *("task", "group", "question", "intervention", "control_of", "control_kind", "finish_reason", "tokens"),
-    *("read_answer", "correct", "style", "reasoned", "repetition", "loop", "cut", "words"),
+    *("read_answer", "correct", "style", "reasoned", "repetition", "loop", "cut", "words", "connectives", "enumerates"),
     *("kl_1", "kl_8", "kl_32", "hash"),
 )
 
@@ -94,7 +95,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
         raise ValueError(f"There are no replies in {replication.path} yet; go on with the replication first.")
     out = Path(out)
     tasks = list(dict.fromkeys(replication.rows.task))
-    rows = with_loops(replication.rows)
+    rows = read_texts(replication.rows)
     whole = rows.forced + rows.text
     rows = rows.assign(words=whole.str.split().str.len(), hash=whole.map(hash_reply))[list(KEPT)]
     settings = {
@@ -110,8 +111,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
     write_atomically(out / SETTINGS, lambda file: file.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
     for task in tasks:
         for name in ("chosen.json", "vectors.safetensors", "activations.safetensors"):
-            source = replication.path / task / name
-            write_atomically(out / f"{task}.{name}", lambda file, source=source: shutil.copyfile(source, file))
+            write_atomically(out / f"{task}.{name}", partial(shutil.copyfile, replication.path / task / name))
     return out
 
 

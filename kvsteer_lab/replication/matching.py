@@ -51,12 +51,13 @@ def match_controls(
         open_ = [c for c in controls if not _reached(tried[c.label], nats)]
         if not open_:
             break
-        factors = [_next(tried[c.label], nats) for c in open_]
-        scaled = [c.at(f * c.coefficient, c.label) for c, f in zip(open_, factors, strict=True)]
+        now = [_next(tried[c.label], nats) for c in open_]
+        scaled = [c.at(f * c.coefficient, c.label) for c, f in zip(open_, now, strict=True)]
         found = divergences(model, chats, texts, scaled, Nothing(), batch_size=batch_size)
-        for control, factor, each in zip(open_, factors, found, strict=True):
+        for control, factor, each in zip(open_, now, found, strict=True):
             tried[control.label].append((factor, max(float(np.mean(each.totals)), 1e-9)))
-    return {label: factor for label, seen in tried.items() if (factor := _reached(seen, nats))}
+    reached = {label: _reached(seen, nats) for label, seen in tried.items()}
+    return {label: factor for label, factor in reached.items() if factor is not None}
 
 
 def scaled_controls(controls: Sequence[Control], factors: dict[str, float]) -> list[Control]:

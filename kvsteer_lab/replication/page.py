@@ -73,6 +73,8 @@ def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
         repetition=number("repetition"),
         direct=number("direct"),
         reasoned=number("reasoned"),
+        connectives=number("connectives"),
+        enumerates=number("enumerates"),
         kl=number("kl_32"),
         time=number("time"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,13 @@ def write_release(out: Path, name: str, task: Task, rows: pd.DataFrame) -> list[
         arguments = _arguments(str(label), None if pd.isna(kind) else str(kind), settings, chosen, name, limit)
         content = _content(arguments, part, asked, bool(task.closing))
         path = out / "release" / name / f"{re.sub(r'[^A-Za-z0-9]+', '-', str(label)).strip('-')}.json"
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        written.append(write_atomically(path, lambda file, text=text: file.write_text(text, encoding="utf-8")))
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", errors="surrogatepass")
+        written.append(write_atomically(path, partial(_write, text)))
     return written
+
+
+def _write(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _arguments(

@@ -35,7 +35,7 @@ from .release import write_release
 from .sizes import Sizes
 from .sources import with_demonstrations
 from .styles import GROUP
-from .tables import comparison_table
+from .tables import comparison_table, read_texts
 
 SETTINGS = "settings.json"
 
@@ -244,7 +244,7 @@ def summarise_folder(path: Path, names: Sequence[str], sources: dict[str, Task])
 
 
 def gather_rows(path: Path, names: Sequence[str]) -> pd.DataFrame:
-    """All replies on test questions that are there, finished blocks only.
+    """All replies on test questions that are there, finished blocks only, their texts read as they are read now.
 
     Args:
         path: the replication's folder.
@@ -256,7 +256,7 @@ def gather_rows(path: Path, names: Sequence[str]) -> pd.DataFrame:
             block = Block(folder.parent, folder.name, (), ())
             if block.done:
                 parts.append(block.rows().assign(task=name, group=folder.name.rpartition("-")[0]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return read_texts(pd.concat(parts, ignore_index=True)) if parts else pd.DataFrame()
 
 
 def _place(folder: Path) -> tuple[int, str]:

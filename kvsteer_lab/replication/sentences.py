@@ -73,10 +73,11 @@ def _random(row: Mapping[Hashable, Any]) -> list[str]:
         if not _has(row, f"{name}_n"):
             continue
         parts = []
-        for outcome, form in (("tokens", ".0f"), ("accuracy", ".2f")):
+        for outcome, form in (("tokens", ".0f"), ("connectives", ".2f"), ("accuracy", ".2f")):
             low, high = (format(row[f"{name}_{outcome}_{end}"], form) for end in ("low", "high"))
-            parts.append(f"{outcome} {low} to {high} (p = {row[f'p_{name}_{outcome}']:.2f} of reaching the steering)")
+            parts.append(f"{outcome} {low} to {high} (p = {row[f'p_{name}_{outcome}']:.2f})")
         said.append(
-            f"Random vectors {size} as {row['intervention']}, on {row[f'{name}_n']:.0f} questions: {', '.join(parts)}."
+            f"Random vectors {size} as {row['intervention']}, on {row[f'{name}_n']:.0f} questions (p: that one of them"
+            f" reaches the steering): {', '.join(parts)}."
         )
     return said

@@ -10,25 +10,42 @@ from typing import Any
 import pandas as pd
 
 from ..evaluation.bands import band
+from ..evaluation.outcomes.built_in import connectives, enumerates
+from ..evaluation.outcomes.outcome import Reply
 from ..stats.intervals import paired_bootstrap
 from ..stats.shares import paired_difference, wilson
 from ..stats.significance import holm, mcnemar
 from ..stats.texts import is_loop
+from ..tasks.base import Question
+from ..tasks.styles import REASONING_STYLES, detect_style
 from .styles import GROUP
 
-OUTCOMES = {"correct": "accuracy", "tokens": "tokens", "reasoned": "reasoned"}
-"""What is held against the random vectors: the column of the rows, and its name in the table."""
+_ANY = Question("", "", "")  # these outcomes look at the reply alone
+
+OUTCOMES = ("tokens", "accuracy", "reasoned", "connectives")
+"""What is held against the random vectors."""
 
 
-def with_loops(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the columns `loop` and `cut`, computed from texts where they aren't there.
+def read_texts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with what is read from their texts now, whatever detectors were in use when they were generated: `style`,
+    `reasoned`, `connectives`, `enumerates`, `loop`, `cut`; and `accuracy`, 1 where the answer is right.
 
     Args:
-        rows: of a replication.
+        rows: of a replication; compact ones, which have no texts, keep what was read.
     """
-    if "loop" in rows:
+    rows = rows.assign(accuracy=rows.correct.astype(float))
+    if "text" not in rows or "connectives" in rows:
         return rows
-    return rows.assign(loop=(rows.forced + rows.text).map(is_loop), cut=rows.finish_reason == "length")
+    whole = rows.forced + rows.text
+    styles = whole.map(detect_style)
+    return rows.assign(
+        style=styles,
+        reasoned=styles.isin(REASONING_STYLES),
+        connectives=[connectives(_ANY, Reply(text)) for text in whole],
+        enumerates=[enumerates(_ANY, Reply(text)) for text in whole],
+        loop=whole.map(is_loop),
+        cut=rows.finish_reason == "length",
+    )
 
 
 def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -44,12 +61,13 @@ def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) ->
         `task`, `intervention`, `n`; `accuracy` with Wilson's interval `low`, `high`; `gain` over the baseline with
         Newcombe's interval `gain_low`, `gain_high`, the questions `gained` and `lost`, `p` (exact McNemar), `p_holm`;
         `tokens`, and `longer` with its bootstrap interval `longer_low`, `longer_high`: the paired difference in tokens;
-        the shares `cut` at the limit, `loops`, `direct` (answered without any reasoning) and `reasoned`; `repetition`,
-        the mean share of repeated 4-grams; `kl_32`, nats over the first 32 tokens of the baseline's replies, on `kl_n`
-        questions; `time`, a token's time over the baseline's. Rows of random vectors average over vectors, and their
-        `low`, `high`, `tokens_low` and `tokens_high` hold the middle 95% of the vectors; the
-        steering that they control has the middle 95% of their means (`random_accuracy_low` and so on) and the share of
-        them that reach it, `p_random_accuracy` and so on; those at equal divergence have the same with `equal_kl`.
+        the shares `cut` at the limit, `loops`, `direct` (answered without any reasoning), `reasoned` and `enumerates`;
+        `connectives`, inferential words a reply; `repetition`, the mean share of repeated 4-grams; `kl_32`, nats over
+        the first 32 tokens of the baseline's replies, on `kl_n` questions; `time`, a token's time over the baseline's.
+        Rows of random vectors average over vectors, and their `low`, `high`, `tokens_low` and `tokens_high` hold the
+        middle 95% of the vectors; the steering that they control has the middle 95% of their means
+        (`random_accuracy_low` and so on) and the share of them that reach it, `p_random_accuracy` and so on; those at
+        equal divergence have the same with `equal_kl`.
 
     Example:
         >>> import pandas as pd
@@ -61,7 +79,7 @@ def comparison_table(rows: pd.DataFrame, latency: pd.DataFrame | None = None) ->
         >>> table[["intervention", "accuracy", "gained", "longer"]].values.tolist()[1]
         ['CoT prompt', 1.0, 1.0, 4.0]
     """
-    rows = with_loops(rows)
+    rows = read_texts(rows)
     rows = rows[rows.group != GROUP] if "group" in rows else rows
     table: list[dict[str, Any]] = []
     for task, here in rows.groupby("task", sort=False):
@@ -107,6 +125,8 @@ def _measure(part: pd.DataFrame) -> dict[str, Any]:
         repetition=part.repetition.mean(),
         direct=(part["style"] == "direct").mean(),
         reasoned=part.reasoned.mean(),
+        connectives=part.connectives.mean(),
+        enumerates=part.enumerates.mean(),
         kl_32=part.kl_32.mean() if known.any() else math.nan,
         kl_n=int(part.question[known].nunique()),
     )
@@ -138,12 +158,12 @@ def _beside(part: pd.DataFrame, drawn: pd.DataFrame, name: str) -> dict[str, Any
     row: dict[str, Any] = {f"{name}_n": int(shared.question.nunique())}
     if shared.empty:
         return {}
-    for column, called in OUTCOMES.items():
-        each = drawn.groupby("intervention")[column].mean().tolist()
-        found = band(float(shared[column].mean()), each)
+    for outcome in OUTCOMES:
+        each = drawn.groupby("intervention")[outcome].mean().tolist()
+        found = band(float(shared[outcome].mean()), each)
         row |= {
-            f"{name}_{called}_low": found["random_low"],
-            f"{name}_{called}_high": found["random_high"],
-            f"p_{name}_{called}": found["p_random"],
+            f"{name}_{outcome}_low": found["random_low"],
+            f"{name}_{outcome}_high": found["random_high"],
+            f"p_{name}_{outcome}": found["p_random"],
         }
     return row

@@ -37,8 +37,8 @@ SIZES = kv.replication.Sizes(
 )
 
 
-def quietly(path: Path, sizes: kv.replication.Sizes = SIZES, **changes: object) -> kv.replication.Replication:
-    return kv.replicate(kv.load("tiny"), [TASK], path, sizes=sizes, progress=False, say=lambda line: None, **changes)
+def quietly(path: Path, sizes: kv.replication.Sizes = SIZES, shard: str | None = None) -> kv.replication.Replication:
+    return kv.replicate(kv.load("tiny"), [TASK], path, sizes=sizes, progress=False, say=lambda line: None, shard=shard)
 
 
 @pytest.fixture(scope="module")
