@@ -1,5 +1,6 @@
 # Every target makes its own virtual environment when there is none.
 #   make demo        the method end to end on the bundled model, a few minutes
+#   make demo-real   the same story on SmolLM2-135M, a few minutes; its weights are fetched once
 #   make test        ruff, mypy, the tests, the notebooks with their outputs compared; CI adds the tests on pretrained
 #                    weights (MARK="not slow"), which fetch 331 MB once
 #   make lab         the notebooks in JupyterLab
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo test lint lab app notebooks figures screenshots docs full latest evidence clean
+.PHONY: demo demo-real test lint lab app notebooks figures screenshots docs full latest evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -34,10 +35,13 @@ $(READY): pyproject.toml constraints.txt
 
 # The bundled models are too small for a second thread to help, and threads that wait for one another on a busy
 # machine make them many times slower. `make demo OMP_NUM_THREADS=8` for a larger model.
-demo app notebooks figures screenshots test full evidence: export OMP_NUM_THREADS ?= 1
+demo demo-real app notebooks figures screenshots test full evidence: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)
 	$(BIN)/kvsteer demo
+
+demo-real: $(READY)
+	$(BIN)/kvsteer demo --model smollm2-135m --out kvsteer-demo-real
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -64,7 +68,7 @@ figures: $(READY)
 screenshots: export KVSTEER_BROWSER = required
 screenshots: export KVSTEER_SCREENSHOTS = docs/screenshots
 screenshots: $(READY)
-	$(BIN)/python -m pytest -q tests/explorer/test_browser.py tests/explorer/test_app.py -k 'stands_out or the_app_shows'
+	$(BIN)/python -m pytest -q tests/explorer/test_browser.py tests/explorer/test_app.py tests/real/test_explorer_smollm2.py -k 'stands_out or the_app_shows or slider_changes'
 
 # Nothing is fetched, and no notebook is run.
 docs: export HF_HUB_OFFLINE = 1

@@ -4,6 +4,9 @@ Names are loaded on first use (`__init__.pyi` lists them), so that `import kvste
 """
 
 from ._util.lazy import attach as _attach
+from ._util.threads import let_threads_sleep as _let_threads_sleep
+
+_let_threads_sleep()  # before anything imports torch
 
 _OLD = {
     "CacheDelta": "edits.cache",

@@ -2,11 +2,13 @@ from . import analysis as analysis
 from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures
+from . import methods as methods
 from . import published as published
 from . import replication as replication
 from . import stats as stats
 from . import tasks as tasks
 from ._version import __version__ as __version__
+from .edits import spans as spans
 from .evaluation import outcomes as outcomes
 from .evaluation import tuning as tuning
 from .evaluation.comparison import compare as compare
@@ -36,6 +38,7 @@ from .interventions.base import NoOffset as NoOffset
 from .interventions.base import Nothing as Nothing
 from .interventions.cache import CacheSteering as CacheSteering
 from .interventions.controls import random_controls as random_controls
+from .interventions.edits import CacheEdits as CacheEdits
 from .interventions.hiding import HideSlot as HideSlot
 from .interventions.prompt import CoTPrefix as CoTPrefix
 from .interventions.prompt import CoTPrompt as CoTPrompt

@@ -28,12 +28,12 @@ from kvsteer_lab.tasks.traces.writing import write_traces
 QUESTIONS, AT_A_TIME, A_FILE = 50, 3, 12
 PAUSE = 0.01
 STAGES = (
+    "before the header",
+    "in the header",
     "before a line",
     "in a line",
     "before it is on the disk",
     "after a line",
-    "before the header",
-    "in the header",
 )
 
 
@@ -98,7 +98,7 @@ def die_at(stage: str, after: int) -> None:
 
 def kill(url: str, out: Path, number: int, rng: random.Random) -> tuple[bool, str]:
     """Begin or go on, and be killed: whether it was while it worked, and how."""
-    outside, stage = number % 2 == 0, STAGES[number // 2 % len(STAGES)]
+    outside, stage = number % 2 == 1, STAGES[(number // 2 + number // A_FILE) % len(STAGES)]
     if "header" in stage and out.exists():
         stage = "in a line"
     after, delay = rng.randrange(1, 5), rng.uniform(0, QUESTIONS / A_FILE / AT_A_TIME * PAUSE * 2)

@@ -95,6 +95,19 @@ def test_questions(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureF
     assert "4 questions, 6 tokens each" in capsys.readouterr().out
 
 
+def test_analyses(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = dict(prompts=2, controls=2, steps=2, repeats=1, questions=2)
+    found = read(benchmark("analyses").main(model="tiny", every=2, **sizes, out=tmp_path))["results"]
+    assert found["layers"] == 2
+    assert found["compared"].keys() == {"logit_lens", "patch_residuals", "attribute_heads", "unembed_values"}
+    for each in found["compared"].values():
+        assert each["numbers"] > 0 and each["plain_over_shared"].keys() == SPREAD
+    assert found["compared"].keys() < found["chapter"].keys() and len(found["chapter"]) == 8
+    for each in found["chapter"].values():
+        assert each["seconds"] > 0 and each["estimated_wall_seconds"] >= 0
+    assert "patch_residuals: plain x" in capsys.readouterr().out
+
+
 def test_evaluation(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[str, Any] = dict(
         models=("tiny",), tasks=("tiny-arithmetic",), n_test=4, n_dev=4, cells=12, controls=2, pairs=6
@@ -189,6 +202,19 @@ def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFix
     assert (peak["who"], peak["pairs"]) == ("ours", 2)
     assert peak["peak_mb"] > 50 and peak["extraction_mb"] >= 0
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_replies(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = benchmark("replies").main(
+        model="tiny", task="tiny-arithmetic", replies=10, timed=6, batch=4, tokens=9, pairs=4, out=tmp_path
+    )
+    replies, own, shared = read(path)["results"]
+    assert replies["same_texts"] == replies["timed"] == 6 and replies["row_steps"] >= replies["tokens"]
+    assert "10 replies" in capsys.readouterr().out
+    for found in (own, shared):
+        assert found["largest_error"] < 1e-4 and found["loop_over_extract"].keys() == SPREAD
+    assert shared["prompt_tokens"] > own["prompt_tokens"] and own["prompts"] == shared["prompts"] == 8
+    assert len([*benchmark("table").ROWS["replies"](read(path)["results"])]) == 4
 
 
 def test_import_time(benchmark: Benchmark, tmp_path: Path) -> None:

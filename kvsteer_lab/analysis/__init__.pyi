@@ -18,6 +18,8 @@ from .dose.objectives import best_coefficient as best_coefficient
 from .dose.objectives import robustness_outcomes as robustness_outcomes
 from .dose.robustness import robustness as robustness
 from .dose.robustness import robustness_curve as robustness_curve
+from .estimates import CostEstimate as CostEstimate
+from .estimates import estimate_cost as estimate_cost
 from .forecasting.forecast import forecast as forecast
 from .forecasting.trials import PairSet as PairSet
 from .forecasting.trials import Place as Place

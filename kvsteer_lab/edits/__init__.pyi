@@ -1,4 +1,15 @@
+from .banks import Bank as Bank
+from .cache import Add as Add
 from .cache import CacheDelta as CacheDelta
 from .cache import apply as apply
 from .hiding import HiddenSlot as HiddenSlot
+from .operators import CacheEdit as CacheEdit
+from .operators import Erase as Erase
+from .operators import Insert as Insert
+from .operators import LastSlot as LastSlot
+from .operators import Map as Map
+from .operators import Replace as Replace
+from .operators import Similar as Similar
+from .operators import SlotEdit as SlotEdit
 from .residual import ResidualDelta as ResidualDelta
+from .spans import CachedPrompt as CachedPrompt

@@ -1,4 +1,4 @@
-"""Adding to single slots of a cache.
+"""Editing a cache: one function applies all operators, in a trace and outside it. `Add`, the paper's, lies here.
 
 What is added is summed in float32 and cast once to the cache's dtype. In half precision that has two ends: a large
 value overflows, which is an error, and a small one is rounded away against the slot's own value, which is a warning;
@@ -19,6 +19,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..models.finite import NotFiniteError
+from ..models.model import Model
+from .operators import CacheEdit, SlotEdit
+from .program import plan as plan_edits
+from .spans import CachedPrompt, find_slots
 
 ROUNDING = 0.1
 """The relative error of what is added to a layer from which on a warning is given."""
@@ -29,16 +33,17 @@ class RoundingWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class CacheDelta:
-    """What is added to one slot of one row: coefficients and masks are already folded in.
+class Add(SlotEdit):
+    """x -> x + b: what is added to one slot of one row, or to every slot of a span; coefficients are folded in.
 
     Attributes:
         keys, values: float32 `[layers, kv_heads, head_dim]`.
-        slot: index into the row's unpadded ids; negative counts from the end.
+        slot: index into the row's unpadded ids; negative counts from the end. A span takes its place.
+        span, layers, heads, when: as in every operator.
 
     >>> import kvsteer_lab as kv
     >>> import torch
-    >>> kv.CacheDelta(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).slot
+    >>> kv.edits.Add(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).slot
     -1
     """
 
@@ -46,38 +51,80 @@ class CacheDelta:
     values: Float[Tensor, "layers kv_heads head_dim"]
     slot: int = -1
 
+    def check(self, model: Model) -> None:
+        super().check(model)
+        _check(self, (model.n_layers, model.n_kv_heads, model.head_dim), 0)
 
-Deltas = Sequence[CacheDelta | Sequence[CacheDelta]]
+    @property
+    def plain(self) -> bool:
+        """Whether it is one slot, with all layers and heads and no gate."""
+        return self.span is None and self.layers is None and self.heads is None and self.when is None
+
+    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[Add, ...]:
+        if self.plain:
+            return (self,)
+        keys, values = self.keys, self.values
+        if self.layers is not None or self.heads is not None:
+            mask = torch.zeros(*keys.shape[:2], 1)
+            layers = list(range(keys.shape[0]) if self.layers is None else self.layers)
+            mask[torch.tensor(layers)[:, None], list(range(keys.shape[1]) if self.heads is None else self.heads)] = 1
+            keys, values = keys * mask, values * mask
+        slots = (self.slot,) if self.span is None else find_slots(self.span, prompt, row).numbers
+        return tuple(Add(keys, values, slot, when=self.when) for slot in slots)
+
+    def acts_on(self, layer: int) -> bool:
+        return bool(self.keys[layer].any() or self.values[layer].any())
+
+    def backs(self, length: int) -> tuple[int, ...]:
+        return (slot_from_end(self.slot, length, 0),)
+
+    def changed(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return keys + self.keys[layer][:, None].to(keys), values + self.values[layer][:, None].to(values)
 
 
-def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None = None) -> DynamicCache:
-    """Add each row's deltas to the cache, in place, and touch nothing else.
+CacheDelta = Add
+"""The name of `Add` in release 0.1."""
 
-    The sum of a slot's deltas is made in float32 and cast once to the cache's dtype, on each layer's own device.
+Deltas = Sequence[CacheEdit | Sequence[CacheEdit]]
+
+
+def apply(
+    cache: DynamicCache,
+    deltas: Deltas,
+    *,
+    lengths: Sequence[int] | None = None,
+    prompts: Sequence[CachedPrompt] | None = None,
+) -> DynamicCache:
+    """Edit each row's cache by its operators, in place and in their order, and touch nothing else.
+
+    Where a row has plain `Add`s only, the sum of a slot's deltas is made in float32 and cast once to the cache's dtype,
+    on each layer's own device; so is the result of any other row's operators.
 
     Args:
         cache: as `model.prefill` returns it, rows left-padded.
-        deltas: one a row: a `CacheDelta`, or a sequence of them (none, several slots, several at one slot).
+        deltas: one a row: an operator, or a sequence of them (none, several slots, several at one slot).
         lengths: each row's number of real tokens; `None`: no row is padded.
+        prompts: each row's cached tokens, for spans by text or message.
 
     Returns:
         The same cache. A `RoundingWarning` tells where its dtype takes up less than nine tenths of an edit.
 
     Raises:
         ValueError: not one entry a row, a shape that isn't the cache's, NaN or infinity (also what becomes infinite in
-            the cache's dtype), a slot out of range, or one that a sliding-window layer has already dropped. Raised
-            before anything is changed.
+            the cache's dtype), a slot out of range, a span that isn't found, one that a sliding-window layer has
+            already dropped, a gate that raises, or `Insert` and `Erase`, which act before and after. Raised before
+            anything is changed.
 
     >>> import kvsteer_lab as kv
     >>> import torch
     >>> model = kv.load("tiny")
     >>> cache = model.prefill("How many?")
     >>> before = cache.layers[0].values[0, :, -1].clone()
-    >>> delta = kv.CacheDelta(torch.zeros(4, 2, 32), torch.ones(4, 2, 32))
-    >>> bool(torch.allclose(kv.apply(cache, [delta]).layers[0].values[0, :, -1], before + 1))
+    >>> delta = kv.edits.Add(torch.zeros(4, 2, 32), torch.ones(4, 2, 32))
+    >>> bool(torch.allclose(kv.edits.apply(cache, [delta]).layers[0].values[0, :, -1], before + 1))
     True
     """
-    rows = [(d,) if isinstance(d, CacheDelta) else tuple(d) for d in deltas]
+    rows = [(d,) if isinstance(d, CacheEdit) else tuple(d) for d in deltas]
     first = cache.layers[0]
     n_rows, n_slots = first.keys.shape[0], cache.get_seq_length()
     if len(rows) != n_rows:
@@ -87,14 +134,24 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
         )
     lengths = [n_slots] * n_rows if lengths is None else list(lengths)
     shape = (len(cache.layers), first.keys.shape[1], first.keys.shape[3])
-    summed: dict[tuple[int, int], CacheDelta] = {}
-    for row, entries in enumerate(rows):
-        for delta in entries:
+    known = prompts or [CachedPrompt(tuple(range(length))) for length in lengths]
+    resolved = [_resolve(entries, known[row], row, shape) for row, entries in enumerate(rows)]
+    # rows of plain additions alone are summed together; the others are edited step by step
+    mixed = {
+        row: edits
+        for row, edits in enumerate(resolved)
+        if not all(isinstance(edit, Add) and edit.when is None for edit in edits)
+    }
+    written = plan_edits(cache, mixed, lengths)
+    summed: dict[tuple[int, int], Add] = {}
+    for row, entries in enumerate(resolved):
+        for delta in () if row in mixed else entries:
+            assert isinstance(delta, Add)
             back = slot_from_end(delta.slot, lengths[row], row)
             _check(delta, shape, row)
             old = summed.get((row, back))
             summed[row, back] = (
-                delta if old is None else CacheDelta(old.keys + delta.keys, old.values + delta.values, delta.slot)
+                delta if old is None else Add(old.keys + delta.keys, old.values + delta.values, delta.slot)
             )
     by_slot: dict[int, list[int]] = defaultdict(list)
     for row, back in summed:
@@ -116,7 +173,24 @@ def apply(cache: DynamicCache, deltas: Deltas, *, lengths: Sequence[int] | None 
         where = torch.tensor(at, device=layer.keys.device)
         layer.keys[:, :, -back].index_add_(0, where, keys.to(layer.keys))
         layer.values[:, :, -back].index_add_(0, where, values.to(layer.values))
+    for new in written:
+        new.write()
     return cache
+
+
+def _resolve(edits: Sequence[CacheEdit], prompt: CachedPrompt, row: int, shape: tuple[int, ...]) -> list[SlotEdit]:
+    """A row's operators with slots by number."""
+    found: list[SlotEdit] = []
+    for edit in edits:
+        if not isinstance(edit, SlotEdit) or type(edit).changed is SlotEdit.changed:
+            raise ValueError(
+                f"{type(edit).__name__} can't be applied to a cache that is there: it acts before or after; use it in"
+                " kv.CacheEdits."
+            )
+        if isinstance(edit, Add):
+            _check(edit, shape, row)
+        found += edit.resolve(prompt, row)
+    return found
 
 
 def added_to(old: Tensor, added: Tensor) -> Tensor:
@@ -137,7 +211,7 @@ def added_to(old: Tensor, added: Tensor) -> Tensor:
     return (old + added.to(old)).float() - old.float()
 
 
-def check_cast(delta: CacheDelta, dtype: torch.dtype, label: str) -> None:
+def check_cast(delta: Add, dtype: torch.dtype, label: str) -> None:
     """Refuse a delta that is infinite in the cache's dtype.
 
     Args:
@@ -249,7 +323,7 @@ def slot_from_end(slot: int, length: int, row: int) -> int:
     return back
 
 
-def _check(delta: CacheDelta, shape: tuple[int, ...], row: int) -> None:
+def _check(delta: Add, shape: tuple[int, ...], row: int) -> None:
     for name, part in (("keys", delta.keys), ("values", delta.values)):
         if tuple(part.shape) != shape:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,12 +27,13 @@ def dose_response(
     seed: int = 0,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Evaluate `steering` at several coefficients, each with its own random controls, in one run.
 
     Args:
-        model, task, n, split, seed, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, batch_size, out, progress: as in `kv.evaluate`.
         steering: what is scaled. Of cache steering, `cv` becomes the coefficient and `ck` keeps its ratio to it.
         coefficients: those to try.
         controls: random vectors a coefficient, the same directions at each.
@@ -75,6 +77,7 @@ def dose_response(
         seed=seed,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     rows = []

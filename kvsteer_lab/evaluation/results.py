@@ -173,7 +173,8 @@ class Results:
             a share, percentile bootstrap of other numbers, both clustered by question); `difference` from the baseline
             on the questions where both have a value, with its interval (Newcombe's, or paired bootstrap); `p`: exact
             McNemar of a share (several samples: `kv.stats.paired_permutation`), `kv.stats.paired_means_permutation` of
-            other numbers; `p_holm`, corrected for **all tests of this table**; for each kind of control with two or
+            other numbers; `p_holm`, corrected for **all tests of this table** (KL, which is never negative, has
+            controls but no test against the baseline's 0); for each kind of control with two or
             more of them `random_low`, `random_high`, the range of the middle 95% of their means, and `p_random`: the
             share of controls (plus one) whose mean lies as far from the baseline's, on either side. Of lengths also
             `cut`, the share of replies whose length is only a lower bound, and `median`, Kaplan and Meier's (infinite:

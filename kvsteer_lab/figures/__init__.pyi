@@ -1,3 +1,4 @@
+from .adoption import plot_adoption as plot_adoption
 from .comparison import plot_comparison as plot_comparison
 from .costs import plot_costs as plot_costs
 from .divergence import plot_divergence as plot_divergence

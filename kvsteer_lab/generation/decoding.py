@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
+from ..edits.banks import cache_of_banks
 from ..edits.cache import apply, slot_from_end
 from ..edits.hiding import Hiding, PlacedSlot
 from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
@@ -46,7 +47,10 @@ def fill_rows(
     Raises:
         ValueError: a delta that doesn't fit the cache, or that overflows in its dtype.
     """
-    keys = [(row.cached, tuple(id(d) for d, slot in _residual_slots(row) if slot < len(row.cached))) for row in rows]
+    keys = [
+        (row.cached, id(row.bank), tuple(id(d) for d, slot in _residual_slots(row) if slot < len(row.cached)))
+        for row in rows
+    ]
     first = {key: i for i, key in reversed([*enumerate(keys)])}
     distinct = sorted(first.values())
     place = {keys[i]: at for at, i in enumerate(distinct)}
@@ -62,17 +66,26 @@ def fill_rows(
     if any(row.deltas for row in rows):
         deltas, lengths = [row.deltas for row in rows], [len(row.cached) for row in rows]
         edit = partial(apply, deltas=deltas, lengths=lengths)
+    behind, banked = None, mask
+    if any(row.bank is not None for row in rows):
+        banks = [rows[i].bank for i in distinct]
+        behind = cache_of_banks(model, banks)
+        there = torch.tensor([[bank is not None] for bank in banks], device=mask.device).to(mask)
+        banked = torch.cat([there.expand(-1, behind.get_seq_length()), mask], 1)
     cache = fill(
         model,
         ids,
-        mask,
+        banked,
         fork=None if fork == list(range(len(distinct))) else fork,
         edit_cache=edit,
         edit_layers=layer_edits(placed),
+        behind=behind,
     )
     tails, seen = pad_left([row.read for row in rows], model.pad_id, model.device)
     index = torch.tensor(fork, device=model.device)
-    return cache, torch.cat([ids[index], tails], 1), torch.cat([mask[index], seen], 1)
+    padding = ids.new_full((len(distinct), banked.shape[1] - ids.shape[1]), model.pad_id)  # a bank has no tokens
+    ids = torch.cat([padding, ids], 1)
+    return cache, torch.cat([ids[index], tails], 1), torch.cat([banked[index], seen], 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class Columns:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Columns:
         """As `fill_rows` puts them."""
-        start = max(len(row.cached) for row in rows)
+        start = max(row.inserted for row in rows) + max(len(row.cached) for row in rows)
         return cls(start, (start,) * len(rows), (start + max(len(row.read) for row in rows),) * len(rows))
 
 

@@ -15,10 +15,11 @@ from ..interventions.base import Intervention
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prompts import Prompt
+from ..models.shared_prefix import counts_slots
 from ..models.tokens import offset_token
 from ..stats.intervals import paired_bootstrap
 from .generate import check_intervention
-from .rows import Row, check_context, group_rows
+from .rows import Row, batch_key, check_context, group_rows
 from .scoring import logits_along, match_continuations, rows_under, table_of_tokens, texts_of
 
 FIRST = (1, 8, 32)
@@ -169,8 +170,10 @@ def divergences(
 
     for group in group_rows(model, ours):
         # rows of q share a batch, too
-        for length in sorted({len(plain[theirs[k][0]][theirs[k][1]].read) for k in group}):
-            same = [k for k in group if len(plain[theirs[k][0]][theirs[k][1]].read) == length]
+        own = {k: plain[theirs[k][0]][theirs[k][1]] for k in group}
+        alike = {k: (len(row.read), *batch_key(row, not counts_slots(model))) for k, row in own.items()}
+        for kind in sorted(set(alike.values())):
+            same = [k for k in group if alike[k] == kind]
             for batch, part in in_batches(same, batch_size, run):
                 found.update(zip(batch, part, strict=True))
     texts, n = texts_of(model, targets), len(given)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .._util.batching import in_batches
-from ..edits.cache import added_to, slot_from_end
+from ..edits.cache import Add, added_to, slot_from_end
 from ..interventions.base import Intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
@@ -36,6 +36,10 @@ def effective_dose(
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """The dose that arrives in the cache beside the one that was asked for, layer by layer.
+
+    A dose of keys that were extracted as they are cached (`keys="post_rope"`, the default) is largely one of rotation,
+    for the prompts of a pair differ in length; `kvsteer_lab.vectors.key_norms` gives their norms as cached and
+    position-free.
 
     Args:
         model: from `kv.load`.
@@ -74,6 +78,8 @@ def _doses(model: Model, rows: Sequence[Row]) -> list[list[tuple[object, ...]]]:
     for i, row in enumerate(rows):
         sums: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
         for delta in row.deltas:
+            if not isinstance(delta, Add):  # other operators don't add a given amount
+                continue
             back = slot_from_end(delta.slot, len(row.cached), i)
             for name, new in (("keys", delta.keys), ("values", delta.values)):
                 sums[back][name] = sums[back].get(name, torch.zeros_like(new)) + new

@@ -296,7 +296,7 @@ def _rows(
         asked = [asked_under(method, p, chat=chat) for p in prompts]
         known.update({key: model.encode(p, chat=chat) for p in asked if (key := _digest(p)) not in known})
         ids = [known[_digest(p)] for p in asked]
-        for p, row in enumerate(make_rows(model, method, ids, offset)):
+        for p, row in enumerate(make_rows(model, method, ids, offset, chats=asked)):
             table[p, m] = [replace(row, noise_key=f"{digests[p]}|{s}") for s in range(samples)]
     index = [(p, methods[m].label, s) for p in range(len(prompts)) for m in range(len(methods)) for s in range(samples)]
     rows = [row for p in range(len(prompts)) for m in range(len(methods)) for row in table[p, m]]

@@ -6,9 +6,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..edits.cache import CacheDelta, check_cast, slot_from_end
+from ..edits.banks import Bank, joined
+from ..edits.cache import Add, check_cast, slot_from_end
 from ..edits.hiding import HiddenSlot
+from ..edits.operators import CacheEdit, Erase, Insert
 from ..edits.residual import ResidualDelta
+from ..edits.spans import CachedPrompt
 from ..interventions.base import Intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat
@@ -22,29 +25,36 @@ class Row:
     Attributes:
         prompt_ids: what the cache is filled with.
         tail: what is read next, from the edited cache: the offset token, forced words.
-        deltas: what is added to the cache.
+        deltas: what is done to the cache, in order, with slots by number.
         noise_key: which noise a sampled row sees.
         residuals: what is added to the residual stream.
         uses_cache: whether decoding reads the cache.
         forced: the end of the tail that is the beginning of the answer.
         hidden: slots of the prompt that what is read next doesn't read.
         label: of the intervention, for error messages.
+        bank: slots before the prompt, which its tokens read.
     """
 
     prompt_ids: tuple[int, ...]
     tail: tuple[int, ...]
-    deltas: tuple[CacheDelta, ...]
+    deltas: tuple[CacheEdit, ...]
     noise_key: str = ""
     residuals: tuple[ResidualDelta, ...] = ()
     uses_cache: bool = True
     forced: tuple[int, ...] = ()
     hidden: tuple[HiddenSlot, ...] = ()
     label: str = ""
+    bank: Bank | None = None
 
     @property
     def cached(self) -> tuple[int, ...]:
         """The ids that fill the cache. At least one token must be left to read."""
         return self.prompt_ids if self.tail else self.prompt_ids[:-1]
+
+    @property
+    def inserted(self) -> int:
+        """How many slots lie before the prompt."""
+        return 0 if self.bank is None else len(self.bank)
 
     @property
     def anew(self) -> bool:
@@ -93,8 +103,17 @@ def make_rows(
     prompts: Sequence[Sequence[int]],
     offset: int | None,
     noise_keys: Sequence[str] = (),
+    chats: Sequence[Prompt] = (),
 ) -> list[Row]:
     """One row a prompt, under one intervention.
+
+    Args:
+        model: the model that runs.
+        intervention: the method.
+        prompts: token ids.
+        offset: the run's offset token.
+        noise_keys: one a prompt, which noise a sampled row sees.
+        chats: what the ids were made from, for spans by message.
 
     Raises:
         ValueError: the intervention edits the prompt's last slot, but no token is left to read it (no offset), or the
@@ -108,14 +127,15 @@ def make_rows(
         raise ValueError("A prompt of a single token needs an offset token; pass offset='\\n' or a longer prompt.")
     deltas = intervention.deltas(model, lengths)
     hidden = intervention.hidden(model, lengths)
+    deltas, hidden, banks = _looked_up(model, deltas, hidden, prompts, lengths, chats)
     done = "steered" if any(deltas) else "hidden"
     if not tail and (any(deltas) or any(hidden)):
         raise ValueError(
             f"{intervention.label!r} needs an offset token: the last slot is {done}, and a token must be left to read"
             " it. Pass offset='\\n'."
         )
-    if not intervention.uses_cache and (any(deltas) or any(hidden)):
-        done = "edits the cache" if any(deltas) else "hides a slot of the cache"
+    if not intervention.uses_cache and (any(deltas) or any(hidden) or any(banks)):
+        done = "edits the cache" if any(deltas) or any(banks) else "hides a slot of the cache"
         raise ValueError(f"{intervention.label!r} {done}, so decoding must read it; don't turn the cache off.")
     residuals = intervention.residuals(model, [len(ids) for ids in prompts])
     for delta in {id(d): d for row in residuals for d in row}.values():
@@ -125,23 +145,55 @@ def make_rows(
                 f"{intervention.label!r} steers the newest position of each pass alone, and a cache would keep it"
                 " steered; turn the cache off, or steer from a slot onward."
             )
-    for edit in {id(d): d for row in deltas for d in row}.values():
+    for edit in {id(d): d for row in deltas for d in row if isinstance(d, Add)}.values():
         check_cast(edit, model.dtype, intervention.label)
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
-        for slot in [*(d.slot for d in deltas[row]), *(h.slot for h in hidden[row])]:
+        for slot in [*(d.slot for d in deltas[row] if isinstance(d, Add)), *(h.slot for h in hidden[row])]:
             slot_from_end(slot, length, row)
         for delta in residuals[row]:
             slot_from_end(delta.slot, len(ids), row)
     keys = noise_keys or [""] * len(prompts)
     uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
-    each = zip(prompts, deltas, keys, residuals, hidden, strict=True)
-    return [Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label) for ids, d, key, r, h in each]
+    each = zip(prompts, deltas, keys, residuals, hidden, banks, strict=True)
+    return [
+        Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank)
+        for ids, d, key, r, h, bank in each
+    ]
+
+
+def _looked_up(
+    model: Model,
+    deltas: Sequence[tuple[CacheEdit, ...]],
+    hidden: Sequence[tuple[HiddenSlot, ...]],
+    prompts: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    chats: Sequence[Prompt],
+) -> tuple[list[tuple[CacheEdit, ...]], list[tuple[HiddenSlot, ...]], list[Bank | None]]:
+    """Each row's edits with their spans looked up; what is erased goes to what is hidden, what is inserted becomes the
+    row's bank. Plain additions are left as they are, and cost nothing.
+    """
+    if all(isinstance(edit, Add) and edit.plain for row in deltas for edit in row):
+        return list(deltas), list(hidden), [None] * len(prompts)
+    banks: dict[tuple[int, ...], Bank] = {}
+    edited, erased, inserted = [], [], list[Bank | None]()
+    for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
+        prompt = CachedPrompt.of(model.tokenizer, ids[:length], chats[row] if chats else None)
+        found = [edit for given in deltas[row] for edit in given.resolve(prompt, row)]
+        given = [edit.bank for edit in found if isinstance(edit, Insert)]
+        key = tuple(map(id, given))
+        if given and key not in banks:
+            banks[key] = joined(given)  # one object for all rows: they share a prompt's prefill
+        inserted.append(banks.get(key))
+        barred = [slot for edit in found if isinstance(edit, Erase) for slot in edit.hidden_slots(model)]
+        erased.append((*hidden[row], *barred))
+        edited.append(tuple(edit for edit in found if not isinstance(edit, Insert | Erase)))
+    return edited, erased, inserted
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:
     """Refuse rows whose prompt, tail and new tokens exceed the model's context."""
-    longest = max(rows, key=lambda r: len(r.prompt_ids) + len(r.tail))
-    need = len(longest.prompt_ids) + len(longest.tail) + new
+    longest = max(rows, key=lambda r: r.inserted + len(r.prompt_ids) + len(r.tail))
+    need = longest.inserted + len(longest.prompt_ids) + len(longest.tail) + new
     if model.context is not None and need > model.context:
         raise ValueError(
             f"A prompt of {len(longest.prompt_ids)} tokens and {new} new ones need {need} slots, but the context of"
@@ -160,7 +212,13 @@ def window_warning(model: Model, rows: Sequence[Row], new: int) -> str:
     warnings.
     """
     short = {layer: window for layer, window in enumerate(model.shape.windows) if window is not None}
-    distinct = {id(d): (d, len(row.prompt_ids), len(row.tail)) for row in rows if short for d in row.deltas}
+    distinct = {
+        id(d): (d, len(row.prompt_ids), len(row.tail))
+        for row in rows
+        if short
+        for d in row.deltas
+        if isinstance(d, Add)
+    }
     forgetful = set()
     for delta, prompt, tail in distinct.values():
         # how far back the last query finds the slot
@@ -193,9 +251,19 @@ def group_rows(model: Model, rows: Sequence[Row]) -> list[list[int]]:
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids), rows[i].prompt_ids, len(rows[i].tail), i))
     holes = not counts_slots(model)
-    groups: dict[tuple[bool, bool, int], list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i in order:
-        row = rows[i]
-        width = 0 if holes or not row.uses_cache else len(row.read)
-        groups.setdefault((row.uses_cache, row.anew, width), []).append(i)
+        groups.setdefault(batch_key(rows[i], holes), []).append(i)
     return [groups[key] for key in sorted(groups)]
+
+
+def batch_key(row: Row, holes: bool) -> tuple[int, ...]:
+    """What rows of one batch have in common.
+
+    Args:
+        row: one of them.
+        holes: whether a masked hole in a row changes nothing: not where attention counts slots.
+    """
+    width = 0 if holes or not row.uses_cache else len(row.read)
+    prompt = len(row.prompt_ids) if row.inserted and not holes else 0  # behind a bank a short prompt leaves a hole
+    return int(row.uses_cache), int(row.anew), width, row.inserted, prompt

@@ -136,7 +136,7 @@ def _next(
 
 def _length(row: Row) -> int:
     """Tokens before the first new one."""
-    return len(row.prompt_ids) + len(row.tail)
+    return row.inserted + len(row.prompt_ids) + len(row.tail)
 
 
 class _Enough(StoppingCriteria):

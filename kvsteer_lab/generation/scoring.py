@@ -88,7 +88,9 @@ def score(
             group,
             batch_size,
             lambda b: _score(model, [rows[i] for i in b], [targets[i] for i in b]),
-            lambda b: rows_that_fit(model, [len(rows[i].prompt_ids) for i in b], max(len(targets[i]) for i in b)),
+            lambda b: rows_that_fit(
+                model, [rows[i].inserted + len(rows[i].prompt_ids) for i in b], max(len(targets[i]) for i in b)
+            ),
         ):
             found.update(zip(batch, part, strict=True))
     return Scores(tuple(targets), tuple(found[i] for i in range(len(rows))), texts_of(model, targets))
@@ -226,8 +228,9 @@ def rows_under(
     model: Model, method: Intervention, prompts: Sequence[Prompt], *, chat: bool, offset: str | int | None
 ) -> list[Row]:
     """One row a prompt under one intervention."""
-    ids = [model.encode(asked_under(method, p, chat=chat), chat=chat) for p in prompts]
-    return make_rows(model, method, ids, offset_token(model.tokenizer, offset))
+    asked = [asked_under(method, p, chat=chat) for p in prompts]
+    ids = [model.encode(p, chat=chat) for p in asked]
+    return make_rows(model, method, ids, offset_token(model.tokenizer, offset), chats=asked)
 
 
 def texts_of(model: Model, rows: Sequence[Sequence[int]]) -> tuple[tuple[str, ...], ...]:

@@ -106,8 +106,9 @@ def stream(
         raise ValueError(f"kv.stream takes one prompt, not {len(given)}; use kv.generate for several.")
     method = check_intervention(model, intervention)
     settings = resolve(model, generation, chat=chat)
-    ids = model.encode(asked_under(method, given[0], chat=chat), chat=chat)
-    rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [f"{_digest(given[0])}|0"])
+    asked = asked_under(method, given[0], chat=chat)
+    ids, noise = model.encode(asked, chat=chat), f"{_digest(given[0])}|0"
+    rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [noise], chats=[asked])
     check_context(model, rows, settings.max_new_tokens)
     warn_of_windows(model, rows, settings.max_new_tokens)
     return _pieces(model, rows, settings, seed)

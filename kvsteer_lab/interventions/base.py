@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..edits.cache import CacheDelta
 from ..edits.hiding import HiddenSlot
+from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..tasks.base import Chat
@@ -85,8 +85,8 @@ class Intervention:
         """Whether the method has a tail of its own. Of the parts of `Together` only one can."""
         return type(self).tail is not Intervention.tail
 
-    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
-        """What is added to the cache of each row.
+    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheEdit, ...]]:
+        """What is done to the cache of each row, in order: additions, or any operator of `kv.edits`.
 
         Args:
             model: the model that runs.

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ..edits.cache import CacheDelta, check_slot
+from ..edits.operators import CacheEdit
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices
@@ -142,7 +143,7 @@ class CacheSteering(Steering):
     def random_control(self, seed: int) -> Control:
         return as_control(self, "random", random_like(self.added, seed), f"random {seed} for")
 
-    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
+    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheEdit, ...]]:
         own = self.added
         keys, values = self.ck * own.keys, self.cv * own.values
         if self.vectors.card.keys == "post_rope" or not model.rotary.rotates:

@@ -13,15 +13,17 @@ from typing import overload
 
 import torch
 
-from ..vectors.cards import Card
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
-from ..vectors.randomised import rescale
 from .cache import CacheSteering, Control, as_control
+from .covariance import in_covariance_of, in_covariance_of_slots
+from .matching import after, check_number, match_norms
 from .steering import Steering
 
 __all__ = [
     "Control",
+    "in_covariance_of",
+    "in_covariance_of_slots",
     "label_shuffle_controls",
     "layer_shuffle_controls",
     "other_slot",
@@ -29,8 +31,6 @@ __all__ = [
     "random_controls",
     "sign_flip",
 ]
-
-_NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
 
 @overload
@@ -60,7 +60,7 @@ def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> Sequence[
         >>> [control.label for control in kv.random_controls(steering, n=2)]
         ['random 0 for steered ck=0 cv=6', 'random 1 for steered ck=0 cv=6']
     """
-    _check_number(n)
+    check_number(n)
     if not isinstance(steering, Steering):
         raise ValueError(f"Controls are drawn for a steering, such as kv.CacheSteering, not {type(steering).__name__}.")
     return [steering.random_control(seed + i) for i in range(n)]
@@ -98,7 +98,7 @@ def label_shuffle_controls(
         >>> kv.controls.label_shuffle_controls(steering, differences, n=2)[1].label
         'label shuffle 1 of steered stepwise ck=0 cv=2'
     """
-    _check_number(n)
+    check_number(n)
     own = steering.added
     pairs = len(differences)
     _check_mean(steering.vectors, differences)
@@ -110,7 +110,9 @@ def label_shuffle_controls(
         )
     chosen = _distinct(n, seed, lambda rng: _balanced_signs(pairs, rng))
     return [
-        as_control(steering, "label shuffle", _match(_signed_mean(differences, signs), own), f"label shuffle {i} of")
+        as_control(
+            steering, "label shuffle", match_norms(_signed_mean(differences, signs), own), f"label shuffle {i} of"
+        )
         for i, signs in enumerate(chosen, seed)
     ]
 
@@ -137,7 +139,7 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
         >>> kv.controls.layer_shuffle_controls(steering, n=2)[0].control_kind
         'layer shuffle'
     """
-    _check_number(n)
+    check_number(n)
     own, layers = steering.added, steering.edited_layers
     if math.factorial(len(layers)) - 1 < n:
         raise ValueError(
@@ -153,9 +155,9 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
             own,
             keys=own.keys[source],
             values=own.values[source],
-            card=_after(own.card, f"layers {list(layers)} from {list(order)}"),
+            card=after(own.card, f"layers {list(layers)} from {list(order)}"),
         )
-        made.append(as_control(steering, "layer shuffle", _match(moved, own), f"layer shuffle {i} of"))
+        made.append(as_control(steering, "layer shuffle", match_norms(moved, own), f"layer shuffle {i} of"))
     return made
 
 
@@ -245,34 +247,9 @@ def other_vectors(steering: CacheSteering, vectors: KVVectors, name: str | None 
     return as_control(
         steering,
         "other vectors",
-        _match(vectors.only(steering.edited_layers, steering.heads), steering.added),
+        match_norms(vectors.only(steering.edited_layers, steering.heads), steering.added),
         f"{called} for",
     )
-
-
-def _check_number(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"The number of controls must be at least 1, not {n}.")
-
-
-def _match(vectors: KVVectors, own: KVVectors) -> KVVectors:
-    """`vectors`, masked as `own` is, with the norm of each layer's keys and values in `own`."""
-    parts = []
-    for name in ("keys", "values"):
-        part, target = getattr(vectors, name), getattr(own, name)
-        part = part * (target.norm(dim=-1, keepdim=True) > 0)
-        empty = part.flatten(1).norm(dim=-1) < _NOISE * target.flatten(1).norm(dim=-1)
-        if empty.any():
-            raise ValueError(
-                f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing"
-                " can be rescaled there."
-            )
-        parts.append(rescale(part, target))
-    return KVVectors(parts[0], parts[1], _after(vectors.card, "rescaled to each layer's norm"))
-
-
-def _after(card: Card, step: str) -> Card:
-    return replace(card, history=(*card.history, step))
 
 
 def _check_mean(vectors: KVVectors, differences: PairDifferences) -> None:
@@ -301,7 +278,7 @@ def _signed_mean(differences: PairDifferences, signs: tuple[int, ...]) -> KVVect
     keys, values = (
         torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values)
     )
-    return KVVectors(keys, values, _after(differences.card, "half of the labels exchanged"))
+    return KVVectors(keys, values, after(differences.card, "half of the labels exchanged"))
 
 
 def _distinct(

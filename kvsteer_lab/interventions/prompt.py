@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from ..vectors.shots import put_before, shots_chat, worked
 from .base import Intervention
 
 STEP_BY_STEP = "Let's think step by step."
+_COMMON = 0.5  # of the replies: an opening of fewer is hardly a style's
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class ForcedPrefix(Intervention):
     def of_style(cls, task: Task, tokenizer: Any, style: str, tokens: int = 1) -> ForcedPrefix:
         """The words that most of a task's replies in `style` begin with, cut after `tokens` tokens.
 
+        Where fewer than half of them do, these words are hardly the style's, and a warning says so; `commonest` gives
+        several openings.
+
         Args:
             task: whose replies are looked at: up to 200 of its extraction split.
             tokenizer: the model's.
@@ -90,29 +95,89 @@ class ForcedPrefix(Intervention):
             ValueError: fewer than one token, no replies in that style, or tokens that end within a character or a word
                 that is encoded in another way by itself.
 
+        Warns:
+            UserWarning: the commonest opening is that of fewer than half of the replies.
+
         Example:
             >>> import kvsteer_lab as kv
             >>> task = kv.tasks.get("tiny-arithmetic")
             >>> kv.ForcedPrefix.of_style(task, kv.load("tiny").tokenizer, "stepwise", tokens=2).text
             'Step 1'
         """
-        if tokens < 1:
-            raise ValueError(f"A forced prefix needs at least 1 token, not {tokens}.")
-        shown = worked(task, (style,), seed=0)[:200]
-        openings = Counter(tuple(encode(tokenizer, w.replies[style])[:tokens]) for w in shown)
-        opening = openings.most_common(1)[0][0]
+        opening, share = openings(task, tokenizer, style, tokens)[0]
         text = tokenizer.decode(opening)
         if tuple(encode(tokenizer, text)) != opening:
             raise ValueError(
                 f"The first {tokens} tokens of replies in style {style!r} make {text!r}, which this tokenizer encodes"
                 " in another way; ask for more tokens, or pass the words to kv.ForcedPrefix."
             )
+        if share < _COMMON:
+            warnings.warn(
+                f"Only {share:.0%} of the replies in style {style!r} begin with {text!r}, the commonest opening, so it"
+                " is hardly the style's; take several as controls: kv.ForcedPrefix.commonest(task, tokenizer, style).",
+                stacklevel=2,
+            )
         return cls(text)
+
+    @classmethod
+    def commonest(cls, task: Task, tokenizer: Any, style: str, k: int = 5, tokens: int = 1) -> list[ForcedPrefix]:
+        """The k commonest openings of a task's replies in `style`, the commonest first; each is a control by itself.
+
+        Openings that this tokenizer encodes in another way by themselves are left out, so there may be fewer.
+
+        Args:
+            task, tokenizer, style, tokens: as in `of_style`.
+            k: how many.
+
+        Returns:
+            Forced prefixes whose labels say how many of the replies begin with them.
+
+        Raises:
+            ValueError: fewer than one opening or token, or no replies in that style.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> task = kv.tasks.get("tiny-arithmetic")
+            >>> [p.label for p in kv.ForcedPrefix.commonest(task, kv.load("tiny").tokenizer, "stepwise", k=2)]
+            ["forced 'Step' (100%)"]
+        """
+        if k < 1:
+            raise ValueError(f"At least 1 opening must be asked for, not {k}.")
+        found: list[ForcedPrefix] = []
+        for opening, share in openings(task, tokenizer, style, tokens):
+            text = tokenizer.decode(opening)
+            if tuple(encode(tokenizer, text)) == opening and len(found) < k:
+                found.append(cls(text, f"forced {text!r} ({share:.0%})"))
+        return found
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         if not isinstance(self.text, str) or not self.text:
             raise ValueError(f"A forced prefix needs some text, not {self.text!r}.")
         return super().tail(tokenizer, offset) + encode(tokenizer, self.text)
+
+
+def openings(task: Task, tokenizer: Any, style: str, tokens: int = 1) -> list[tuple[tuple[int, ...], float]]:
+    """The first tokens of a task's replies in a style, the commonest first, each with the share of replies that begin
+    so.
+
+    Args:
+        task: whose replies are looked at: up to 200 of its extraction split.
+        tokenizer: the model's.
+        style: the style.
+        tokens: how many tokens count as the opening.
+
+    Raises:
+        ValueError: fewer than one token, or no replies in that style.
+
+    >>> import kvsteer_lab as kv
+    >>> openings(kv.tasks.get("tiny-arithmetic"), kv.load("tiny").tokenizer, "stepwise")[0][1]
+    1.0
+    """
+    if tokens < 1:
+        raise ValueError(f"A forced prefix needs at least 1 token, not {tokens}.")
+    shown = worked(task, (style,), seed=0)[:200]
+    counted = Counter(tuple(encode(tokenizer, w.replies[style])[:tokens]) for w in shown)
+    return [(opening, count / len(shown)) for opening, count in counted.most_common()]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..edits.cache import CacheDelta
 from ..edits.hiding import HiddenSlot
+from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..models.prompts import Prompt
@@ -267,7 +267,7 @@ class RandomControl(Steering):
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         return self.changed.tail(tokenizer, offset)
 
-    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
+    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheEdit, ...]]:
         return self.changed.deltas(model, lengths)
 
     def residuals(self, model: Model, lengths: Sequence[int]) -> list[tuple[ResidualDelta, ...]]:

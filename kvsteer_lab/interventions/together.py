@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..edits.cache import CacheDelta
 from ..edits.hiding import HiddenSlot
+from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..tasks.base import Chat
@@ -96,7 +96,7 @@ class Together(Intervention):
     def sets_tail(self) -> bool:
         return any(part.sets_tail for part in self.parts)
 
-    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheDelta, ...]]:
+    def deltas(self, model: Model, lengths: Sequence[int]) -> list[tuple[CacheEdit, ...]]:
         by_part = [part.deltas(model, lengths) for part in self.parts]
         return [tuple(delta for edits in row for delta in edits) for row in zip(*by_part, strict=True)]
 

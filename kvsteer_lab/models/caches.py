@@ -23,6 +23,8 @@ def cache_argument(hf: PreTrainedModel) -> str:
     >>> cache_argument(kv.load("tiny").hf) in ("cache", "past_key_values")
     True
     """
+    if hasattr(hf, "peft_config") and hasattr(hf, "get_base_model"):
+        hf = hf.get_base_model()  # an adapter's own forward pass hands all it doesn't know on to the model's
     return "cache" if "cache" in inspect.signature(type(hf).forward).parameters else "past_key_values"
 
 

@@ -201,7 +201,7 @@ def rows_of_like_length(model: Model, lengths: Sequence[int]) -> int:
         At least 1.
 
     >>> import kvsteer_lab as kv
-    >>> rows_of_like_length(kv.load("tiny"), [2000, 2000, 2100, 4000])
+    >>> rows_of_like_length(kv.load("tiny"), [3000, 3000, 3100, 6000])
     3
     """
     parameters = sum(weights.numel() for weights in model.hf.parameters())

@@ -19,7 +19,10 @@ from .lock import locked
 _FOUND: WeakKeyDictionary[nn.Module, tuple[nn.Module, ...]] = WeakKeyDictionary()
 
 
-@locked
+_WIDTHS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Of what the projections take: the outputs of all heads side by side."""
+
+
 @locked
 @torch.no_grad()
 def head_writes(
@@ -43,6 +46,28 @@ def head_writes(
     placed[:-1, head * width : (head + 1) * width] = flat.to(placed)
     written = projection(placed[None])[0].float().cpu()
     return (written[:-1] - written[-1]).reshape(*outputs.shape[:-1], -1)
+
+
+@locked
+@torch.no_grad()
+def head_matrices(hf: PreTrainedModel, layer: int) -> Float[Tensor, "heads head_dim hidden"]:
+    """The part of the output projection W_O of a layer that each query head's outputs go through, float32 on the CPU:
+    `outputs @ head_matrices(hf, layer)[head]` is what `head_writes` gives.
+
+    Raises:
+        UnsteerableModelError: as `output_projections`.
+    """
+    projection = output_projections(hf)[layer]
+    device = next(chain(projection.parameters(), projection.buffers())).device
+    heads = query_heads(hf)
+    if type(projection) is nn.Linear:  # quantised ones are subclasses, and hold no plain weight
+        weight = projection.weight.T.float().cpu()
+    else:
+        width = _WIDTHS[hf]
+        basis = torch.eye(width + 1, width, dtype=hf.dtype, device=device)  # the last row is empty: the bias
+        written = projection(basis[None])[0].float().cpu()
+        weight = written[:-1] - written[-1]
+    return weight.unflatten(0, (heads, -1))
 
 
 def output_projections(hf: PreTrainedModel) -> tuple[nn.Module, ...]:
@@ -94,6 +119,7 @@ def _find(hf: PreTrainedModel) -> tuple[nn.Module, ...]:
                 " Llama, Qwen, Mistral, Gemma or GPT-2."
             )
         found.append(projection)
+        _WIDTHS[hf] = outputs.shape[-1]
     return tuple(found)
 
 

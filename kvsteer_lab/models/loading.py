@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from nnsight import Envoy
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pipeline, PreTrainedConfig
 from transformers.utils import logging
 
 from .._util.json import read_json
+from .._util.text import visible
 from .architectures import UnsteerableModelError, refuse_by_config
 from .fetching import fetch
 from .gguf import find_gguf, read_gguf
@@ -93,7 +93,9 @@ def load(
         dtype = torch.float32
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        refuse_by_config(AutoConfig.from_pretrained(path, **arguments))
+        config = AutoConfig.from_pretrained(path, **arguments)
+        _check_layers(name, config)
+        refuse_by_config(config)
         with _silent() if path != name else nullcontext():
             hf, report = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -109,14 +111,33 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(path, **arguments) if tokenizer is None else _tokenizer(tokenizer)
     except (UnsteerableModelError, _Incomplete):
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"Cannot load {name!r}: {first_line.rstrip(' .:')}. {known_names(name)}") from error
+    except Exception as error:  # a damaged checkpoint makes transformers raise almost anything
+        raise ValueError(f"Cannot load {name!r}: {_reason(error)}. {known_names(name)}") from error
     return wrap(hf, with_template(tokenizer, template, template_arguments), name)
 
 
 class _Incomplete(ValueError):
     """The checkpoint lacks weights, or a part of the call is wrong: not an unknown name."""
+
+
+_MOST_LAYERS = 10_000
+
+
+def _check_layers(name: str, config: PreTrainedConfig) -> None:
+    """Before the layers are made: a number that is damaged would be made for hours."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        raise _Incomplete(f"The config of {name!r} asks for {layers} layers; get the complete checkpoint.")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, and the second where the first only introduces it."""
+    lines = [line.strip() for line in visible(str(error)).splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return (first if len(first) <= _LONGEST else first[: _LONGEST - 1] + "…").rstrip(" .:")
+
+
+_LONGEST = 300
 
 
 def _place(name: str) -> str:

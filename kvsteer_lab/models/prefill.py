@@ -33,6 +33,7 @@ def fill(
     fork: Sequence[int] | None = None,
     edit_cache: Callable[[DynamicCache], object] | None = None,
     edit_layers: Mapping[int, LayerEdit] | None = None,
+    behind: DynamicCache | None = None,
 ) -> DynamicCache:
     """Prefill in one nnsight trace: edit the residual stream there, fork the rows, and edit their cache, in place.
 
@@ -41,10 +42,15 @@ def fill(
         ids, mask: left-padded prompts.
         fork: per row of the result, the prompt whose cache it starts from; `None`: the prompts as they are.
         edit_cache: edits the forked cache in place, `kv.edits.apply` with each row's deltas, say.
+        behind: a cache that the prompts are read behind; the mask covers it as well. It is changed.
         edit_layers: by layer, what edits the output of that decoder layer while the prompts are read.
     """
     model.check_adapters()
     arguments = model.forward_arguments(ids, mask)
+    if behind is not None:
+        if "position_ids" in arguments:
+            arguments["position_ids"] = arguments["position_ids"][:, -ids.shape[1] :]
+        arguments[model.cache_argument] = behind
     index = None if fork is None else torch.tensor(fork)
     edits = edit_layers or {}
     layers = model.traced.get(layers_path(model.hf)) if edits else ()

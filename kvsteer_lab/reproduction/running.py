@@ -22,6 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter
 
 from .._util.files import write_atomically
+from .adapting import adapt
 from .chapters import Chapter
 
 KERNEL = {
@@ -84,7 +85,7 @@ def read_record(out: Path, chapter: Chapter) -> Record | None:
     return record if all(there) else None
 
 
-def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True) -> Record:
+def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True, name: str = "") -> Record:
     """Run a chapter from the top and write what it shows, errors included.
 
     Args:
@@ -92,13 +93,15 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
         out: folder of the reproduction; `notebooks/`, `html/` and `figures/` in it are written.
         work: what shall be done, as a record without results.
         progress: show a bar of its cells.
+        name: what the model is called in the chapter; by default what it is loaded by.
     """
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob(f"{chapter.number}_*"):
         old.unlink()
     began = time.perf_counter()
-    notebook, error = _execute(chapter, work.parameters, figures, progress)
+    adapted = adapt(chapter, work.parameters, name or str(work.parameters.get("MODEL", "")))
+    notebook, error = _execute(chapter, adapted, figures, progress)
     made = tuple(sorted(path.stem for path in figures.glob(f"{chapter.number}_*.png")))
     record = Record(
         work.source, work.parameters, work.fingerprint, work.version, round(time.perf_counter() - began, 1), made, error
@@ -111,17 +114,15 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
     return record
 
 
-def _execute(
-    chapter: Chapter, parameters: Mapping[str, Any], figures: Path, progress: bool
-) -> tuple[NotebookNode, str]:
+def _execute(chapter: Chapter, adapted: NotebookNode, figures: Path, progress: bool) -> tuple[NotebookNode, str]:
     with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, "KVSTEER_FIGURES": str(figures.resolve())}):
-        target = Path(folder, chapter.path.name)
+        source, target = Path(folder, "adapted.ipynb"), Path(folder, chapter.path.name)
+        nbformat.write(adapted, source)
         error = ""
         try:
             papermill.execute_notebook(
-                str(chapter.path),
+                str(source),
                 str(target),
-                dict(parameters),
                 kernel_name="python3",
                 language="python",
                 cwd=str(chapter.path.parent),
@@ -132,7 +133,7 @@ def _execute(
             error = f"{failure.ename}: {failure.evalue}"
         except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as failure:
             error = f"{type(failure).__name__}: {failure}"
-        notebook = nbformat.read(target if target.is_file() else chapter.path, 4)
+        notebook = nbformat.read(target if target.is_file() else source, 4)
     error = " ".join(_ANSI.sub("", error).split())
     return notebook, error if len(error) <= _LONGEST else error[: _LONGEST - 1] + "…"
 

@@ -58,7 +58,7 @@ def censored_lengths(lengths: Sequence[float], cut: Sequence[bool]) -> CensoredL
     Examples:
         >>> import kvsteer_lab as kv
         >>> found = kv.stats.censored_lengths([10, 20, 96, 96, 96], [False, False, True, True, True])
-        >>> found.finished_mean, found.restricted_mean, found.median
+        >>> found.finished_mean, round(found.restricted_mean, 1), found.median
         (15.0, 63.6, inf)
     """
     x, over = np.asarray(lengths, dtype=float), np.asarray(cut, dtype=bool)

@@ -4,6 +4,7 @@ from .cards import Card as Card
 from .extraction import PairDifferences as PairDifferences
 from .extraction import extract as extract
 from .extraction import extract_pairs as extract_pairs
+from .key_rotation import key_norms as key_norms
 from .kv import KVVectors as KVVectors
 from .norms import slot_norms as slot_norms
 from .pairs import ContrastiveSet as ContrastiveSet

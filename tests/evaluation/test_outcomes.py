@@ -58,6 +58,8 @@ def made(values, **columns):
         ("The answer is B.", 0),
         ("B", 0),
         ("B: bank", 0),
+        ("A: pan\nB: bowl\nC: spoon", None),
+        ("A: pan\n\nB: bowl\n\nThe answer is: B", 4),
         ("42", 0),
         ("Two and two make four. So the correct choice is B: bank.", 5),
         ("He buys 3 pens.\n#### 18", 4),
@@ -297,6 +299,7 @@ def test_kl_is_measured_along_the_baselines_replies():
     assert found.of("CoT prompt")["outcome kl"].tolist() == pytest.approx(expected, rel=1e-4) and min(expected) > 0
     assert found.of("baseline")["outcome kl"].tolist() == [0.0] * 3
     assert found.outcomes_table().loc[("kl", "CoT prompt"), "value"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert math.isnan(found.outcomes_table().loc[("kl", "CoT prompt"), "p"]), "it is never negative"
     plain = kv.evaluate(model, task, kv.CoTPrompt(), **asked)
     one = kv.outcomes.measure_divergence(plain, model, task, kv.CoTPrompt(), first=1)
     assert (one.of("CoT prompt").kl < found.of("CoT prompt").kl).all() and one.of("no offset").kl.isna().all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -171,6 +173,8 @@ def test_hidden_heads_alone_are_changed(model: kv.Model) -> None:
 @pytest.mark.parametrize("name", OWN_CODE)
 def test_attention_in_code_of_its_own_is_refused_by_name(name: str, load_random: Load) -> None:
     model = load_random(name)
+    if "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(sys.modules[type(model.hf).__module__]):
+        pytest.skip(f"since another transformers, {name} attends in the common code, which can be looked into")
     wanted = f"The attention of {model.model_type} can't be looked into: its layers compute it in code of their own"
     with pytest.raises(kv.UnsteerableModelError, match=wanted):
         kv.generate(model, PROMPTS, kv.HideSlot(), generation=LONG)

@@ -45,6 +45,12 @@ def test_a_forward_pass_takes_the_cache_by_the_newest_name_that_it_knows(model: 
     assert cache_argument(model) == name
 
 
+def test_an_adapters_model_takes_the_cache_as_its_base_does() -> None:
+    wrapped = OldModel()
+    wrapped.peft_config, wrapped.get_base_model = {}, NewModel  # type: ignore[assignment]
+    assert cache_argument(wrapped) == "cache"  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("output", [OldOutput("kept"), NewOutput("kept")])
 def test_an_output_gives_the_cache_by_its_own_name(output: Any) -> None:
     assert cache_of(output) == "kept" and cache_of(type(output)()) is None and cache_of(object()) is None

@@ -58,16 +58,14 @@ def test_a_slider_changes_a_real_models_answer(smollm2: kv.Model, tmp_path: Path
         explorer = ExplorerPage(page, tmp_path)
         explorer.at("status").filter(has_text="Done.").wait_for()
         explorer.root.locator(".kv-more .jupyter-widget-Collapse-header", has_text="Sampling").click()
+        explorer.at("status").locator(".kv-line").evaluate("line => line.dataset.old = true")
         explorer.type("max-new-tokens", "40")
+        explorer.at("status").locator(".kv-line:not([data-old])", has_text="Done.").wait_for()
         frames, answers = [], []
         for cv in STRENGTHS:
+            explorer.at("status").locator(".kv-line").evaluate("line => line.dataset.old = true")
             explorer.type("cv-typed", str(cv))
-            explorer.wait_for_number("cv", cv)
-            page.wait_for_function(
-                "cv => !document.querySelector('.kv-arm-cache-steering.kv-earlier')"
-                " && document.querySelector('.kv-status').innerText.includes('Done.')",
-                arg=cv,
-            )
+            explorer.at("status").locator(".kv-line:not([data-old])", has_text="Done.").wait_for()
             page.wait_for_timeout(800)  # the colours come after the texts
             answers.append(explorer.arm("cache steering").locator(".kv-text").first.inner_text())
             page.evaluate("document.querySelector('.kv-explorer').scrollIntoView()")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -36,12 +37,13 @@ def style_mixing(
     offset: str | int = "\n",
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Which style the replies have when two styles' vectors are mixed, all mixes in one run.
 
     Args:
-        model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
         first, second, weights: as in `style_mixes`.
         controls: random vectors of the same norms, for each mix its own.
 
@@ -54,7 +56,7 @@ def style_mixing(
 
     Raises:
         ValueError: what `style_mixes` or `kv.evaluate` refuses; before anything is computed.
-        KeyboardInterrupt: the run was interrupted.
+        KeyboardInterrupt: the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -81,6 +83,7 @@ def style_mixing(
         offset=offset,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     between: list[tuple[str, float]] = [("interpolation", w) for w in dict.fromkeys(float(w) for w in weights)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -43,6 +44,7 @@ def vary_extraction(
     offset: str | int = "\n",
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Extract the same style again from other pairs, and steer with each of the vectors at the same relative dose; all
@@ -52,8 +54,8 @@ def vary_extraction(
     shots, fewer pairs are the first ones of more.
 
     Args:
-        model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`. Pairs come from the
-            task's extraction split.
+        model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`. Pairs come
+            from the task's extraction split.
         steering: gives the styles, layers, heads, slot, and the ratio of `ck` to `cv`; its vectors are not used.
         doses: |c_v S^V| / |V| at the steered slot, averaged over the layers; each vector gets the coefficient that
             makes it so.
@@ -74,7 +76,7 @@ def vary_extraction(
     Raises:
         ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style
             they are of, keys alone, vectors that are zero, or what the builders of pairs and `kv.evaluate` refuse.
-        KeyboardInterrupt: the extraction or the run was interrupted.
+        KeyboardInterrupt: the extraction or the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -124,6 +126,7 @@ def vary_extraction(
         offset=offset,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     rows = []

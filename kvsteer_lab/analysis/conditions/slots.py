@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -37,12 +38,13 @@ def slot_response(
     offset: str | int = "\n",
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Put the same vectors, with the same coefficients, into other slots of the prompt; all slots in one run.
 
     Args:
-        model, task, n, seed, offset, generation, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
         steering: its own slot counts for nothing.
         slots: of the prompt, counted from its end: -1 is the last.
         controls: random vectors a slot; 0: none.
@@ -58,7 +60,7 @@ def slot_response(
     Raises:
         ValueError: the test split, no slots, one that isn't negative or lies outside a prompt, vectors that are zero,
             or what `kv.evaluate` refuses.
-        KeyboardInterrupt: the run was interrupted.
+        KeyboardInterrupt: the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -91,6 +93,7 @@ def slot_response(
         offset=offset,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     prompts = [task.chat(q) for q in task.questions(split, n, seed)]
@@ -117,12 +120,13 @@ def offset_response(
     seed: int = 0,
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Read the steered slot through other offset tokens, each beside its own baseline; all of them in one run.
 
     Args:
-        model, task, n, seed, generation, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, seed, generation, batch_size, out, progress: as in `kv.evaluate`.
         steering: at the last slot.
         offsets: each a text that is one token, or an id; `None` for none. Without an offset token no token is left to
             read the last slot, so there is a baseline and no steering.
@@ -137,7 +141,7 @@ def offset_response(
     Raises:
         ValueError: the test split, no offsets, one that isn't one token, a steering of another slot, vectors that are
             zero, or what `kv.evaluate` refuses.
-        KeyboardInterrupt: the run was interrupted.
+        KeyboardInterrupt: the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -176,6 +180,7 @@ def offset_response(
         seed=seed,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     rows: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,12 +31,13 @@ def temperature_response(
     offset: str | int = "\n",
     max_new_tokens: int = 128,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Evaluate a steering beside the baseline at several sampling temperatures, with the same noise for both.
 
     Args:
-        model, task, n, split, seed, offset, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, offset, batch_size, out, progress: as in `kv.evaluate`.
         steering: what is sampled under.
         temperatures: 0 is greedy decoding, one reply a question; nothing is cut from the distribution (no top-k, no
             top-p).
@@ -56,7 +58,7 @@ def temperature_response(
     Raises:
         ValueError: no temperatures, one that is negative, NaN or infinite, fewer than one sample, vectors that are
             zero, or what `kv.evaluate` refuses; before anything is computed.
-        KeyboardInterrupt: a run was interrupted.
+        KeyboardInterrupt: a run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -92,6 +94,7 @@ def temperature_response(
             generation=generation,
             samples=samples if t else 1,
             batch_size=batch_size,
+            out=None if out is None else Path(out) / f"temperature {t:g}",
             progress=progress,
         )
         plain, steered, drawn = grid.baseline, grid.of("steering"), grid.drawn("steering")

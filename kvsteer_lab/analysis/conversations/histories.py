@@ -159,7 +159,7 @@ def placed(
     """What each row's steering adds, with slots that stay right when the cache grows."""
     rows = [method.deltas(model, [length])[0] for (method, _), length in zip(units, lengths, strict=True)]
     return [
-        tuple(replace(delta, slot=delta.slot % length) for delta in row)
+        tuple(replace(delta, slot=delta.slot % length) for delta in row if isinstance(delta, CacheDelta))
         for row, length in zip(rows, lengths, strict=True)
     ]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def match_divergence(
     seed: int = 0,
     max_new_tokens: int = 128,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Evaluate steerings, and random vectors, each scaled until KL(steered || plain) is what is asked for; all of them
@@ -49,7 +51,7 @@ def match_divergence(
     doesn't get there within the span is left out and counted.
 
     Args:
-        model, task, n, split, seed, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, batch_size, out, progress: as in `kv.evaluate`.
         steerings: by name; of each, a coefficient near which to look.
         nats: the divergences to compare at.
         span: how far from a steering's own coefficient to look, as a factor, upwards and downwards.
@@ -67,7 +69,7 @@ def match_divergence(
     Raises:
         ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a steering that adds
             nothing or has a coefficient of 0, or what `kv.evaluate` refuses; before anything is generated.
-        KeyboardInterrupt: the search or the run was interrupted.
+        KeyboardInterrupt: the search or the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -120,6 +122,7 @@ def match_divergence(
             seed=seed,
             generation=dict(max_new_tokens=max_new_tokens),
             batch_size=batch_size,
+            out=out,
             progress=progress,
         )
     units = {name: steering.unit_dose(model, chats) for name, steering in steerings.items()}

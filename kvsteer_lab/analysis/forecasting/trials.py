@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -110,6 +111,7 @@ def realised_effects(
     offset: str | int = "\n",
     generation: Mapping[str, Any] | None = None,
     batch_size: int = 64,
+    out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Every set's vector at every place, all in one forked run and at one relative dose; the forecasts are made before
@@ -120,7 +122,7 @@ def realised_effects(
     and number of shots have a pair in common.
 
     Args:
-        model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`.
+        model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
         sets: which pairs; the differences of all of them are kept in memory.
         places: where their vectors are added.
         dose: the same for all points.
@@ -138,7 +140,7 @@ def realised_effects(
     Raises:
         ValueError: no sets or places, two that are the same, a dose that isn't positive, a place where a vector is
             zero, or what `kv.evaluate` and `ContrastiveSet.few_shot` refuse; before anything is generated.
-        KeyboardInterrupt: the extraction or the run was interrupted.
+        KeyboardInterrupt: the extraction or the run was interrupted; with `out`, the replies go on there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -185,6 +187,7 @@ def realised_effects(
         offset=offset,
         generation=generation,
         batch_size=batch_size,
+        out=out,
         progress=progress,
     )
     table = pd.DataFrame(

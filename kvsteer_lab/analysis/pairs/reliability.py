@@ -13,7 +13,7 @@ from .grams import agreement, half_cosines, halves, pair_grams
 
 
 def convergence(
-    differences: PairDifferences, sizes: Sequence[int], *, repeats: int = 20, seed: int = 0
+    differences: PairDifferences, sizes: Sequence[int] | None = None, *, repeats: int = 20, seed: int = 0
 ) -> pd.DataFrame:
     """Cosine between the mean of n random pairs and the mean of the pairs that were held out for comparison.
 
@@ -21,7 +21,7 @@ def convergence(
 
     Args:
         differences: from `kv.extract_pairs`.
-        sizes: the n to try, at most half of the pairs.
+        sizes: the n to try, at most half of the pairs; `None`: 1, 2, 5, 10, 20, 50 and so on, and half of them.
         repeats: random subsets for each n.
         seed: fixes the halves and the subsets.
 
@@ -55,7 +55,7 @@ def convergence(
     total = len(differences)
     if total < 2:
         raise ValueError(f"Convergence needs at least two pairs, not {total}.")
-    _check_sizes(sizes, total, "pairs")
+    sizes = _sizes(sizes, total, "pairs")
     if repeats < 1:
         raise ValueError(f"A spread takes at least one random subset, not {repeats}.")
     generator = torch.Generator().manual_seed(seed)
@@ -83,7 +83,7 @@ def convergence(
 
 def split_half(
     differences: Mapping[str, PairDifferences],
-    sizes: Sequence[int],
+    sizes: Sequence[int] | None = None,
     layers: Sequence[int] | None = None,
     *,
     repeats: int = 100,
@@ -99,7 +99,8 @@ def split_half(
 
     Args:
         differences: by name, from `kv.extract_pairs`; of one model or several.
-        sizes: the n to try, at most half of the pairs of each.
+        sizes: the n to try, at most half of the pairs of each; `None`: 1, 2, 5, 10, 20, 50 and so on, and half of the
+            smallest set's.
         layers: which layers, taken together so that each counts alike; `None`: all that hold differences.
         repeats: random halves for each n, each with its own random signs.
         seed: fixes halves and signs.
@@ -132,7 +133,7 @@ def split_half(
     if repeats < 1:
         raise ValueError(f"Stability takes at least one split, not {repeats}.")
     found = {name: pair_grams(own, layers) for name, own in differences.items()}
-    _check_sizes(sizes, min(map(len, differences.values())), "pairs of the smallest set")
+    sizes = _sizes(sizes, min(map(len, differences.values())), "pairs of the smallest set")
     rows = []
     for name, grams in found.items():
         together = [own for own in grams if own.layer is None]
@@ -154,9 +155,18 @@ def split_half(
     return pd.DataFrame(rows, columns=names)
 
 
-def _check_sizes(sizes: Sequence[int], most: int, of: str) -> None:
-    if not sizes or not all(isinstance(n, int | np.integer) and 1 <= n <= most // 2 for n in sizes):
-        raise ValueError(f"Sizes must be whole numbers between 1 and {most // 2}, half of the {most} {of}.")
+def _sizes(sizes: Sequence[int] | None, most: int, of: str) -> list[int]:
+    """The sizes asked for, or those that the pairs allow."""
+    half = most // 2
+    if sizes is None:
+        steps = (first * 10**power for power in range(len(str(half))) for first in (1, 2, 5))
+        return [*(n for n in steps if n < half), half]
+    if len(sizes) == 0 or not all(isinstance(n, int | np.integer) and 1 <= n <= half for n in sizes):
+        raise ValueError(
+            f"Sizes must be whole numbers between 1 and {half}, half of the {most} {of}; leave sizes out for those"
+            " that the pairs allow, or make more pairs."
+        )
+    return list(sizes)
 
 
 def _drawn(pairs: int, n: int, repeats: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ or steps cannot read it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..._util.batching import in_batches
+from ..._util.progress import counted
 from ...edits.hiding import HiddenSlot
-from ...generation.divergence import kl
 from ...generation.generate import check_intervention
 from ...generation.rows import Row, group_rows
 from ...generation.scoring import logits_along
@@ -23,7 +23,9 @@ from ...models.finite import check_logits
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt
+from ..budget import rows_within
 from .followed_text import Continuations, FollowedText, follow
+from .kl_in_groups import kl_of_first
 from .knock_outs import DEFAULT_STEPS, KnockOut, knock_outs
 
 
@@ -43,12 +45,15 @@ def nats_of_reading(
     *,
     steps: int = 16,
     from_steps: Sequence[int] = DEFAULT_STEPS,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
     others: int | None = None,
     slot: int = -1,
     seed: int = 0,
     chat: bool = True,
     offset: str | int = "\n",
     batch_size: int = 64,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """KL(slot read || slot hidden) of the next-token distributions along a text, for exhaustive knock-outs of reading.
 
@@ -67,11 +72,14 @@ def nats_of_reading(
             read, greedily.
         steps: how many distributions along the text are compared, beginning with that of the first new token.
         from_steps: the steps of `"from step"` and `"only at step"`.
+        layers, heads: which layers, and which query heads of them, the ways of one layer or head are about,
+            `range(0, 30, 5)` say; `None`: all. "All but one" hides the slot from all others of the model.
         others: how many slots `"other slot"` draws; `None`: 20, or all where the shortest prompt has fewer.
         slot: which slot is hidden; negative counts from the prompt's end.
         seed: of the draw.
         chat, offset: as in `kv.generate`.
-        batch_size: rows read together; halved where memory runs out.
+        batch_size: rows read together at most; fewer where their caches would exceed 1 GiB.
+        progress: whether to show a bar.
 
     Returns:
         One row per knock-out and prompt: `way`, `layer`, `head`, `step`, `slot`, `prompt`, `first`, the nats of the
@@ -80,6 +88,7 @@ def nats_of_reading(
     Raises:
         ValueError: no prompts, steps or ways, an unknown way, a slot that isn't there, a steering that adds nothing, or
             what `kv.generate` refuses; before anything is computed. Logits that are NaN or infinite.
+        KeyboardInterrupt: it was interrupted.
         UnsteerableModelError: a model that computes attention in code of its own.
 
     Example:
@@ -94,8 +103,11 @@ def nats_of_reading(
     """
     method = check_intervention(model, intervention)
     whole = follow(model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
-    outs = knock_outs(model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed)
-    moved = knock_out_divergences(model, whole, outs, batch_size)
+    outs = knock_outs(
+        model, ways, from_steps, slot, others, [len(each.row.cached) for each in whole], seed, layers, heads
+    )
+    with counted(len(outs) * len(whole), "nats_of_reading", "row", progress) as done:
+        moved = knock_out_divergences(model, whole, outs, batch_size, done)
     rows = [
         (out.way, out.layer, out.head, out.step, out.hide.slot, each.prompt, float(found[0]), float(found.sum()))
         for out, of_prompts in zip(outs, moved, strict=True)
@@ -106,23 +118,31 @@ def nats_of_reading(
 
 
 def knock_out_divergences(
-    model: Model, whole: Sequence[FollowedText], outs: Sequence[KnockOut], batch_size: int
+    model: Model,
+    whole: Sequence[FollowedText],
+    outs: Sequence[KnockOut],
+    batch_size: int,
+    done: Callable[[int], None],
 ) -> list[list[Float[Tensor, " steps"]]]:
-    """For each knock-out and prompt, KL(read || hidden) at each step of the prompt's text, float32 on the CPU."""
+    """For each knock-out and prompt, KL(read || hidden) at each step of the prompt's text, float32 on the CPU; `done`
+    is told how many rows each batch had.
+    """
     hidden = [out.hide.hidden(model, [0])[0] for out in outs]
     found: dict[int, list[Tensor]] = {i: [] for i in range(len(whole))}
     # knock-outs of one prompt that fit a batch, beside the run that reads
-    width = min(len(hidden), max(1, batch_size - 1))
+    most = rows_within(model, [each.row for each in whole], max(len(each.target) for each in whole), batch_size)
+    width = min(len(hidden), max(1, most - 1))
     for group in group_rows(model, [each.row for each in whole]):
         for start in range(0, len(hidden), width):
             some = hidden[start : start + width]
             for batch, part in in_batches(
                 group,
-                max(1, batch_size // (width + 1)),
+                max(1, most // (width + 1)),
                 lambda b, some=some: _of_batch(model, [whole[i] for i in b], some),  # type: ignore[misc]
             ):
                 for i, steps in zip(batch, part, strict=True):
                     found[i].append(steps)
+                done(len(batch) * len(some))
     joined = [torch.cat(found[i])[:, : len(each.target)] for i, each in enumerate(whole)]
     return [[steps[o] for steps in joined] for o in range(len(outs))]
 
@@ -139,9 +159,5 @@ def _of_batch(
     steps = []
     for logits, _ in logits_along(model, rows, targets):
         for at in check_logits(logits).unbind(1):
-            each = at.unflatten(0, (len(whole), len(hidden) + 1))
-            read = each[:, :1].expand(-1, len(hidden), -1)
-            steps.append(
-                kl(read.flatten(0, 1), each[:, 1:].flatten(0, 1)).unflatten(0, (len(whole), len(hidden))).cpu()
-            )
+            steps.append(kl_of_first(at.unflatten(0, (len(whole), len(hidden) + 1))).cpu())
     return list(torch.stack(steps, -1).unbind(0))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from ..._util.progress import counted
 from ...generation.generate import check_interventions
 from ...interventions.base import Intervention
 from ...models.model import Model
-from ...models.prompts import Prompt
+from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
 from .divergence import knock_out_divergences
@@ -54,6 +55,7 @@ def half_life(
     chat: bool = True,
     offset: str | int = "\n",
     batch_size: int = 64,
+    progress: bool = True,
 ) -> HalfLife:
     """Hide the slot from each step on, along a fixed text, and see how much of its influence that takes away.
 
@@ -63,7 +65,7 @@ def half_life(
     not that it is forgotten. The text is fixed, so the question is what reading adds to what the text itself says.
 
     Args:
-        model, prompts, continuations, others, slot, seed, chat, offset, batch_size: as in `nats_of_reading`.
+        model, prompts, continuations, others, slot, seed, chat, offset, batch_size, progress: as in `nats_of_reading`.
         interventions: a half-life each; `None`: the baseline.
         steps: how many tokens of the text; later reading isn't seen.
 
@@ -72,6 +74,7 @@ def half_life(
 
     Raises:
         ValueError: a single prompt, or what `nats_of_reading` refuses; before anything is computed.
+        KeyboardInterrupt: it was interrupted.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -84,22 +87,22 @@ def half_life(
         ([0, 1, 2], [2])
     """
     curves, totals = [], []
-    for method in check_interventions(model, interventions):
-        whole = follow(
-            model, prompts, method, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size
-        )
-        if len(whole) < 2:
-            raise ValueError("An interval needs at least two prompts, not one; pass more of them.")
-        outs = knock_outs(
-            model,
-            ("from step", "only at step", "other slot"),
-            range(steps),
-            slot,
-            others,
-            [len(each.row.cached) for each in whole],
-            seed,
-        )
-        moved = knock_out_divergences(model, whole, outs, batch_size)
+    methods, given = check_interventions(model, interventions), as_list(prompts)
+    if len(given) < 2:
+        raise ValueError("An interval needs at least two prompts, not one; pass more of them.")
+    rows = follow(model, given, methods, continuations, steps, slot, chat=chat, offset=offset, batch_size=batch_size)
+    texts = [rows[start : start + len(given)] for start in range(0, len(rows), len(given))]
+    ways = ("from step", "only at step", "other slot")
+    asked = [
+        knock_outs(model, ways, range(steps), slot, others, [len(each.row.cached) for each in whole], seed)
+        for whole in texts
+    ]
+    with counted(sum(map(len, asked)) * len(given), "half_life", "row", progress) as done:
+        found = [
+            knock_out_divergences(model, whole, outs, batch_size, done)
+            for whole, outs in zip(texts, asked, strict=True)
+        ]
+    for method, whole, moved in zip(methods, texts, found, strict=True):
         left = np.array([[float(row.sum()) for row in moved[t]] for t in range(steps)])
         now = np.array([[float(row[t]) if t < len(row) else np.nan for row in moved[steps + t]] for t in range(steps)])
         other = [float(np.mean([float(row.sum()) for row in rows])) for rows in moved[2 * steps :]]

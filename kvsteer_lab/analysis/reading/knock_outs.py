@@ -12,6 +12,7 @@ from ...edits.cache import check_slot, slot_from_end
 from ...interventions.hiding import HideSlot
 from ...models.attention import query_heads
 from ...models.model import Model
+from ...vectors.kv import check_indices
 
 KNOCK_OUT_WAYS = (
     "everything",
@@ -45,6 +46,8 @@ def knock_outs(
     others: int | None,
     lengths: Sequence[int],
     seed: int,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
 ) -> list[KnockOut]:
     """Every way's knock-outs. Of one-layer models "all but one layer" hides nothing, and there is none.
 
@@ -57,6 +60,8 @@ def knock_outs(
             are.
         lengths: of the prompts, in all of which these must be.
         seed: of the choice of other slots.
+        layers, heads: which layers, and which query heads of them, the ways of one layer or head are about; `None`:
+            all. "All but one" hides the slot from all others of the model, those that are not named here included.
 
     Raises:
         ValueError: no or unknown ways, no or negative steps, or fewer other slots in the shortest prompt than asked
@@ -89,29 +94,53 @@ def knock_outs(
             f" choose 1 to {len(there)}."
         )
     drawn = sorted(random.Random(f"{seed}/other slots").sample(there, others)) if "other slot" in chosen else []
-    heads = query_heads(model.hf)
-    pairs = [(layer, head) for layer in range(model.n_layers) for head in range(heads)]
-    return [out for way in chosen for out in _of_way(way, model.n_layers, pairs, dict.fromkeys(steps), slot, drawn)]
+    n_heads = query_heads(model.hf)
+    places = _Places(
+        model.n_layers,
+        n_heads,
+        check_indices("layer", layers, model.n_layers),
+        check_indices("query head", heads, n_heads),
+    )
+    if any("layer" in way or "head" in way for way in chosen) and not (places.layers and places.heads):
+        raise ValueError("There are no layers or heads to hide the slot from; name at least one of each.")
+    return [out for way in chosen for out in _of_way(way, places, dict.fromkeys(steps), slot, drawn)]
 
 
-def _of_way(
-    way: str, n_layers: int, pairs: Sequence[tuple[int, int]], steps: dict[int, None], slot: int, others: Sequence[int]
-) -> Iterator[KnockOut]:
+@dataclass(frozen=True)
+class _Places:
+    """How many layers and query heads a model has, and which of them are asked about."""
+
+    n_layers: int
+    n_heads: int
+    layers: Sequence[int]
+    heads: Sequence[int]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return [(layer, head) for layer in self.layers for head in self.heads]
+
+    def others(self, pair: tuple[int, int]) -> list[tuple[int, int]]:
+        """All heads of the model but one."""
+        every = ((layer, head) for layer in range(self.n_layers) for head in range(self.n_heads))
+        return [each for each in every if each != pair]
+
+
+def _of_way(way: str, places: _Places, steps: dict[int, None], slot: int, others: Sequence[int]) -> Iterator[KnockOut]:
     if way == "everything":
         yield KnockOut(way, HideSlot(slot=slot))
     elif way == "one layer":
-        yield from (KnockOut(way, HideSlot(layers=[layer], slot=slot), layer) for layer in range(n_layers))
-    elif way == "all but one layer" and n_layers > 1:
+        yield from (KnockOut(way, HideSlot(layers=[layer], slot=slot), layer) for layer in places.layers)
+    elif way == "all but one layer" and places.n_layers > 1:
         yield from (
-            KnockOut(way, HideSlot(layers=[x for x in range(n_layers) if x != layer], slot=slot), layer)
-            for layer in range(n_layers)
+            KnockOut(way, HideSlot(layers=[x for x in range(places.n_layers) if x != layer], slot=slot), layer)
+            for layer in places.layers
         )
     elif way == "one head":
-        yield from (KnockOut(way, HideSlot(heads=[pair], slot=slot), *pair) for pair in pairs)
-    elif way == "all but one head" and len(pairs) > 1:
-        for pair in pairs:  # the label that a list of all other heads makes would be long
+        yield from (KnockOut(way, HideSlot(heads=[pair], slot=slot), *pair) for pair in places.pairs)
+    elif way == "all but one head" and places.n_layers * places.n_heads > 1:
+        for pair in places.pairs:  # the label that a list of all other heads makes would be long
             name = f"slot {slot} hidden from all heads but {pair[0]}.{pair[1]}"
-            yield KnockOut(way, HideSlot(heads=[x for x in pairs if x != pair], slot=slot, name=name), *pair)
+            yield KnockOut(way, HideSlot(heads=places.others(pair), slot=slot, name=name), *pair)
     elif way == "from step":
         yield from (KnockOut(way, HideSlot(first=step, slot=slot), step=step) for step in steps)
     elif way == "only at step":

@@ -36,6 +36,8 @@ def knock_out_reading(
     ),
     *,
     steps: Sequence[int] = DEFAULT_STEPS,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
     others: int = 5,
     slot: int = -1,
     n: int | None = 40,
@@ -54,6 +56,7 @@ def knock_out_reading(
         intervention: what is there to be read: a steering, `kv.FewShot` examples; `None`: the prompt as it is.
         ways: as in `nats_of_reading`.
         steps: for `"from step"` and `"only at step"`.
+        layers, heads: as in `nats_of_reading`: each layer is `n` replies more a way, and each head of it, too.
         others: other slots of the prompt, each hidden from everything, a control.
         slot: which slot is hidden; negative counts from the prompt's end.
 
@@ -86,7 +89,7 @@ def knock_out_reading(
     check_edits(method)
     questions = task.questions(split, n, seed)
     lengths = [len(model.encode(method.chat(task.chat(q)))) for q in questions]
-    outs = knock_outs(model, ways, steps, slot, others, lengths, seed)
+    outs = knock_outs(model, ways, steps, slot, others, lengths, seed, layers, heads)
     hidden: dict[HideSlot, Intervention] = {
         o.hide: o.hide if intervention is None else Together(intervention, o.hide) for o in outs
     }

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ...models.finite import check_logits
 from ...models.layers import decoder_layers
 from ...models.lock import locked
+from ..budget import logits_within
 
 
 class LastResiduals:
@@ -56,11 +57,22 @@ def logit_directions(
 
     One token is run through the model for each, and what the last layer puts out is replaced: so the final norm, the
     unembedding, logit scales and soft-capping are the model's own. A norm's scale is not frozen: the gradient counts
-    that it grows with what is added.
+    that it grows with what is added. As many are run together as logits may be held at a time.
 
     Raises:
         ValueError: logits that are NaN or infinite.
     """
+    size = logits_within(hf.get_input_embeddings().weight.shape[0])
+    parts = [
+        _gradient(hf, hidden[start : start + size], tokens[start : start + size])
+        for start in range(0, len(tokens), size)
+    ]
+    return torch.cat(parts)
+
+
+def _gradient(
+    hf: PreTrainedModel, hidden: Float[Tensor, "n hidden"], tokens: Sequence[int]
+) -> Float[Tensor, "n hidden"]:
     given: list[Tensor] = []
 
     def put(module: Any, arguments: Any, output: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -10,16 +11,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..._util.batching import in_batches
+from ..._util.progress import counted
 from ...interventions.cache import CacheSteering
 from ...models.attention import query_heads
 from ...models.heads import head_writes
 from ...models.model import Model
 from ...stats.significance import control_p
+from ...vectors.kv import check_indices
+from ..budget import logits_within
 from ..residual.unembedding import check_unembedding, unembed
 
 
 def unembed_values(
-    model: Model, steering: CacheSteering, top: int = 5, *, controls: int = 40, seed: int = 0
+    model: Model,
+    steering: CacheSteering,
+    top: int = 5,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    controls: int = 40,
+    seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The likeliest tokens of each head if c_v S^V W_O, what it reads at the slot per unit of attention, were the whole
     residual stream.
@@ -32,8 +45,10 @@ def unembed_values(
         model: from `kv.load`.
         steering: its values, layers, heads and the sign of `cv` count.
         top: tokens a head.
+        layers, heads: which steered layers, and which query heads of them; `None`: all.
         controls: random vectors of the same norm; 0: none.
         seed: of the random vectors.
+        progress: whether to show a bar.
 
     Returns:
         One row per steered layer, query head and rank: `kv_head`, `norm` (the length of c_v S^V W_O), `token`, `logit`
@@ -43,7 +58,8 @@ def unembed_values(
         head: the one to ask when the table is searched for words that stand out.
 
     Raises:
-        ValueError: a steering without values in its layers and heads, or fewer than one token.
+        ValueError: a steering without values in these layers and heads, or fewer than one token.
+        KeyboardInterrupt: it was interrupted.
         UnsteerableModelError: heads that no plain projection takes, or logits that aren't a function of the last
             layer's output.
 
@@ -62,31 +78,30 @@ def unembed_values(
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}.")
     own = _values(steering)
-    if not own.any():
+    n_heads = query_heads(model.hf)
+    group = n_heads // model.n_kv_heads
+    chosen = product(check_indices("layer", layers, model.n_layers), check_indices("query head", heads, n_heads))
+    places = [(layer, head) for layer, head in chosen if layer in steering.edited_layers]
+    places = [(layer, head) for layer, head in places if own[layer, head // group].any()]
+    if not places:
         raise ValueError(
             f"{steering.label!r} adds nothing to values, so there is nothing to unembed; give it a cv and layers whose"
             " values differ."
         )
     check_unembedding(model)
-    drawn = [_values(control) for control in steering.controls(controls, seed)]
-    group = query_heads(model.hf) // model.n_kv_heads
+    vectors = torch.stack([own, *(_values(control) for control in steering.controls(controls, seed))])
     found: dict[
         tuple[int, int], tuple[float, Tensor, np.ndarray]
     ] = {}  # by head: the norm, the best tokens' logits, each random vector's highest one
     best: dict[tuple[int, int], list[int]] = {}
-    for layer, head in product(steering.edited_layers, range(query_heads(model.hf))):
-        if own[layer, head // group].any():
-            written = head_writes(model.hf, layer, head, torch.stack([v[layer, head // group] for v in (own, *drawn)]))
-            logits = _logits(model, written)
-            values, tokens = logits[0].topk(min(top, logits.shape[1]))
-            found[layer, head], best[layer, head] = (
-                (
-                    float(written[0].norm()),
-                    values,
-                    logits[1:].amax(1).numpy(),
-                ),
-                tokens.tolist(),
-            )
+    size = max(1, logits_within(model.n_tokens) // len(vectors))
+    with counted(len(places), "unembed_values", "head", progress) as done:
+        for some, (written, logits) in in_batches(places, size, lambda some: _unembed(model, vectors, some, group)):
+            for place, directions, each in zip(some, written, logits, strict=True):
+                values, tokens = each[0].topk(min(top, each.shape[1]))
+                found[place] = (float(directions[0].norm()), values, each[1:].amax(1).numpy())
+                best[place] = tokens.tolist()
+            done(len(some))
     anywhere = np.max([highest for _, _, highest in found.values()], axis=0)
     rows = []
     for (layer, head), (norm, values, highest) in found.items():
@@ -111,6 +126,15 @@ def _values(steering: CacheSteering) -> Float[Tensor, "layers kv_heads head_dim"
     return steering.cv * steering.added.values
 
 
-def _logits(model: Model, written: Float[Tensor, "n hidden"]) -> Float[Tensor, "n vocab"]:
-    logits = unembed(model, written.to(model.device)[:, None])[:, 0].float().cpu()
-    return logits - logits.mean(1, keepdim=True)
+def _unembed(
+    model: Model,
+    vectors: Float[Tensor, "n layers kv_heads head_dim"],
+    places: Sequence[tuple[int, int]],
+    group: int,
+) -> tuple[Float[Tensor, "places n hidden"], Float[Tensor, "places n vocab"]]:
+    """What the heads write with each vector, and its logits less their mean, in one trace."""
+    written = torch.stack(
+        [head_writes(model.hf, layer, head, vectors[:, layer, head // group]) for layer, head in places]
+    )
+    logits = unembed(model, written.flatten(0, 1).to(model.device)[:, None])[:, 0].float().cpu()
+    return written, (logits - logits.mean(1, keepdim=True)).unflatten(0, written.shape[:2])

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..._util.batching import check_batch_size, in_batches
-from ...generation.divergence import kl
+from ..._util.progress import counted
 from ...generation.generate import check_intervention
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
@@ -24,7 +24,10 @@ from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
+from ...vectors.kv import check_indices
+from ..budget import logits_within, rows_within
 from ..checks import check_steering
+from ..reading.kl_in_groups import kl_to_first
 from ..watched_token import first_tokens, token_id
 from .unembedding import check_unembedding, read_residuals, unembed
 
@@ -58,12 +61,14 @@ def logit_lens(
     tokens: Sequence[str | int] | None = None,
     continuations: Sequence[str | Sequence[int]] | None = None,
     *,
+    layers: Sequence[int] | None = None,
     controls: int = 40,
     top: int = 5,
     seed: int = 0,
     chat: bool = True,
     offset: str | int = "\n",
     batch_size: int = 256,
+    progress: bool = True,
 ) -> Lens:
     """Unembed the residual streams of a steered and a plain run after every layer, where the edited slot is first read
     and at later tokens.
@@ -81,11 +86,13 @@ def logit_lens(
             plain one.
         continuations: texts or token ids, one a prompt, that both runs read after the offset token; `None`: the offset
             token alone.
+        layers: which layers' streams are unembedded, `range(0, 30, 5)` say; `None`: all.
         controls: random vectors of the same norms; 0: none.
         top: tokens listed a layer and direction.
         seed: of the random vectors and of the bootstrap.
         chat, offset: as in `kv.generate`.
-        batch_size: rows read together; halved where memory runs out.
+        batch_size: rows read together at most; fewer where their caches would exceed 1 GiB.
+        progress: whether to show a bar.
 
     Returns:
         Three tables; see `Lens`.
@@ -93,6 +100,7 @@ def logit_lens(
     Raises:
         ValueError: a single prompt, zero vectors, a token that isn't one, or what `kv.score` refuses; before anything
             is computed. Logits that are NaN or infinite.
+        KeyboardInterrupt: it was interrupted.
         UnsteerableModelError: logits that aren't a function of the last layer's output.
 
     Example:
@@ -118,16 +126,20 @@ def logit_lens(
     targets = [] if continuations is None else match_continuations(model, given, continuations)[1]
     methods = [None, steering, *steering.controls(controls, seed)]
     rows = [rows_under(model, check_intervention(model, m), given, chat=chat, offset=offset) for m in methods]
-    check_context(model, rows[0], max(map(len, targets), default=1))
+    longest = max(map(len, targets), default=1)
+    check_context(model, rows[0], longest)
+    looked = check_indices("layer", layers, model.n_layers)
     check_unembedding(model)
     chosen = wanted if wanted is not None else list(dict.fromkeys(first_tokens(model, given, steering, chat, offset)))
-    parts = [
-        part
-        for _, part in in_batches(
-            range(len(given)), max(1, batch_size // len(methods)), lambda b: _look(model, rows, targets, chosen, b)
-        )
-    ]
-    return _tables(model, chosen, parts, [len(t) for t in targets] or [0] * len(given), top, seed)
+    fit = rows_within(model, rows[0], longest, batch_size)
+    parts = []
+    with counted(len(given), "logit_lens", "prompt", progress) as done:
+        for batch, part in in_batches(
+            range(len(given)), max(1, fit // len(methods)), lambda b: _look(model, rows, targets, chosen, looked, b)
+        ):
+            parts.append(part)
+            done(len(batch))
+    return _tables(model, looked, chosen, parts, [len(t) for t in targets] or [0] * len(given), top, seed)
 
 
 @dataclass(frozen=True)
@@ -147,32 +159,42 @@ def _look(
     rows: Sequence[Sequence[Row]],
     targets: Sequence[Sequence[int]],
     chosen: Sequence[int],
+    layers: Sequence[int],
     batch: Sequence[int],
 ) -> _Part:
+    """The streams of all layers and steps from one trace; they are unembedded together, as many as may be held."""
     width = max(map(len, targets), default=0)
     following = (
         [[*targets[i], *[targets[i][-1]] * (width - len(targets[i]))] for i in batch for _ in rows] if width else None
     )
     tokens = None if following is None else torch.tensor(following, device=model.device)
-    hidden, _ = read_residuals(model, [each[i] for i in batch for each in rows], tokens)
-    logp, divergence, mass = [], [], []
-    for layer in range(model.n_layers):
-        one, apart = [], []
-        for step in range(width + 1):  # vocabularies are large: one distribution a row at a time
-            logits = unembed(model, hidden[:, layer, step][:, None])[:, 0].float().unflatten(0, (len(batch), len(rows)))
-            log_p = logits.log_softmax(-1)
-            one.append(log_p[..., list(chosen)].cpu())
-            against = logits[:, :1].expand_as(logits)
-            apart.append(kl(logits.flatten(0, 1), against.flatten(0, 1)).unflatten(0, logits.shape[:2]).cpu())
-            if step == 0:
+    hidden, _ = read_residuals(model, [each[i] for i in batch for each in rows], tokens, layers=layers)
+    places = hidden.flatten(1, 2)  # layer by layer, step by step
+    logp: list[Tensor] = []
+    divergence: list[Tensor] = []
+    mass: list[Tensor] = []
+    for some in places.split(max(1, logits_within(model.n_tokens) // len(hidden)), 1):
+        for logits in unembed(model, some).float().unbind(1):  # distributions are wide: one place at a time
+            each = logits.unflatten(0, (len(batch), len(rows)))
+            log_p = each.log_softmax(-1)
+            if len(logp) % (width + 1) == 0:
                 mass.append(log_p[:, :2].exp().cpu().double().sum(0))
-        logp.append(torch.stack(one, 2))
-        divergence.append(torch.stack(apart, 2))
-    return _Part(torch.stack(logp, 2), torch.stack(divergence, 2), torch.stack(mass, 1))
+            logp.append(log_p[..., list(chosen)].cpu())
+            divergence.append(kl_to_first(each).cpu())
+    shape = (len(layers), width + 1)
+    return _Part(
+        torch.stack(logp, 2).unflatten(2, shape), torch.stack(divergence, 2).unflatten(2, shape), torch.stack(mass, 1)
+    )
 
 
 def _tables(
-    model: Model, chosen: Sequence[int], parts: Sequence[_Part], lengths: Sequence[int], top: int, seed: int
+    model: Model,
+    layers: Sequence[int],
+    chosen: Sequence[int],
+    parts: Sequence[_Part],
+    lengths: Sequence[int],
+    top: int,
+    seed: int,
 ) -> Lens:
     logp, divergence = (
         torch.cat([p.logp for p in parts]).double().numpy(),
@@ -184,16 +206,16 @@ def _tables(
         long = np.array(lengths) >= step
         if long.sum() < 2:
             break
-        for layer in range(model.n_layers):
+        for at, layer in enumerate(layers):
             where = dict(step=step, layer=layer, n=int(long.sum()))
-            moved = divergence[long, :, layer, step]
+            moved = divergence[long, :, at, step]
             apart.append(where | _estimate("kl", moved[:, 1], moved[:, 2:].mean(0), seed))
             for index, token in enumerate(chosen):
-                each = logp[long, :, layer, step, index]
+                each = logp[long, :, at, step, index]
                 change = each - each[:, :1]
                 means = dict(token=model.tokenizer.decode([token]), plain=each[:, 0].mean(), steered=each[:, 1].mean())
                 tokens.append(where | means | _estimate("change", change[:, 1], change[:, 2:].mean(0), seed))
-    return Lens(pd.DataFrame(tokens), pd.DataFrame(apart), _top(model, mass, top))
+    return Lens(pd.DataFrame(tokens), pd.DataFrame(apart), _top(model, layers, mass, top))
 
 
 def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int) -> dict[str, float]:
@@ -209,14 +231,14 @@ def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int) ->
     return row
 
 
-def _top(model: Model, mass: Float[Tensor, "2 layers vocab"], top: int) -> pd.DataFrame:
+def _top(model: Model, layers: Sequence[int], mass: Float[Tensor, "2 layers vocab"], top: int) -> pd.DataFrame:
     rows = []
-    for layer in range(model.n_layers):
-        change = mass[1, layer] - mass[0, layer]
+    for at, layer in enumerate(layers):
+        change = mass[1, at] - mass[0, at]
         for direction, sign in (("up", 1), ("down", -1)):
             for rank, token in enumerate((sign * change).topk(min(top, len(change))).indices.tolist()):
                 if sign * change[token] > 0:
-                    plain, steered = (float(mass[side, layer, token]) for side in (0, 1))
+                    plain, steered = (float(mass[side, at, token]) for side in (0, 1))
                     named = dict(layer=layer, direction=direction, rank=rank + 1, token=model.tokenizer.decode([token]))
                     rows.append(named | dict(plain=plain, steered=steered, change=steered - plain))
     return pd.DataFrame(rows, columns=["layer", "direction", "rank", "token", "plain", "steered", "change"])

@@ -4,33 +4,34 @@ exchanged layer by layer. It shows in which layers the edit of one layer is read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from scipy.stats import bootstrap
-from torch import Tensor
 
 from ..._util.batching import check_batch_size, in_batches
-from ...generation.rows import Row
+from ..._util.progress import counted
+from ...generation.rows import make_rows
 from ...generation.scoring import rows_under
 from ...interventions.cache import CacheSteering
-from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
+from ...models.tokens import offset_token
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
+from ...vectors.kv import check_indices
 from ..checks import check_steering
-from ..watched_token import first_tokens, log_odds, token_id
-from .unembedding import read_residuals
+from ..watched_token import first_tokens, token_id
+from .patched_runs import WAYS, Patch, PatchedRuns, ReadPrompt
 
 _FALSE_ALARM = 0.05
-_PATCHES = tuple(product(("stream", "update"), ("restored", "removed")))
+_PATCHES = tuple(product(("stream", "update"), WAYS))
 
 
 def patch_residuals(
@@ -39,11 +40,13 @@ def patch_residuals(
     steering: CacheSteering,
     token: str | int | None = None,
     *,
+    layers: Sequence[int] | None = None,
     controls: int = 40,
     seed: int = 0,
     chat: bool = True,
     offset: str | int = "\n",
     batch_size: int = 1024,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Edit the cache of one layer only (and of all), and patch the token that first reads it, layer by layer (Meng et
     al. 2022; Wang et al. 2023).
@@ -58,8 +61,10 @@ def patch_residuals(
     i (what later layers make of it), and the edit of all layers, where streams tell a first reading from later ones.
     Shares need not add up to 1: layers can do each other's work, or undo it.
 
-    Every patched run, both runs they are made of, and all random vectors are rows of the same forward passes, which
-    read one token: for each prompt, edited layer (and all of them), and vector, 2 + 4 layers of them.
+    Each prompt is prefilled once. Every patched run, and both runs they are made of, read one token each, side by side
+    in the same forward passes: for each prompt, edited layer (and all of them), and vector, 2 + 4 for each layer from
+    the edited one on. Of a random vector in layer i only the updates after layer i are computed: the rest is known. So
+    the cost grows with the square of the number of layers; `layers=range(1, 30, 5)` looks at some of them.
 
     Args:
         model: from `kv.load`.
@@ -67,10 +72,13 @@ def patch_residuals(
         steering: what is added to the cache; its layers are edited one at a time, and together.
         token: whose log-odds are measured: a text that is one token, or an id; `None`: the commonest first token of the
             steered run.
+        layers: those that are patched, and, as far as the steering edits them, edited one at a time; `None`: all. The
+            edit of all layers is always that of the whole steering.
         controls: random vectors of the same norms; 0: none.
         seed: of the random vectors and of the bootstrap.
         chat, offset: as in `kv.generate`.
-        batch_size: rows read together; halved where memory runs out.
+        batch_size: runs read together at most; fewer where their caches or logits would exceed 1 GiB or 256 MB.
+        progress: whether to show a bar.
 
     Returns:
         One row per edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and
@@ -85,6 +93,7 @@ def patch_residuals(
     Raises:
         ValueError: a single prompt, zero vectors, no layers, a token that isn't one, or what `kv.generate` refuses;
             before anything is computed. Logits that are NaN or infinite.
+        KeyboardInterrupt: it was interrupted.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -101,103 +110,97 @@ def patch_residuals(
     check_steering(model, steering, given)
     check_batch_size(batch_size)
     target = None if token is None else token_id(model.tokenizer, token)
+    patched = check_indices("layer", layers, model.n_layers)
+    alone = [layer for layer in steering.edited_layers if layer in patched]
+    if not alone:
+        raise ValueError(
+            f"{steering.label!r} edits none of the layers {patched}; name some of {list(steering.edited_layers)}."
+        )
     methods = [steering, *steering.controls(controls, seed)]
-    sites: dict[str, list[int]] = {str(layer): [layer] for layer in steering.edited_layers}
-    if len(sites) > 1:
+    sites: dict[str, list[int]] = {str(layer): [layer] for layer in alone}
+    if len(steering.edited_layers) > 1:
         sites["all"] = list(steering.edited_layers)
     plain = rows_under(model, replace(steering, ck=0.0, cv=0.0), given, chat=chat, offset=offset)
+    ids, tail = [row.prompt_ids for row in plain], offset_token(model.tokenizer, offset)
     edited = {
-        (s, m): rows_under(model, replace(methods[m], layers=sites[s]), given, chat=chat, offset=offset)
+        (s, m): make_rows(model, replace(methods[m], layers=sites[s]), ids, tail)
         for s in sites
         for m in range(len(methods))
     }
     if target is None:
         target = first_tokens(model, given, steering, chat, offset)[0]
-    units = [(p, key) for p in range(len(given)) for key in edited]
-    height = 2 + len(_PATCHES) * model.n_layers
-    table: dict[tuple[int, tuple[str, int]], _Sweep] = {}
-    for batch, part in in_batches(
-        units,
-        max(1, batch_size // height),
-        lambda b: _sweep(model, [(plain[p], edited[key][p]) for p, key in b], target),
-    ):
-        table.update(zip(batch, part, strict=True))
+    each: dict[tuple[str, int], list[_Sweep]] = {key: [] for key in edited}
+    with counted(len(given) * len(edited), "patch_residuals", "edit", progress) as done:
+        for p, row in enumerate(plain):
+            reading = ReadPrompt(model, row.cached, row.read[-1])
+            for keys, patches in _kinds(sites, len(methods), patched):
+                most = min(reading.edits_within(len(patches)), batch_size // (2 + 2 * len(patches)))
+                run = partial(reading.run, patches=patches, watched=target)
+                deltas = [edited[key][p].deltas for key in keys]
+                runs: list[PatchedRuns] = []
+                for some, found in in_batches(deltas, max(1, most), run):
+                    runs += found
+                    done(len(some))
+                for key, one in zip(keys, runs, strict=True):
+                    each[key].append(_sweep(one, patches, patched, sites[key[0]]))
     label = model.tokenizer.decode([target])
-    each = {key: [table[p, key] for p in range(len(given))] for key in edited}
     return pd.DataFrame(
         list(
             chain.from_iterable(
-                _rows(site, label, [each[site, m] for m in range(len(methods))], seed) for site in sites
+                _rows(site, label, patched, [each[site, m] for m in range(len(methods))], seed) for site in sites
             )
         )
     )
 
 
+def _kinds(
+    sites: Mapping[str, Sequence[int]], methods: int, layers: Sequence[int]
+) -> Iterator[tuple[list[tuple[str, int]], list[Patch]]]:
+    """Edits that get the same patches: none before the first edited layer, where no run differs from another. Of a
+    random vector in one layer only the updates of later layers are computed: its other patches change nothing, or
+    everything, on any model.
+    """
+    for site, edited in sites.items():
+        every = [(what, layer) for what in ("stream", "update") for layer in layers if layer >= edited[0]]
+        later = every if len(edited) > 1 else [("update", layer) for layer in layers if layer > edited[0]]
+        yield [(site, 0)], every
+        if methods > 1:
+            yield [(site, m) for m in range(1, methods)], later
+
+
 @dataclass(frozen=True)
 class _Sweep:
-    """The log-odds of the token, and whether it is the likeliest, of one prompt under one edit: plain, steered, then
-    every patch in every layer.
+    """Of one prompt under one edit: how far the edit, and each patch, moves the token's log-odds; whether the edit
+    turns the likeliest token into it, and whether each patch does likewise (restored), or turns it back (removed).
     """
 
-    odds: Float[np.ndarray, " runs"]
-    first: Float[np.ndarray, " runs"]
-
-    @property
-    def effect(self) -> float:
-        return float(self.odds[1] - self.odds[0])
-
-    @property
-    def flipped(self) -> bool:
-        return bool(self.first[1] and not self.first[0])
-
-    @property
-    def nats(self) -> Float[np.ndarray, "patches layers"]:
-        """How far each patch goes, counted from the run that is patched."""
-        odds = self.odds[2:].reshape(len(_PATCHES), -1)
-        return np.stack(
-            [
-                self.odds[1] - row if way == "removed" else row - self.odds[0]
-                for (_, way), row in zip(_PATCHES, odds, strict=True)
-            ]
-        )
-
-    @property
-    def turned(self) -> Float[np.ndarray, "patches layers"]:
-        """Whether each patch makes the token the likeliest (restored), or another (removed)."""
-        first = self.first[2:].reshape(len(_PATCHES), -1)
-        return np.stack([~row if way == "removed" else row for (_, way), row in zip(_PATCHES, first, strict=True)])
+    effect: float
+    flipped: bool
+    nats: Float[np.ndarray, "patches layers"]
+    turned: Float[np.ndarray, "patches layers"]
 
 
-@locked
-@torch.no_grad()
-def _sweep(model: Model, pairs: Sequence[tuple[Row, Row]], token: int) -> list[_Sweep]:
-    """All runs of some prompts and edits in one forward pass: after layer l, the runs that are patched there get what
-    they lack from the plain or the steered one.
-    """
-    n = model.n_layers
-    height = 2 + len(_PATCHES) * n
-    before: list[Tensor] = []
-
-    def patch(layer: int, hidden: Float[Tensor, "rows tokens hidden"]) -> Float[Tensor, "rows tokens hidden"]:
-        changed = hidden.clone().unflatten(0, (len(pairs), height))
-        last = changed[:, :, -1].clone()
-        for index, (what, way) in enumerate(_PATCHES):
-            donor, place = int(way == "restored"), 2 + index * n + layer
-            apart = last[:, donor] - last[:, place]
-            if what == "update" and before:  # before the first layer all runs are alike
-                apart = apart - (before[0][:, donor] - before[0][:, place]).to(apart)
-            changed[:, place, -1] = last[:, donor] if what == "stream" else last[:, place] + apart
-        before[:] = [changed[:, :, -1].clone()]
-        return changed.flatten(0, 1)
-
-    rows = [row for plain, steered in pairs for row in (plain, steered, *([*[plain] * n, *[steered] * n] * 2))]
-    logits = read_residuals(model, rows, patch=patch)[1][:, -1].float()
-    odds = log_odds(logits, token).unflatten(0, (len(pairs), height)).cpu().numpy()
-    first = (logits.argmax(-1) == token).unflatten(0, (len(pairs), height)).cpu().numpy()
-    return [_Sweep(o, f) for o, f in zip(odds, first, strict=True)]
+def _sweep(runs: PatchedRuns, patches: Sequence[Patch], layers: Sequence[int], edited: Sequence[int]) -> _Sweep:
+    odds, first = runs.odds.numpy(), runs.first.numpy()
+    effect, flipped = float(odds[1, 0] - odds[0, 0]), bool(first[1, 0] and not first[0, 0])
+    nats = np.zeros((len(_PATCHES), len(layers)))
+    turned = np.zeros((len(_PATCHES), len(layers)), dtype=bool)
+    place = {patch: at for at, patch in enumerate(patches, 1)}
+    for index, (what, way) in enumerate(_PATCHES):
+        side = WAYS.index(way)
+        for column, layer in enumerate(layers):
+            if (at := place.get((what, layer))) is not None:
+                moved = odds[side, at] - odds[side, 0]
+                nats[index, column] = moved if way == "restored" else -moved
+                turned[index, column] = first[side, at] ^ bool(side)
+            elif layer == edited[0] or (what == "stream" and layer > edited[0]):
+                nats[index, column], turned[index, column] = effect, first[1 - side, 0] ^ bool(side)
+    return _Sweep(effect, flipped, nats, turned)
 
 
-def _rows(site: str, token: str, sweeps: Sequence[Sequence[_Sweep]], seed: int) -> list[dict[str, Any]]:
+def _rows(
+    site: str, token: str, layers: Sequence[int], sweeps: Sequence[Sequence[_Sweep]], seed: int
+) -> list[dict[str, Any]]:
     """The rows of one edited layer: the steering's sweeps first, then those of each random vector."""
     own, *random = sweeps
     effects, flipped = np.array([s.effect for s in own]), np.array([s.flipped for s in own])
@@ -211,18 +214,20 @@ def _rows(site: str, token: str, sweeps: Sequence[Sequence[_Sweep]], seed: int) 
     whole = paired_bootstrap(effects.tolist(), np.zeros_like(effects).tolist(), n=1000, seed=seed)
     rows = []
     for index, (what, way) in enumerate(_PATCHES):
-        for layer in range(nats.shape[2]):
-            part = nats[:, index, layer]
+        for column, layer in enumerate(layers):
+            part = nats[:, index, column]
             row: dict[str, Any] = dict(inject=site, patch=what, way=way, layer=layer, token=token, n=len(own))
             row |= dict(effect=whole.value, effect_low=whole.low, effect_high=whole.high, p_effect=p, nats=part.mean())
             row |= dict(zip(("share", "low", "high"), _share(part, effects, p, seed), strict=True))
             if random:
                 row |= dict(
                     zip(
-                        ("random_low", "random_high"), np.quantile(others[:, index, layer], [0.025, 0.975]), strict=True
+                        ("random_low", "random_high"),
+                        np.quantile(others[:, index, column], [0.025, 0.975]),
+                        strict=True,
                     )
                 )
-            rows.append(row | dict(flipped=int(flipped.sum()), flips=int(turned[flipped, index, layer].sum())))
+            rows.append(row | dict(flipped=int(flipped.sum()), flips=int(turned[flipped, index, column].sum())))
     return rows
 
 

@@ -6,7 +6,7 @@ Everything here runs the model and holds the lock meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import nnsight
@@ -22,9 +22,6 @@ from ...models.layers import layers_path
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.tokens import positions
-
-Patch = Callable[[int, Tensor], Tensor]
-"""Given a layer and what it puts out, `[rows, tokens, hidden]`, what it is made to put out instead."""
 
 
 @locked
@@ -70,9 +67,12 @@ def check_unembedding(model: Model) -> None:
 
 @locked
 def read_residuals(
-    model: Model, rows: Sequence[Row], following: Int[Tensor, "rows steps"] | None = None, patch: Patch | None = None
+    model: Model,
+    rows: Sequence[Row],
+    following: Int[Tensor, "rows steps"] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> tuple[Float[Tensor, "rows layers steps hidden"], Float[Tensor, "rows steps vocab"]]:
-    """The residual stream after each decoder layer where the rows' last tail token and `following` are read from the
+    """The residual stream after decoder layers where the rows' last tail token and `following` are read from the
     edited caches, and the logits there.
 
     Args:
@@ -80,8 +80,7 @@ def read_residuals(
         rows: with tails of one length. What they add to the residual stream is not supported here: only their cache
             deltas count.
         following: tokens that are read after the tails.
-        patch: changes what layers put out, in the order in which they run; what it returns is what is read, and what
-            later layers see.
+        layers: whose streams are returned, in ascending order; `None`: all.
 
     Raises:
         ValueError: logits that are NaN or infinite.
@@ -99,23 +98,20 @@ def read_residuals(
     }
     if model.accepts("position_ids"):
         arguments["position_ids"] = positions(mask)[:, start:]
-    return _read(model, arguments, steps, patch)
+    return _read(model, arguments, steps, layers)
 
 
 @locked
 @torch.no_grad()
-def _read(model: Model, arguments: dict[str, Any], steps: int, patch: Patch | None) -> tuple[Tensor, Tensor]:
+def _read(model: Model, arguments: dict[str, Any], steps: int, chosen: Sequence[int] | None) -> tuple[Tensor, Tensor]:
     if model.accepts("logits_to_keep"):
         arguments = {**arguments, "logits_to_keep": steps}
     layers = model.traced.get(layers_path(model.hf))
     found: list[Tensor] = []
     with model.traced.trace(**arguments):
-        for index, layer in enumerate(layers):
-            output = layer.output
+        for index in range(len(layers)) if chosen is None else chosen:
+            output = layers[index].output
             hidden = output[0] if isinstance(output, tuple) else output
-            if patch is not None:
-                hidden = patch(index, hidden)
-                layer.output = _put(output, hidden)
             found.append(hidden[:, -steps:].to(model.device))
         logits = model.traced.output.logits[:, -steps:]
         nnsight.save(found)

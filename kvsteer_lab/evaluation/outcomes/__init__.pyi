@@ -1,5 +1,10 @@
 from .built_in import BUILT_IN as BUILT_IN
 from .divergence import measure_divergence as measure_divergence
+from .judge import Endpoint as Endpoint
+from .judge import Judge as Judge
 from .outcome import Outcome as Outcome
 from .outcome import Reply as Reply
 from .outcome import as_outcomes as as_outcomes
+from .probe import Probe as Probe
+from .probe import ProbeCard as ProbeCard
+from .probe import fit_probe as fit_probe

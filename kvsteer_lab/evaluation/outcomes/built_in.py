@@ -18,6 +18,7 @@ _STATES = re.compile(
     re.IGNORECASE,
 )
 _OPENS_WITH_CHOICE = re.compile(r"\W{0,3}(?:[A-H]\b(?=[).:,*\n]|$)|[-$]?\d[\d.,]*\W*$)")
+_OTHER_CHOICE = re.compile(r"\n\W{0,3}[A-H][):.]")  # a list of choices, said over again, answers nothing
 _CONNECTIVE = re.compile(
     r"\b(?:because|therefore|thus|hence|consequently|accordingly|as a result|it follows|(?:this|that|which|it) means"
     r"|implies|implying)\b"
@@ -42,7 +43,7 @@ def words_before_answer(question: Question, reply: Reply) -> float | None:
     5
     """
     found = _STATES.search(reply)
-    if _OPENS_WITH_CHOICE.match(reply):
+    if _OPENS_WITH_CHOICE.match(reply) and not _OTHER_CHOICE.search(reply):
         return 0
     return None if found is None else sum(any(map(str.isalnum, word)) for word in reply[: found.start()].split())
 

@@ -32,6 +32,7 @@ def measure_divergence(
 
     The text is the same for all interventions, and the first sample where there are several. Where the baseline's reply
     is empty, and for interventions that aren't named, the column is NaN; of the baseline it is 0.
+    An intervention is held against the baseline after its own offset token, so the column of `NoOffset` is 0, too.
 
     Args:
         results: of an evaluation of this model on this task.

@@ -18,6 +18,7 @@ from ...stats.survival import censored_lengths
 from .outcome import SHARE, Outcome
 
 _RESAMPLES = 2000
+_DIVERGENCE = "nats"  # never below 0, which is the baseline's: a test against it would always find something
 _NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan)
 
 
@@ -49,7 +50,7 @@ def tabulate(
         reference = side.get(baseline)
         for label, own in side.items():
             table[outcome.name, label] = own.describe(outcome, share, seed)
-            if reference is not None and label != baseline:
+            if reference is not None and label != baseline and outcome.unit != _DIVERGENCE:
                 table[outcome.name, label] |= own.against(reference, share, seed)
         centre = math.nan if reference is None else reference.mean
         for (steered, kind), part in rows[control].groupby(["control_of", "control_kind"], sort=False):

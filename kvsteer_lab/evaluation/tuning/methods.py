@@ -55,7 +55,8 @@ class Search(ABC):
 
 @dataclass(frozen=True)
 class CacheSearch(Search):
-    """Cache steering. A dose is c_v |S^V| / |V|, averaged over the layers that are edited.
+    """Cache steering. A dose is c_v |S^V| / |V|, averaged over the layers that are edited. A dose of keys that were
+    extracted as cached is largely one of rotation (`kvsteer_lab.vectors.key_norms`).
 
     Args:
         vectors: what is added.

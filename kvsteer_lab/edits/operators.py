@@ -1,0 +1,325 @@
+"""The operators of cache edits: `Map`, `Replace`, `Erase` and `Insert`; `Add` lies beside `apply`.
+
+Each says what becomes of the slots of a span. They compose in order: what one leaves behind the next one finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, SupportsIndex
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.attention import query_heads
+from ..models.model import Model
+from .banks import Bank
+from .hiding import HiddenSlot
+from .spans import CachedPrompt, Slots, Span, find_slots
+
+Part = Literal["both", "keys", "values"]
+Slotted = Float[Tensor, "kv_heads slots head_dim"]
+
+
+@dataclass(frozen=True, eq=False)
+class LastSlot:
+    """What a gate is shown: a prompt's last cached slot before any edit, float32 on the CPU.
+
+    Attributes:
+        keys, values: `[layers, kv_heads, head_dim]`.
+
+    >>> import torch
+    >>> LastSlot(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).values.shape
+    torch.Size([4, 2, 32])
+    """
+
+    keys: Float[Tensor, "layers kv_heads head_dim"]
+    values: Float[Tensor, "layers kv_heads head_dim"]
+
+
+Gate = Callable[[LastSlot], bool]
+
+
+@dataclass(frozen=True)
+class Similar:
+    """A gate that opens where the last slot's values point along a direction (conditional steering as in CAST, Lee et
+    al. 2024, on the cache): cosine at one layer, all KV heads together.
+
+    Args:
+        values: `[layers, kv_heads, head_dim]`, the direction; `kv.KVVectors.values`, say.
+        layer: where it is compared.
+        at_least: the cosine from which on the gate is open.
+
+    >>> import torch
+    >>> here = torch.ones(4, 2, 32)
+    >>> Similar(here, layer=1, at_least=0.9)(LastSlot(here, 2 * here))
+    True
+    """
+
+    values: Float[Tensor, "layers kv_heads head_dim"]
+    layer: int
+    at_least: float
+
+    def __call__(self, last: LastSlot) -> bool:
+        here, wanted = last.values[self.layer].flatten(), self.values[self.layer].flatten()
+        return bool(torch.nn.functional.cosine_similarity(here, wanted, dim=0) >= self.at_least)
+
+
+class CacheEdit:
+    """Something done to the cache of a row: the common name of all operators.
+
+    >>> import kvsteer_lab as kv
+    >>> isinstance(kv.edits.Map(0.5), CacheEdit)
+    True
+    """
+
+    def check(self, model: Model) -> None:
+        """Refuse an edit that doesn't fit.
+
+        Raises:
+            ValueError: layers, KV heads or shapes of another model, NaN or infinity.
+        """
+
+    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[CacheEdit, ...]:
+        """The same edit with its span looked up in one row, as edits whose slots are numbers.
+
+        Raises:
+            ValueError: the span isn't found.
+        """
+        return (self,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotEdit(CacheEdit):
+    """What all operators on slots have in common.
+
+    Attributes:
+        span: which slots.
+        layers: which layers, counted from 0; `None`: all.
+        heads: which KV heads; `None`: all.
+        when: a gate, shown the prompt's last slot; the edit is left out where it says no. `None`: always.
+
+    Raises:
+        ValueError: layers or heads that aren't whole numbers, or a span or gate that is none. When it is used: layers
+            or heads that the model hasn't got, or a span that isn't found.
+
+    >>> import kvsteer_lab as kv
+    >>> kv.edits.Map(0.5, layers=2, span=kv.spans.Slots(-1)).layers
+    (2,)
+    """
+
+    span: Span | None = None
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+    when: Gate | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "heads"):
+            chosen = getattr(self, name)
+            if chosen is None:
+                continue
+            each = (chosen,) if isinstance(chosen, SupportsIndex) else tuple(chosen)
+            if not each or any(
+                isinstance(n, bool) or not isinstance(n, SupportsIndex) or n.__index__() < 0 for n in each
+            ):
+                raise ValueError(f"{name}={chosen!r} must be one or more whole numbers from 0, or None for all.")
+            object.__setattr__(self, name, tuple(n.__index__() for n in each))
+        if self.span is not None and not isinstance(self.span, Span):
+            raise ValueError(f"The span is {self.span!r}; use kv.spans.Slots, kv.spans.Text and the like.")
+        if self.when is not None and not callable(self.when):
+            raise ValueError(
+                f"The gate is {self.when!r}; when= takes a function of a LastSlot that gives True or False."
+            )
+
+    def check(self, model: Model) -> None:
+        for what, chosen, n in (("layer", self.layers, model.n_layers), ("KV head", self.heads, model.n_kv_heads)):
+            wrong = next((i for i in chosen or () if i >= n), None)
+            if wrong is not None:
+                raise ValueError(f"There is no {what} {wrong}; {model.name} has {what}s 0 to {n - 1}.")
+
+    def acts_on(self, layer: int) -> bool:
+        """Whether anything happens in a layer."""
+        return self.layers is None or layer in self.layers
+
+    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
+        return (replace(self, span=find_slots(self.span or Slots(-1), prompt, row)),)
+
+    def backs(self, length: int) -> tuple[int, ...]:
+        """How far the slots of a resolved edit lie from the end of a row of `length` tokens; 1 is the last."""
+        slots = find_slots(self.span or Slots(-1), CachedPrompt(tuple(range(length))), 0)
+        return tuple(length - slot for slot in slots.numbers)
+
+    def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
+        """What becomes of the span's slots, or of its last ones, where a sliding window has dropped the others.
+
+        Args:
+            layer: which layer they are of.
+            keys, values: float32.
+        """
+        raise TypeError(f"{type(self).__name__} doesn't say what it does; define changed.")
+
+
+@dataclass(frozen=True)
+class Map(SlotEdit):
+    """x -> A x + b on every slot of the span, keys after RoPE.
+
+    Args:
+        matrix: A: a number, or a matrix `[head_dim, head_dim]`, `[kv_heads, head_dim, head_dim]` or `[layers, kv_heads,
+            head_dim, head_dim]`.
+        shift: b, `[layers, kv_heads, head_dim]`; `None`: none.
+        part: whether keys, values or both are mapped.
+        span, layers, heads, when: as in every operator; no span: the last slot.
+
+    Raises:
+        ValueError: NaN or infinity in A or b, or another `part`.
+
+    >>> Map(0.5, part="values").matrix
+    0.5
+    """
+
+    matrix: float | Float[Tensor, "*shape"]
+    shift: Float[Tensor, "layers kv_heads head_dim"] | None = None
+    part: Part = "both"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_part(self.part)
+        for name, given in (("matrix", self.matrix), ("shift", self.shift)):
+            if given is not None and not torch.as_tensor(given).isfinite().all():
+                raise ValueError(f"The map's {name} holds NaN or infinity; check how it was made.")
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        full = (model.n_layers, model.n_kv_heads, model.head_dim, model.head_dim)
+        for name, given, wanted in (("matrix", self.matrix, full), ("shift", self.shift, full[:3])):
+            if given is None or not isinstance(given, Tensor):
+                continue
+            partial = name == "matrix" and given.ndim in (2, 3, 4)
+            if tuple(given.shape) != (wanted[4 - given.ndim :] if partial else wanted):
+                raise ValueError(f"The map's {name} is {tuple(given.shape)}, but {model.name} needs {wanted}.")
+
+    def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
+        return (
+            self._mapped(layer, keys) if self.part != "values" else keys,
+            self._mapped(layer, values) if self.part != "keys" else values,
+        )
+
+    def _mapped(self, layer: int, old: Slotted) -> Slotted:
+        if isinstance(self.matrix, Tensor):
+            matrix = (self.matrix[layer] if self.matrix.ndim == 4 else self.matrix).to(old)
+            new = old @ matrix.transpose(-1, -2)
+        else:
+            new = old * self.matrix
+        return new if self.shift is None else new + self.shift[layer][:, None].to(old)
+
+
+@dataclass(frozen=True)
+class Replace(SlotEdit):
+    """Put a bank's keys and values in the place of the span's.
+
+    Args:
+        bank: as many slots as the span has, or a single one for each of them. Keys are put as they are: with
+            `bank.at(...)` they are rotated to other positions first.
+        part: whether keys, values or both are replaced.
+        span, layers, heads, when: as in every operator; no span: the last slot.
+
+    Raises:
+        ValueError: another `part`; when it is used: a bank that doesn't fit the model or the span.
+
+    >>> import kvsteer_lab as kv
+    >>> len(Replace(Bank.zeros(kv.load("tiny")), span=kv.spans.Everything()).bank)
+    1
+    """
+
+    bank: Bank
+    part: Part = "both"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_part(self.part)
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        self.bank.check(model)
+
+    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
+        (found,) = super().resolve(prompt, row)
+        n = len(found.backs(len(prompt.ids)))
+        if len(self.bank) not in (1, n):
+            raise ValueError(
+                f"The bank has {len(self.bank)} slots, but the span has {n} in prompt {row}; take one of {n}, or one"
+                " for all."
+            )
+        return (found,)
+
+    def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
+        new = (part[layer][:, -keys.shape[1] :].to(keys).expand_as(keys) for part in (self.bank.keys, self.bank.values))
+        new_keys, new_values = new
+        return new_keys if self.part != "values" else keys, new_values if self.part != "keys" else values
+
+
+@dataclass(frozen=True)
+class Erase(SlotEdit):
+    """Hide a span from everything that is read after the cache; positions stay. For one slot it is `kv.HideSlot`.
+
+    Args:
+        span, layers, heads: as in every operator, heads being KV heads: all query heads that read them are barred.
+
+    Raises:
+        ValueError: a gate, for the prompt's own cache isn't known when attention is masked.
+
+    >>> import kvsteer_lab as kv
+    >>> [hidden.slot for hidden in Erase(span=kv.spans.Slots(0, 2)).hidden_slots(kv.load("tiny"))]
+    [0, 2]
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.when is not None:
+            raise ValueError("Erase takes no gate; choose the prompts by hand, or use Replace with when=.")
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        query_heads(model.hf)
+
+    def hidden_slots(self, model: Model) -> list[HiddenSlot]:
+        """What attention is told; the span must have been looked up.
+
+        Args:
+            model: the model that runs.
+        """
+        n = query_heads(model.hf)
+        barred = torch.zeros(model.n_layers, n, dtype=torch.bool)
+        group = torch.arange(n) // (n // model.n_kv_heads)
+        read = torch.isin(group, torch.tensor(range(model.n_kv_heads) if self.heads is None else self.heads))
+        barred[range(model.n_layers) if self.layers is None else list(self.layers)] = read
+        slots = self.span.numbers if isinstance(self.span, Slots) else (-1,)
+        return [HiddenSlot(barred, slot) for slot in slots]
+
+
+@dataclass(frozen=True)
+class Insert(CacheEdit):
+    """Put a bank before the prompt, in all layers: the prompt's tokens read it, and so does all that follows.
+
+    The prompt's positions go on behind the bank's slots, as behind a real prefix. A bank of a prefix's whole cache is
+    that prefix; its keys pretend to have the positions that they are rotated to.
+
+    Args:
+        bank: keys and values; several inserts stand in their order.
+
+    >>> import kvsteer_lab as kv
+    >>> len(Insert(Bank.zeros(kv.load("tiny"), 3)).bank)
+    3
+    """
+
+    bank: Bank = field(repr=False)
+
+    def check(self, model: Model) -> None:
+        self.bank.check(model)
+
+
+def _check_part(part: str) -> None:
+    if part not in ("both", "keys", "values"):
+        raise ValueError(f"part={part!r} must be 'keys', 'values' or 'both'.")

@@ -1,0 +1,2 @@
+from . import outcomes as outcomes
+from . import tuning as tuning

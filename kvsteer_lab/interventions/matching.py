@@ -1,0 +1,36 @@
+"""What matched controls keep: masks and norms of the vectors that they control."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..vectors.cards import Card
+from ..vectors.kv import KVVectors
+from ..vectors.randomised import rescale
+
+_NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
+
+
+def check_number(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"The number of controls must be at least 1, not {n}.")
+
+
+def match_norms(vectors: KVVectors, own: KVVectors) -> KVVectors:
+    """`vectors`, masked as `own` is, with the norm of each layer's keys and values in `own`."""
+    parts = []
+    for name in ("keys", "values"):
+        part, target = getattr(vectors, name), getattr(own, name)
+        part = part * (target.norm(dim=-1, keepdim=True) > 0)
+        empty = part.flatten(1).norm(dim=-1) < _NOISE * target.flatten(1).norm(dim=-1)
+        if empty.any():
+            raise ValueError(
+                f"The control has no {name} in layer {int(empty.nonzero()[0])}, where the steering has some; nothing"
+                " can be rescaled there."
+            )
+        parts.append(rescale(part, target))
+    return KVVectors(parts[0], parts[1], after(vectors.card, "rescaled to each layer's norm"))
+
+
+def after(card: Card, step: str) -> Card:
+    return replace(card, history=(*card.history, step))

@@ -1,0 +1,10 @@
+from .directions import first_component as first_component
+from .directions import logistic as logistic
+from .directions import mean_difference as mean_difference
+from .directions import nearest_pair as nearest_pair
+from .directions import whitened as whitened
+from .directions import without as without
+from .keys import key_projection as key_projection
+from .norms import norm_preserving as norm_preserving
+from .norms import turned as turned
+from .table import table as table
