@@ -41,7 +41,8 @@ demo: $(READY)
 	$(BIN)/kvsteer demo
 
 demo-real: $(READY)
-	$(BIN)/kvsteer demo --model smollm2-135m --out kvsteer-demo-real
+	$(BIN)/kvsteer fetch smollm2-135m
+	$(BIN)/kvsteer demo --model smollm2-135m --out kvsteer-demo/real
 
 lint: $(READY)
 	$(BIN)/ruff check .

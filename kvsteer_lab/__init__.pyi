@@ -5,6 +5,7 @@ from . import figures as figures
 from . import integrations as integrations
 from . import methods as methods
 from . import published as published
+from . import replication as replication
 from . import stats as stats
 from . import tasks as tasks
 from ._version import __version__ as __version__
@@ -50,6 +51,7 @@ from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load
 from .models.model import Model as Model
 from .models.templates import PlainTemplate as PlainTemplate
+from .replication.replicating import replicate as replicate
 from .stats.tables import readable as readable
 from .tasks import traces as traces
 from .vectors.activation import ActivationVectors as ActivationVectors

@@ -6,7 +6,8 @@ python notebooks/execute.py --to runs/llama    leave them as they are and write 
 python notebooks/execute.py --check -n 2       run them with nbval and compare outputs and figures, two at a time
 
 Figures go to the folder KVSTEER_FIGURES, or to figures/ in the folder of the executed notebooks, or to runs/figures/.
-`kvsteer reproduce` runs the notebooks on another model.
+`kvsteer reproduce` runs the notebooks on another model with sizes and strengths that suit it. With KVSTEER_MODEL or
+KVSTEER_TASK set, what a notebook says was found on the bundled model is left out here, too, and --to is needed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import manifest
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from kvsteer_lab.reproduction.adapting import BUNDLED, adapt
+from kvsteer_lab.reproduction.chapters import Chapter
 
 HERE = Path(__file__).resolve().parent
 SANITIZE = HERE.parent / "tests" / "nbval_sanitize.cfg"
@@ -53,7 +57,8 @@ ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 def execute(path: Path, target: Path) -> None:
     """Run one notebook from the top in a fresh kernel and write it, in canonical form, to `target`."""
     began = time.perf_counter()
-    notebook = nbformat.read(path, 4)
+    asked = {name: value for name, value in other_than_bundled().items() if name in Chapter(path).parameters}
+    notebook = adapt(Chapter(path), asked, asked.get("MODEL", "the bundled model"))
     # Widget state has to be stored while the notebook runs: nbclient 0.11 fails on Output widgets otherwise.
     NotebookClient(
         notebook,
@@ -68,6 +73,12 @@ def execute(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
     print(f"{path.name}: {time.perf_counter() - began:.0f} s")
+
+
+def other_than_bundled() -> dict[str, str]:
+    """The model and the task that the environment names, where they aren't those that the notebooks tell of."""
+    named = {name: os.environ.get(f"KVSTEER_{name}", own) for name, own in BUNDLED.items()}
+    return {name: value for name, value in named.items() if value != BUNDLED[name]}
 
 
 def canonicalise(notebook: NotebookNode, name: str) -> None:
@@ -126,6 +137,11 @@ def main() -> int:
     missing = [str(p) for p in paths if not p.is_file()]
     if missing or not paths:
         parser.error(f"no such notebook: {', '.join(missing)}" if missing else "there are no notebooks here")
+    if other_than_bundled() and not (asked.to or asked.check):
+        parser.error(
+            "KVSTEER_MODEL or KVSTEER_TASK is set, and the notebooks here tell of the bundled model: name a folder"
+            " with --to, or unset it"
+        )
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
     if asked.check:
         return check(paths, asked.n)

@@ -97,8 +97,8 @@ def apply(
 ) -> DynamicCache:
     """Edit each row's cache by its operators, in place and in their order, and touch nothing else.
 
-    Where a row has plain `Add`s only, the sum of a slot's deltas is made in float32 and cast once to the cache's dtype,
-    on each layer's own device; so is the result of any other row's operators.
+    Where a row has plain additions only, the sum of a slot's deltas is made in float32 and cast once to the cache's
+    dtype, on each layer's own device; so is the result of any other row's operators.
 
     Args:
         cache: as `model.prefill` returns it, rows left-padded.

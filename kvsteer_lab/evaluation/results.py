@@ -135,7 +135,7 @@ class Results:
 
         Args:
             outcomes: names of built-in ones (`kv.outcomes.BUILT_IN`), functions from question and reply to a number, or
-                `kv.outcomes.Outcome`s.
+                instances of `kv.outcomes.Outcome`.
             task: whose questions the functions get; without it they get the id and the gold answer alone.
 
         Returns:

@@ -28,6 +28,7 @@ from .patching import plot_patching as plot_patching
 from .reading import plot_attention as plot_attention
 from .reading import plot_half_life as plot_half_life
 from .reading import plot_knock_out as plot_knock_out
+from .replication import plot_replication as plot_replication
 from .robustness import plot_matched as plot_matched
 from .robustness import plot_robustness as plot_robustness
 from .saving import save_figure as save_figure

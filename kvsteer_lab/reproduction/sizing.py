@@ -72,7 +72,11 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             TEMPERATURES=[0, 1] if size == "quick" else [0, 0.5, 1, 1.5],
         ),
         "08": dict(DOSES=doses, N_CURVE=own.dev),
-        "09": dict(N=few),
+        "09": dict(
+            N=max(4, few),
+            LAYERS=None if own.layers is None else _some(units.n_layers, own.layers),
+            HEADS=None if own.layers is None else [0, 1],
+        ),
         "11": dict(STYLES=[first, second], CVS=[0.0, *coefficients]),
         "12": dict(
             DOSE=profile.dose,

@@ -103,4 +103,4 @@ def test_the_committed_picture_is_of_the_numbers_beside_it():
     assert set(table.n) == {16} and (table.vector.str.startswith("random")).sum() == 80
     steered = table[table.vector == "steering"].set_index("style").adopted
     random = table[table.vector.str.startswith("random")].groupby("style").adopted.max()
-    assert (steered > random[steered.index]).all() and (table[table.vector == "baseline"].adopted == 0).all()
+    assert (steered > random[steered.index]).all() and table[table.vector == "baseline"].adopted.max() < 0.2

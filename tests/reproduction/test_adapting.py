@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -114,7 +117,9 @@ def test_every_chapter_runs_to_its_end_on_a_random_model_and_says_nothing_of_the
     tokenizer().save_pretrained(folder)
     told: list[str] = []
     done = reproduce(str(folder), tmp_path / "out", profile="quick", say=told.append, progress=False)
-    assert {name: error for name, error in done.failures.items() if name[:2] <= "13"} == {}
+    failed = {name[:2]: error for name, error in done.failures.items() if name[:2] <= "13"}
+    # steering moves no reply of a random model, and a correlation with nothing is refused
+    assert failed.keys() <= {"12"} and "nothing correlates" in failed.get("12", "nothing correlates"), failed
     for chapter in NUMBERED:
         page = (tmp_path / "out" / "html" / f"{chapter.name}.html").read_text()
         cells = nbformat.read(tmp_path / "out" / "notebooks" / chapter.path.name, 4).cells
@@ -124,3 +129,15 @@ def test_every_chapter_runs_to_its_end_on_a_random_model_and_says_nothing_of_the
     assert any("about" in line and "replies of up to 24 tokens" in line for line in told)
     stamp = kv.figures.read_stamp(Path(tmp_path, "out", "figures", "03_dose_response.png"))
     assert stamp.models[0][0] == "random-llama"
+
+
+def test_run_in_place_under_another_model_is_refused():
+    path = Path(__file__).resolve().parents[2] / "notebooks"
+    done = subprocess.run(
+        [sys.executable, str(path / "execute.py"), "00_quickstart.ipynb"],
+        env={**os.environ, "KVSTEER_MODEL": "tiny-control"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "name a folder with --to" in done.stderr

@@ -111,6 +111,28 @@ def test_what_is_done_is_not_run_again_until_something_changes(books, out, capsy
     assert run(out) == 0 and count.read_text() == "xxyyy"
 
 
+def test_a_valid_name_is_set_without_a_warning(books, out, caplog, capfd):
+    write_notebook(books, "01_sets", "Sets", "print(OTHER)")
+    assert run(out, "--set", "OTHER=6") == 0 and texts(out, "01_sets") == "6\n"
+    assert "nknown parameter" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_profile_gives_the_task_and_says_so_and_an_unknown_one_is_refused(books, out, tmp_path, capsys):
+    write_notebook(books, "01_says", "Says", "print(TASK)")
+    folder = tmp_path / "a-random-llama"
+    build("llama", max_position_embeddings=2048).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    assert run(out, "--task", "tiny-tracking", model=str(folder)) == 0
+    assert texts(out, "01_says") == "tiny-tracking\n"
+    assert "Profile quick of a-random-llama: tiny-tracking" in capsys.readouterr().out
+    measured = (out / "measured.json").read_text()
+    assert run(out, "--task", "tiny-tracking", model=str(folder)) == 0, "strengths stay those that were measured first"
+    assert (out / "measured.json").read_text() == measured and "done before" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="There is no profile 'small'; there are quick, full and own"):
+        reproduce(str(folder), tmp_path / "elsewhere", profile="small")  # type: ignore[arg-type]
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_parameters_are_set_kept_and_noticed(books, out, capsys):
     write_notebook(books, "01_sets", "Sets", "CV, NAME = 2.0, 'own'", "print(OTHER, MODEL)")
     write_notebook(books, "02_reads", "Reads", "print('reads')")

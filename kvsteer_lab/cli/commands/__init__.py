@@ -13,6 +13,7 @@ from .figure_info import figure_info
 from .generate import generate
 from .info import info
 from .merge import merge
+from .replicate import replicate
 from .reproduce import reproduce
 from .traces import traces
 from .tune import tune
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "merge": merge,
     "explore": explore,
     "audit": audit,
+    "replicate": replicate,
     "reproduce": reproduce,
     "info": info,
     "figure-info": figure_info,
