@@ -92,6 +92,7 @@ def read_arguments(
     >>> read_arguments("tiny", vectors=None, ck=None, cv=None, **options).about["intervention"]
     'baseline'
     """
+    offset = None if offset in ("none", "None") else offset  # Inspect reads it as text
     if vectors is None:
         for key, value in dict(ck=ck, cv=cv, layers=layers, name=name, control=control).items():
             if value is not None:

@@ -234,3 +234,20 @@ def test_the_harness_runs_local_tasks_end_to_end(
     monkeypatch.setattr(sys, "argv", [*command[:5], "pretrained=tiny,cv=2", *command[6:]])
     with pytest.raises(SystemExit, match="needs vectors"):
         lm_eval.main()
+
+
+def test_without_steering_and_offset_it_is_the_harness_own_model(tiny: kv.Model) -> None:
+    pytest.importorskip("lm_eval", reason="the extra [lm-eval] isn't installed")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(pretrained=tiny.hf, tokenizer=tiny.tokenizer, batch_size=2)
+    ours = HarnessModel("tiny", offset=None)
+    written = [ours.generate_until([ask(p, dict(max_gen_toks=2))], disable_tqdm=True)[0] for p in PROMPTS]
+    pairs = [*zip(PROMPTS, written, strict=True), (PROMPTS[0], " zzz")]
+    scored = [Instance("loglikelihood", {}, pair, 0, metadata=("t", i, 1)) for i, pair in enumerate(pairs)]
+    (a, said), (b, own) = (zip(*lm.loglikelihood(scored, disable_tqdm=True), strict=True) for lm in (theirs, ours))
+    assert torch.allclose(torch.tensor(a), torch.tensor(b), atol=1e-4)
+    assert tuple(map(bool, said)) == own and len(set(own)) == 2
+    asked = [Instance("generate_until", {}, (p, OFTEN), 0, metadata=("t", i, 1)) for i, p in enumerate(PROMPTS)]
+    assert theirs.generate_until(asked, disable_tqdm=True) == ours.generate_until(asked, disable_tqdm=True)

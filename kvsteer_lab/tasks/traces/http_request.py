@@ -61,7 +61,7 @@ def send(method: str, url: str, seconds: float, body: Any = None, token: Callabl
     Raises:
         RequestFailed: nothing listens there, the time is over, or the answer breaks off or is too long.
     """
-    _import_anyio()
+    import_anyio()
     failure = _in_a_loop(lambda: _send(method, url, seconds, body, token))
     if isinstance(failure, Answer):
         return failure
@@ -133,9 +133,11 @@ _LOADING = threading.Lock()
 _ANYIO = "anyio._backends._asyncio"
 
 
-def _import_anyio() -> None:
+def import_anyio() -> None:
     """Import what httpx would import at its first request, which refuses to be imported where every object has a
     `save`, as nnsight gives them from its import on. Nothing else is done differently.
+
+    >>> import_anyio()
     """
     with _LOADING:
         if _ANYIO in sys.modules:
