@@ -20,6 +20,7 @@ from kvsteer_lab.generation.decoding import decode
 from kvsteer_lab.generation.generate import prepare
 from kvsteer_lab.generation.rows import group_rows
 from kvsteer_lab.generation.running import decode_queue
+from kvsteer_lab.models.caches import cache_of
 from kvsteer_lab.models.tokens import encode
 
 
@@ -139,7 +140,7 @@ def measure_extraction(model: kv.Model, clock: measure.Clock, pairs: int, shared
         found = []
         for row in rows:
             passed = model.hf(input_ids=torch.tensor([row]), use_cache=True, logits_to_keep=1)
-            found.append(torch.stack([layer.values[0, :, -1] for layer in passed.past_key_values.layers]))
+            found.append(torch.stack([layer.values[0, :, -1] for layer in cache_of(passed).layers]))
         return found
 
     runs = {

@@ -28,7 +28,7 @@ def rows_within(model: Model, rows: Sequence[Row], new: int = 1, most: int | Non
     >>> import kvsteer_lab as kv
     >>> from kvsteer_lab.generation.rows import Row
     >>> rows_within(kv.load("tiny"), [Row((1,) * 63, (2,), ())], new=1, most=100_000)  # 2 KiB a token
-    8066
+    8065
     """
     longest = max(len(row.prompt_ids) + len(row.tail) for row in rows) + new
     slot = 2 * model.n_layers * model.n_kv_heads * model.head_dim * model.dtype.itemsize

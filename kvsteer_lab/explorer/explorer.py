@@ -49,7 +49,7 @@ class Explorer:
     >>> explorer.wait()
     True
     >>> [text.arm for text in explorer.comparison.arms]
-    ['baseline', 'cache steering']
+    ['baseline', 'cache steering', 'random control']
     >>> explorer.close()
     """
 
@@ -69,7 +69,7 @@ class Explorer:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         self.wait(_SHOWN_WITHIN)  # so that a saved notebook shows the first texts, too
         found = self.page.ui._repr_mimebundle_(include=include, exclude=exclude)
-        plain = {"text/plain": repr(self), "text/html": self.to_html()}
+        plain = {"text/plain": repr(self), "text/html": self.as_html()}
         return {**found, **plain} if isinstance(found, dict) else ({**found[0], **plain}, *found[1:])
 
     def _actions(self) -> Actions:
@@ -220,14 +220,14 @@ class Explorer:
         """Write the state as JSON, before this returns."""
         self._keep(lambda: write_state(path, overwrite, self.workspace, self.state))
 
-    def to_html(self) -> str:
+    def as_html(self) -> str:
         """What the explorer shows, its texts and its ladder, as a fragment of HTML that needs no kernel."""
         with self._lock:
             return static_html(self.model.name, self.comparison, self.ladder)
 
     def save_html(self, path: str, overwrite: bool = False) -> None:
         """Write what the explorer shows as an HTML page, before this returns."""
-        page = whole_page(f"kvsteer_lab: {self.model.name}", self.to_html())
+        page = whole_page(f"kvsteer_lab: {self.model.name}", self.as_html())
         self._keep(lambda: write_page(path, overwrite, page))
 
     def load_state(self, path: str) -> None:

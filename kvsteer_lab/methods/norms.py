@@ -30,7 +30,7 @@ class Turn(SlotEdit):
         >>> import torch
         >>> Turn(torch.zeros(1, 1, 2), torch.tensor([[[0.0, 9.0]]]), 90).changed(
         ...     0, torch.zeros(1, 1, 2), torch.tensor([[[3.0, 0.0]]])
-        ... )[1].round().tolist()
+        ... )[1].abs().round().tolist()
         [[[0.0, 3.0]]]
     """
 

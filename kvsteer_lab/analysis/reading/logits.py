@@ -70,6 +70,7 @@ def logit_directions(
     return torch.cat(parts)
 
 
+@locked
 def _gradient(
     hf: PreTrainedModel, hidden: Float[Tensor, "n hidden"], tokens: Sequence[int]
 ) -> Float[Tensor, "n hidden"]:

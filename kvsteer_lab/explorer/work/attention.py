@@ -47,6 +47,7 @@ def read_attention(
                 steps=STEPS,
                 slot=state.slot,
                 offset=state.offset,
+                progress=False,
             )
             found.append(ArmAttention(own.arm, int(table.step.max()) + 1, _by_layer(table)))
         yield
