@@ -223,10 +223,16 @@ def holm_family(p_values: Mapping[str, float | None]) -> dict[str, float]:
     return dict(zip(p_values, holm([float(p) for p in p_values.values() if p is not None]), strict=True))
 
 
+ROUNDING = 1e-6
+"""Relative to an effect, or to 1 where that is more: differences below it are rounding."""
+
+
 def control_p(effect: float, controls: Sequence[float]) -> float:
     """How often a control does at least as well: (1 + #{control >= effect}) / (R + 1).
 
-    With R controls it can't be below 1 / (R + 1): take at least 39 for 0.025.
+    With R controls it can't be below 1 / (R + 1): take at least 39 for 0.025. Numbers that differ by less than a
+    millionth of the effect, or of 1 if that is more, are equal: in float32 that is rounding, and where an edit can't be felt all
+    differences are.
 
     Args:
         effect: of the method.
@@ -242,8 +248,11 @@ def control_p(effect: float, controls: Sequence[float]) -> float:
         >>> import kvsteer_lab as kv
         >>> kv.stats.control_p(0.9, [0.1] * 39)
         0.025
+        >>> kv.stats.control_p(0.7357149, [0.7357148] * 39)  # nothing but rounding
+        1.0
     """
     if len(controls) == 0:
         raise ValueError("A control-based p-value needs controls; add kv.random_controls(...) to the run.")
     refuse_nan(np.asarray([effect, *controls], dtype=float))
-    return (1 + sum(c >= effect for c in controls)) / (len(controls) + 1)
+    reached = effect - ROUNDING * max(1.0, abs(effect))
+    return (1 + sum(c >= reached for c in controls)) / (len(controls) + 1)

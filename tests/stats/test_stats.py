@@ -298,6 +298,14 @@ def test_holm_by_hand():
     assert holm_family({"b": 0.04, "a": 0.01, "c": 0.03}) == pytest.approx({"b": 0.06, "a": 0.03, "c": 0.06})
 
 
+def test_rounding_is_no_effect():
+    """Attention in a layer below the edit is the same for every vector, but for the last digits of float32."""
+    attention = 0.735714955
+    assert kv.stats.control_p(attention, [attention * (1 - 1e-7)] * 40) == 1
+    assert kv.stats.control_p(1e-8, [0.0] * 40) == 1, "nats below what float32 can tell"
+    assert kv.stats.control_p(1.001e-4, [1e-4 - 2e-6] * 40) == 1 / 41
+
+
 def test_control_p_counts_ties_against_the_effect():
     assert control_p(0.5, [0.1, 0.5, 0.9]) == pytest.approx(3 / 4)
     assert control_p(1.0, [0.0] * 39) == pytest.approx(1 / 40)
