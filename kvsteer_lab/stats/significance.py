@@ -231,8 +231,8 @@ def control_p(effect: float, controls: Sequence[float]) -> float:
     """How often a control does at least as well: (1 + #{control >= effect}) / (R + 1).
 
     With R controls it can't be below 1 / (R + 1): take at least 39 for 0.025. Numbers that differ by less than a
-    millionth of the effect, or of 1 if that is more, are equal: in float32 that is rounding, and where an edit can't be felt all
-    differences are.
+    millionth of the effect, or of 1 if that is more, are equal: in float32 that is rounding, and where an edit can't be
+    felt all differences are.
 
     Args:
         effect: of the method.

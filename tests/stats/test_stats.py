@@ -301,9 +301,9 @@ def test_holm_by_hand():
 def test_rounding_is_no_effect():
     """Attention in a layer below the edit is the same for every vector, but for the last digits of float32."""
     attention = 0.735714955
-    assert kv.stats.control_p(attention, [attention * (1 - 1e-7)] * 40) == 1
-    assert kv.stats.control_p(1e-8, [0.0] * 40) == 1, "nats below what float32 can tell"
-    assert kv.stats.control_p(1.001e-4, [1e-4 - 2e-6] * 40) == 1 / 41
+    assert control_p(attention, [attention * (1 - 1e-7)] * 40) == 1
+    assert control_p(1e-8, [0.0] * 40) == 1, "nats below what float32 can tell"
+    assert control_p(1.001e-4, [1e-4 - 2e-6] * 40) == 1 / 41
 
 
 def test_control_p_counts_ties_against_the_effect():
