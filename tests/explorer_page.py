@@ -54,10 +54,6 @@ class ExplorerPage:
         """Open a tab."""
         self.root.get_by_role("tab", name=title).click()
 
-    def open_details(self) -> None:
-        """Open the tables below the texts."""
-        self.open_all(".kv-details ")
-
     def open_all(self, within: str = "") -> None:
         """Open what is folded."""
         for header in self.root.locator(f"{within}.jupyter-widget-Collapse-header:visible").all():

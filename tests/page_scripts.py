@@ -50,15 +50,18 @@ root => {
 """
 """Every visible text that isn't disabled, with the contrast ratio (WCAG 2) of its ink against what lies behind it."""
 
+_NUMBER = "(node => node.kvNumber ??= window.kvCount = (window.kvCount ?? 0) + 1)"
+"""An element's own number, whatever comes and goes around it: text that arrives late moves no control."""
+
 FOCUS = """
 () => {
   const at = document.activeElement, style = getComputedStyle(at);
   if (!at.closest(".kv-explorer")) return null;
   const words = at.getAttribute("aria-label") || at.labels?.[0]?.textContent || at.textContent;
   const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0;
-  return { name: words.trim().slice(0, 60), seen, number: [...document.querySelectorAll("*")].indexOf(at) };
+  return { name: words.trim().slice(0, 60), seen, number: NUMBER(at) };
 }
-"""
+""".replace("NUMBER", _NUMBER)
 """Where the keyboard is: its name, whether a reader can see that it is there, and which element it is; `null` outside
 the explorer.
 """
@@ -67,8 +70,8 @@ REACHABLE = """
 root => [...root.querySelectorAll(
   "button:enabled, input:enabled, select:enabled, textarea:enabled, [tabindex='0'], [contenteditable='true']")]
   .filter(node => node.checkVisibility({ visibilityProperty: true }) && node.getBoundingClientRect().width)
-  .map(node => [...document.querySelectorAll("*")].indexOf(node))
-"""
+  .map(node => NUMBER(node))
+""".replace("NUMBER", _NUMBER)
 """Every control that the keyboard should come to."""
 
 CLOCK = """

@@ -354,8 +354,12 @@ def test_text_stands_out_from_its_background(explorer: ExplorerPage, theme: str)
                 explorer.sweep("Done: 12 cells")
                 explorer.cell(0, 4).click()
                 explorer.at("cell-texts").locator("tr").nth(8).wait_for()
+            if title == "Strength ladder":
+                explorer.at("ladder-run").click()
+                explorer.at("ladder-status").filter(has_text="Done.").wait_for()
             if title == "Side by side":
-                explorer.open_details()
+                explorer.arm("cache steering").locator(".kv-token").nth(1).click()
+                explorer.at("next-tokens").get_by_text("Top alternatives at token 2").wait_for()
             if title == "Keep":
                 for name in ("figure", "vectors", "state"):
                     explorer.type(f"{name}-path", f"{theme.lower()}/{name}")

@@ -83,7 +83,7 @@ class ControlPanel:
             number("activation_layer", "act. layer", "after which layer activation steering adds its vector"),
             number("activation_coefficient", "act. coeff.", "coefficient of activation steering", whole=False),
             tick("every_token", "activation steering at every token", "or at the slot alone"),
-            number("n_controls", "random vectors", "how many random vectors of the steering's size are compared"),
+            number("n_controls", "controls", "how many random vectors of the steering's size are compared"),
             number("control_seed", "their seed", "which random vectors"),
         ]
         self.sampling = [

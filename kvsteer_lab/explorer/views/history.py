@@ -25,7 +25,13 @@ class History:
 
     def __init__(self) -> None:
         self.kept: tuple[Comparison, ...] = ()
-        self.rows = w.SelectMultiple(options=(), rows=6, description="comparisons", layout={"width": "auto"})
+        self.rows = w.SelectMultiple(
+            options=(),
+            rows=6,
+            description="comparisons",
+            style={"description_width": "initial"},
+            layout={"width": "auto"},
+        )
         self.shown = w.HTML(note(_HINT))
         css(self.rows, "history")
         css(self.shown, "history-difference")
