@@ -185,8 +185,8 @@ def evaluate_all(
     check_backend(backend)
     if backend is not None and task.closing is not None:
         raise ValueError(
-            f"Task {task.name!r} asks a second time, with closing words behind the reply, which only transformers can do"
-            " here; run it without backend=..."
+            f"Task {task.name!r} asks a second time, with closing words behind the reply, which only transformers does;"
+            " run it without backend=..."
         )
     plan.check_room(questions)
     warn_unrecognised(task)
