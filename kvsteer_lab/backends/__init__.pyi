@@ -1,1 +1,2 @@
 from .nnsight_remote import Remote as Remote
+from .server import Server as Server

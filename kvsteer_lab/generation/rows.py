@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..edits.banks import Bank, joined
 from ..edits.cache import Add, check_cast, slot_from_end
@@ -33,6 +33,7 @@ class Row:
         hidden: slots of the prompt that what is read next doesn't read.
         label: of the intervention, for error messages.
         bank: slots before the prompt, which its tokens read.
+        method: the intervention, for backends that name vectors instead of sending them.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,6 +46,7 @@ class Row:
     hidden: tuple[HiddenSlot, ...] = ()
     label: str = ""
     bank: Bank | None = None
+    method: Intervention | None = field(default=None, repr=False, compare=False)
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -156,7 +158,7 @@ def make_rows(
     uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
     each = zip(prompts, deltas, keys, residuals, hidden, banks, strict=True)
     return [
-        Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank)
+        Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank, intervention)
         for ids, d, key, r, h, bank in each
     ]
 
