@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.operators import SlotEdit, Slotted
+from ..edits.randomised import randomise, towards_random
+from ..edits.scaling import scale
 from ..models.model import Model
 from ..vectors.kv import KVVectors
 
@@ -21,7 +23,7 @@ class Turn(SlotEdit):
     Attributes:
         keys, values: `[layers, kv_heads, head_dim]`; zeros leave a head as it is.
         degrees: the angle; `None`: that of x + b, whose length is then x's.
-        span, layers, heads, when: as in every operator.
+        span, layers, heads, when, every: as in every operator.
 
     Raises:
         ValueError: an angle outside of [0, 180], NaN or infinity; when it is used: vectors of another model.
@@ -67,6 +69,20 @@ class Turn(SlotEdit):
         across = torch.nn.functional.normalize(u - cosine * x, dim=-1)
         angle = torch.acos(cosine).clamp(max=math.radians(self.degrees))
         return torch.where(b.any(-1, keepdim=True), size * (angle.cos() * x + angle.sin() * across), old)
+
+
+@scale.register
+def _(edit: Turn, factor: float) -> Turn:
+    """By a part of the angle; where the angle is that of x + b, by a part of b."""
+    if edit.degrees is not None:
+        return replace(edit, degrees=min(180.0, factor * edit.degrees))
+    return replace(edit, keys=factor * edit.keys, values=factor * edit.values)
+
+
+@randomise.register
+def _(edit: Turn, model: Model, seed: int) -> Turn:
+    """By the same angle, towards random vectors of the same norms."""
+    return towards_random(edit, seed)
 
 
 def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
