@@ -7,6 +7,7 @@ from . import methods as methods
 from . import published as published
 from . import replication as replication
 from . import stats as stats
+from . import sweeps as sweeps
 from . import tasks as tasks
 from ._version import __version__ as __version__
 from .edits import spans as spans

@@ -15,6 +15,7 @@ from .info import info
 from .merge import merge
 from .replicate import replicate
 from .reproduce import reproduce
+from .sweep import sweep
 from .traces import traces
 from .tune import tune
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "sweep": sweep,
     "explore": explore,
     "audit": audit,
     "replicate": replicate,
