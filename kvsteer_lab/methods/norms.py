@@ -86,8 +86,8 @@ def _(edit: Turn, model: Model, seed: int) -> Turn:
 
 
 def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
-    """Steer the last slot and give its keys and values their old norms back, head by head: x <- |x| (x + c v) / |x +
-    c v|. Cost: that of cache steering.
+    """Steer the last slot and give its keys and values their old norms back, head by head (our own): x <- |x| (x +
+    c v) / |x + c v|. Cost: that of cache steering.
 
     Args:
         vectors: v, with keys as they are cached.
@@ -107,8 +107,9 @@ def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
 
 
 def turned(vectors: KVVectors, degrees: float) -> Turn:
-    """Turn the last slot's values by an angle towards v, head by head, in the plane of both (angular steering, after Vu
-    and Nguyen 2025, on the cache): the dose is the angle. Cost: that of cache steering.
+    """Turn the last slot's values by an angle towards v, head by head, in the plane of both: the dose is the angle
+    (after angular steering, Vu and Nguyen 2025, arXiv 2510.26243, which turns the residual stream within one fixed
+    plane). Cost: that of cache steering.
 
     Args:
         vectors: v; its keys aren't used.
