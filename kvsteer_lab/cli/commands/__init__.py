@@ -15,6 +15,7 @@ from .info import info
 from .merge import merge
 from .replicate import replicate
 from .reproduce import reproduce
+from .serve import serve
 from .traces import traces
 from .tune import tune
 
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "merge": merge,
     "explore": explore,
+    "serve": serve,
     "audit": audit,
     "replicate": replicate,
     "reproduce": reproduce,
