@@ -6,6 +6,7 @@ from . import integrations as integrations
 from . import methods as methods
 from . import published as published
 from . import replication as replication
+from . import serving as serving
 from . import stats as stats
 from . import sweeps as sweeps
 from . import tasks as tasks
