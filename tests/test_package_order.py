@@ -10,7 +10,7 @@ import kvsteer_lab
 
 ROOT = Path(kvsteer_lab.__file__).parent
 ORDER = (
-    "_util stats tasks models edits vectors methods interventions generation evaluation analysis figures explorer"
+    "_util stats tasks models edits vectors methods interventions generation evaluation behaviours analysis figures explorer"
     " published replication reproduction integrations cli"
 ).split()
 LAZY = {
