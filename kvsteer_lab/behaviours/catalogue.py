@@ -112,9 +112,8 @@ def table() -> pd.DataFrame:
                 licence="MIT",
                 source=about.source,
             )
-    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("behaviour")
-    sizes = ["questions", "extraction", "dev", "test"]
-    return found.astype(dict.fromkeys(sizes, "Int64"))
+    listed = pd.DataFrame.from_dict(rows, orient="index").rename_axis("behaviour")
+    return listed.astype(dict.fromkeys(["questions", "extraction", "dev", "test"], "Int64"))
 
 
 @cache

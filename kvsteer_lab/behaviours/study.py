@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from .._util.files import write_atomically
 from .._util.json import read_json
@@ -260,13 +261,19 @@ def recompute_study(
 
     Raises:
         ValueError: another model, or a behaviour that the study hasn't got.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> recompute_study(kv.load("tiny"), BehaviourStudy({}, {}, pd.DataFrame()), "french")
+        Traceback (most recent call last):
+        ValueError: The study has no behaviour 'french'; choose one of those that it has: none.
     """
+    known = ", ".join(study.results) or "none"
     if name not in study.results:
-        raise ValueError(f"The study has no behaviour {name!r}; choose one of: {', '.join(study.results)}.")
+        raise ValueError(f"The study has no behaviour {name!r}; choose one of those that it has: {known}.")
     if model.fingerprint != study.settings["fingerprint"]:
         raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
-    asked = dict(study.settings["sizes"])
-    sizes = Sizes(**{key: tuple(value) if isinstance(value, list) else value for key, value in asked.items()})
+    sizes = TypeAdapter(Sizes).validate_python(study.settings["sizes"])
     behaviour = get(name)
     steerings = _rebuild(*_steerings(model, behaviour, sizes, False), study.settings["chosen"][name])
     methods: list[Intervention] = [Nothing(), behaviour.system_prompt()]

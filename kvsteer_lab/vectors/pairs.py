@@ -299,8 +299,8 @@ class ContrastiveSet:
         ('happy', True)
         """
         happy, sad = sides(positive, negative, "persona")
-        said = [[fill(template, persona) for persona in side] for side in (happy, sad)]
-        return cls.from_system_prompts(*said, questions, tokenizer, style=style or happy[0])
+        told, against = ([fill(template, persona) for persona in side] for side in (happy, sad))
+        return cls.from_system_prompts(told, against, questions, tokenizer, style=style or happy[0])
 
     @classmethod
     def from_openings(
