@@ -38,7 +38,8 @@ def main(
     for name in behaviours:
         studies.append(kv.behaviours.run_study(loaded, name, runs, sizes=sizes, progress=False))
         print(kv.readable(studies[-1].table).to_string(), flush=True)
-    return kv.behaviours.write_study(studies, out)
+        kv.behaviours.write_study(studies, out)
+    return out
 
 
 if __name__ == "__main__":

@@ -268,9 +268,10 @@ def recompute_study(
         Traceback (most recent call last):
         ValueError: The study has no behaviour 'french'; choose one of those that it has: none.
     """
-    known = ", ".join(study.results) or "none"
     if name not in study.results:
-        raise ValueError(f"The study has no behaviour {name!r}; choose one of those that it has: {known}.")
+        raise ValueError(
+            f"The study has no behaviour {name!r}; choose one of those that it has: {', '.join(study.results) or 'none'}."
+        )
     if model.fingerprint != study.settings["fingerprint"]:
         raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
     sizes = TypeAdapter(Sizes).validate_python(study.settings["sizes"])

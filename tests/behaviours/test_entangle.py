@@ -92,5 +92,5 @@ def test_a_study_is_stored_read_and_computed_again(tmp_path: Path) -> None:
     now = kv.behaviours.recompute_study(model, read, "brief", questions=1)
     assert now.same.all() and now.intervention.str.startswith("random").sum() == 2
     assert len(read.replies("brief")) == 7
-    with pytest.raises(ValueError, match="has no behaviour .french.; choose one of those that it has: brief"):
+    with pytest.raises(ValueError, match=r"has no behaviour .french.; choose one of those that it has: brief"):
         kv.behaviours.recompute_study(model, read, "french")
