@@ -1,4 +1,5 @@
 from . import analysis as analysis
+from . import behaviours as behaviours
 from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures
