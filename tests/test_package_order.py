@@ -11,7 +11,7 @@ import kvsteer_lab
 ROOT = Path(kvsteer_lab.__file__).parent
 ORDER = (
     "_util stats tasks models edits vectors methods interventions generation evaluation sweeps behaviours analysis"
-    " figures explorer published replication reproduction integrations serving cli"
+    " figures explorer published replication reproduction integrations serving backends cli"
 ).split()
 LAZY = {
     ("models.model", "models.prefill"),  # Model.prefill

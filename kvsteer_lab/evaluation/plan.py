@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from transformers import GenerationConfig
 
+from ..generation.backend import Backend
 from ..generation.elicitation import Choice, elicit
 from ..generation.generate import Job
 from ..generation.outputs import Generation, Generations
@@ -32,7 +33,7 @@ class EvaluationPlan:
 
     Attributes:
         model, task, methods: what is asked of whom; the baselines are among the methods.
-        offset, generation, samples, seed, second_stage, batch_size: as in `evaluate`.
+        offset, generation, samples, seed, second_stage, batch_size, backend: as in `evaluate`.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class EvaluationPlan:
     seed: int
     second_stage: SecondStage
     batch_size: int
+    backend: Backend | None = None
 
     def check_room(self, questions: Sequence[Question]) -> None:
         """Refuse questions that leave no room in the model's context for a reply and its second stage, before any is
@@ -95,6 +97,7 @@ class EvaluationPlan:
             samples=self.samples,
             seed=self.seed,
             batch_size=self.batch_size,
+            backend=self.backend,
         )
         texts = job.run_until_interrupted(progress)
         try:
