@@ -270,7 +270,8 @@ def recompute_study(
     """
     if name not in study.results:
         raise ValueError(
-            f"The study has no behaviour {name!r}; choose one of those that it has: {', '.join(study.results) or 'none'}."
+            f"The study has no behaviour {name!r}; choose one of those that it has:"
+            f" {', '.join(study.results) or 'none'}."
         )
     if model.fingerprint != study.settings["fingerprint"]:
         raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
