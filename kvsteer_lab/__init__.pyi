@@ -1,5 +1,6 @@
 from . import analysis as analysis
 from . import backends as backends
+from . import behaviours as behaviours
 from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures

@@ -101,7 +101,7 @@ class EvaluationPlan:
         )
         texts = job.run_until_interrupted(progress)
         try:
-            choices = self._elicit(chats, questions, texts)
+            choices = self._elicit(chats, questions, texts, progress)
         except KeyboardInterrupt:  # a reply whose choice wasn't elicited is no row
             return pd.DataFrame(columns=columns), False
         method = {m.label: m for m in self.methods}
@@ -120,7 +120,9 @@ class EvaluationPlan:
     def _rules(self) -> list[str]:
         return [*self.task.rules, *(["likelihood"] if self.task.closing else [])]
 
-    def _elicit(self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations) -> list[Choice] | None:
+    def _elicit(
+        self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations, progress: bool
+    ) -> list[Choice] | None:
         if self.task.closing is None or not len(texts):
             return None
 
@@ -135,6 +137,7 @@ class EvaluationPlan:
             max_new_tokens=SECOND_STAGE_TOKENS,
             offset=self.offset,
             batch_size=self.batch_size,
+            progress=progress,
         )
 
 

@@ -83,6 +83,8 @@ def last_slot_addition(row: Row, backend: str) -> Float[Tensor, "part layers kv_
         wants = "hides a slot of the cache"
     elif row.bank is not None:
         wants = "inserts slots before the prompt"
+    elif row.lasting:
+        wants = "edits every slot that is cached after the prompt"
     elif not row.uses_cache:
         wants = "turns the cache off"
     elif not all(isinstance(edit, Add) and edit.plain for edit in row.deltas):

@@ -192,6 +192,10 @@ class Format:
             ) from error
 
 
+KV_FORMAT = Format("kvsteer_lab.vectors.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
+"""How `KVVectors` lie in a file; it stands here, for servers read such files without a model of their own."""
+
+
 def _check(tensors: Mapping[str, Tensor], card: str) -> str:
     """SHA-256 of a card and of the vectors: their names, types, shapes and values."""
     digest = hashlib.sha256(card.encode())

@@ -66,6 +66,7 @@ def test_what_cannot_be_sent_is_refused_by_name(pairs: kv.ContrastiveSet) -> Non
     for method, says in [
         (kv.CacheSteering(vectors, 0, 2, slot=0, name="first"), "'first' edits another slot than the prompt's last"),
         (kv.HideSlot(), "hides a slot of the cache, which nnsight's remote can't"),
+        (kv.CacheEdits([kv.edits.Map(0.5, every=True)], "half"), "edits every slot that is cached after"),
         (kv.CacheEdits([kv.edits.Map(0.5)], "half"), "'half' edits the cache by more than an addition"),
     ]:
         with pytest.raises(ValueError, match=says):

@@ -15,6 +15,7 @@ from .info import info
 from .merge import merge
 from .replicate import replicate
 from .reproduce import reproduce
+from .serve import serve
 from .sweep import sweep
 from .traces import traces
 from .tune import tune
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "merge": merge,
     "sweep": sweep,
     "explore": explore,
+    "serve": serve,
     "audit": audit,
     "replicate": replicate,
     "reproduce": reproduce,
