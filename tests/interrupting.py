@@ -8,6 +8,7 @@ said.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -28,6 +29,10 @@ SMALL = ("--n", "6", "--max-new-tokens", "24", "--controls", "2")
 STEERED = ("--vectors", "v.safetensors", "--ck", "0", "--cv", "2")
 WRITE = ("traces", "--out", "traces.jsonl", "--model", "m", "--task", "tiny-arithmetic", "--style", "causal_chain")
 TUNE = ("--pairs", "8", "--shots", "1", "--cells", "3", "--n-dev", "4", "--n-test", "4", "--controls", "2")
+REPLICATE = (
+    *("--pairs", "4", "--shots", "1", "--cells", "9", "--dev", "2", "--test", "2", "--controls", "1"),
+    *("--uncached-test", "0", "--measured", "0", "--block", "2", "--max-new-tokens", "8"),
+)
 COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "--out", "demo", "--n", "4", "--controls", "2"),
     "traces": (*WRITE, "--n", "30", "--concurrency", "3"),
@@ -38,10 +43,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate --out": ("evaluate", *STEERED, *SMALL, "--out", "run"),
     "merge": ("merge", "part1", "part2", "--out", "whole"),
     "audit": ("audit", str(PUBLISHED), "--out", "audit"),
+    "replicate": ("replicate", "--out", "replication", "--model", "tiny", "--tasks", "tiny-arithmetic", *REPLICATE),
+    "reproduce": ("reproduce", "--out", "reproduction", "--model", "tiny"),
     "info": ("info", "part1"),
     "figure-info": ("figure-info", "figure.png"),
 }
-KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract")
+KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract", "replicate", "reproduce")
 """Those that leave something behind; begun again, they must come to the same end."""
 
 
@@ -133,9 +140,33 @@ def prepare() -> None:
             assert stop.code == 3, stop.code
     summary = kv.Results.load("part1").summary()
     kv.figures.save_figure(kv.figures.plot_comparison(summary), Path("figure"))
-    __import__("kvsteer_lab.published.auditing")
-    __import__("kvsteer_lab.published.figures")
-    __import__("kvsteer_lab.published.reporting")
+    for module in ("published.auditing", "published.figures", "published.reporting", "reproduction", "replication"):
+        importlib.import_module(f"kvsteer_lab.{module}")
+    write_books(Path("books"))
+
+
+def write_books(folder: Path) -> None:
+    """Two notebooks for `kvsteer reproduce` to run in place of the chapters."""
+    import nbformat
+
+    from kvsteer_lab.reproduction import chapters
+
+    folder.mkdir()
+    for name in ("01_one", "02_two"):
+        book = nbformat.v4.new_notebook()
+        book.cells = [
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            nbformat.v4.new_code_cell(
+                "import os\n\nMODEL = os.environ.get('KVSTEER_MODEL', 'tiny')", metadata={"tags": ["parameters"]}
+            ),
+            *(
+                nbformat.v4.new_code_cell(f"import time; time.sleep(0.3); print({name!r}, {i}, MODEL)")
+                for i in range(3)
+            ),
+        ]
+        nbformat.write(book, folder / f"{name}.ipynb")
+    folder = folder.resolve()
+    chapters.folder = lambda: folder  # type: ignore[assignment]
 
 
 def left_behind(folder: Path) -> dict[str, str]:
@@ -144,7 +175,7 @@ def left_behind(folder: Path) -> dict[str, str]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if path.suffix in (".csv", ".txt"):
             found[str(path.relative_to(folder))] = path.read_text()
-        elif not re.search(r"\.lock$", path.name):
+        elif not re.search(r"\.lock$", path.name):  # pages tell how long things took
             found[str(path.relative_to(folder))] = ""
     return found
 
