@@ -54,7 +54,7 @@ def saves(folder: Path) -> dict[str, tuple[str, Save]]:
         "an explorer's page": ("page.html", lambda path: write_page(str(path), True, "<p>page</p>" * 5000)),
         "an explorer's vectors": ("mixed.safetensors", lambda path: write_vectors(str(path), True, workspace, state)),
         "a figure": ("figure.png", lambda path: kv.figures.save_figure(figure, path.with_suffix(""), seed=0)),
-        "an audit": ("summary.csv", lambda path: found.save(path.parent)),
+        "an audit": ("checks.csv", lambda path: found.save(path.parent)),
     }
 
 

@@ -8,11 +8,11 @@ said.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
 import random
-import re
 import signal
 import sys
 import threading
@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
 from chat_server import Server
 
 PUBLISHED = Path(__file__).parent / "fixtures" / "published"
 SMALL = ("--n", "6", "--max-new-tokens", "24", "--controls", "2")
 STEERED = ("--vectors", "v.safetensors", "--ck", "0", "--cv", "2")
 WRITE = ("traces", "--out", "traces.jsonl", "--model", "m", "--task", "tiny-arithmetic", "--style", "causal_chain")
-TUNE = ("--pairs", "8", "--shots", "1", "--cells", "3", "--n-dev", "4", "--n-test", "4", "--controls", "2")
+TUNE = ("--pairs", "8", "--shots", "1", "--cells", "12", "--n-dev", "4", "--n-test", "4", "--controls", "2")
 REPLICATE = (
     *("--pairs", "4", "--shots", "1", "--cells", "9", "--dev", "2", "--test", "2", "--controls", "1"),
     *("--uncached-test", "0", "--measured", "0", "--block", "2", "--max-new-tokens", "8"),
@@ -169,14 +170,21 @@ def write_books(folder: Path) -> None:
     chapters.folder = lambda: folder  # type: ignore[assignment]
 
 
+TIMED = (".json", ".html", ".ipynb", ".lock")
+"""Kinds of files that tell when they were written, how long something took, or where."""
+
+
 def left_behind(folder: Path) -> dict[str, str]:
-    """Every text file of a command's output, without times and paths; of other files, the name."""
+    """What is in every file of a command's output; of one with times in it, only that it is there."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if path.suffix in (".csv", ".txt"):
-            found[str(path.relative_to(folder))] = path.read_text()
-        elif not re.search(r"\.lock$", path.name):  # pages tell how long things took
-            found[str(path.relative_to(folder))] = ""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"):
+        name = str(path.relative_to(folder))
+        if path.suffix in TIMED or path.name == "latency.csv":
+            found[name] = ""
+        elif path.name == "table.csv":
+            found[name] = pd.read_csv(path).drop(columns="time", errors="ignore").to_csv()
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
