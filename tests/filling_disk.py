@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from interrupting import COMMANDS, KEPT, left_behind, prepare, serve
+from interrupting import COMMANDS, KEPT, digest, left_behind, prepare, serve
 
 BALLAST = Path(".ballast")
 Save = Callable[[Path], object]
@@ -149,7 +149,7 @@ def fill(work: Callable[[], Any], out: Path, times: int, rng: random.Random, nam
 
 
 def content(out: Path) -> dict[str, str]:
-    return left_behind(out) if out.is_dir() else {out.name: out.read_bytes().hex()}
+    return left_behind(out) if out.is_dir() else {out.name: digest(out)}
 
 
 def main(folder: Path, times: int, seed: int, names: list[str]) -> None:

@@ -174,6 +174,15 @@ TIMED = (".json", ".html", ".ipynb", ".lock")
 """Kinds of files that tell when they were written, how long something took, or where."""
 
 
+def digest(path: Path) -> str:
+    """Of all that is in a file; safetensors writes the entries of its header in any order."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        end = 8 + int.from_bytes(content[:8], "little")
+        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+    return hashlib.sha256(content).hexdigest()
+
+
 def left_behind(folder: Path) -> dict[str, str]:
     """What is in every file of a command's output; of one with times in it, only that it is there."""
     found = {}
@@ -184,7 +193,7 @@ def left_behind(folder: Path) -> dict[str, str]:
         elif path.name == "table.csv":
             found[name] = pd.read_csv(path).drop(columns="time", errors="ignore").to_csv()
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = digest(path)
     return found
 
 
@@ -203,7 +212,7 @@ def main(folder: Path, times: int, seed: int, names: Sequence[str]) -> None:
         out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
         whole = interrupt(arguments, None, folder / "told")
         assert whole["code"] in (0, 2, 3), whole["said"]
-        wanted = {} if out is None else left_behind(out) if out.is_dir() else {out.name: out.read_bytes().hex()}
+        wanted = {} if out is None else left_behind(out) if out.is_dir() else {out.name: digest(out)}
         if out is not None:
             out.rename(f"{out}.whole")
         pressed = []
@@ -214,7 +223,7 @@ def main(folder: Path, times: int, seed: int, names: Sequence[str]) -> None:
         again = interrupt(arguments, None, folder / "told")
         same = True
         if out is not None and name in KEPT:
-            now = left_behind(out) if out.is_dir() else {out.name: out.read_bytes().hex()}
+            now = left_behind(out) if out.is_dir() else {out.name: digest(out)}
             same = name == "traces" or now == wanted
         found.append({"command": name, "first": whole, "pressed": pressed, "again": again, "same": same})
     os.write(stdout, json.dumps(found).encode())

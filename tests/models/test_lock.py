@@ -162,11 +162,13 @@ model = kv.load("tiny")
 wanted = kv.generate(model, "What is 2 + 3?", generation={"max_new_tokens": 8}).token_ids
 if sys.argv[1] == "busy":
     began = threading.Event()
-    ask = lambda: [kv.generate(model, ["a b c"] * 40, generation={"max_new_tokens": 60, "eos_token_id": []})]
+    def ask():
+        while True:
+            kv.generate(model, ["a b c"] * 40, generation={"max_new_tokens": 60, "eos_token_id": []}, progress=False)
     handle = model.hf.register_forward_hook(lambda *given: began.set())
     threading.Thread(target=ask, daemon=True).start()
     began.wait()
-codes = set()
+codes = []
 for number in range(int(sys.argv[2])):
     time.sleep(0.013 * (number % 7))
     child = os.fork()
@@ -180,12 +182,12 @@ for number in range(int(sys.argv[2])):
     for _ in range(200):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            codes.add(os.waitstatus_to_exitcode(status))
+            codes.append(os.waitstatus_to_exitcode(status))
             break
         time.sleep(0.1)
     else:
         os.kill(child, 9)
-        codes.add(99)
+        codes.append(99)
 print("codes", *sorted(codes), flush=True)
 os._exit(0)
 """
@@ -193,13 +195,15 @@ os._exit(0)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no forks")
 @pytest.mark.parametrize("forks", [2, pytest.param(40, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("state", "code"), [("idle", 0), ("busy", 7)])
-def test_a_fork_works_or_says_why_not(state: str, code: int, forks: int) -> None:
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_fork_works_or_says_why_not(state: str, forks: int) -> None:
     command = [sys.executable, "-c", _CHILD, state, str(forks)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stderr
-    *said, codes = ran.stdout.splitlines()
-    assert codes == f"codes {code}" and len(said) == (forks if state == "busy" else 0)
+    *said, last = ran.stdout.splitlines()
+    codes = last.split()[1:]
+    assert len(codes) == forks and set(codes) <= ({"0"} if state == "idle" else {"0", "7"}), "right, or refused"
+    assert codes.count("7") == len(said) and (state == "idle" or len(said) > forks / 2), "few forks fall between two"
     for line in said:
         assert "forked while another thread used a model" in line and "'spawn' method" in line
 
