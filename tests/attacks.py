@@ -53,7 +53,7 @@ ROWS = (
         ("util/test_files.py::test_a_save_that_is_killed_at_any_moment_leaves_a_whole_file",),
     ),
     Row("Kill a merge, go on", "40 kills", ("evaluation/test_two_writers.py::test_a_merge_that_is_killed_goes_on",)),
-    Row("Ctrl-C in a command, go on", "24 for each of 13 commands", ("cli/test_interrupting.py",)),
+    Row("Ctrl-C in a command, go on", "24 for each of 14 commands", ("cli/test_interrupting.py",)),
     Row(
         "Ctrl-C in an analysis called from Python",
         "10 for each of 32 functions",
@@ -61,7 +61,7 @@ ROWS = (
     ),
     Row(
         "No space left in a command or a save",
-        "6 for each of 10 saves and 5 commands, 4 for each of 4 commands",
+        "6 for each of 10 saves and 5 commands, 4 for each of 5 commands",
         ("test_attack_disk.py",),
     ),
     Row(

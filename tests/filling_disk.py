@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from interrupting import COMMANDS, KEPT, digest, left_behind, prepare, serve
+from interrupting import COMMANDS, KEPT, digest, left_behind, place, prepare, serve
 
 BALLAST = Path(".ballast")
 Save = Callable[[Path], object]
@@ -176,7 +176,8 @@ def main(folder: Path, times: int, seed: int, names: list[str]) -> None:
             found.append(fill(lambda save=save, out=out: save(out), out, times, rng, name))  # type: ignore[misc]
         else:
             arguments = [*COMMANDS[name], *(("--base-url", serve()) if name == "traces" else ())]
-            out = Path(arguments[arguments.index("--out") + 1])
+            out = place(arguments)
+            assert out is not None
             found.append(fill(lambda given=arguments: kvsteer(given), out, times, rng, name))  # type: ignore[misc]
     os.write(stdout, json.dumps(found).encode())
 

@@ -45,11 +45,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "merge": ("merge", "part1", "part2", "--out", "whole"),
     "audit": ("audit", str(PUBLISHED), "--out", "audit"),
     "replicate": ("replicate", "--out", "replication", "--model", "tiny", "--tasks", "tiny-arithmetic", *REPLICATE),
+    "sweep": ("sweep", "plan.json"),
     "reproduce": ("reproduce", "--out", "reproduction", "--model", "tiny"),
     "info": ("info", "part1"),
     "figure-info": ("figure-info", "figure.png"),
 }
-KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract", "replicate", "reproduce")
+PLAN = {
+    "out": "sweep",
+    "models": ["tiny"],
+    "tasks": ["tiny-arithmetic"],
+    "interventions": {"strengths": {"vectors": "v.safetensors", "doses": [{"cv": 2}]}},
+    "n": 4,
+    "generation": {"max_new_tokens": 8},
+    "chunk_size": 1,
+    "shards": 2,
+}
+KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract", "replicate", "reproduce", "sweep")
 """Those that leave something behind; begun again, they must come to the same end."""
 
 
@@ -144,6 +155,7 @@ def prepare() -> None:
     for module in ("published.auditing", "published.figures", "published.reporting", "reproduction", "replication"):
         importlib.import_module(f"kvsteer_lab.{module}")
     write_books(Path("books"))
+    Path("plan.json").write_text(json.dumps(PLAN))
 
 
 def write_books(folder: Path) -> None:
@@ -170,14 +182,21 @@ def write_books(folder: Path) -> None:
     chapters.folder = lambda: folder  # type: ignore[assignment]
 
 
-TIMED = (".json", ".html", ".ipynb", ".lock")
+TIMED = (".json", ".html", ".ipynb", ".lock", ".log")
 """Kinds of files that tell when they were written, how long something took, or where."""
+
+
+def place(arguments: Sequence[str]) -> Path | None:
+    """Where a command writes."""
+    if arguments[0] == "sweep":
+        return Path(str(PLAN["out"]))
+    return Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
 
 
 def digest(path: Path) -> str:
     """Of all that is in a file; safetensors writes the entries of its header in any order."""
     content = path.read_bytes()
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and content[8:9] == b"{":
         end = 8 + int.from_bytes(content[:8], "little")
         content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
     return hashlib.sha256(content).hexdigest()
@@ -209,7 +228,7 @@ def main(folder: Path, times: int, seed: int, names: Sequence[str]) -> None:
     url = serve()
     for name in names or COMMANDS:
         arguments = [*COMMANDS[name], *(("--base-url", url) if name == "traces" else ())]
-        out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
+        out = place(arguments)
         whole = interrupt(arguments, None, folder / "told")
         assert whole["code"] in (0, 2, 3), whole["said"]
         wanted = {} if out is None else left_behind(out) if out.is_dir() else {out.name: digest(out)}

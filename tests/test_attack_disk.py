@@ -13,7 +13,7 @@ import pytest
 from filling_disk import SAVES
 from interrupting import KEPT
 
-LONG = ("tune", "demo", "replicate", "reproduce")
+LONG = ("tune", "demo", "replicate", "reproduce", "sweep")
 FEW = ("vectors", "a figure", "evaluate --out")
 
 
