@@ -8,10 +8,11 @@ said.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 import random
-import re
 import signal
 import sys
 import threading
@@ -21,13 +22,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
 from chat_server import Server
 
 PUBLISHED = Path(__file__).parent / "fixtures" / "published"
 SMALL = ("--n", "6", "--max-new-tokens", "24", "--controls", "2")
 STEERED = ("--vectors", "v.safetensors", "--ck", "0", "--cv", "2")
 WRITE = ("traces", "--out", "traces.jsonl", "--model", "m", "--task", "tiny-arithmetic", "--style", "causal_chain")
-TUNE = ("--pairs", "8", "--shots", "1", "--cells", "3", "--n-dev", "4", "--n-test", "4", "--controls", "2")
+TUNE = ("--pairs", "8", "--shots", "1", "--cells", "12", "--n-dev", "4", "--n-test", "4", "--controls", "2")
+REPLICATE = (
+    *("--pairs", "4", "--shots", "1", "--cells", "9", "--dev", "2", "--test", "2", "--controls", "1"),
+    *("--uncached-test", "0", "--measured", "0", "--block", "2", "--max-new-tokens", "8"),
+)
 COMMANDS: dict[str, tuple[str, ...]] = {
     "demo": ("demo", "--out", "demo", "--n", "4", "--controls", "2"),
     "traces": (*WRITE, "--n", "30", "--concurrency", "3"),
@@ -38,10 +44,23 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate --out": ("evaluate", *STEERED, *SMALL, "--out", "run"),
     "merge": ("merge", "part1", "part2", "--out", "whole"),
     "audit": ("audit", str(PUBLISHED), "--out", "audit"),
+    "replicate": ("replicate", "--out", "replication", "--model", "tiny", "--tasks", "tiny-arithmetic", *REPLICATE),
+    "sweep": ("sweep", "plan.json"),
+    "reproduce": ("reproduce", "--out", "reproduction", "--model", "tiny"),
     "info": ("info", "part1"),
     "figure-info": ("figure-info", "figure.png"),
 }
-KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract")
+PLAN = {
+    "out": "sweep",
+    "models": ["tiny"],
+    "tasks": ["tiny-arithmetic"],
+    "interventions": {"strengths": {"vectors": "v.safetensors", "doses": [{"cv": 2}]}},
+    "n": 4,
+    "generation": {"max_new_tokens": 8},
+    "chunk_size": 1,
+    "shards": 2,
+}
+KEPT = ("traces", "tune", "evaluate --out", "merge", "audit", "demo", "extract", "replicate", "reproduce", "sweep")
 """Those that leave something behind; begun again, they must come to the same end."""
 
 
@@ -133,19 +152,67 @@ def prepare() -> None:
             assert stop.code == 3, stop.code
     summary = kv.Results.load("part1").summary()
     kv.figures.save_figure(kv.figures.plot_comparison(summary), Path("figure"))
-    __import__("kvsteer_lab.published.auditing")
-    __import__("kvsteer_lab.published.figures")
-    __import__("kvsteer_lab.published.reporting")
+    for module in ("published.auditing", "published.figures", "published.reporting", "reproduction", "replication"):
+        importlib.import_module(f"kvsteer_lab.{module}")
+    write_books(Path("books"))
+    Path("plan.json").write_text(json.dumps(PLAN))
+
+
+def write_books(folder: Path) -> None:
+    """Two notebooks for `kvsteer reproduce` to run in place of the chapters."""
+    import nbformat
+
+    from kvsteer_lab.reproduction import chapters
+
+    folder.mkdir()
+    for name in ("01_one", "02_two"):
+        book = nbformat.v4.new_notebook()
+        book.cells = [
+            nbformat.v4.new_markdown_cell(f"# {name}"),
+            nbformat.v4.new_code_cell(
+                "import os\n\nMODEL = os.environ.get('KVSTEER_MODEL', 'tiny')", metadata={"tags": ["parameters"]}
+            ),
+            *(
+                nbformat.v4.new_code_cell(f"import time; time.sleep(0.3); print({name!r}, {i}, MODEL)")
+                for i in range(3)
+            ),
+        ]
+        nbformat.write(book, folder / f"{name}.ipynb")
+    folder = folder.resolve()
+    chapters.folder = lambda: folder  # type: ignore[assignment]
+
+
+TIMED = (".json", ".html", ".ipynb", ".lock", ".log")
+"""Kinds of files that tell when they were written, how long something took, or where."""
+
+
+def place(arguments: Sequence[str]) -> Path | None:
+    """Where a command writes."""
+    if arguments[0] == "sweep":
+        return Path(str(PLAN["out"]))
+    return Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
+
+
+def digest(path: Path) -> str:
+    """Of all that is in a file; safetensors writes the entries of its header in any order."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors" and content[8:9] == b"{":
+        end = 8 + int.from_bytes(content[:8], "little")
+        content = json.dumps(json.loads(content[8:end]), sort_keys=True).encode() + content[end:]
+    return hashlib.sha256(content).hexdigest()
 
 
 def left_behind(folder: Path) -> dict[str, str]:
-    """Every text file of a command's output, without times and paths; of other files, the name."""
+    """What is in every file of a command's output; of one with times in it, only that it is there."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if path.suffix in (".csv", ".txt"):
-            found[str(path.relative_to(folder))] = path.read_text()
-        elif not re.search(r"\.lock$", path.name):
-            found[str(path.relative_to(folder))] = ""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock"):
+        name = str(path.relative_to(folder))
+        if path.suffix in TIMED or path.name == "latency.csv":
+            found[name] = ""
+        elif path.name == "table.csv":
+            found[name] = pd.read_csv(path).drop(columns="time", errors="ignore").to_csv()
+        else:
+            found[name] = digest(path)
     return found
 
 
@@ -161,10 +228,10 @@ def main(folder: Path, times: int, seed: int, names: Sequence[str]) -> None:
     url = serve()
     for name in names or COMMANDS:
         arguments = [*COMMANDS[name], *(("--base-url", url) if name == "traces" else ())]
-        out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else None
+        out = place(arguments)
         whole = interrupt(arguments, None, folder / "told")
         assert whole["code"] in (0, 2, 3), whole["said"]
-        wanted = {} if out is None else left_behind(out) if out.is_dir() else {out.name: out.read_bytes().hex()}
+        wanted = {} if out is None else left_behind(out) if out.is_dir() else {out.name: digest(out)}
         if out is not None:
             out.rename(f"{out}.whole")
         pressed = []
@@ -175,7 +242,7 @@ def main(folder: Path, times: int, seed: int, names: Sequence[str]) -> None:
         again = interrupt(arguments, None, folder / "told")
         same = True
         if out is not None and name in KEPT:
-            now = left_behind(out) if out.is_dir() else {out.name: out.read_bytes().hex()}
+            now = left_behind(out) if out.is_dir() else {out.name: digest(out)}
             same = name == "traces" or now == wanted
         found.append({"command": name, "first": whole, "pressed": pressed, "again": again, "same": same})
     os.write(stdout, json.dumps(found).encode())

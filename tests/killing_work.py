@@ -1,5 +1,5 @@
-"""Begin a search or a reproduction, kill it, begin it again: `python killing_work.py tune|reproduce FOLDER KILLS SEED`.
-Run by test_attack_kills.py, not a test itself.
+"""Begin a long piece of work, kill it, begin it again: `python killing_work.py tune|reproduce|replicate FOLDER KILLS
+SEED`. Run by test_attack_kills.py, not a test itself.
 
 Every process that computes is a fork of this one, so that imports are paid for once. Prints one JSON line: how the
 uninterrupted work ended, how the killed one did, and for each kill whether it hit and what had been written by then.
@@ -35,6 +35,27 @@ def tune(out: Path) -> list[str]:
     tuning = kv.tune(model, task, search, cells=4, extensions=1, doses=(1, 4), out=out / "dev", **few)
     results = tuning.confirm(n=4, controls=2, out=out / "test", progress=False)
     return [tuning.cells.to_csv(), results.rows.to_csv()]
+
+
+def replicate(out: Path) -> list[str]:
+    """The replies, the search and the comparison of a small replication, without its times."""
+    sizes = kv.replication.Sizes(
+        pairs=4,
+        shots=1,
+        cells=9,
+        dev=2,
+        test=4,
+        controls=1,
+        uncached_test=0,
+        measured=2,
+        block=1,
+        max_new_tokens=8,
+    )
+    done = kv.replicate(kv.load("tiny"), ["tiny-arithmetic"], out, sizes=sizes, progress=False, say=lambda line: None)
+    assert done.complete
+    rows = done.rows.drop(columns=[name for name in done.rows if "second" in name or "time" in name])
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return [rows.to_csv(), done.cells.to_csv(), done.table.drop(columns="time", errors="ignore").to_csv(), *names]
 
 
 BOOK = "import os\n\nMODEL = os.environ.get('KVSTEER_MODEL', 'tiny')"
@@ -92,7 +113,7 @@ def orphans(session: int) -> list[str]:
 
 
 def main(what: str, folder: Path, kills: int, seed: int) -> None:
-    work = {"tune": tune, "reproduce": run_books}[what]
+    work = {"tune": tune, "reproduce": run_books, "replicate": replicate}[what]
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     rng, told = random.Random(seed), folder / "told"

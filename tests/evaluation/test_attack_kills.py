@@ -1,4 +1,4 @@
-"""A search for coefficients and a reproduction that are killed at any moment go on, and end as if nothing had been."""
+"""A search, a reproduction and a replication that are killed at any moment go on, and end as if nothing had been."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
         ("tune", 2),
         pytest.param("tune", 20, marks=pytest.mark.slow),
         pytest.param("reproduce", 12, marks=pytest.mark.slow),
+        pytest.param("replicate", 12, marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_any_moment_it_ends_the_same(what: str, kills: int, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from kvsteer_lab.explorer.views.verdicts import verdicts_html
 from kvsteer_lab.explorer.work.snippet import write_code
 from kvsteer_lab.generation.outputs import Generation
 
-STRINGS = [*NASTY, *made_up(20)]
 VERDICT: dict[str, Any] = dict(style="other", reasoned=False, tokens=3, cut=True, loop=False, repetition=0.0)
 
 
@@ -68,9 +67,10 @@ VIEWS: dict[str, Callable[[Made, str], str]] = {
 }
 
 
+@pytest.mark.parametrize("n", [20, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_shows_texts_as_they_were_written(view: str, made: Made) -> None:
-    for text in STRINGS:
+def test_every_view_shows_texts_as_they_were_written(view: str, n: int, made: Made) -> None:
+    for text in [*NASTY, *made_up(n)]:
         shown = VIEWS[view](made, text)
         seen = visible(text, one_line=view in ("next tokens", "prompt", "verdict"))
         assert seen.replace("_", " ") in seen_in_html(shown).replace("_", " "), text
