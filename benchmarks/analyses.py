@@ -1,5 +1,5 @@
 """Analyses of reading that share their passes, against plain ones: ratios and peak memory. And what the analyses of
-chapter 09 cost at a quick size, beside what `kv.analysis.estimate_cost` says beforehand.
+chapters 09a to 09c cost at a quick size, beside what `kv.analysis.estimate_cost` says beforehand.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _chapter(
     clock: measure.Clock,
     controls: int,
 ) -> dict[str, dict[str, Any]]:
-    """Every analysis of chapter 09 once, at a quick size: seconds, what was estimated, and peak memory."""
+    """Every analysis of chapters 09a to 09c once, at a quick size: seconds, what was estimated, and peak memory."""
     a, n = kv.analysis, len(chats)
     examples = kv.FewShot.of_style(task, "stepwise", 2, seed=0)
     methods: list[kv.Intervention] = [kv.Nothing(), steering, examples]

@@ -92,3 +92,26 @@ def test_functions_are_short(notebook: Any) -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines; it belongs in the library"
+
+
+MOST_CODE_CELLS, MOST_WORDS = 12, 1100
+"""A chapter is one question: what a reader takes in at one sitting."""
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem < "14"], ids=lambda path: path.stem)
+def test_a_chapter_is_short_enough_for_one_sitting(path: Path) -> None:
+    cells = nbformat.read(path, 4).cells
+    assert len(code(nbformat.read(path, 4))) <= MOST_CODE_CELLS
+    assert sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown") <= MOST_WORDS
+
+
+def test_bad_input_is_shown_in_tests_and_not_in_chapters() -> None:
+    for path in NOTEBOOKS:
+        if path.stem < "14":
+            assert "## Bad input" not in path.read_text(), path.name
+
+
+def test_the_chapters_that_others_name_are_there() -> None:
+    for path in NOTEBOOKS:
+        for target in re.findall(r"\]\(([^)#:]+\.(?:ipynb|md))\)", path.read_text()):
+            assert (FOLDER / target).is_file(), f"{path.name} points to {target}"

@@ -63,7 +63,7 @@ def estimate_cost(
     max_new_tokens: int = 128,
     chat: bool = True,
 ) -> CostEstimate:
-    """How long an analysis of chapter 09 will take: the tokens that it reads, times the measured time of one.
+    """How long an analysis of chapters 09a to 09c will take: the tokens that it reads, times the measured time of one.
 
     Three short passes are timed on the longest prompt: it is prefilled, read on in a batch, and some distributions are
     compared. So it takes a second or two, and tells minutes from hours; a busy machine, short replies and batches cut

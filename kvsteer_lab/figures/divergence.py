@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, attach, color_of, styled
+from .style import TWO_COLUMNS, attach, color_of, styled, tint
 
-LOOKS: list[dict[str, Any]] = [
-    dict(linestyle="-", linewidth=3.2, alpha=0.4),
-    *(dict(linestyle=dash, linewidth=1.2) for dash in ("--", ":", "-.")),
-]
-"""Where texts agree, a thin line lies on a broad one and both are seen."""
+_HATCHES = ("", "////", "....", "xxxx")
+_SHADES = (1.0, 0.45, 0.7, 0.25)
 
 
 @styled
-def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int = 32) -> Figure:
+def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int = 8) -> Figure:
     """Mean KL(steered || plain) in nats at each token: `Divergence.to_frame()` by (method, text that is read), a panel
-    a method.
+    a method and a bar a token, beside one another for the texts.
 
-    Bands hold the middle 90% of the texts.
+    Black lines hold the middle 90% of the texts.
+
+    Args:
+        frames: the tables.
+        steps: how many tokens are drawn, from the first.
 
     Raises:
         ValueError: keys that aren't pairs of a method and a text.
@@ -48,20 +50,21 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
     figure, axes = plt.subplots(
         1, len(methods), figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True, squeeze=False
     )
+    width = 0.8 / len(texts)
     for axis, method in zip(axes[0], methods, strict=True):
         for i, text in enumerate(texts):
             frame = frames.get((method, text))
             if frame is None:
                 continue
             groups = frame[frame.step < steps].groupby("step").kl
-            band = groups.quantile([0.05, 0.95]).unstack()
-            axis.fill_between(band.index + 1, band[0.05], band[0.95], color=color_of(method), alpha=0.12, linewidth=0)
-            axis.plot(
-                band.index + 1, groups.mean(), color=color_of(method), label=for_figure(text), **LOOKS[i % len(LOOKS)]
-            )
+            mean, band = groups.mean(), groups.quantile([0.05, 0.95]).unstack()
+            place = mean.index + 1 + (i - (len(texts) - 1) / 2) * width
+            error = np.stack([(mean - band[0.05]).clip(lower=0), (band[0.95] - mean).clip(lower=0)])
+            look = dict(hatch=_HATCHES[i % 4], edgecolor="white", linewidth=0, error_kw={"elinewidth": 0.8})
+            color = tint(color_of(method), _SHADES[i % 4])
+            axis.bar(place, mean, width, yerr=error, color=color, label=for_figure(text), ecolor="black", **look)
         axis.set(title=for_figure(method), xlabel="token")
-        axis.set_yscale("symlog", linthresh=0.1)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(loc="best")
-    axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("KL to the plain model, nats")
     return attach(figure, {key: frame[frame.step < steps] for key, frame in frames.items()}, ("method", "text"))

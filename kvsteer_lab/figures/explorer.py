@@ -4,6 +4,8 @@ components.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -12,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .._util.text import for_figure
 from .geometry import look, words
-from .style import ONE_COLUMN, TWO_COLUMNS, color_of, styled
+from .style import AMOUNT, ONE_COLUMN, TWO_COLUMNS, color_of, ink, styled
 
 _FEW = 5  # columns of a sweep that can be read in one column of a paper, beside the names of its rows
 _MARKERS = {
@@ -59,7 +61,8 @@ def plot_sweep(
     )
     width = ONE_COLUMN if len(columns) <= _FEW else TWO_COLUMNS
     figure, axes = plt.subplots(figsize=(width, 1.1 + 0.3 * len(rows)), layout="constrained")
-    image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=max(1.0, float(np.nanmax(grid))), aspect="auto")
+    low, high = span_of(table[measure].dropna().tolist(), measure)
+    image = axes.imshow(grid, cmap=AMOUNT, vmin=low, vmax=high, aspect="auto")
     axes.set(
         xticks=range(len(columns)), yticks=range(len(rows)), xlabel=_symbol(column_title), ylabel=_symbol(row_title)
     )
@@ -69,14 +72,13 @@ def plot_sweep(
     axes.spines[:].set_visible(False)
     for (i, j), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            shade = value / image.get_clim()[1]
             axes.annotate(
                 f"{value:.0f}" if measure == "tokens" else f"{value:.2f}",
                 (j, i),
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="white" if shade < 0.6 else "black",
+                color=ink(value, *image.get_clim()),
             )
     plain = table[table.row == "baseline"][measure]
     texts = int(cells.n.iloc[0])
@@ -88,6 +90,22 @@ def plot_sweep(
     )
     figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
     return figure
+
+
+def span_of(values: Sequence[float], measure: str) -> tuple[float, float]:
+    """The ends of a sweep's colours, on screen as in a file: a share's go from 0 up to the largest, so that small ones
+    are told apart; lengths differ from a shortest one.
+
+    Args:
+        values: of all cells and of the baseline.
+        measure: which one they are of.
+
+    Example:
+        >>> span_of([0.1, 0.4], "reasoned"), span_of([12.0, 30.0], "tokens")
+        ((0.0, 0.4), (12.0, 30.0))
+    """
+    low = min(values, default=0.0) if measure == "tokens" else 0.0
+    return low, max([*values, low + (1.0 if measure == "tokens" else 0.1)])
 
 
 @styled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -13,13 +15,9 @@ from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_HUES = (
-    *(COLORS[kind] for kind in ("steered", "prompt", "activation", "random")),
-    "#cc79a7",
-    "#e69f00",
-    "#000000",
-    COLORS["baseline"],
-)
+_SHADES = ("#1a1a1a", "#5e5e5e", "#8f8f8f", "#b5b5b5")
+"""Sets of pairs and forecasts are of no kind of intervention: greys and markers tell them apart."""
+
 _ALMOST = 1 - 1e-6
 _NAMES = {
     "agreement": "agreement of two pairs (cosine)",
@@ -32,17 +30,18 @@ _NAMES = {
 
 @styled
 def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str = "effect") -> Figure:
-    """Forecast against realised effect, one panel per forecast: the tables of `analysis.realised_effects` and
+    """How well forecasts tell the realised effect: the tables of `analysis.realised_effects` and
     `analysis.forecast_correlations`.
 
-    Markers are places, filled for the first model and hollow for others; bars are the points' 95% intervals. Above a
-    panel stand Spearman's
-    correlations with their intervals: over all points, and in the narrowest scope of the table.
+    Left a forest of Spearman's correlations with their 95% intervals, a group of rows for each scope; a correlation
+    that has no interval is hollow, and one that isn't defined is left out. Right, small, the points themselves under
+    the forecast that is first in the table: markers are places, filled for the first model and hollow for others.
 
     Args:
         table: the points.
-        correlations: which forecasts to show, and what to write above them.
-        effect: the column on the vertical axis: `"effect"` (adoption of the style) or `"gain"` (accuracy).
+        correlations: a row per scope and forecast.
+        effect: the column on the vertical axis of the points: `"effect"` (adoption of the style) or `"gain"`
+            (accuracy).
 
     Example:
         >>> import pandas as pd
@@ -51,49 +50,77 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         ...                        "high": [0.3, 0.9]})
         >>> scope = dict(scope="all points", forecast="agreement", rho=1.0, low=0.9, high=1.0)
         >>> figure = kv.figures.plot_forecasts(points.assign(place="values", model="tiny"), pd.DataFrame([scope]))
-        >>> figure.axes[0].get_title(loc="left")
-        'all points: 1.00 [0.90, 1.00]'
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['all points']
     """
-    low, high = ("gain_low", "gain_high") if effect == "gain" else ("low", "high")
-    names, places, models = (
-        list(dict.fromkeys(column)) for column in (correlations.forecast, table.place, table.model)
-    )
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    size = (TWO_COLUMNS if columns > 1 else ONE_COLUMN, 0.5 + 2.2 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for axis, name in zip(axes.flat, names, strict=False):
-        # the first on top
-        for place, color, marker in reversed(
-            [*zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)]
-        ):
-            for model in models:
-                own = table[(table.place == place) & (table.model == model)]
-                axis.vlines(
-                    own[name], own[low], own[high], color=COLORS["baseline"], alpha=0.15, linewidth=0.5, zorder=1
-                )
-                face = color if model == models[0] else "none"
-                axis.scatter(
-                    own[name],
-                    own[effect],
-                    s=11,
-                    marker=marker,
-                    facecolor=face,
-                    edgecolor=color,
-                    linewidths=0.6,
-                    alpha=0.8,
-                )
-        _scale(axis, name, table)
-        axis.set(xlabel=_NAMES.get(name, for_figure(name)))
-        axis.set_title(_written(correlations[correlations.forecast == name]), fontsize=7, loc="left")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(
-            "accuracy over the baseline's" if effect == "gain" else "share in the style over the baseline's"
-        )
-    for axis in list(axes.flat)[len(names) :]:
-        axis.set_axis_off()
-    _legend(figure, places, models)
+    names = list(dict.fromkeys(correlations.forecast))
+    scopes = list(dict.fromkeys(correlations["scope"]))
+    size = (TWO_COLUMNS, max(2.4, 0.9 + 0.11 * len(scopes) * (len(names) + 1)))
+    figure, (forest, inset) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(1.7, 1))
+    gap = 0.8 / len(names)
+    for row in correlations.dropna(subset="rho").to_dict("records"):
+        number = names.index(row["forecast"])
+        y = scopes.index(row["scope"]) + (number - (len(names) - 1) / 2) * gap
+        color, known = _SHADES[number % len(_SHADES)], not pd.isna(row["low"])
+        if known:
+            forest.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1)
+        look = dict(marker=_MARKS[number % len(_MARKS)], markerfacecolor=color if known else "white", markersize=4)
+        forest.plot(row["rho"], y, color=color, linestyle="none", clip_on=False, **look)
+    forest.axvline(0, color=COLORS["baseline"], linewidth=0.7, zorder=0)
+    for border in np.arange(0.5, len(scopes) - 1):
+        forest.axhline(border, color="#dddddd", linewidth=0.5, zorder=0)
+    forest.set(yticks=range(len(scopes)), yticklabels=[_broken(scope) for scope in scopes])
+    forest.set(xlim=(-1.05, 1.05), ylim=(len(scopes) - 0.45, -0.55), xlabel="Spearman's correlation with the effect")
+    forest.tick_params(axis="y", length=0)
+    keys = [
+        Line2D([], [], color=color, marker=marker, markersize=4, linewidth=1, label=_NAMES.get(name, for_figure(name)))
+        for name, color, marker in zip(names, _cycle(_SHADES, len(names)), _cycle(_MARKS, len(names)), strict=True)
+    ]
+    _draw_points(inset, table, names[0], effect)
+    forest.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.3, 1.0), ncols=2, columnspacing=1)
     return figure
+
+
+def _draw_points(axis: Axes, table: pd.DataFrame, name: str, effect: str) -> None:
+    places, models = list(dict.fromkeys(table.place)), list(dict.fromkeys(table.model))
+    low, high = ("gain_low", "gain_high") if effect == "gain" else ("low", "high")
+    axis.vlines(table[name], table[low], table[high], color=COLORS["baseline"], alpha=0.15, linewidth=0.5, zorder=1)
+    looks = [*zip(places, _cycle(_SHADES, len(places)), _cycle(_MARKS, len(places)), strict=True)]
+    for place, color, marker in reversed(looks):  # the first on top
+        for model in models:
+            own = table[(table.place == place) & (table.model == model)]
+            face = color if model == models[0] else "white"
+            look = dict(marker=marker, facecolor=face, edgecolor=color, linewidths=0.5)
+            axis.scatter(own[name], own[effect], s=8, zorder=2, **look)
+    keys = [
+        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=3.5, label=for_figure(place))
+        for place, color, marker in looks
+    ]
+    faces = {models[0]: "black", ", ".join(map(str, models[1:])): "white"} if len(models) > 1 else {}
+    keys += [
+        Line2D(
+            [],
+            [],
+            color="black",
+            marker="o",
+            markerfacecolor=face,
+            linestyle="none",
+            markersize=3.5,
+            label=for_figure(m),
+        )
+        for m, face in faces.items()
+    ]
+    _scale(axis, name, table)
+    what = "accuracy over the baseline's" if effect == "gain" else "share in the style over the baseline's"
+    axis.set_xlabel(_NAMES.get(name, for_figure(name)), fontsize=7)
+    axis.set_ylabel(what, fontsize=7)
+    axis.tick_params(labelsize=6)
+    axis.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=6, handletextpad=0.1)
+
+
+def _broken(scope: str) -> str:
+    """A scope in lines that leave the forest its room."""
+    return "\n".join(for_figure(line) for line in textwrap.wrap(scope, 22)) or for_figure(scope)
 
 
 @styled
@@ -155,7 +182,7 @@ def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
         label="random signs, all sets",
     )
     for i, (name, color, marker) in enumerate(
-        zip(names, _cycle(_HUES, len(names)), _cycle(_MARKS, len(names)), strict=True)
+        zip(names, _cycle(_SHADES, len(names)), _cycle(_MARKS, len(names)), strict=True)
     ):
         own = table[table.pairs == name].sort_values("n")
         # side by side
@@ -178,43 +205,6 @@ def _draw_stability(axis: Axes, table: pd.DataFrame, names: list[str]) -> None:
     axis.set(xscale="log", ylim=(min(-1.05, band.flipped_low.min()), 1.08))
     axis.set_xticks(sizes, [str(n) for n in sizes])
     axis.minorticks_off()
-
-
-def _written(rows: pd.DataFrame) -> str:
-    """The first and the last scope, a line each."""
-    lines = []
-    for row in rows.iloc[sorted({0, len(rows) - 1})].to_dict("records"):
-        rho, low, high = (round(float(row[name]), 2) + 0.0 for name in ("rho", "low", "high"))  # no minus zero
-        interval = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
-        end = "\n" if len(row["scope"]) > 30 else " "  # a panel's width
-        lines.append(
-            f"{for_figure(row['scope'])}:{end}" + ("nothing varies" if pd.isna(rho) else f"{rho:.2f}{interval}")
-        )
-    return "\n".join(lines)
-
-
-def _legend(figure: Figure, places: list[str], models: list[str]) -> None:
-    looks = zip(places, _cycle(_HUES, len(places)), _cycle(_MARKS, len(places)), strict=True)
-    keys = [
-        Line2D([], [], color=color, marker=marker, linestyle="none", markersize=4.5, label=for_figure(place))
-        for place, color, marker in looks
-    ]
-    if len(models) > 1:
-        filled = {models[0]: "black", ", ".join(models[1:]): "none"}
-        keys += [
-            Line2D(
-                [],
-                [],
-                color="black",
-                marker="o",
-                markerfacecolor=f,
-                linestyle="none",
-                markersize=4.5,
-                label=for_figure(m),
-            )
-            for m, f in filled.items()
-        ]
-    figure.legend(handles=keys, loc="outside upper center", ncols=4, columnspacing=1, handletextpad=0.2)
 
 
 def _cycle(values: tuple[str, ...], n: int) -> list[str]:

@@ -11,18 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .._util.text import for_figure
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
+from .style import COLORS, ONE_COLUMN, PARTS, STYLES, TWO_COLUMNS, styled
 
 LOOKS = {
-    "direct": ("#7f7f7f", "P"),
-    "strategy_execution": ("#e69f00", "^"),
-    "stepwise": ("#d55e00", "o"),
-    "causal_chain": ("#0072b2", "s"),
-    "annotated_deduction": ("#009e73", "D"),
-    "analogical": ("#cc79a7", "v"),
-    "other": ("#000000", "x"),
+    style: (color, marker)
+    for (style, color), marker in zip(STYLES.items(), ("P", "^", "o", "s", "D", "v", "x"), strict=True)
 }
-"""Colour (Okabe and Ito's) and marker of each style: in grey, the marker tells."""
+"""Colour and marker of each style: in grey, the marker tells."""
 
 _MOST = 6  # panels side by side
 
@@ -176,8 +171,8 @@ def plot_separability(table: pd.DataFrame) -> Figure:
     names = {"silhouette": "mean over pairs", "nearest centroid": "accuracy, pair left out"}
     for axis, (measure, name) in zip(axes, names.items(), strict=True):
         for part, color, marker, hatch in (
-            ("keys", COLORS["prompt"], "D", "////"),
-            ("values", COLORS["steered"], "o", "\\\\\\\\"),
+            ("keys", PARTS["keys"], "D", "////"),
+            ("values", PARTS["values"], "o", "\\\\\\\\"),
         ):
             own = table[(table.measure == measure) & (table.part == part)].sort_values("layer")
             band = dict(facecolor=color, alpha=0.25, linewidth=0, hatch=hatch, label=f"{part}, shuffled labels")

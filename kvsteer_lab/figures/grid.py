@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, styled
+from .style import AMOUNT, TWO_COLUMNS, ink, styled
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -81,7 +81,7 @@ def plot_coefficient_grid(
 def _draw(axis: Axes, cells: pd.DataFrame, measure: str, most: float) -> AxesImage:
     grid = cells.pivot(index="ck", columns="cv", values=measure).sort_index()
     shown = grid.to_numpy(float)
-    image = axis.imshow(shown, cmap="cividis", vmin=0, vmax=most, origin="lower", aspect="auto")
+    image = axis.imshow(shown, cmap=AMOUNT, vmin=0, vmax=most, origin="lower", aspect="auto")
     if shown.size <= _MOST_WRITTEN:
         for (i, j), value in np.ndenumerate(shown):
             axis.annotate(
@@ -90,7 +90,7 @@ def _draw(axis: Axes, cells: pd.DataFrame, measure: str, most: float) -> AxesIma
                 ha="center",
                 va="center",
                 fontsize=4.8,
-                color="white" if value < 0.55 * most else "black",
+                color=ink(value, 0, most),
             )
     elif min(shown.shape) > 1:
         axis.contour(shown, levels=[most / 2], colors="white", linewidths=0.8)

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from .._util.text import for_figure
 from ..stats.averaging import over_prompts
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
+from .style import COLORS, ONE_COLUMN, PARTS, TWO_COLUMNS, attach, styled
 
-_PARTS = {"value": (COLORS["steered"], ""), "reweighting": (COLORS["prompt"], "////"), "indirect": ("#bbbbbb", "....")}
+_PARTS = {"value": (PARTS["values"], ""), "reweighting": (PARTS["keys"], "////"), "indirect": ("#bbbbbb", "....")}
 _MARK = "#4d4d4d"  # heads are of no kind of intervention
 _FLOOR = 1e-4  # nats; below, the axis is linear
 

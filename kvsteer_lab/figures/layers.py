@@ -1,4 +1,4 @@
-"""Ablation of a steering by layer or KV head: one panel for each way of leaving them out."""
+"""Ablation of a steering by layer or KV head: a heat map of what each mask leaves of it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 
 from .._util.text import for_figure
 from ..stats.intervals import wilson
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
+from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, ink, styled
 
-_AXES = {
-    "single": "{} kept",
-    "leave one out": "{} left out",
-    "from below": "highest {} kept",
-    "from above": "lowest {} kept",
-    "windows": "window's first {}",
-    "single by layer": "{} kept",
+_MASKS = {
+    "single": "this {} alone",
+    "leave one out": "all but this {}",
+    "from below": "lowest {}s up to this",
+    "from above": "this {} and those above",
+    "windows": "window from this {} on",
 }
-_TITLES = {"single": "one alone", "leave one out": "all but one", "single by layer": "one head of one layer alone"}
-_MOST_TICKS = 8
+_MOST_WRITTEN = 16  # columns whose numbers can still be read
 
 
 @styled
@@ -29,9 +29,9 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, of each mask: a table of `kv.analysis.ablate_layers` or
     `ablate_heads`.
 
-    One row of panels per part (keys, values, both), one column per way. Lines on the points are 95% Wilson intervals,
-    the wide bars under them hold the middle 95% of random vectors at the same mask; the rules are the whole steering
-    and the baseline.
+    A panel per part (keys, values, both), a row per mask, a column per layer or KV head; titles give the baseline and
+    the whole steering. A blue frame: at most one in twenty random vectors does as well at that mask (`p_random`). The
+    colour bar says how wide a 95% Wilson interval is at most; the table has each.
 
     Raises:
         ValueError: a table without masks.
@@ -42,94 +42,96 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         >>> ways = [("none", "", None, 0.5), ("all", "values", None, 0.9), ("single", "values", 1, 0.8),
         ...         ("single", "values", 2, 0.6)]
         >>> table = pd.DataFrame(ways, columns=["way", "part", "layer", "accuracy"]).assign(head=None, n=40)
-        >>> table = table.assign(random_low=float("nan"),
-        ...                      random_high=float("nan")).astype({"layer": "Int64", "head": "Int64"})
-        >>> kv.figures.plot_layers(table).axes[0].get_xlabel()
-        'layer kept'
+        >>> figure = kv.figures.plot_layers(table.astype({"layer": "Int64", "head": "Int64"}))
+        >>> figure.axes[0].get_title(loc="left"), [text.get_text() for text in figure.axes[0].texts]
+        ('values: baseline .50, all .90', ['.80', '.60'])
     """
-    ways = [way for way in dict.fromkeys(table.way) if way not in ("none", "all")]
-    if not ways:
+    masks = table[~table.way.isin(["none", "all"])]
+    if masks.empty:
         raise ValueError(
             "The table holds no masks to draw, only the baseline or the whole; pass the one that"
             " kv.analysis.ablate_layers returned."
         )
-    parts = list(dict.fromkeys(table[table.way.isin(ways)].part))
-    width = ONE_COLUMN if len(ways) <= 2 else TWO_COLUMNS
-    what = {"accuracy": "accuracy", "reasoned": "share that reasons"}[column]
-    size = (width, 0.75 + 1.35 * len(parts))
+    masks = masks.assign(mask=_masks(masks), place=masks.layer.where(masks.layer.notna(), masks["head"]))
+    parts, units = list(dict.fromkeys(masks.part)), list(dict.fromkeys(masks.layer.isna().map(_unit)))
+    grids = {
+        (part, unit): masks[(masks.part == part) & (masks.layer.isna().map(_unit) == unit)]
+        for part in parts
+        for unit in units
+    }
+    rows = max(own["mask"].nunique() for own in grids.values())
+    columns = sum(grids[parts[0], unit].place.nunique() for unit in units)
+    width = ONE_COLUMN if columns <= 8 and len(units) == 1 else TWO_COLUMNS
     figure, axes = plt.subplots(
-        len(parts), len(ways), figsize=size, layout="constrained", sharex="col", sharey=True, squeeze=False
+        len(parts),
+        len(units),
+        figsize=(width, 0.85 + len(parts) * (0.45 + 0.2 * rows)),
+        layout="constrained",
+        squeeze=False,
     )
     for line, part in zip(axes, parts, strict=True):
-        for axis, way in zip(line, ways, strict=True):
-            # the dashes stay visible where both are one
-            for name, level, look in (("all", part, "-"), ("none", "", "--")):
-                rule = table[(table.way == name) & (table.part == level)]
-                if len(rule):
-                    label = "baseline, nothing added" if name == "none" else "whole steering"
-                    axis.axhline(
-                        rule[column].iloc[0],
-                        color="black" if name == "all" else COLORS["baseline"],
-                        linestyle=look,
-                        linewidth=0.7,
-                        label=label,
-                    )
-            _draw(axis, table[(table.way == way) & (table.part == part)], column)
-        line[0].set_ylabel(f"{for_figure(part)}\n{what}")
-    for axis, way in zip(axes[0], ways, strict=True):
-        axis.set_title(_TITLES.get(way, for_figure(way)))
-    for axis, way in zip(axes[-1], ways, strict=True):
-        own = table[(table.way == way) & (table.part == parts[0])]
-        unit = "layer and KV head" if way == "single by layer" else "layer" if own["head"].isna().all() else "KV head"
-        axis.set_xlabel(_AXES[way].format(unit))
-        names = [_name(row.layer, row.head) for row in own.itertuples()]
-        step = -(-len(names) // _MOST_TICKS)
-        axis.set(
-            xticks=range(0, len(names), step),
-            xticklabels=names[::step],
-            xlim=(-0.6, len(names) - 0.4),
-            ylim=(-0.05, 1.05),
-            yticks=[0, 0.5, 1],
-        )
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2 if width == ONE_COLUMN else 4)
+        for axis, unit in zip(line, units, strict=True):
+            image = _draw(axis, grids[part, unit], column)
+            axis.set_xlabel(unit if part == parts[-1] else "")
+        line[0].set_title(_title(table, part, column), loc="left")
+    what = {"accuracy": "accuracy", "reasoned": "share that reasons"}[column]
+    n = int(masks.n.iloc[0])
+    low, high = wilson(n // 2, n)
+    figure.colorbar(
+        image,
+        ax=axes,
+        label=f"{what}, {n} questions\n(95% interval: ±{(high - low) / 2:.2f} at most)",
+        location="bottom",
+        aspect=30,
+        pad=0.03,
+    )
     return figure
 
 
-def _name(layer: int | None, head: int | None) -> str:
-    if pd.isna(layer) or pd.isna(head):
-        return str(head if pd.isna(layer) else layer)
-    return f"{layer}\nh{head}"
+def _unit(by_head: bool) -> str:
+    return "KV head" if by_head else "layer"
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
-    place = np.arange(len(rows))
-    band = "random" if column == "accuracy" else f"random_{column}"
-    low, high = rows[f"{band}_low"], rows[f"{band}_high"]
-    if low.notna().any():  # a band of no height is drawn as a line
-        axis.vlines(
-            place,
-            low - 0.012,
-            high + 0.012,
-            color=COLORS["random"],
-            alpha=0.5,
-            linewidth=_thickness(axis, len(rows)),
-            label="random vectors, middle 95%",
-        )
-    bounds = np.array([wilson(round(share * n), int(n)) for share, n in zip(rows[column], rows.n, strict=True)])
-    error = np.abs(np.stack([rows[column] - bounds[:, 0], bounds[:, 1] - rows[column]]))
-    axis.errorbar(
-        place,
-        rows[column],
-        error,
-        fmt="o",
-        color=COLORS["steered"],
-        elinewidth=1,
-        label=f"steering, {int(rows.n.iloc[0])} questions",
-        clip_on=False,
-    )
+def _masks(table: pd.DataFrame) -> list[str]:
+    return [
+        f"head {row.head} of this layer alone"
+        if row.way == "single by layer"
+        else _MASKS.get(row.way, for_figure(row.way)).format("head" if pd.isna(row.layer) else "layer")
+        for row in table.itertuples()
+    ]
 
 
-def _thickness(axis: Axes, n: int) -> float:
-    """Points that leave a gap between `n` bars side by side."""
-    return min(9.0, 0.6 * 72 * axis.get_window_extent().width / axis.figure.dpi / n)
+def _title(table: pd.DataFrame, part: str, column: str) -> str:
+    found = {
+        name: table[(table.way == way) & (table.part.fillna("") == level)][column]
+        for name, way, level in (("baseline", "none", ""), ("all", "all", part))
+    }
+    told = ", ".join(f"{name} {_write(share.iloc[0])}" for name, share in found.items() if len(share))
+    return f"{for_figure(part)}: {told}" if told else for_figure(part)
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> AxesImage:
+    names, places = list(dict.fromkeys(rows["mask"])), sorted(set(rows.place))
+    grid = rows.pivot(index="mask", columns="place", values=column).reindex(index=names, columns=places)
+    axis.set_facecolor("#f2f2f2")
+    shown = grid.to_numpy(float)
+    image = axis.imshow(shown, cmap=AMOUNT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    if len(places) <= _MOST_WRITTEN:
+        for (i, j), share in np.ndenumerate(shown):
+            if not np.isnan(share):
+                axis.annotate(_write(share), (j, i), ha="center", va="center", fontsize=6, color=ink(share, 0, 1))
+    p = "p_random" if column == "accuracy" else f"p_random_{column}"
+    for row in rows.itertuples() if p in rows else ():
+        if getattr(row, p) <= 0.05:
+            corner = (places.index(row.place) - 0.44, names.index(row.mask) - 0.42)
+            axis.add_patch(Rectangle(corner, 0.88, 0.84, fill=False, edgecolor=COLORS["random"], linewidth=1.2))
+    step = -(-len(places) // _MOST_WRITTEN)
+    axis.set(xticks=range(0, len(places), step), xticklabels=[str(place) for place in places[::step]])
+    axis.set(yticks=range(len(names)), yticklabels=names)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _write(share: float) -> str:
+    return f"{share:.2f}".removeprefix("0")

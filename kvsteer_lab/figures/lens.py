@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
-
-_LEAST = 1e-3
-"""Nats below which a divergence is drawn as nothing."""
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled, tint
 
 
 @styled
@@ -82,8 +78,9 @@ def plot_lens_divergence(divergence: pd.DataFrame) -> Figure:
     """KL(steered || plain) of the lenses: at the offset token beside random vectors, and along the text: the
     `divergence` of `kv.analysis.logit_lens`.
 
-    Left, the lines on the points are 95% intervals over prompts and the band holds the middle 95% of random vectors.
-    Right, white is below 0.001 nats.
+    Left, a bar after each layer; black lines are 95% intervals over prompts, blue ones hold the middle 95% of random
+    vectors. Right, a group of bars for each token that is read, a bar after each layer (of more than four layers, four
+    at even distances), the later the darker.
 
     Example:
         >>> import pandas as pd
@@ -95,31 +92,29 @@ def plot_lens_divergence(divergence: pd.DataFrame) -> Figure:
         ['offset token', 'along the text']
     """
     first = divergence[divergence.step == 0]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", width_ratios=(1, 1.4))
-    if "random_low" in first:
-        left.fill_between(
-            first.layer,
-            first.random_low,
-            first.random_high,
-            color=COLORS["random"],
-            alpha=0.4,
-            linewidth=0,
-            label="random vectors",
-        )
-    error = np.abs(np.stack([first.kl - first.low, first.high - first.kl]))
-    left.errorbar(
-        first.layer, first.kl, error, fmt="s-", color=COLORS["steered"], markersize=3, elinewidth=1, label="steered"
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", sharey=True, width_ratios=(1, 1.6)
     )
+    error = np.abs(np.stack([first.kl - first.low, first.high - first.kl]))
+    bars = dict(color=COLORS["steered"], ecolor="black", error_kw={"elinewidth": 0.8})
+    left.bar(first.layer - 0.15, first.kl, 0.5, yerr=error, label="steered", **bars)
+    if "random_low" in first:
+        least = 0.01 * float(first.high.max())  # a bar of no height is drawn as a line
+        look = dict(color=COLORS["random"], label="random vectors, middle 95%")
+        left.bar(first.layer + 0.25, first.random_high - first.random_low + least, 0.2, first.random_low, **look)
     left.set(xlabel="after layer", ylabel="KL to the plain run, nats", title="offset token", xticks=_ticks(first.layer))
     left.set_ylim(0, max(0.1, left.get_ylim()[1]))  # a tenth of a nat is little: less shall look like nothing
-    left.legend(loc="best")
-    grid = divergence.pivot(index="layer", columns="step", values="kl")
-    most = max(1.0, float(grid.max().max()))
-    shown = grid.where(grid >= _LEAST)
-    image = right.imshow(shown, origin="lower", aspect="auto", cmap="Oranges", norm=LogNorm(_LEAST, most))
-    right.set(xlabel="token read (0: offset token)", ylabel="after layer", title="along the text")
-    right.set(xticks=_ticks(pd.Series(range(grid.shape[1]))), yticks=_ticks(pd.Series(range(grid.shape[0]))))
-    figure.colorbar(image, ax=right, label="nats")
+    every = sorted(set(divergence.layer))
+    shown = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, min(4, len(every))).round().astype(int))]
+    width = 0.8 / len(shown)
+    for number, layer in enumerate(shown):
+        own = divergence[divergence.layer == layer]
+        place = own.step + (number - (len(shown) - 1) / 2) * width
+        color = tint(COLORS["steered"], (number + 1) / len(shown))
+        right.bar(place, own.kl, width, color=color, edgecolor=COLORS["steered"], linewidth=0.4, label=f"layer {layer}")
+    right.set(xlabel="token read (0: offset token)", title="along the text", xticks=_ticks(divergence.step))
+    for axis in (left, right):
+        axis.legend(loc="upper left" if axis is left else "upper right", title=None if axis is left else "after")
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ..vectors.kv import KVVectors
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, styled
+from .style import AMOUNT, COLORS, ONE_COLUMN, PARTS, TWO_COLUMNS, attach, styled
 
 
 @styled
@@ -34,7 +34,7 @@ def plot_norms(vectors: KVVectors) -> Figure:
     for axis, name, symbol in zip(axes, ("keys", "values"), ("|S^K|", "|S^V|"), strict=True):
         grid = table.pivot(index="layer", columns="head", values=name)
         sns.heatmap(
-            grid, ax=axis, cmap="cividis", vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"}
+            grid, ax=axis, cmap=AMOUNT, vmin=0, annot=grid.size <= 32, fmt=".3g", cbar_kws={"label": f"${symbol}$"}
         )
         axis.set(title=f"{name}", xlabel="KV head", ylabel="layer" if axis is axes[0] else "")
         axis.tick_params(axis="y", rotation=0)
@@ -54,8 +54,8 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
         'dose at coefficient 1'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
-    axis.plot(relative.layer, relative["keys"], "o--", color=COLORS["prompt"], label="keys, $|S^K|/|K|$")
-    axis.plot(relative.layer, relative["values"], "s-", color=COLORS["steered"], label="values, $|S^V|/|V|$")
+    axis.plot(relative.layer, relative["keys"], "o--", color=PARTS["keys"], label="keys, $|S^K|/|K|$")
+    axis.plot(relative.layer, relative["values"], "s-", color=PARTS["values"], label="values, $|S^V|/|V|$")
     axis.axhline(1, color=COLORS["baseline"], linewidth=0.6, zorder=0)
     axis.annotate(
         "as large as the slot's own",

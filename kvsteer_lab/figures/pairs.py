@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .style import COLORS, ONE_COLUMN, styled
+from .style import ONE_COLUMN, PARTS, SIDES, styled
 
 
 @styled
@@ -23,7 +23,7 @@ def plot_lengths(lengths: pd.DataFrame) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.0), layout="constrained")
     long = lengths.melt(value_vars=["positive", "negative"], var_name="side", value_name="tokens")
-    palette = {"positive": COLORS["steered"], "negative": COLORS["baseline"]}
+    palette = SIDES
     sns.histplot(long, x="tokens", hue="side", bins=30, palette=palette, element="step", alpha=0.4, ax=axis)
     sns.move_legend(axis, "upper center", title=None)
     legend = axis.get_legend()
@@ -49,7 +49,7 @@ def plot_convergence(table: pd.DataFrame) -> Figure:
         'pairs averaged'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
-    for part, color, marker in (("keys", COLORS["prompt"], "o"), ("values", COLORS["steered"], "s")):
+    for part, color, marker in (("keys", PARTS["keys"], "o"), ("values", PARTS["values"], "s")):
         groups = table[table.part == part].groupby("n").cosine
         mean, band = groups.mean(), groups.quantile([0.05, 0.95]).unstack()
         axis.fill_between(band.index, band[0.05], band[0.95], color=color, alpha=0.2, linewidth=0)

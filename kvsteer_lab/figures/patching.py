@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, styled
+from .style import AMOUNT, TWO_COLUMNS, ink, styled
 
 _WHAT = {"stream": "stream after layer", "update": "what layer adds"}
 _WAY = {"restored": "steered into plain: share restored", "removed": "plain into steered: share removed"}
@@ -45,7 +45,7 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                 .reindex(sites)
             )
             axis.set_facecolor("#f2f2f2")
-            image = axis.imshow(grid, aspect="auto", cmap="Oranges", vmin=0, vmax=1)
+            image = axis.imshow(grid, aspect="auto", cmap=AMOUNT, vmin=0, vmax=1)
             for i, site in enumerate(sites):
                 for j, layer in enumerate(layers):
                     share = grid.loc[site, layer]
@@ -57,9 +57,7 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                         )
                     elif len(layers) <= 12:
                         text = f"{share:.2f}".replace("-0.00", "0.00")
-                        axis.text(
-                            j, i, text, ha="center", va="center", fontsize=6, color="white" if share > 0.6 else "black"
-                        )
+                        axis.text(j, i, text, ha="center", va="center", fontsize=6, color=ink(share, 0, 1))
             axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
             axis.set_yticklabels(
                 [f"{'layer ' if site != 'all' else ''}{for_figure(site)} ({effects[site]:+.2f})" for site in sites]

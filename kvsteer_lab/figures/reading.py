@@ -10,19 +10,29 @@ from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from .._util.text import for_figure
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, styled
+from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, ink, styled
 
-_LOOKS = [("o", "-"), ("s", "--"), ("^", "-."), ("D", (0, (5, 1)))]  # dotted are the rules
-_GROUPS = {
-    "whole": ("nothing", "everything", "other slot"),
-    "layers": ("one layer", "all but one layer"),
-    "heads": ("one head", "all but one head"),
-    "steps": ("from step", "only at step"),
+_HATCHES = ["", "////", "....", "xxxx"]
+_MAPS = {
+    "hidden from one": ("one layer", "one head"),
+    "read by one alone": ("all but one layer", "all but one head"),
 }
-_FLOOR = 0.01  # nats; below, the axis is linear
+_ORDER = {way: i for i, way in enumerate(("nothing", "everything", "from step", "only at step", "other slot"))}
+_STRIP = {
+    "nothing": "read",
+    "everything": "hidden from everything",
+    "from step": "hidden from token {step} on",
+    "only at step": "hidden at token {step} only",
+    "other slot": "slot {slot} hidden",
+}
+_FEWEST_TOKENS = 5
+_SHARES = {"accuracy": "accuracy", "reasoned": "share that reasons", "same_style": "share whose style is kept"}
+_MOST_WRITTEN = 72  # cells of a map that can still be read
 _MOST_TICKS = 8
 
 
@@ -64,7 +74,7 @@ def plot_attention(table: pd.DataFrame) -> Figure:
             .pivot_table(index=["layer", "head"], columns="step", values="attention")
             .reindex(order)
         )
-        image = axis.imshow(mean.to_numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        image = axis.imshow(mean.to_numpy(), aspect="auto", cmap=AMOUNT, vmin=0, vmax=1, interpolation="nearest")
         step = -(-mean.shape[1] // _MOST_TICKS)
         axis.set(
             title=for_figure(label),
@@ -73,7 +83,7 @@ def plot_attention(table: pd.DataFrame) -> Figure:
             xticklabels=mean.columns[::step],
         )
         for border in np.flatnonzero(heads.layer.diff().fillna(0)):
-            axis.axhline(border - 0.5, color="black", linewidth=0.4)
+            axis.axhline(border - 0.5, color="white", linewidth=0.6)
     every = -(-len(heads) // 20)
     names = [f"{layer}.{head}" for layer, head in order]
     axes[0, 0].set(yticks=range(0, len(heads), every), yticklabels=names[::every], ylabel="layer.query head")
@@ -87,9 +97,10 @@ def plot_attention(table: pd.DataFrame) -> Figure:
 def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     """Accuracy, or the share of `"reasoned"` replies, with the slot hidden: a table of `kv.analysis.knock_out_reading`.
 
-    A panel for the whole slot and other slots, for layers, heads and steps, as far as the table has them. Filled:
-    hidden from this one; open: from all but this one. Lines are 95% Wilson intervals; the rule is the run that reads
-    the slot. The colour is that of what is there to be read.
+    Maps of layers and query heads, of those that the slot is hidden from and of those that alone still read it, as far
+    as the table has them; the column `all` is the layer as a whole. The strip beside them holds what is about no layer:
+    the run that reads the slot, the slot hidden from everything or from a step on, and other slots hidden from
+    everything, with 95% Wilson intervals. The strip's colour is that of what is there to be read.
 
     Raises:
         ValueError: a table without knock-outs.
@@ -101,80 +112,90 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         >>> table = pd.DataFrame(ways, columns=["way", "layer", "reasoned"]).assign(head=None, step=None, slot=-1)
         >>> table = table.astype({"layer": "Int64"}).assign(intervention="cache steering")
         >>> table = table.assign(reasoned_low=table.reasoned - 0.1, reasoned_high=table.reasoned + 0.1)
-        >>> [axis.get_xlabel() for axis in kv.figures.plot_knock_out(table).axes]
-        ['slot', 'layer']
+        >>> [axis.get_title() for axis in kv.figures.plot_knock_out(table).axes[:2]]
+        ['hidden from one', 'the whole slot -1, and others']
     """
-    panels = {
-        name: ways for name, ways in _GROUPS.items() if table.way.isin(ways[1:] if name == "whole" else ways).any()
-    }
-    if not panels:
+    if not (table.way != "nothing").any():
         raise ValueError(
             "The table holds no knock-outs to draw; pass the one that kv.analysis.knock_out_reading returned."
         )
-    low, high = ("low", "high") if column == "accuracy" else (f"{column}_low", f"{column}_high")
-    own = color_of(table.intervention.iloc[0])
-    sizes = [max(3, len(_names(table, ways))) for ways in panels.values()]
-    width = ONE_COLUMN if sum(sizes) <= 12 else TWO_COLUMNS
+    maps = {name: ways for name, ways in _MAPS.items() if table.way.isin(ways).any()}
+    grids = {name: _by_place(table[table.way.isin(ways)], column) for name, ways in maps.items()}
+    columns = max((grid.shape[1] for grid in grids.values()), default=0)
+    strip = table[~table.way.isin([way for ways in _MAPS.values() for way in ways])].sort_values(
+        "way", key=lambda ways: ways.map(_ORDER), kind="stable"
+    )
+    tall = max([0.13 * len(strip), *(0.2 * min(len(grid), 16) for grid in grids.values())])
     figure, axes = plt.subplots(
         1,
-        len(panels),
-        figsize=(width, 2.1),
+        len(grids) + 1,
+        figsize=(TWO_COLUMNS if columns > 1 else 1.5 * ONE_COLUMN, 0.85 + tall),
         layout="constrained",
-        sharey=True,
         squeeze=False,
-        width_ratios=[s**0.7 for s in sizes],
+        width_ratios=[*([max(columns, 3)] * len(grids)), 5],
     )
-    for axis, (name, ways) in zip(axes[0], panels.items(), strict=True):
-        names = _names(table, ways)
-        for rule in table[table.way == "nothing"][column]:
-            axis.axhline(rule, color="black", linewidth=0.7, zorder=0)
-        for number, way in enumerate(w for w in ways if (table.way == w).any()):
-            part = table[table.way == way]
-            control = way == "other slot"
-            place = [names.index(_name(row)) for row in part.itertuples()]
-            error = np.abs(np.stack([part[column] - part[low], part[high] - part[column]]))
-            color = COLORS["random"] if control else own
-            fill = "white" if way.startswith("all but") else color
-            label = {"nothing": "slot read"}.get(way, f"hidden: {for_figure(way)}")
-            shift = 0.0 if name == "whole" else 0.15 * (number - 0.5 * (len(ways) - 1))
-            marker = "s" if control else "D" if way == "nothing" else "o"
-            look = dict(fmt=marker, color=color, markerfacecolor=fill, elinewidth=0.8, clip_on=False)
-            axis.errorbar(np.array(place) + shift, part[column], error, label=label, **look)
-        step = -(-len(names) // (_MOST_TICKS if len(names) < 20 else 2 * _MOST_TICKS))
-        axis.set(
-            xticks=range(0, len(names), step),
-            xticklabels=names[::step],
-            xlim=(-0.7, len(names) - 0.3),
-            ylim=(-0.05, 1.05),
-            yticks=[0, 0.5, 1],
-        )
-        axis.set_xlabel({"whole": "slot", "layers": "layer", "heads": "layer.query head", "steps": "step"}[name])
-        if len(names) > _MOST_TICKS or name == "whole":
-            axis.tick_params(axis="x", labelrotation=90)
-    axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share that reasons"}.get(column, for_figure(column)))
-    _legend(figure, axes[0], 2 if width == ONE_COLUMN else 4)
+    what = _SHARES.get(column, for_figure(column))
+    for axis, (name, grid) in zip(axes[0], grids.items(), strict=False):
+        image = _draw_map(axis, grid)
+        axis.set_title(name)
+    axes[0, 0].set_ylabel("layer" if grids else "")
+    if grids:
+        figure.colorbar(image, ax=list(axes[0, :-1]), label=what, location="bottom", aspect=30, pad=0.03)
+    _draw_strip(axes[0, -1], strip, column)
+    slot = table[table.way != "other slot"].slot.iloc[0]
+    axes[0, -1].set(xlabel=what, title=f"the whole slot {for_figure(slot)}, and others")
     return figure
 
 
-def _names(table: pd.DataFrame, ways: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys(_name(row) for row in table[table.way.isin(ways)].itertuples()))
+def _by_place(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Layers by heads; a layer as a whole is the column `all`."""
+    names = table["head"].map(lambda head: "all" if pd.isna(head) else str(head))
+    order = sorted(set(names), key=lambda name: (name == "all", int(name) if name != "all" else 0))
+    return table.assign(place=names).pivot(index="layer", columns="place", values=column)[order]
 
 
-def _name(row: object) -> str:
-    """What a knock-out is about: a layer, a head, a step, or which slot."""
-    way, layer, head, step, slot = (getattr(row, name) for name in ("way", "layer", "head", "step", "slot"))
-    if way in _GROUPS["whole"]:
-        return for_figure(slot)
-    return ".".join(str(x) for x in (layer, head) if not pd.isna(x)) if pd.isna(step) else str(step)
+def _draw_map(axis: Axes, grid: pd.DataFrame) -> AxesImage:
+    shown = grid.to_numpy(float)
+    image = axis.imshow(shown, cmap=AMOUNT, vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest")
+    if shown.size <= _MOST_WRITTEN:
+        for (i, j), share in np.ndenumerate(shown):
+            if not np.isnan(share):
+                text = f"{share:.2f}".replace("0.", ".")
+                axis.annotate(text, (j, i), ha="center", va="center", fontsize=6, color=ink(share, 0, 1))
+    for way, values in (("x", grid.columns), ("y", grid.index)):
+        step = -(-len(values) // (2 * _MOST_TICKS))
+        axis.set(**{f"{way}ticks": range(0, len(values), step), f"{way}ticklabels": [str(v) for v in values[::step]]})
+    if "all" in grid.columns and grid.shape[1] > 1:
+        axis.axvline(grid.shape[1] - 1.5, color="white", linewidth=2)
+    axis.set_xlabel("query head" if grid.shape[1] > 1 else "heads")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _draw_strip(axis: Axes, strip: pd.DataFrame, column: str) -> None:
+    low, high = ("low", "high") if column == "accuracy" else (f"{column}_low", f"{column}_high")
+    names = []
+    for place, row in enumerate(strip.itertuples()):
+        color = COLORS["random"] if row.way == "other slot" else color_of(str(row.intervention))
+        share = float(getattr(row, column))
+        error = [[abs(share - getattr(row, low))], [abs(getattr(row, high) - share)]]
+        marker = "s" if row.way == "other slot" else "D" if row.way == "nothing" else "o"
+        axis.errorbar(share, place, xerr=error, fmt=marker, color=color, elinewidth=0.9, clip_on=False)
+        names.append(_STRIP.get(row.way, "{way}").format(way=row.way, slot=row.slot, step=row.step))
+    axis.set(yticks=range(len(names)), yticklabels=list(map(for_figure, names)), xlim=(-0.03, 1.03), xticks=[0, 0.5, 1])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
 
 
 @styled
 def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> Figure:
-    """What reading the slot is still worth from each step on, one line per intervention: the tables of
+    """What reading the slot is still worth from each token on, one bar per intervention: the tables of
     `kv.analysis.half_life`.
 
-    Bands are 95% bootstrap intervals over prompts. Dotted rules, with `summary`: the most that another slot of the
-    prompt is worth.
+    Black lines are 95% bootstrap intervals over prompts. With `summary`, a line across each
+    intervention's first bar is the most that another slot of the prompt is worth. Behind the last token at which a
+    hundredth of the most is left, three more are drawn.
 
     Example:
         >>> import pandas as pd
@@ -182,23 +203,34 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         >>> steps = pd.DataFrame({"step": [0, 1, 2], "left": [4.0, 1.0, 0.1], "left_low": 0.05, "left_high": 5.0})
         >>> figure = kv.figures.plot_half_life(steps.assign(intervention="cache steering"))
         >>> figure.axes[0].get_xlabel()
-        'slot hidden from step'
+        'slot hidden from token (0: offset token)'
     """
+    labels = list(dict.fromkeys(steps.intervention))
+    last = steps[steps.left >= 0.01 * steps.left.max()].step.max()
+    steps = steps[steps.step <= max(last + 3, _FEWEST_TOKENS)]
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3), layout="constrained")
-    for (label, part), (marker, line) in zip(steps.groupby("intervention", sort=False), _LOOKS * 9, strict=False):
-        color = color_of(str(label))
-        axis.plot(
-            part.step, part.left, marker=marker, linestyle=line, color=color, label=for_figure(label), markersize=3
-        )
-        axis.fill_between(part.step, part.left_low, part.left_high, color=color, alpha=0.2, linewidth=0)
+    width = 0.8 / len(labels)
+    for number, (label, hatch) in enumerate(zip(labels, _HATCHES * len(labels), strict=False)):
+        part, color = steps[steps.intervention == label], color_of(str(label))
+        place = part.step + (number - (len(labels) - 1) / 2) * width
+        error = np.abs(np.stack([part.left - part.left_low, part.left_high - part.left]))
+        look = dict(hatch=hatch, edgecolor="white", linewidth=0, ecolor="black", error_kw={"elinewidth": 0.8})
+        axis.bar(place, part.left, width, yerr=error, color=color, label=for_figure(label), **look)
         if summary is not None:
-            axis.axhline(
-                summary.set_index("intervention").other[label], color=color, linestyle=(0, (1, 3)), linewidth=0.8
+            most = float(summary.set_index("intervention").other[label])
+            ends = place.iloc[0] + np.array([-0.5, 0.5]) * width
+            axis.plot(
+                ends,
+                [most, most],
+                color="black",
+                linewidth=1.4,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
             )
-    axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.5)
-    axis.set(xlabel="slot hidden from step", ylabel="nats lost in the rest of the text", ylim=(0, None))
+    if summary is not None:
+        axis.plot([], [], color="black", linewidth=1.4, label="another slot, at most")
+    axis.set(xlabel="slot hidden from token (0: offset token)", ylabel="nats lost in the rest of the text")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(figure, [axis], 3)
+    _legend(figure, [axis], 2)
     return figure
 
 

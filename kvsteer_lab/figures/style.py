@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from pandas.api.types import is_integer_dtype
 from pandas.api.typing import DataFrameGroupBy
@@ -27,6 +28,28 @@ COLORS = {
 }
 """Okabe and Ito's palette: told apart by readers with colour-vision deficiency. In grey they are not: there labels,
 markers and lines must do it.
+"""
+
+PARTS = {"keys": "#7b3294", "values": "#c9a400"}
+"""What is edited: keys or values."""
+
+STYLES = {
+    "direct": "#332288",
+    "strategy_execution": "#6b8e23",
+    "stepwise": "#cc3377",
+    "causal_chain": "#8c564b",
+    "annotated_deduction": "#17606e",
+    "analogical": "#f4a6c8",
+    "other": "#000000",
+}
+"""The style of a text. No colour of these three tables means two things: orange is cache steering and nothing else."""
+
+SIDES = {"positive": "#3f3f3f", "negative": "#c4c4c4"}
+"""The sides of a contrastive pair: they belong to no intervention, so they are greys."""
+
+AMOUNT = "cividis"
+"""The colour map of every amount: read in grey, and by readers with colour-vision deficiency. The explorer's heat maps
+have it, too.
 """
 
 _KINDS = {
@@ -197,3 +220,27 @@ def color_of(label: str) -> str:
     parts = re.sub(r"'[^']*'|\"[^\"]*\"", "''", label).split(" + ")  # forced words may hold anything
     kinds = {next((kind for kind, look in _KINDS.items() if re.fullmatch(look, part)), "steered") for part in parts}
     return COLORS[next(kind for kind in ("random", "activation", "steered", "prompt", "baseline") if kind in kinds)]
+
+
+def tint(color: str, share: float) -> str:
+    """A colour mixed with white, so that an order can be told without another hue.
+
+    Args:
+        color: in hex.
+        share: how much of it is left, from 0 (white) to 1.
+
+    Example:
+        >>> tint("#000000", 0.0), tint("#d55e00", 1.0)
+        ('#ffffff', '#d55e00')
+    """
+    return to_hex(tuple(1 - share * (1 - part) for part in to_rgb(color)))
+
+
+def ink(value: float, low: float, high: float) -> str:
+    """Black or white, whichever is read better on the colour that `AMOUNT` gives a value.
+
+    Example:
+        >>> ink(0.1, 0, 1), ink(0.9, 0, 1)
+        ('white', 'black')
+    """
+    return "white" if value < low + 0.55 * (high - low) else "black"

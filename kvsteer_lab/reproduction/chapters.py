@@ -31,7 +31,7 @@ class Chapter:
 
     @property
     def number(self) -> str:
-        return self.name[:2]
+        return self.name.partition("_")[0]
 
     @cached_property
     def notebook(self) -> NotebookNode:
@@ -41,7 +41,7 @@ class Chapter:
     def title(self) -> str:
         """The first heading, without the number that some begin with."""
         heading = self.notebook.cells[0].source.splitlines()[0].lstrip("# ")
-        return re.sub(r"^\d\d\W+", "", heading)
+        return re.sub(r"^\d\d[a-z]?\W+", "", heading)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -73,7 +73,7 @@ def find_chapters(numbers: Sequence[str] = ()) -> list[Chapter]:
     >>> find_chapters(["00"])[0].number
     '00'
     """
-    every = [Chapter(path) for path in sorted(folder().glob("[0-9][0-9]_*.ipynb"))]
+    every = [Chapter(path) for path in sorted(folder().glob("[0-9][0-9]*_*.ipynb"))]
     if not every:
         raise FileNotFoundError(
             "The notebooks were not installed with the package; install it from its wheel, or run this in a checkout."

@@ -47,6 +47,8 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
 
     doses, every = list(profile.doses), _stride(units.n_layers, own.layers)
     coefficients = [of_values(dose) for dose in doses]
+    layers = None if own.layers is None else _some(units.n_layers, own.layers)
+    heads = None if own.layers is None else [0, 1]
     full_key = _rounded(1 / units.keys) if units.keys > 0 else 1.0
     shared = dict(
         **dict(STYLE=first, OTHER_STYLE=second, SHOTS=own.shots, PAIRS=own.pairs, CK=0.0, CV=of_values(profile.dose)),
@@ -72,11 +74,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             TEMPERATURES=[0, 1] if size == "quick" else [0, 0.5, 1, 1.5],
         ),
         "08": dict(DOSES=doses, N_CURVE=own.dev),
-        "09": dict(
-            N=max(4, few),
-            LAYERS=None if own.layers is None else _some(units.n_layers, own.layers),
-            HEADS=None if own.layers is None else [0, 1],
-        ),
+        **{number: dict(N=max(4, few), LAYERS=layers, HEADS=heads) for number in ("09a", "09b", "09c")},
         "11": dict(STYLES=[first, second], CVS=[0.0, *coefficients]),
         "12": dict(
             DOSE=profile.dose,
@@ -87,7 +85,11 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
         ),
         "13": dict(N=few, TURNS=3 if size == "quick" else 4),
     }
-    for number, name in (("06", "CONTROL"), ("09", "CONTROL"), ("12", "OTHER"), ("13", "OTHER")):
+    for number, name in (
+        *((number, "CONTROL") for number in ("06", "09a", "09b", "09c")),
+        ("12", "OTHER"),
+        ("13", "OTHER"),
+    ):
         chapters[number][name] = profile.comparison
     return {"": shared, **chapters}
 

@@ -7,11 +7,13 @@ import pandas as pd
 from .._util.html import TextTable
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
+def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
     """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, missing numbers left blank.
 
     Args:
         table: any table of results; columns called `p` or `p_...` hold p-values.
+        decimals: how many all numbers of the table have that aren't whole by nature (p-values keep three), so that a
+            column has one format; by default three digits each.
 
     Returns:
         A table of strings with the same index and columns.
@@ -21,19 +23,24 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         >>> import kvsteer_lab as kv
         >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0], "p": [0.0004, 0.04]})).to_numpy().tolist()
         [['0.123', '<0.001'], ['-1', '0.040']]
+        >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0]}), decimals=2).gain.tolist()
+        ['0.12', '-1.00']
     """
     return TextTable(
-        {name: [_write(str(name), value) for value in table[name]] for name in table.columns}, index=table.index
+        {name: [_write(str(name), value, decimals) for value in table[name]] for name in table.columns},
+        index=table.index,
     )
 
 
-def _write(name: str, value: object) -> str:
+def _write(name: str, value: object, decimals: int | None) -> str:
     if pd.isna(value):
         return ""
     if not isinstance(value, float):
         return str(value)
     if name == "p" or name.startswith("p_"):
         return "<0.001" if value < 0.001 else f"{value:.3f}"
+    if decimals is not None:
+        return f"{round(float(value), decimals) + 0.0:.{decimals}f}"
     value += 0.0  # no minus zero
     return (
         f"{value:.0f}"

@@ -324,17 +324,16 @@ def test_swapped_pairs_have_their_sides_exchanged(tiny: kv.Model) -> None:
 def test_pictures_show_all_points(table: pd.DataFrame) -> None:
     correlations = forecast_correlations(table, ("agreement", "pairs"), resamples=50)
     figure = kv.figures.plot_forecasts(table, correlations)
-    shown = [axis for axis in figure.axes if axis.axison]
-    assert (
-        len(shown) == 2
-        and sum(
-            len(dots.get_offsets())
-            for dots in shown[0].collections
-            if hasattr(dots, "get_sizes") and len(dots.get_sizes())
-        )
-        == 9
-    )
-    assert "all points" in shown[0].get_title(loc="left")
+    forest, inset = figure.axes
+    dots = [dots for dots in inset.collections if hasattr(dots, "get_sizes") and len(dots.get_sizes())]
+    assert sum(len(own.get_offsets()) for own in dots) == len(table) == 9
+    assert forest.get_yticklabels()[0].get_text() == "all points"
+    defined = correlations.dropna(subset="rho")
+    shown = [float(line.get_xdata()[0]) for line in forest.lines if line.get_linestyle() == "None"]
+    assert shown == pytest.approx(defined.rho.tolist())
+    intervals = [list(line.get_xdata()) for line in forest.lines if line.get_linestyle() == "-"]
+    known = defined.dropna(subset="low")
+    assert all(list(pair) in intervals for pair in zip(known.low, known.high, strict=True)) and len(known)
     halves = split_half({"a": of(planted(8, 1.0, 0)), "b": of(planted(8, 0.1, 1))}, [1, 4], repeats=20)
     assert [axis.get_title() for axis in kv.figures.plot_split_half(halves).axes] == ["values"]
 

@@ -312,24 +312,25 @@ def test_the_figure_draws_what_the_table_holds(tiny, task, own):
     steering = kv.CacheSteering(own, 1.0, 2.0)
     table = ablate(kv.analysis.ablate_layers, tiny, task, steering, ("single", "windows"), controls=2)
     figure = kv.figures.plot_layers(table, "reasoned")
-    assert len(figure.axes) == 6 and [a.get_title() for a in figure.axes[:2]] == ["one alone", "windows"]
-    assert [a.get_ylabel().split("\n")[0] for a in figure.axes[::2]] == ["keys and values", "keys", "values"]
-    for axis, part in zip(figure.axes[::2], ("keys and values", "keys", "values"), strict=True):
-        assert axis.lines[-1].get_ydata().tolist() == rows(table, "single", part).reasoned.tolist()
-        assert axis.lines[0].get_ydata()[0] == rows(table, "all", part).reasoned.iloc[0]
-    assert [t.get_text() for t in figure.axes[-2].get_xticklabels()] == ["1", "2", "3"] and figure.axes[
-        -1
-    ].get_xlabel() == "window's first layer"
+    panels = [axis for axis in figure.axes if axis.images]
+    assert [a.get_title(loc="left").split(":")[0] for a in panels] == ["keys and values", "keys", "values"]
+    for axis, part in zip(panels, ("keys and values", "keys", "values"), strict=True):
+        alone, windows = axis.images[0].get_array().filled(-1).tolist()
+        assert alone == rows(table, "single", part).reasoned.tolist()
+        assert windows == [*rows(table, "windows", part).reasoned.tolist(), -1]
+        whole = rows(table, "all", part).reasoned.iloc[0]
+        assert axis.get_title(loc="left").endswith("all " + f"{whole:.2f}".removeprefix("0"))
+        better = table[(table.part == part) & table.way.isin(["single", "windows"]) & (table.p_random_reasoned <= 0.05)]
+        assert len(axis.patches) == len(better), "framed: what random vectors don't do"
+    assert [t.get_text() for t in panels[0].get_xticklabels()] == ["1", "2", "3"]
+    assert [t.get_text() for t in panels[0].get_yticklabels()] == ["this layer alone", "window from this layer on"]
     heads = kv.figures.plot_layers(
         ablate(kv.analysis.ablate_heads, tiny, task, kv.CacheSteering(own, 0, 2), "single by layer")
     )
-    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == [
-        "1\nh0",
-        "1\nh1",
-        "2\nh0",
-        "2\nh1",
-        "3\nh0",
-        "3\nh1",
+    assert [t.get_text() for t in heads.axes[0].get_xticklabels()] == ["1", "2", "3"]
+    assert [t.get_text() for t in heads.axes[0].get_yticklabels()] == [
+        "head 0 of this layer alone",
+        "head 1 of this layer alone",
     ]
     with pytest.raises(ValueError, match="no masks to draw"):
         kv.figures.plot_layers(table[table.way == "all"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import random_models
 import torch
+from matplotlib.container import BarContainer
 from random_models import CONFIGS, OTHERS, PROMPTS, ROTATED, newline, vectors_for
 from torch import nn
 
@@ -75,7 +76,12 @@ def test_the_table_holds_what_score_and_divergence_say(load_random: Load) -> Non
     lines = kv.figures.plot_lens(lens.tokens, step=3).axes[0].get_lines()
     steered = lens.tokens[(lens.tokens.step == 3) & (lens.tokens.token == lens.tokens.token.iloc[0])].steered.tolist()
     assert any(list(line.get_ydata()) == steered for line in lines)
-    assert len(kv.figures.plot_lens_divergence(lens.divergence).axes) == 3, "two panels and a colour bar"
+    offset, along = kv.figures.plot_lens_divergence(lens.divergence).axes
+    first = lens.divergence[lens.divergence.step == 0]
+    groups = [[bar.get_height() for bar in group] for group in offset.containers if isinstance(group, BarContainer)]
+    assert first.kl.tolist() in groups
+    groups = [[bar.get_height() for bar in group] for group in along.containers]
+    assert groups == [lens.divergence[lens.divergence.layer == layer].kl.tolist() for layer in range(4)]
     with pytest.raises(ValueError, match="The table holds no step 9; choose one of: 0, 1, 2, 3"):
         kv.figures.plot_lens(lens.tokens, step=9)
     below = lens.divergence[lens.divergence.layer == 0]

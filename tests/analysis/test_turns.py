@@ -13,6 +13,7 @@ import pytest
 import random_models
 import reference
 import torch
+from matplotlib.container import ErrorbarContainer
 from random_models import CONFIGS, PROMPTS, newline, vectors_for
 from toy import Toy
 
@@ -216,10 +217,13 @@ def test_controls_are_followed_in_the_same_run(tiny: kv.Model) -> None:
         (w, t) for w in ("plain", "kept", "slot alone") for t in (1, 2)
     ]
     for column in ("accuracy", "change"):
-        kept, alone_in_slot = kv.figures.plot_turns(table, column).axes
-        assert [kept.get_title(), alone_in_slot.get_title()] == ["kept", "slot alone"]
-        drawn = [list(line.get_ydata()) for line in kept.get_lines()]
-        assert table[table.way == "kept"][column].tolist() in drawn
+        (axis,) = kv.figures.plot_turns(table, column).axes
+        ways = ["kept", "slot alone"] if column == "change" else ["plain", "kept", "slot alone"]
+        assert [label.get_text() for label in axis.get_yticklabels()] == ways
+        points = [bars.lines[0] for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
+        drawn = [float(point.get_xdata()[0]) for point in points]
+        assert drawn == table[table.way.isin(ways)][column].tolist()
+        assert points[-2].get_markerfacecolor() != points[-1].get_markerfacecolor(), "a shade a turn"
     assert (
         table[table.way != "plain"].p_random_change.between(1 / 3, 1).all()
         and table[table.way == "plain"].random_reasoned.isna().all()

@@ -129,8 +129,8 @@ def test_knock_outs_have_the_colour_of_what_is_read():
     table = rows.assign(
         intervention="2-shot", layer=None, head=None, step=None, reasoned=0.5, reasoned_low=0.2, reasoned_high=0.8
     )
-    axis = kv.figures.plot_knock_out(table).axes[0]
-    assert [bars.lines[0].get_color() for bars in axis.containers] == [
+    strip = kv.figures.plot_knock_out(table).axes[-1]
+    assert [bars.lines[0].get_color() for bars in strip.containers] == [
         COLORS["prompt"],
         COLORS["prompt"],
         COLORS["random"],

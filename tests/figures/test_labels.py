@@ -65,10 +65,10 @@ CASES: list[tuple[str, str, Callable[[pd.DataFrame], Figure]]] = [
     ("08_costs", "method", draw.plot_costs),
     ("08_divergence", "method", lambda t: draw.plot_divergence(by("method", "text")(t))),
     ("08_divergence", "text", lambda t: draw.plot_divergence(by("method", "text")(t))),
-    ("09_attention", "intervention", draw.plot_attention),
-    ("09_half_life", "intervention", draw.plot_half_life),
-    ("09_judged", "analysis", judged),
-    ("09_lens", "token", draw.plot_lens),
+    ("09a_attention", "intervention", draw.plot_attention),
+    ("09a_half_life", "intervention", draw.plot_half_life),
+    ("09c_judged", "analysis", judged),
+    ("09b_lens", "token", draw.plot_lens),
     ("10_gains", "setting", published.plot_published_gains),
     ("10_gains", "model", published.plot_published_gains),
     ("10_rules", "rule", published.plot_published_rules),
@@ -127,13 +127,13 @@ def test_names_are_drawn_as_they_were_written(
     for strings in (STRINGS[:6], STRINGS[6:11], STRINGS[11:], made_up(6, seed=len(name))):
         table, names = renamed(read(name), column, strings)
         drawn = [bare(text) for text in seen(function(table))]
-        shown = [repr(string)[1:-1][:9] for string in names] if name in ("07_slots", "09_lens") else names
+        shown = [repr(string)[1:-1][:9] for string in names] if name in ("07_slots", "09b_lens") else names
         missing = [string for string in shown if not any(bare(string) in text for text in drawn)]
         assert not missing if name != "06_mixing" else len(missing) < len(shown), (missing, drawn)
 
 
 def test_a_label_that_begins_with_an_underscore_is_in_the_legend() -> None:
-    table = read("09_half_life")
+    table = read("09a_half_life")
     figure = draw.plot_half_life(table.assign(intervention="_mine"))
     assert [seen_in_figure(text.get_text()) for text in figure.legends[0].get_texts()] == ["_mine"]
 

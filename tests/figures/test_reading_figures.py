@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer
 from random_models import PROMPTS
 from toy import Toy
 
@@ -53,7 +54,7 @@ def test_attribution_stacks_the_parts_of_the_heads_that_change_most(
         kv.figures.plot_attribution(table, 3)
 
 
-def test_knock_outs_have_a_panel_a_kind(model: kv.Model, steering: kv.CacheSteering) -> None:
+def test_knock_outs_are_maps_of_layers_and_a_strip_of_controls(model: kv.Model, steering: kv.CacheSteering) -> None:
     ways = ("everything", "one layer", "all but one layer", "from step", "other slot")
     table = kv.analysis.knock_out_reading(
         model,
@@ -68,19 +69,34 @@ def test_knock_outs_have_a_panel_a_kind(model: kv.Model, steering: kv.CacheSteer
         progress=False,
     )
     figure = kv.figures.plot_knock_out(table, "accuracy")
-    assert [axis.get_xlabel() for axis in figure.axes] == ["slot", "layer", "step"]
-    assert len(figure.axes[1].containers) == 2
-    assert to_hex(figure.axes[0].containers[-1].lines[0].get_color()) == COLORS["random"]
+    one, others, strip = figure.axes[:3]
+    assert [axis.get_title() for axis in (one, others)] == ["hidden from one", "read by one alone"]
+    for axis, way in ((one, "one layer"), (others, "all but one layer")):
+        shown = axis.images[0].get_array()[:, 0].tolist()
+        assert shown == table[table.way == way].sort_values("layer").accuracy.tolist()
+    labels = [label.get_text() for label in strip.get_yticklabels()]
+    assert labels[:3] == ["read", "hidden from everything", "hidden from token 1 on"] and len(labels) == 5
+    drawn = [bars.lines[0].get_xdata()[0] for bars in strip.containers]
+    kinds = ["nothing", "everything", "from step", "other slot"]
+    assert drawn == [share for way in kinds for share in table[table.way == way].accuracy]
+    assert to_hex(strip.containers[-1].lines[0].get_color()) == COLORS["random"]
     with pytest.raises(ValueError, match="no knock-outs to draw"):
         kv.figures.plot_knock_out(table[table.way == "nothing"])
 
 
-def test_half_lives_are_lines_of_what_is_left(model: kv.Model, steering: kv.CacheSteering) -> None:
+def test_half_lives_are_bars_of_what_is_left(model: kv.Model, steering: kv.CacheSteering) -> None:
     found = kv.analysis.half_life(model, PROMPTS, [kv.Nothing(), steering], steps=3, others=2)
     axis = kv.figures.plot_half_life(found.steps, found.summary).axes[0]
-    lines = {line.get_label(): line.get_ydata() for line in axis.lines if not line.get_label().startswith("_")}
-    assert set(lines) == {"baseline", "steered"}
-    assert np.allclose(lines["steered"], found.steps[found.steps.intervention == "steered"].left)
+    groups = [group for group in axis.containers if isinstance(group, BarContainer)]
+    bars = {group.get_label(): [bar.get_height() for bar in group] for group in groups}
+    assert set(bars) == {"baseline", "steered"}
+    assert np.allclose(bars["steered"], found.steps[found.steps.intervention == "steered"].left)
+    shown = [
+        line.get_ydata()[0]
+        for line in axis.lines
+        if len(line.get_ydata()) == 2 and "withStroke" in str(line.get_path_effects())
+    ]
+    assert np.allclose(shown, found.summary.other), "what another slot is worth"
 
 
 def test_the_judged_are_drawn_against_the_cost_of_each_head(model: kv.Model, steering: kv.CacheSteering) -> None:

@@ -51,7 +51,7 @@ def test_strengths_are_relative_and_layers_are_thinned_out():
 def test_costs_grow_with_what_is_asked_for():
     quick, full = (parameters_for(read_profile("smollm2-135m"), size, UNITS) for size in ("quick", "full"))
     speed = Speed(prompt=0.5, token=0.005)
-    for number in ("00", "02", "03", "04", "05", "06", "07", "08", "09", "11", "12", "13"):
+    for number in ("00", "02", "03", "04", "05", "06", "07", "08", "09a", "09b", "09c", "11", "12", "13"):
         little, much = (
             workload(number, {**values[""], **values.get(number, {})}, 30, 9, 3).minutes(speed, 24)
             for values in (quick, full)

@@ -1,4 +1,9 @@
 // A table of cells that are chosen by click, or by arrow keys and Enter. Values come and go; focus stays.
+// The colours are those of the saved figure: every tenth of Matplotlib's "cividis".
+const AMOUNT = [
+  "#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78",
+  "#948e77", "#aea371", "#c8b866", "#e5cf52", "#fee838",
+];
 function render({ model, el }) {
   const table = document.createElement("table");
   const legend = document.createElement("p");
@@ -78,7 +83,10 @@ function render({ model, el }) {
       const done = value !== null && value !== undefined;
       const strength = done ? Math.min(1, Math.max(0, (value - low) / (high - low || 1))) : 0;
       cell.textContent = done ? texts[i][j] : "";
-      cell.style.setProperty("--kv-strength", `${Math.round(75 * strength)}%`);
+      const below = Math.min(AMOUNT.length - 2, Math.floor(strength * (AMOUNT.length - 1)));
+      const share = Math.round(100 * (strength * (AMOUNT.length - 1) - below));
+      cell.style.setProperty("--kv-amount", `color-mix(in srgb, ${AMOUNT[below + 1]} ${share}%, ${AMOUNT[below]})`);
+      cell.style.setProperty("--kv-on-amount", strength < 0.55 ? "#fff" : "#000");
       cell.classList.toggle("kv-done", done);
       cell.setAttribute("aria-selected", String(picked[0] === i && picked[1] === j));
       cell.setAttribute("aria-label", words(i, j));

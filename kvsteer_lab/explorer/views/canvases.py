@@ -12,6 +12,7 @@ import anywidget
 import traitlets
 
 from ..._util.text import visible
+from ...figures.explorer import span_of
 from ...figures.geometry import look
 from ..results.components import Components
 from ..results.sweep import Sweep
@@ -54,9 +55,7 @@ class Heatmap(anywidget.AnyWidget):
         base = sweep.value(sweep.baseline, measure)
         done = [value for row in values for value in row if value is not None]
         known = [*done, *([] if base is None else [base])]
-        # a share's colour goes up to the largest, so that small ones are told apart; lengths differ from a shortest one
-        low = min(known, default=0.0) if measure == "tokens" else 0.0
-        high = max([*known, low + (1.0 if measure == "tokens" else 0.1)])
+        low, high = span_of(known, measure)
         legend = f"{_NAMES[measure]} over {len(sweep.asked)} prompt{'s' * (len(sweep.asked) != 1)}"
         legend += f"; baseline {_write(base, measure)}" if base is not None else ""
         legend += f"; colour from {_write(low, measure)} to {_write(high, measure)}" if known else ""
