@@ -288,6 +288,24 @@ def _control_band(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str
         )
 
 
+def _serving(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    kind = "cpu" if "steered_over_unsteered_cpu" in r else "wall"
+    over, wall = r[f"steered_over_unsteered_{kind}"], r["steered_over_unsteered_wall"]
+    load = f"{r['machine']['load_before'][0]:.0f} to {r['machine']['load_after'][0]:.0f}"
+    yield (
+        "requests a second, steered over unsteered",
+        f"×{over['median']:.2f} ({'CPU time' if kind == 'cpu' else 'wall'}), ×{wall['median']:.2f} (wall, load {load})",
+        "≥ 0.97",
+    )
+    first = {arm: served["first_token_alone_s"] * 1e3 for arm, served in r["served"].items()}
+    yield (
+        "first token of one request",
+        f"{first['steered']:.0f} ms steered, {first['unsteered']:.0f} ms not (wall)",
+        "stated",
+    )
+    yield "steered requests, served over our own batch", f"×{r['served_over_own_batch']:.1f}", "2 on a CPU"
+
+
 ROWS = {
     "analyses": _analyses,
     "control_band": _control_band,
@@ -303,6 +321,7 @@ ROWS = {
     "import_time": _import_time,
     "questions": _questions,
     "replies": _replies,
+    "serving": _serving,
 }
 
 if __name__ == "__main__":

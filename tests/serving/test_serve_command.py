@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import kvsteer_lab as kv
 from kvsteer_lab.cli.main import main
@@ -160,3 +161,17 @@ def test_the_command_line_refuses_before_anything_starts(file, tmp_path):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, "--dry-run"] if "--" not in arguments else arguments)
         assert str(stopped.value).startswith("kvsteer: ") and "\n" not in str(stopped.value).strip()
+
+
+def test_the_compose_file_publishes_on_the_loopback_interface_and_needs_a_key():
+    text = (Path(__file__).parents[2] / "docs" / "serving_compose.yaml").read_text()
+    service = yaml.safe_load(text)["services"]["kvsteer"]
+    assert service["ports"] == ["127.0.0.1:8000:8000"] and all(one.endswith(":ro") for one in service["volumes"])
+    assert service["environment"]["VLLM_API_KEY"].startswith("${VLLM_API_KEY:?")
+    words = service["entrypoint"][-1].split()
+    assert words[words.index("serve") + 1 : words.index("--")] == [
+        "/model",
+        "--vectors",
+        "stepwise=/vectors/stepwise.safetensors",
+    ]
+    check_flags(words[words.index("--") + 1 :])
