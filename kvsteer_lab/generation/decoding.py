@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,8 @@ from ..edits.lasting import Lasting
 from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
 from ..models.lock import locked
 from ..models.model import Model
-from ..models.prefill import fill
+from ..models.prefill import close_gaps, fill, read_once
+from ..models.shared_prefix import worth_sharing
 from ..models.tokens import pad_left
 from .processors import FiniteGuard, split_off_readers
 from .rows import Row
@@ -56,7 +57,8 @@ def fill_rows(
     distinct = sorted(first.values())
     place = {keys[i]: at for at, i in enumerate(distinct)}
     fork = [place[key] for key in keys]
-    ids, mask = pad_left([rows[i].cached for i in distinct], model.pad_id, model.device)
+    prompts = [rows[i].cached for i in distinct]
+    ids, mask = pad_left(prompts, model.pad_id, model.device)
     placed = [
         Placed(at, ids.shape[1] - len(rows[i].cached) + slot, delta)
         for at, i in enumerate(distinct)
@@ -73,23 +75,43 @@ def fill_rows(
         behind = cache_of_banks(model, banks)
         there = torch.tensor([[bank is not None] for bank in banks], device=mask.device).to(mask)
         banked = torch.cat([there.expand(-1, behind.get_seq_length()), mask], 1)
+    forked = None if fork == list(range(len(distinct))) else fork
     begin = banked.shape[1] - ids.shape[1]
     barred = [PlacedSlot(at, h.slot, begin, h) for at, i in enumerate(distinct) for h in _bank_hidden(rows[i])]
+    shared = worth_sharing(model, prompts) if behind is None and not placed else 0
     with Hiding(model.traced._module, begin, barred) if barred else nullcontext():  # what nnsight runs
-        cache = fill(
-            model,
-            ids,
-            banked,
-            fork=None if fork == list(range(len(distinct))) else fork,
-            edit_cache=edit,
-            edit_layers=layer_edits(placed),
-            behind=behind,
-        )
+        if shared:
+            cache = _fill_after(model, prompts, shared, fork=fork, edit_cache=edit)
+        else:
+            edits = layer_edits(placed)
+            cache = fill(model, ids, banked, fork=forked, edit_cache=edit, edit_layers=edits, behind=behind)
     tails, seen = pad_left([row.read for row in rows], model.pad_id, model.device)
     index = torch.tensor(fork, device=model.device)
     padding = ids.new_full((len(distinct), banked.shape[1] - ids.shape[1]), model.pad_id)  # a bank has no tokens
     ids = torch.cat([padding, ids], 1)
     return cache, torch.cat([ids[index], tails], 1), torch.cat([banked[index], seen], 1)
+
+
+def _fill_after(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    shared: int,
+    *,
+    fork: Sequence[int],
+    edit_cache: Callable[[DynamicCache], object] | None,
+) -> DynamicCache:
+    """What `fill` makes of whole prompts, with their first `shared` tokens read once."""
+    rest, seen = pad_left([prompt[shared:] for prompt in prompts], model.pad_id, model.device)
+    mask = torch.cat([torch.ones_like(seen[:, :1]).expand(-1, shared), seen], 1)
+    lengths = [len(prompts[i]) - shared for i in fork]
+
+    def close_and_edit(cache: DynamicCache) -> None:
+        close_gaps(cache, shared, lengths)
+        if edit_cache is not None:
+            edit_cache(cache)
+
+    behind = read_once(model, prompts[0][:shared], len(prompts))
+    return fill(model, rest, mask, fork=fork, edit_cache=close_and_edit, behind=behind)
 
 
 @dataclass(frozen=True)

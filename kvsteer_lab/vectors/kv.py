@@ -15,13 +15,11 @@ from torch import Tensor
 
 from ..models.model import Model
 from ..models.prompts import Prompt
-from .cards import Card, Format
+from .cards import KV_FORMAT, Card
 from .norms import slot_norms
 
 Indices = Iterable[SupportsIndex] | SupportsIndex
 """One index or several, of Python or NumPy."""
-
-_FORMAT = Format("kvsteer_lab.vectors.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
 
 
 @dataclass(frozen=True)
@@ -196,7 +194,7 @@ class KVVectors:
         ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
         True
         """
-        return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
+        return KV_FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
@@ -205,7 +203,7 @@ class KVVectors:
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
         """
-        tensors, card = _FORMAT.read(source, revision)
+        tensors, card = KV_FORMAT.read(source, revision)
         return cls(tensors["keys"], tensors["values"], card)
 
     def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
