@@ -52,7 +52,7 @@ def steering_methods(
     Example:
         >>> import kvsteer_lab as kv
         >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
-        >>> named = kv.analysis.steering_methods(model, task, "stepwise", pairs=4, learned=False)
+        >>> named = kv.analysis.steering_methods(model, task, "stepwise", pairs=2, learned=False)
         >>> list(named)[:3], len(named)
         (['mean difference', 'mean difference, keys too', 'first component'], 22)
     """
