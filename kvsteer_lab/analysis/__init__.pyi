@@ -11,6 +11,7 @@ from .conditions.slots import slot_response as slot_response
 from .conditions.temperature import temperature_response as temperature_response
 from .conversations.summary import summarise_turns as summarise_turns
 from .conversations.turns import follow_conversations as follow_conversations
+from .dose.all_methods import steering_methods as steering_methods
 from .dose.coefficient_grid import coefficient_grid as coefficient_grid
 from .dose.divergence_response import divergence_response as divergence_response
 from .dose.matching import match_divergence as match_divergence

@@ -23,8 +23,8 @@ class Lasting:
         rows: each row's edits, in their order; spans and gates are not asked any more.
 
     >>> import kvsteer_lab as kv
-    >>> Lasting(kv.load("tiny").hf, [(kv.edits.Map(0.5, every=True),), ()]).groups
-    [((Map(matrix=0.5, shift=None, part='both', span=None, layers=None, heads=None, when=None, every=True),), [0])]
+    >>> [rows for _, rows in Lasting(kv.load("tiny").hf, [(kv.edits.Map(0.5, every=True),), ()]).groups]
+    [[0]]
     """
 
     def __init__(self, hf: PreTrainedModel, rows: Sequence[Sequence[SlotEdit]]) -> None:

@@ -133,7 +133,7 @@ def alike(part: Tensor, generator: torch.Generator) -> Tensor:
     """Gaussian directions with the norm of each vector of the last dimension; zeros stay zeros.
 
     >>> import torch
-    >>> alike(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.Generator()).norm(dim=-1).tolist()
+    >>> alike(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.Generator()).norm(dim=-1).round().tolist()
     [5.0, 0.0]
     """
     noise = torch.randn(part.shape, generator=generator)

@@ -19,6 +19,7 @@ from .heads import plot_judged as plot_judged
 from .layers import plot_layers as plot_layers
 from .lens import plot_lens as plot_lens
 from .lens import plot_lens_divergence as plot_lens_divergence
+from .methods import plot_methods as plot_methods
 from .mixing import plot_style_mixing as plot_style_mixing
 from .norms import plot_norms as plot_norms
 from .norms import plot_relative_norms as plot_relative_norms

@@ -112,7 +112,7 @@ def test_a_bank_is_read_in_the_chosen_layers_alone(name: str, load_random: Load)
         some.check(model)
     except kv.UnsteerableModelError:
         return
-    every = kv.CacheEdits([Insert(bank, layers=range(4))], name="every")  # type: ignore[arg-type]
+    every = kv.CacheEdits([Insert(bank, layers=range(4))], name="every")
     whole = kv.CacheEdits([Insert(bank)], name="whole")
     alike = kv.CacheEdits([Insert(Bank(mixed["keys"], mixed["values"], bank.positions), layers=chosen)], name="alike")
     texts = [said(model, whole)]

@@ -90,7 +90,7 @@ def test_residual_pairs_average_to_the_vectors_and_steer_in_three_scopes(tiny: k
     whole = kv.extract_activations(tiny, pairs, progress=False)
     torch.testing.assert_close(differences.mean().residuals, whole.residuals, atol=1e-4, rtol=1e-4)
     vectors = kv.methods.whitened(differences, 0.5)
-    scopes = [kv.ActivationSteering(vectors, 1, 3.0, scope=s) for s in ("one-shot", "onward", "all tokens")]  # type: ignore[arg-type]
+    scopes = [kv.ActivationSteering(vectors, 1, 3.0, scope=s) for s in ("one-shot", "onward", "all tokens")]
     texts = kv.generate(tiny, task.chat(task.questions("dev", 1)[0]), scopes, generation={"max_new_tokens": 8})
     assert len({t.token_ids for t in texts}) >= 2
 
@@ -199,7 +199,7 @@ def test_a_learned_delta_says_what_a_planted_one_makes_the_model_say(model: kv.M
     replies = list(kv.generate(model, prompts, planted_delta, generation={"max_new_tokens": 4}).texts)
     calm = list(kv.generate(model, PROMPTS, generation={"max_new_tokens": 4}).texts)
     given = dict(neutral=PROMPTS, neutral_replies=calm, steps=40, rate=0.1, seeds=(0, 1))
-    delta, how = kv.methods.learned_delta(model, prompts, replies, penalty=0.0, **given)  # type: ignore[arg-type]
+    delta, how = kv.methods.learned_delta(model, prompts, replies, penalty=0.0, **given)
     first, best = how.history.groupby("seed").first(), how.history.held_out.min()
     assert set(how.history.seed) == {0, 1} and best < first.held_out.min() - 0.3
     steered = kv.CacheSteering(delta, ck=1, cv=1, layers=range(4))
@@ -207,7 +207,7 @@ def test_a_learned_delta_says_what_a_planted_one_makes_the_model_say(model: kv.M
         kv.score(model, prompts, replies).totals
     )
     assert gain.mean() > 0
-    _, calmer = kv.methods.learned_delta(model, prompts, replies, penalty=50.0, **given)  # type: ignore[arg-type]
+    _, calmer = kv.methods.learned_delta(model, prompts, replies, penalty=50.0, **given)
     assert calmer.history.kl.max() < how.history.kl.max()
     assert not any(p.grad is not None for p in model.hf.parameters())
     with pytest.raises(ValueError, match="There are 2 prompts and 1 replies"):
