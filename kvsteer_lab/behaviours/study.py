@@ -269,9 +269,8 @@ def recompute_study(
         ValueError: The study has no behaviour 'french'; choose one of those that it has: none.
     """
     if name not in study.results:
-        raise ValueError(
-            f"The study has no behaviour {name!r}; choose one of those that it has: {', '.join(study.results) or 'none'}."
-        )
+        there = ", ".join(study.results) or "none"
+        raise ValueError(f"The study has no behaviour {name!r}; choose one of those that it has: {there}.")
     if model.fingerprint != study.settings["fingerprint"]:
         raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
     sizes = TypeAdapter(Sizes).validate_python(study.settings["sizes"])

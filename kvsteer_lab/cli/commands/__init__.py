@@ -17,6 +17,7 @@ from .replicate import replicate
 from .reproduce import reproduce
 from .traces import traces
 from .tune import tune
+from .verify import verify
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "verify": verify,
     "explore": explore,
     "audit": audit,
     "replicate": replicate,
