@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import pytest
 import torch
 
 import kvsteer_lab as kv
+
+collect_ignore = [] if find_spec("vllm") else ["kvsteer_lab/serving/vllm_plugin.py"]
+"""`make serve-test` runs it, in an environment of its own."""
 
 _is_from = doctest.DocTestFinder._from_module  # type: ignore[attr-defined]
 

@@ -16,14 +16,12 @@ from torch import Tensor
 from ..models.model import Model
 from ..models.prompts import Prompt
 from .card_page import describe
-from .cards import Card, Format
+from .cards import KV_FORMAT, Card
 from .hub import fetch_file, push_files
 from .norms import slot_norms
 
 Indices = Iterable[SupportsIndex] | SupportsIndex
 """One index or several, of Python or NumPy."""
-
-_FORMAT = Format("kvsteer_lab.vectors.1", ("keys", "values"), "vectors.safetensors", "KVVectors.save")
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class KVVectors:
         ...     KVVectors.load(vectors.save(f"{folder}/vectors.safetensors")).card == card
         True
         """
-        return _FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
+        return KV_FORMAT.write(path, {"keys": self.keys, "values": self.values}, self.card)
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None) -> KVVectors:
@@ -207,7 +205,7 @@ class KVVectors:
         Raises:
             ValueError: nothing there, a truncated file, or one that kvsteer_lab didn't write.
         """
-        tensors, card = _FORMAT.read(source, revision)
+        tensors, card = KV_FORMAT.read(source, revision)
         return cls(tensors["keys"], tensors["values"], card)
 
     def page(self, title: str, *, licence: str = "mit") -> str:
@@ -250,7 +248,7 @@ class KVVectors:
         ValueError: 'brief' is no repository of the hub; write it as 'user/name'.
         """
         return push_files(
-            name, _FORMAT.file, self.save, self.page(name, licence=licence), private=private, endpoint=endpoint
+            name, KV_FORMAT.file, self.save, self.page(name, licence=licence), private=private, endpoint=endpoint
         )
 
     @classmethod
@@ -269,7 +267,7 @@ class KVVectors:
         Traceback (most recent call last):
         ValueError: 'brief' is no repository of the hub; write it as 'user/name'.
         """
-        return cls.load(fetch_file(name, _FORMAT.file, revision, endpoint))
+        return cls.load(fetch_file(name, KV_FORMAT.file, revision, endpoint))
 
     def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
         if self.keys.shape != other.keys.shape or self.card.model_type != other.card.model_type:

@@ -15,6 +15,8 @@ from .info import info
 from .merge import merge
 from .replicate import replicate
 from .reproduce import reproduce
+from .serve import serve
+from .sweep import sweep
 from .traces import traces
 from .tune import tune
 from .verify import verify
@@ -28,8 +30,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "sweep": sweep,
     "verify": verify,
     "explore": explore,
+    "serve": serve,
     "audit": audit,
     "replicate": replicate,
     "reproduce": reproduce,

@@ -1,0 +1,214 @@
+"""`kvsteer serve`, as a client sees it: the same tokens, refusals, metrics, and a server that outlives bad requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving_bodies import bodies
+from serving_reference import DOSES
+
+from kvsteer_lab.serving.request import HEADER, NAMES_PATH
+
+KEY = "a-key-for-this-test"
+FLAGS = (
+    "--dtype float32 --enforce-eager --max-model-len 512 --block-size 32 --max-num-seqs 16 --served-model-name smol"
+    " --disable-uvicorn-access-log --enable-prompt-tokens-details"
+).split()
+
+
+class Server:
+    """A running `kvsteer serve` and a client with the key."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        named = [f"{name}={folder / name}.safetensors" for name in ("stepwise", "half")]
+        words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", "smollm2-135m", "--limit", "32", "--body-mb", "1"]
+        words += [word for one in named for word in ("--vectors", one)]
+        words += ["--", "--port", str(port), "--api-key", KEY, *FLAGS]
+        self.log, begin = log, time.time()
+        with log.open("w") as out:
+            self.process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=dict(os.environ))
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {KEY}"}, timeout=300)
+        while True:
+            assert self.process.poll() is None and time.time() < begin + 400, log.read_text()[-3000:]
+            try:
+                if self.client.get("/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        print(f"up after {time.time() - begin:.0f} s")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def chat(self, messages: Any, asked: Any, n: int, **more: Any) -> httpx.Response:
+        body = {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": n, "return_token_ids": True}
+        body |= more | ({} if asked is None else {"kv_steering": asked})
+        return self.client.post("/v1/chat/completions", json=body)
+
+    def stream(self, messages: Any, asked: Any, n: int) -> tuple[list[int], str | None]:
+        body = {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": n, "stream": True}
+        body |= {"return_token_ids": True, "kv_steering": asked}
+        ids: list[int] = []
+        with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    for choice in json.loads(line[6:])["choices"]:
+                        ids += choice.get("token_ids") or []
+        return ids, response.headers.get(HEADER)
+
+    def metrics(self) -> dict[str, float]:
+        """The sums of metrics by name, and by name and vectors."""
+        found: dict[str, float] = {}
+        for line in self.client.get("/metrics").text.splitlines():
+            if (parts := re.match(r"([\w:]+)(\{.*\})? ([\d.e+-]+)$", line)) is not None:
+                found[parts[1]] = found.get(parts[1], 0) + float(parts[3])
+        return found
+
+
+@pytest.fixture(scope="module")
+def server(reference_folder: Path, environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+        running = Server(reference_folder, tmp_path_factory.mktemp("server") / "log")
+    yield running
+    running.stop()
+
+
+def wanted(reference: dict[str, Any]) -> list[tuple[Any, Any, Any, list[int]]]:
+    """Of each row: chat, ids, what is asked for, expected ids."""
+    found = []
+    for row in reference["rows"]:
+        dose = DOSES[row["dose"]]
+        asked = None if dose is None else {"vectors": "stepwise", "ck": dose[0], "cv": dose[1]}
+        found.append((reference["chats"][row["prompt"]], reference["prompts"][row["prompt"]], asked, row["ids"]))
+    return found
+
+
+def test_the_printed_command_is_what_runs(server: Server) -> None:
+    first = server.log.read_text().splitlines()[0]
+    assert first.startswith("KVSTEER_SERVING=") and "SteeringMiddleware" in first and "--api-key ..." in first
+    assert KEY not in first and "--host 127.0.0.1" in first
+
+
+def test_sixteen_at_a_time_write_the_tokens_of_the_library(server: Server, reference: dict[str, Any]) -> None:
+    """Steered and unsteered together; chat, completions and streams. The unsteered baseline reads the offset, too."""
+
+    def ask(number: int) -> tuple[bool, bool]:
+        chat, ids, asked, expected = rows[number]
+        if asked is None:
+            body = {"model": "smol", "prompt": [*ids, reference["offset"]], "temperature": 0, "return_token_ids": True}
+            response = server.client.post("/v1/completions", json={**body, "max_tokens": len(expected)})
+            return response.json()["choices"][0]["token_ids"] == expected, HEADER not in response.headers
+        said = f"stepwise ck={asked['ck']:g} cv={asked['cv']:g}"
+        if number % 3 == 0:
+            got, header = server.stream(chat, asked, len(expected))
+            return got == expected, header == said
+        if number % 3 == 1:
+            body = {"model": "smol", "prompt": ids, "temperature": 0, "return_token_ids": True, "kv_steering": asked}
+            response = server.client.post("/v1/completions", json={**body, "max_tokens": len(expected)})
+        else:
+            response = server.chat(chat, asked, len(expected))
+        return response.json()["choices"][0]["token_ids"] == expected, response.headers[HEADER] == said
+
+    rows = wanted(reference)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(ask, range(len(rows))))
+    steered = sum(row[2] is not None for row in rows)
+    print(f"over HTTP, 16 at a time: {sum(ok for ok, _ in found)} of {len(found)} equal, {steered} steered")
+    assert all(ok and said for ok, said in found)
+
+
+def test_aborts_in_mid_stream_leave_others_alone(server: Server, reference: dict[str, Any]) -> None:
+    rows = [row for row in wanted(reference) if row[2] is not None]
+
+    def cut(row: Any) -> int:
+        body = {"model": "smol", "messages": row[0], "temperature": 0, "max_tokens": 300, "ignore_eos": True}
+        with server.client.stream(
+            "POST", "/v1/chat/completions", json={**body, "stream": True, "kv_steering": row[2]}
+        ) as response:
+            for seen, line in enumerate(response.iter_lines()):
+                if line and seen > 6:
+                    return seen
+        return 0
+
+    with ThreadPoolExecutor(16) as pool:
+        cuts = [pool.submit(cut, row) for row in rows[:8]]
+        others = [pool.submit(server.chat, row[0], row[2], len(row[3])) for row in rows[8:16]]
+        assert all(one.result() for one in cuts)
+        tokens = [one.result().json()["choices"][0]["token_ids"] for one in others]
+    assert tokens == [row[3] for row in rows[8:16]]
+    deadline = time.time() + 30
+    while server.metrics()["vllm:num_requests_running"] and time.time() < deadline:
+        time.sleep(0.5)
+    assert server.metrics()["vllm:num_requests_running"] == 0
+    print(f"8 streams cut off, {len(tokens)} of {len(tokens)} others equal")
+
+
+def test_five_hundred_bodies_and_the_server_lives(server: Server, reference: dict[str, Any]) -> None:
+    chat, _, asked, expected = next(row for row in wanted(reference) if row[2] is not None)
+    top = {"model": "smol", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
+
+    def ask(sent: bytes) -> int:
+        response = server.client.post(
+            "/v1/chat/completions", content=sent, headers={"content-type": "application/json"}
+        )
+        if response.status_code == 400 and response.json()["error"].get("param") == "kv_steering":
+            assert "\n" not in response.json()["error"]["message"]
+        return response.status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(ask, bodies(18, 500, top)))
+    counts = {status: statuses.count(status) for status in sorted(set(statuses))}
+    print(f"500 bodies: {counts}")
+    assert set(counts) <= {200, 400, 413, 422} and counts[400] > 200 and counts[200] > 20
+    assert server.chat(chat, asked, len(expected)).json()["choices"][0]["token_ids"] == expected
+
+
+def test_refusals_and_authentication(server: Server) -> None:
+    chat = [{"role": "user", "content": "Hi"}]
+    good = {"vectors": "half", "cv": 1}
+    assert server.chat(chat, {**good, "cv": 33}, 2).json()["error"]["message"].endswith("from -32 to 32.")
+    assert server.chat(chat, good, 2, seed=1, temperature=1.0).status_code == 400
+    assert server.chat(chat, good, 2, prompt_logprobs=1).status_code == 400
+    assert server.client.post("/v1/chat/completions", content=b"x" * 2_000_000).status_code == 413
+    sampled = server.chat(chat, good, 4, n=4, temperature=1.0).json()["choices"]
+    assert len(sampled) == 4
+    names = [one["name"] for one in server.client.get(NAMES_PATH).json()["vectors"]]
+    assert names == ["stepwise", "half"]
+    for key in ("wrong", ""):
+        other = httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"})
+        assert other.get(NAMES_PATH).status_code == 401
+        bad = {"model": "smol", "messages": chat, "kv_steering": {"vectors": "nope"}}
+        assert other.post("/v1/chat/completions", json=bad).status_code == 401
+
+
+def test_metrics_stand_beside_those_of_vllm(server: Server) -> None:
+    before = server.metrics()
+    assert server.chat([{"role": "user", "content": "Hi"}], {"vectors": "half", "cv": 1}, 2).status_code == 200
+    time.sleep(0.5)
+    after = server.metrics()
+    assert after["kvsteer:requests_total"] - before["kvsteer:requests_total"] == 1
+    assert after["kvsteer:edits_total"] - before["kvsteer:edits_total"] >= 1
+    assert after["kvsteer:edit_seconds_total"] > before["kvsteer:edit_seconds_total"]
+    seconds = after["kvsteer:edit_seconds_total"] / after["kvsteer:edits_total"]
+    print(f"{after['kvsteer:edits_total']:.0f} edits, {1000 * seconds:.1f} ms each")
+    assert "vllm:prefix_cache_hits_total" in after
