@@ -86,8 +86,8 @@ class Claim:
             ValueError: no prompts, targets that don't match them in number, or what `kv.score` refuses.
         """
         asked = tuple(prompts)
-        sides = [(side,) * len(asked) if isinstance(side, str) else tuple(side) for side in (targets, against)]
-        if not asked or any(len(side) != len(asked) for side in sides):
+        wanted, other = ((side,) * len(asked) if isinstance(side, str) else tuple(side) for side in (targets, against))
+        if not asked or not len(wanted) == len(other) == len(asked):
             raise ValueError("A claim needs prompts, and for each a target and what it is held against.")
         made = cls(
             steering.ck,
@@ -96,7 +96,8 @@ class Claim:
             None if steering.heads is None else tuple(steering.heads),
             steering.slot,
             asked,
-            *sides,
+            wanted,
+            other,
             nats=math.nan,
             verdict=verdict,
         )
