@@ -1,14 +1,17 @@
 """Behaviours on a model: steered by cache and by activations, tuned on dev, tested beside random vectors.
 
     python benchmarks/behaviours.py --model smollm2-135m --runs runs/behaviours
+    python benchmarks/behaviours.py --entangle 12       # what the stored steerings do to facts and refusals
 
 Chapter 16 reads what it writes to results/behaviours/. A run that was stopped goes on.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import tyro
 
 import kvsteer_lab as kv
@@ -23,6 +26,7 @@ def main(
     runs: Path = Path("runs/behaviours"),
     sizes: Sizes | None = None,
     out: Path = RESULTS,
+    entangle: int = 0,
 ) -> Path:
     """Run the study of every behaviour, and write their results to one folder.
 
@@ -32,14 +36,35 @@ def main(
         runs: where unfinished runs are kept.
         sizes: how much is done.
         out: where the results go.
+        entangle: instead, on so many questions each, what the stored cache steerings do to simple facts and to harmless
+            requests, with two random vectors each.
     """
     loaded = kv.load(model)
+    if entangle:
+        study = kv.behaviours.read_study(out)
+        table = measure_entanglement(loaded, study, entangle, runs / "entanglement")
+        table.to_csv(out / "entanglement.csv")
+        return out
     studies = []
     for name in behaviours:
         studies.append(kv.behaviours.run_study(loaded, name, runs, sizes=sizes, progress=False))
         print(kv.readable(studies[-1].table).to_string(), flush=True)
         kv.behaviours.write_study(studies, out)
     return out
+
+
+def measure_entanglement(model: kv.Model, study: kv.behaviours.BehaviourStudy, n: int, runs: Path) -> pd.DataFrame:
+    """Facts and over-refusal under every stored cache steering."""
+    return kv.behaviours.entangle(
+        model,
+        {name: replace(cache, name=f"cache steering {name}") for name, (cache, _) in study.steerings.items()},
+        [kv.behaviours.get("facts"), kv.behaviours.get("over-refusal")],
+        n=n,
+        controls=2,
+        generation={"max_new_tokens": 24},
+        out=runs,
+        progress=False,
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from ._version import __version__ as __version__
 from .edits import spans as spans
 from .evaluation import outcomes as outcomes
 from .evaluation import tuning as tuning
+from .evaluation.claims import Claim as Claim
+from .evaluation.claims import Verification as Verification
+from .evaluation.claims import verify as verify
 from .evaluation.comparison import compare as compare
 from .evaluation.doses import dose_response as dose_response
 from .evaluation.evaluate import evaluate as evaluate

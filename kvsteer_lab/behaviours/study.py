@@ -26,14 +26,15 @@ from ..interventions.base import Intervention, Nothing
 from ..interventions.cache import CacheSteering
 from ..interventions.steering import Steering
 from ..models.model import Model
-from ..vectors.activation import extract_activations
+from ..vectors.activation import ActivationVectors, extract_activations
 from ..vectors.extraction import extract
-from .behaviour import Behaviour
+from ..vectors.kv import KVVectors
+from .behaviour import Behaviour, Kind
 from .catalogue import get
 from .entanglement import tabulate_one, with_holm
 
 _CACHE, _ACTIVATION = "cache steering", "activation steering"
-_KINDS = ("prompts", "openings")
+_KINDS: tuple[Kind, ...] = ("prompts", "openings")
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,17 @@ class BehaviourStudy:
         settings: model, its fingerprint, sizes; by behaviour what was chosen.
         results: by behaviour, every test reply.
         cells: every cell that was tried on dev.
+        steerings: by behaviour, the chosen cache steering and the chosen activation steering.
 
     Example:
-        >>> BehaviourStudy({"model": "m"}, {}, pd.DataFrame()).settings["model"]
+        >>> BehaviourStudy({"model": "m"}, {}, pd.DataFrame(), {}).settings["model"]
         'm'
     """
 
     settings: Mapping[str, Any]
     results: Mapping[str, Results] = field(repr=False)
     cells: pd.DataFrame = field(repr=False)
+    steerings: Mapping[str, tuple[CacheSteering, ActivationSteering]] = field(repr=False)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -142,7 +145,7 @@ def run_study(
     if not set(_KINDS) <= set(behaviour.kinds):
         raise ValueError(f"{name!r} has no instructions and openings to steer by; choose another behaviour.")
     generation = {"max_new_tokens": sizes.tokens}
-    cache, activation = _steerings(model, behaviour, sizes, progress)
+    cache, activation = _steerings(model, behaviour, sizes, out / name, progress)
     tunings = {
         method: tune(
             model,
@@ -165,7 +168,11 @@ def run_study(
         )
     }
     chosen = {method: _told(tuning.best[method], tuning.cells, method) for method, tuning in tunings.items()}
-    steerings = _rebuild(cache, activation, chosen)
+    own, beside = chosen[_CACHE], chosen[_ACTIVATION]
+    steerings = (
+        cache[own["kind"]].at(own["coefficient"], _CACHE),
+        activation[beside["kind"]].at(beside["coefficient"], _ACTIVATION),
+    )
     results = evaluate_all(
         model,
         behaviour.task,
@@ -184,11 +191,12 @@ def run_study(
         sizes=asdict(sizes),
         chosen={name: chosen},
     )
-    return BehaviourStudy(settings, {name: results}, cells)
+    return BehaviourStudy(settings, {name: results}, cells, {name: steerings})
 
 
 def write_study(studies: Sequence[BehaviourStudy], out: str | Path) -> Path:
-    """Write studies of several behaviours to one folder: `NAME.parquet`, `cells.parquet`, `settings.json`.
+    """Write studies of several behaviours to one folder: `NAME.parquet`, the chosen vectors beside it, `cells.parquet`,
+    `settings.json`.
 
     The replies are kept; the questions are this package's own.
 
@@ -212,6 +220,9 @@ def write_study(studies: Sequence[BehaviourStudy], out: str | Path) -> Path:
     for study in studies:
         for name, results in study.results.items():
             results.save(out / f"{name}.parquet")
+            cache, activation = study.steerings[name]
+            cache.vectors.save(out / f"{name}.vectors.safetensors")
+            activation.vectors.save(out / f"{name}.activations.safetensors")
     cells = pd.concat([study.cells for study in studies], ignore_index=True)
     chosen = {name: about for study in studies for name, about in study.settings["chosen"].items()}
     settings = json.dumps({**studies[0].settings, "chosen": chosen}, indent=1)
@@ -240,13 +251,26 @@ def read_study(path: str | Path) -> BehaviourStudy:
         raise ValueError(f"There is no study of behaviours in {path}; write one with kv.behaviours.write_study.")
     settings = read_json(path / "settings.json", what="settings.json")
     results = {name: Results.load(path / f"{name}.parquet") for name in settings["chosen"]}
-    return BehaviourStudy(settings, results, pd.read_parquet(path / "cells.parquet"))
+    steerings = {name: _read_steerings(path, name, settings["chosen"][name]) for name in settings["chosen"]}
+    return BehaviourStudy(settings, results, pd.read_parquet(path / "cells.parquet"), steerings)
+
+
+def _read_steerings(
+    path: Path, name: str, chosen: Mapping[str, Mapping[str, Any]]
+) -> tuple[CacheSteering, ActivationSteering]:
+    keys_values = KVVectors.load(path / f"{name}.vectors.safetensors")
+    residuals = ActivationVectors.load(path / f"{name}.activations.safetensors")
+    coefficient, beside = chosen[_CACHE]["coefficient"], chosen[_ACTIVATION]["coefficient"]
+    return (
+        CacheSteering(keys_values, 0, coefficient, name=_CACHE),
+        ActivationSteering(residuals, residuals.n_layers // 2, beside, scope="onward", name=_ACTIVATION),
+    )
 
 
 def recompute_study(
     model: Model, study: BehaviourStudy, name: str, *, questions: int = 2, seed: int = 0
 ) -> pd.DataFrame:
-    """Extract the vectors and generate some stored replies anew: every method, one random vector of each steering.
+    """Generate some stored replies anew: every method, one random vector of each steering.
 
     Args:
         model: the one that the study is of.
@@ -264,22 +288,19 @@ def recompute_study(
 
     Example:
         >>> import kvsteer_lab as kv
-        >>> recompute_study(kv.load("tiny"), BehaviourStudy({}, {}, pd.DataFrame()), "french")
+        >>> recompute_study(kv.load("tiny"), BehaviourStudy({}, {}, pd.DataFrame(), {}), "french")
         Traceback (most recent call last):
         ValueError: The study has no behaviour 'french'; choose one of those that it has: none.
     """
     if name not in study.results:
-        raise ValueError(
-            f"The study has no behaviour {name!r}; choose one of those that it has:"
-            f" {', '.join(study.results) or 'none'}."
-        )
+        there = ", ".join(study.results) or "none"
+        raise ValueError(f"The study has no behaviour {name!r}; choose one of those that it has: {there}.")
     if model.fingerprint != study.settings["fingerprint"]:
         raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
     sizes = TypeAdapter(Sizes).validate_python(study.settings["sizes"])
     behaviour = get(name)
-    steerings = _rebuild(*_steerings(model, behaviour, sizes, False), study.settings["chosen"][name])
     methods: list[Intervention] = [Nothing(), behaviour.system_prompt()]
-    methods += [part for one in steerings for part in (one, *one.controls(1, sizes.seed))]
+    methods += [part for one in study.steerings[name] for part in (one, *one.controls(1, sizes.seed))]
     rows = study.results[name].rows.set_index(["question", "intervention"])
     ids = list(dict.fromkeys(rows.index.get_level_values(0)))
     known = {question.id: question for question in behaviour.task.questions("test")}
@@ -306,16 +327,22 @@ def _at_most(behaviour: Behaviour, split: str, n: int) -> int:
 
 
 def _steerings(
-    model: Model, behaviour: Behaviour, sizes: Sizes, progress: bool
-) -> tuple[dict[str, Steering], dict[str, Steering]]:
-    """By kind of pairs: values added to the last slot once, and the residual stream from there on, halfway up."""
-    cache: dict[str, Steering] = {}
-    activation: dict[str, Steering] = {}
+    model: Model, behaviour: Behaviour, sizes: Sizes, folder: Path, progress: bool
+) -> tuple[dict[str, CacheSteering], dict[str, ActivationSteering]]:
+    """By kind of pairs: values added to the last slot once, and the residual stream from there on, halfway up. What was
+    extracted before is read from the folder.
+    """
+    cache: dict[str, CacheSteering] = {}
+    activation: dict[str, ActivationSteering] = {}
     for kind in _KINDS:
-        pairs = behaviour.pairs(model.tokenizer, kind)  # type: ignore[arg-type]
-        pairs = pairs[: sizes.pairs]
-        cache[kind] = CacheSteering(extract(model, pairs, progress=progress), 0, 1)
-        vectors = extract_activations(model, pairs, progress=progress)
+        pairs = behaviour.pairs(model.tokenizer, kind)[: sizes.pairs]
+        places = folder / f"{kind}.vectors.safetensors", folder / f"{kind}.activations.safetensors"
+        if not places[0].is_file():
+            extract(model, pairs, progress=progress).save(places[0])
+        if not places[1].is_file():
+            extract_activations(model, pairs, progress=progress).save(places[1])
+        cache[kind] = CacheSteering(KVVectors.load(places[0]), 0, 1)
+        vectors = ActivationVectors.load(places[1])
         activation[kind] = ActivationSteering(vectors, model.n_layers // 2, 1, scope="onward")
     return cache, activation
 
@@ -324,15 +351,6 @@ def _told(best: Intervention, cells: pd.DataFrame, method: str) -> dict[str, Any
     row = cells[(cells.method == method) & cells.chosen].iloc[0]
     assert isinstance(best, Steering)
     return dict(kind=str(row.variant), dose=float(row.dose), coefficient=float(best.coefficient))
-
-
-def _rebuild(
-    cache: Mapping[str, Steering], activation: Mapping[str, Steering], chosen: Mapping[str, Mapping[str, Any]]
-) -> list[Steering]:
-    return [
-        kinds[chosen[method]["kind"]].at(chosen[method]["coefficient"], method)
-        for method, kinds in ((_CACHE, cache), (_ACTIVATION, activation))
-    ]
 
 
 def _with_controls(steerings: Sequence[Steering], sizes: Sizes) -> list[Steering]:

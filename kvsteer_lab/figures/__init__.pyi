@@ -1,4 +1,5 @@
 from .adoption import plot_adoption as plot_adoption
+from .behaviours import plot_behaviours as plot_behaviours
 from .comparison import plot_comparison as plot_comparison
 from .costs import plot_costs as plot_costs
 from .divergence import plot_divergence as plot_divergence

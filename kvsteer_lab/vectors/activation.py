@@ -269,6 +269,39 @@ class ActivationVectors:
 
         return from_steering_vectors(source, model)
 
+    @classmethod
+    def from_steering_lite(cls, source: Any, model: Model) -> ActivationVectors:
+        """Vectors of the steering-lite package: a safetensors file that its `vector.save` wrote, of the methods that
+        add one vector a layer (`mean_diff`, `pca`).
+
+        `layerN.v` belongs to the output of decoder layer N counted from 0. The package adds them to every token, times
+        the coefficient that it calibrated, which the card's note repeats: its texts are those of
+        `kv.ActivationSteering(..., scope="all tokens", offset="")` at that coefficient.
+
+        Args:
+            source: a path ending in `.safetensors`.
+            model: the model to be steered, which tells how many layers there are.
+
+        Raises:
+            ValueError: no such file, another kind of file or method, or layers and widths that the model doesn't have.
+
+        Example:
+            >>> import tempfile
+            >>> import torch
+            >>> from safetensors.torch import save_file
+            >>> import kvsteer_lab as kv
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = f"{folder}/honest.safetensors"
+            ...     config = {"cfg": '{"method": "mean_diff", "coeff": 2.5}'}
+            ...     save_file({"layer2.v": torch.ones(128)}, path, metadata=config)
+            ...     vectors = kv.ActivationVectors.from_steering_lite(path, kv.load("tiny"))
+            >>> vectors.norms().residuals.gt(0).tolist(), vectors.card.note[-4:]
+            ([False, False, True, False], '2.5.')
+        """
+        from .foreign import from_steering_lite
+
+        return from_steering_lite(source, model)
+
 
 def extract_activations(
     model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, progress: bool = True

@@ -1,4 +1,5 @@
-"""Readers of activation vectors that other packages wrote: repeng's control vectors, and those of steering-vectors.
+"""Readers of activation vectors that other packages wrote: repeng's control vectors, and those of steering-vectors and
+steering-lite.
 
 No pickle is ever opened, since opening one can run code.
 """
@@ -12,10 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from .._util.json import read_json
 from ..models.model import Model
 from .activation import ActivationVectors, fill_layers
 
 _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".npz"}
+_LITE_ADDS = ("mean_diff", "pca")
 _UNKNOWN_WEIGHTS = "Read from {}; which weights they were made with is not recorded there."
 
 
@@ -55,6 +58,32 @@ def from_steering_vectors(source: Any, model: Model) -> ActivationVectors:
         path = _existing(source, ".safetensors", remedy)
         activations, origin = _read_safetensors(path), path.name
     return fill_layers(model, activations, origin, _UNKNOWN_WEIGHTS.format("steering-vectors"))
+
+
+def from_steering_lite(source: Any, model: Model) -> ActivationVectors:
+    """Vectors of steering-lite; see `ActivationVectors.from_steering_lite`."""
+    remedy = "write it with its own vector.save('NAME.safetensors')"
+    path = _existing(source, ".safetensors", remedy)
+    tensors, metadata = _read_tensors(path)
+    try:
+        config = read_json(metadata["cfg"], what=f"The configuration in {path.name}")
+        method = config["method"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} holds no configuration of steering-lite; {remedy}.") from error
+    if method not in _LITE_ADDS:
+        raise ValueError(
+            f"{path.name} holds a vector of steering-lite's method {method!r}, which does more than add one; only"
+            f" {', '.join(_LITE_ADDS)} can be read."
+        )
+    found = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"layer(\d+)\.v", name)
+        if match is None:
+            raise ValueError(f"{path.name} holds a tensor {name!r}; steering-lite's must be called layerN.v.")
+        found[int(match[1])] = tensor
+    coefficient = config.get("coeff", 1.0)
+    note = f"{_UNKNOWN_WEIGHTS.format('steering-lite')} Its coefficient there was {coefficient}."
+    return fill_layers(model, found, path.name, note)
 
 
 def _existing(source: Any, suffix: str, remedy: str) -> Path:
@@ -100,12 +129,16 @@ def _read_gguf(path: Path) -> tuple[dict[int, Any], str | None]:
 
 
 def _read_safetensors(path: Path) -> dict[int, Any]:
+    return _by_layer(_read_tensors(path)[0], "layer", path)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors of a file, and its metadata."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} isn't a complete safetensors file ({error}); save or download it again.") from error
-    return _by_layer(tensors, "layer", path)
 
 
 def _by_layer(tensors: Mapping[str, Any], word: str, path: Path) -> dict[int, Any]:

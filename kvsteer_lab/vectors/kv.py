@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..models.model import Model
 from ..models.prompts import Prompt
+from .card_page import describe
 from .cards import KV_FORMAT, Card
+from .hub import fetch_file, push_files
 from .norms import slot_norms
 
 Indices = Iterable[SupportsIndex] | SupportsIndex
@@ -205,6 +207,67 @@ class KVVectors:
         """
         tensors, card = KV_FORMAT.read(source, revision)
         return cls(tensors["keys"], tensors["values"], card)
+
+    def page(self, title: str, *, licence: str = "mit") -> str:
+        """The card as a markdown page, as `push` writes it.
+
+        Args:
+            title: of the page; on the hub the repository's name.
+            licence: of the vectors, as the hub calls it.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2, {"style": "brief"})
+        >>> "# me/brief" in KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card).page("me/brief")
+        True
+        """
+        shape = f"keys and values, {self.n_layers} layers x {self.n_kv_heads} KV heads x {self.head_dim}, float32"
+        return describe(
+            self.card, title, licence=licence, shape=shape, load=f'vectors = kv.KVVectors.from_hub("{title}")'
+        )
+
+    def push(self, name: str, *, licence: str = "mit", private: bool = False, endpoint: str | None = None) -> str:
+        """Upload the vectors to a repository of the hub, with their card as its page.
+
+        Measure what they do first (`kv.Claim.measure(...).on(vectors)`), so that the page and `kvsteer verify` can say
+        it. The token is that of `hf auth login`.
+
+        Args:
+            name: of the repository, `user/name`; it is made where there is none.
+            licence: as the hub calls it.
+            private: whether a new repository is private.
+            endpoint: another hub than huggingface.co.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ValueError: a wrong name, no token, or what the hub refuses, with its reason.
+
+        >>> card = Card("m", "llama", "f", "torch.float32", "post_rope", 1, None, 2)
+        >>> KVVectors(torch.ones(2, 1, 4), torch.ones(2, 1, 4), card).push("brief")
+        Traceback (most recent call last):
+        ValueError: 'brief' is no repository of the hub; write it as 'user/name'.
+        """
+        return push_files(
+            name, KV_FORMAT.file, self.save, self.page(name, licence=licence), private=private, endpoint=endpoint
+        )
+
+    @classmethod
+    def from_hub(cls, name: str, *, revision: str | None = None, endpoint: str | None = None) -> KVVectors:
+        """Vectors from a repository of the hub.
+
+        Args:
+            name: of the repository, `user/name`.
+            revision: branch, tag or commit; name a commit where results shall be had again.
+            endpoint: another hub than huggingface.co.
+
+        Raises:
+            ValueError: a wrong name, nothing there, or a file that kvsteer_lab didn't write.
+
+        >>> KVVectors.from_hub("brief")
+        Traceback (most recent call last):
+        ValueError: 'brief' is no repository of the hub; write it as 'user/name'.
+        """
+        return cls.load(fetch_file(name, KV_FORMAT.file, revision, endpoint))
 
     def _combine(self, other: KVVectors, sign: float, symbol: str) -> KVVectors:
         if self.keys.shape != other.keys.shape or self.card.model_type != other.card.model_type:

@@ -19,6 +19,7 @@ from .serve import serve
 from .sweep import sweep
 from .traces import traces
 from .tune import tune
+from .verify import verify
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "merge": merge,
     "sweep": sweep,
+    "verify": verify,
     "explore": explore,
     "serve": serve,
     "audit": audit,

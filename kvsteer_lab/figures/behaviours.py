@@ -1,0 +1,59 @@
+"""Behaviours at a glance: how often replies show them, under a prompt, steering and random vectors."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from .._util.text import for_figure
+from .style import COLORS, TWO_COLUMNS, color_of, styled
+
+
+@styled
+def plot_behaviours(table: pd.DataFrame) -> Figure:
+    """The share of replies that show each behaviour, a panel a behaviour and a row a method: the table of a
+    `kv.behaviours.BehaviourStudy`, or of `kv.behaviours.entangle`.
+
+    Lines are Wilson's 95% intervals; the dashed line is the baseline; the pale bar behind a steering holds the middle
+    95% of random vectors of its size. A cross is the share of replies that end in a loop, where there are any.
+
+    Example:
+        >>> import pandas as pd
+        >>> import kvsteer_lab as kv
+        >>> row = dict(n=24, baseline=0.1, value=0.5, low=0.3, high=0.7, random_low=0.0, random_high=0.2, loop=0.1)
+        >>> index = pd.MultiIndex.from_tuples([("french", "cache steering")], names=["behaviour", "method"])
+        >>> kv.figures.plot_behaviours(pd.DataFrame([row], index=index)).axes[0].get_title()
+        'french, 24 prompts'
+    """
+    panels = [(name, part.droplevel(0)) for name, part in table.groupby(level=0, sort=False)]
+    most = max(len(part) for _, part in panels)
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(min(TWO_COLUMNS, 1.4 + 2.8 * len(panels)), 0.8 + 0.26 * most),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, (name, part) in zip(axes[0], panels, strict=True):
+        labels = [str(label).removesuffix(f" {name}") for label in part.index]
+        for place, (label, row) in enumerate(zip(labels, part.to_dict("records"), strict=True)):
+            y = len(part) - 1 - place
+            color = COLORS["prompt"] if "prompt" in label else color_of(label)
+            if pd.notna(row.get("random_low")):
+                ends = [row["random_low"], row["random_high"]]
+                axis.plot(ends, [y, y], color=COLORS["random"], linewidth=7, alpha=0.35, solid_capstyle="butt")
+            axis.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1)
+            axis.plot(row["value"], y, "o", color=color)
+            if row.get("loop", 0) > 0:
+                axis.plot(row["loop"], y, "x", color="black", markersize=4)
+        axis.axvline(float(part.baseline.iloc[0]), color="black", linewidth=0.6, linestyle="--", zorder=0)
+        axis.set(
+            title=for_figure(f"{name}, {int(part.n.iloc[0])} prompts"),
+            xlabel="share of replies",
+            xlim=(-0.03, 1.03),
+            ylim=(-0.6, most - 0.4),
+            yticks=range(len(part)),
+            yticklabels=[for_figure(label) for label in labels[::-1]],
+        )
+    return figure
