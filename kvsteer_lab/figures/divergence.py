@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,9 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
             mean, band = groups.mean(), groups.quantile([0.05, 0.95]).unstack()
             place = mean.index + 1 + (i - (len(texts) - 1) / 2) * width
             error = np.stack([(mean - band[0.05]).clip(lower=0), (band[0.95] - mean).clip(lower=0)])
-            look = dict(hatch=_HATCHES[i % 4], edgecolor="white", linewidth=0, error_kw={"elinewidth": 0.8})
+            look: dict[str, Any] = dict(
+                hatch=_HATCHES[i % 4], edgecolor="white", linewidth=0, error_kw={"elinewidth": 0.8}
+            )
             color = tint(color_of(method), _SHADES[i % 4])
             axis.bar(place, mean, width, yerr=error, color=color, label=for_figure(text), ecolor="black", **look)
         axis.set(title=for_figure(method), xlabel="token")

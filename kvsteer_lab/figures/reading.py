@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -214,7 +215,9 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         part, color = steps[steps.intervention == label], color_of(str(label))
         place = part.step + (number - (len(labels) - 1) / 2) * width
         error = np.abs(np.stack([part.left - part.left_low, part.left_high - part.left]))
-        look = dict(hatch=hatch, edgecolor="white", linewidth=0, ecolor="black", error_kw={"elinewidth": 0.8})
+        look: dict[str, Any] = dict(
+            hatch=hatch, edgecolor="white", linewidth=0, ecolor="black", error_kw={"elinewidth": 0.8}
+        )
         axis.bar(place, part.left, width, yerr=error, color=color, label=for_figure(label), **look)
         if summary is not None:
             most = float(summary.set_index("intervention").other[label])

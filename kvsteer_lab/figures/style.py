@@ -233,7 +233,8 @@ def tint(color: str, share: float) -> str:
         >>> tint("#000000", 0.0), tint("#d55e00", 1.0)
         ('#ffffff', '#d55e00')
     """
-    return to_hex(tuple(1 - share * (1 - part) for part in to_rgb(color)))
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def ink(value: float, low: float, high: float) -> str:

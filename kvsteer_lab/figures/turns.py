@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
@@ -87,7 +89,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
 def _legend(figure: Figure, turns: list[int], random: bool) -> None:
     def dot(number: int, label: str) -> Line2D:
         fill = tint(COLORS["steered"], 1 - number / len(turns))
-        look = dict(color=COLORS["steered"], marker=_MARKS[number % len(_MARKS)], markerfacecolor=fill)
+        look: dict[str, Any] = dict(color=COLORS["steered"], marker=_MARKS[number % len(_MARKS)], markerfacecolor=fill)
         return Line2D([], [], linestyle="none", markersize=4, markeredgewidth=0.7, label=label, **look)
 
     keys = [dot(number, f"turn {turn}") for number, turn in enumerate(turns)]
