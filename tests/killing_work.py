@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -129,6 +130,10 @@ def main(what: str, folder: Path, kills: int, seed: int) -> None:
         killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         files = len([p for p in folder.joinpath("killed").rglob("*") if p.is_file()])
         hits.append({"killed": killed, "files": files, "left": orphans(child)})
+        if not killed:  # it had come to its end after kills before; the next begins anew
+            assert json.loads(told.read_text()) == wanted
+            told.unlink()
+            shutil.rmtree(folder / "killed")
     os.waitpid(in_a_fork(work, folder / "killed", told), 0)
     found = json.loads(told.read_text()) if told.exists() else ["it did not end"]
     print(json.dumps({"same": found == wanted, "wanted": wanted, "found": found, "hits": hits}))

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..edits.banks import Bank
+from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..models.tokens import positions
@@ -67,6 +68,7 @@ def learned_bank(
             for part, unit in zip(own, units, strict=True)
         )
 
+    @locked
     def read(parameters: Sequence[Tensor], some: Texts) -> Tensor:
         cache, slots = DynamicCache(config=model.hf.config), 0
         rows = len(some.mask)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..models.tokens import positions
@@ -71,6 +72,7 @@ def learned_delta(
         shape = (model.n_layers, model.n_kv_heads, model.head_dim)
         return tuple(_SMALL * torch.randn(shape, generator=generator).to(model.device) for _ in range(1 + keys))
 
+    @locked
     def read(parameters: Sequence[Tensor], some: Texts) -> Tensor:
         cache = copy.deepcopy(some.cache)
         for index, layer in enumerate(cache.layers):

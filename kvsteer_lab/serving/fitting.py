@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..models.architectures import CacheShape, probe_cache, refuse_by_config
 from ..models.fingerprint import compare_fingerprints, fingerprint
+from ..models.lock import locked
 from ..models.missing import known_names
 from .catalogue import NamedVectors
 
@@ -36,6 +37,7 @@ class ServedModel:
     fingerprint: str
 
 
+@locked
 def read_served_model(folder: str) -> ServedModel:
     """Load a model's weights once, on the CPU and in the dtype of their files, and forget them again.
 
