@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import COLORS, TWO_COLUMNS, color_of, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
 
 
 @styled
@@ -15,13 +15,14 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
     """The share of replies that show each behaviour, a panel a behaviour and a row a method: the table of a
     `kv.behaviours.BehaviourStudy`, or of `kv.behaviours.entangle`.
 
-    Lines are Wilson's 95% intervals; the dashed line is the baseline; the pale bar behind a steering holds the middle
-    95% of random vectors of its size. A cross is the share of replies that end in a loop, where there are any.
+    Lines are Wilson's 95% intervals; the dashed line is the baseline. The pale bar behind a steering holds the middle
+    95% of random vectors of its size, and the diamond is their mean. A cross is the share of replies that end in a
+    loop, where there are any.
 
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> row = dict(n=24, baseline=0.1, value=0.5, low=0.3, high=0.7, random_low=0.0, random_high=0.2, loop=0.1)
+        >>> row = dict(n=24, baseline=0.1, value=0.5, low=0.3, high=0.7)
         >>> index = pd.MultiIndex.from_tuples([("french", "cache steering")], names=["behaviour", "method"])
         >>> kv.figures.plot_behaviours(pd.DataFrame([row], index=index)).axes[0].get_title()
         'french, 24 prompts'
@@ -31,7 +32,7 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(min(TWO_COLUMNS, 1.4 + 2.8 * len(panels)), 0.8 + 0.26 * most),
+        figsize=(ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS, 0.8 + 0.26 * most),
         layout="constrained",
         squeeze=False,
     )
@@ -43,6 +44,7 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
             if pd.notna(row.get("random_low")):
                 ends = [row["random_low"], row["random_high"]]
                 axis.plot(ends, [y, y], color=COLORS["random"], linewidth=7, alpha=0.35, solid_capstyle="butt")
+                axis.plot(row["random"], y, "D", color=COLORS["random"], markersize=4)
             axis.plot([row["low"], row["high"]], [y, y], color=color, linewidth=1)
             axis.plot(row["value"], y, "o", color=color)
             if row.get("loop", 0) > 0:
