@@ -107,7 +107,8 @@ class Server:
             if own is method.vectors or (
                 torch.equal(own.keys, method.vectors.keys) and torch.equal(own.values, method.vectors.values)
             ):
-                return SteeringRequest(vectors=name, ck=method.ck, cv=method.cv, layers=method.layers)
+                layers = None if method.layers is None else tuple(method.layers)
+                return SteeringRequest(vectors=name, ck=method.ck, cv=method.cv, layers=layers)
         raise ValueError(
             f"The vectors of {row.label!r} have no name on the server; serve them too and pass vectors={{name: ...}}"
             f" (named are {_names(self.vectors)})."
