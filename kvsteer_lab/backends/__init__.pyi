@@ -1,2 +1,3 @@
+from .llama_cpp import LlamaCpp as LlamaCpp
 from .nnsight_remote import Remote as Remote
 from .server import Server as Server
