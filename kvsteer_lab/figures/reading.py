@@ -130,7 +130,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     figure, axes = plt.subplots(
         1,
         len(grids) + 1,
-        figsize=(TWO_COLUMNS if columns > 1 else 1.5 * ONE_COLUMN, 0.85 + tall),
+        figsize=(TWO_COLUMNS, 0.85 + tall),
         layout="constrained",
         squeeze=False,
         width_ratios=[*([max(columns, 3)] * len(grids)), 5],
