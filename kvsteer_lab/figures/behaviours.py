@@ -19,6 +19,9 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
     95% of random vectors of its size, and the diamond is their mean. A cross is the share of replies that end in a
     loop, where there are any.
 
+    Raises:
+        ValueError: a table that isn't indexed by behaviour and method.
+
     Example:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
@@ -27,6 +30,10 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
         >>> kv.figures.plot_behaviours(pd.DataFrame([row], index=index)).axes[0].get_title()
         'french, 24 prompts'
     """
+    if table.index.nlevels != 2:
+        raise ValueError(
+            "The table has no behaviour and method in its index; pass the table of a kv.behaviours.BehaviourStudy."
+        )
     panels = [(name, part.droplevel(0)) for name, part in table.groupby(level=0, sort=False)]
     most = max(len(part) for _, part in panels)
     figure, axes = plt.subplots(
