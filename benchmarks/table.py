@@ -265,6 +265,29 @@ def _browser(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield what, f"{ms['median']:.0f} ms, quartiles {ms['q1']:.0f} and {ms['q3']:.0f}, of {ms['n']} (wall)", target
 
 
+def _analyses(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name, found in r["compared"].items():
+        ours, theirs = (found["peak_megabytes"][side] for side in ("shared", "plain"))
+        yield (
+            f"{name}, plain passes over shared ones",
+            f"{_times(found['plain_over_shared'], 1)}; memory {theirs:.0f} → {ours:.0f} MB",
+            "stated",
+        )
+    if r["chapter"]:
+        parts = ", ".join(f"{name} {found['seconds']:.0f}" for name, found in r["chapter"].items())
+        yield f"analyses of reading at a quick size, {r['layers']} layers", f"{r['chapter_seconds']:.0f} s: {parts}", ""
+
+
+def _control_band(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for r in results:
+        yield (
+            f"steering, random controls, two baselines: {r['replies']:,} replies of {r['mean_tokens']:.0f} tokens",
+            f"{r['seconds'] / 60:.1f} min of one core; the bar moves after {r['first_movement_seconds']:.1f} s, then at"
+            f" least every {r['longest_stillness_seconds']:.0f} s; peak {r['peak_gib']:.1f} GiB",
+            "< 15 min, < 5 s",
+        )
+
+
 def _serving(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     kind = "cpu" if "steered_over_unsteered_cpu" in r else "wall"
     over, wall = r[f"steered_over_unsteered_{kind}"], r["steered_over_unsteered_wall"]
@@ -284,6 +307,8 @@ def _serving(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 ROWS = {
+    "analyses": _analyses,
+    "control_band": _control_band,
     "browser": _browser,
     "ablation": _ablation,
     "coverage": _coverage,

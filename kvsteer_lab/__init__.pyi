@@ -1,4 +1,6 @@
 from . import analysis as analysis
+from . import backends as backends
+from . import behaviours as behaviours
 from . import edits as edits
 from . import explorer as explorer
 from . import figures as figures
@@ -8,6 +10,7 @@ from . import published as published
 from . import replication as replication
 from . import serving as serving
 from . import stats as stats
+from . import sweeps as sweeps
 from . import tasks as tasks
 from ._version import __version__ as __version__
 from .edits import spans as spans
@@ -52,6 +55,7 @@ from .models.architectures import UnsteerableModelError as UnsteerableModelError
 from .models.loading import load as load
 from .models.model import Model as Model
 from .models.templates import PlainTemplate as PlainTemplate
+from .models.weightless import load_weightless as load_weightless
 from .replication.replicating import replicate as replicate
 from .stats.tables import readable as readable
 from .tasks import traces as traces

@@ -10,8 +10,8 @@ import kvsteer_lab
 
 ROOT = Path(kvsteer_lab.__file__).parent
 ORDER = (
-    "_util stats tasks models edits vectors methods interventions generation evaluation analysis figures explorer"
-    " published replication reproduction integrations serving cli"
+    "_util stats tasks models edits vectors methods interventions generation evaluation sweeps behaviours analysis"
+    " figures explorer published replication reproduction integrations serving backends cli"
 ).split()
 LAZY = {
     ("models.model", "models.prefill"),  # Model.prefill

@@ -2,6 +2,7 @@ from .banks import Bank as Bank
 from .cache import Add as Add
 from .cache import CacheDelta as CacheDelta
 from .cache import apply as apply
+from .displaced import Displaced as Displaced
 from .hiding import HiddenSlot as HiddenSlot
 from .operators import CacheEdit as CacheEdit
 from .operators import Erase as Erase
@@ -11,5 +12,7 @@ from .operators import Map as Map
 from .operators import Replace as Replace
 from .operators import Similar as Similar
 from .operators import SlotEdit as SlotEdit
+from .randomised import randomise as randomise
 from .residual import ResidualDelta as ResidualDelta
+from .scaling import scale as scale
 from .spans import CachedPrompt as CachedPrompt

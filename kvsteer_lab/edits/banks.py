@@ -58,8 +58,6 @@ class Bank:
         return int(self.keys.shape[2])
 
     @classmethod
-    @locked
-    @torch.no_grad()
     def of(cls, model: Model, prompt: Prompt, span: Span | None = None, *, chat: bool = True) -> Bank:
         """What a prompt caches for a span. Layers with sliding windows are read in full.
 
@@ -74,11 +72,27 @@ class Bank:
         ids = model.encode(prompt, chat=chat)
         given = prompt if not isinstance(prompt, str) else [{"role": "user", "content": prompt}]
         found = CachedPrompt.of(model.tokenizer, ids, given if chat else None)
-        slots = list(find_slots(span or Everything(), found, 0).numbers)
+        return cls.of_tokens(model, ids, find_slots(span or Everything(), found, 0).numbers)
+
+    @classmethod
+    @locked
+    @torch.no_grad()
+    def of_tokens(cls, model: Model, ids: Sequence[int], slots: Sequence[int]) -> Bank:
+        """What token ids cache at some slots. Layers with sliding windows are read in full.
+
+        Args:
+            model: from `kv.load`.
+            ids: at least one.
+            slots: indices from 0.
+
+        >>> import kvsteer_lab as kv
+        >>> Bank.of_tokens(kv.load("tiny"), [5, 6, 7], [1, 2]).positions
+        (1, 2)
+        """
         arguments = model.forward_arguments(*pad_left([ids], model.pad_id, model.device))
         cache = cache_of(model.hf(**arguments, **{model.cache_argument: DynamicCache()}, use_cache=True))
-        keys = torch.stack([x.keys[0, :, slots].float().cpu() for x in cache.layers])
-        values = torch.stack([x.values[0, :, slots].float().cpu() for x in cache.layers])
+        keys = torch.stack([x.keys[0, :, list(slots)].float().cpu() for x in cache.layers])
+        values = torch.stack([x.values[0, :, list(slots)].float().cpu() for x in cache.layers])
         return cls(keys, values, tuple(slots))
 
     @classmethod

@@ -39,7 +39,7 @@ class Add(SlotEdit):
     Attributes:
         keys, values: float32 `[layers, kv_heads, head_dim]`.
         slot: index into the row's unpadded ids; negative counts from the end. A span takes its place.
-        span, layers, heads, when: as in every operator.
+        span, layers, heads, when, every: as in every operator.
 
     >>> import kvsteer_lab as kv
     >>> import torch
@@ -57,8 +57,9 @@ class Add(SlotEdit):
 
     @property
     def plain(self) -> bool:
-        """Whether it is one slot, with all layers and heads and no gate."""
-        return self.span is None and self.layers is None and self.heads is None and self.when is None
+        """Whether it is one slot, with all layers and heads, no gate, and once."""
+        bounded = self.span is not None or self.layers is not None or self.heads is not None
+        return not (bounded or self.when is not None or self.every)
 
     def resolve(self, prompt: CachedPrompt, row: int) -> tuple[Add, ...]:
         if self.plain:
@@ -112,7 +113,7 @@ def apply(
     Raises:
         ValueError: not one entry a row, a shape that isn't the cache's, NaN or infinity (also what becomes infinite in
             the cache's dtype), a slot out of range, a span that isn't found, one that a sliding-window layer has
-            already dropped, a gate that raises, or `Insert` and `Erase`, which act before and after. Raised before
+            already dropped, a gate that raises, or what acts before or after: `Insert`, `Erase`, `every`. Raised before
             anything is changed.
 
     >>> import kvsteer_lab as kv
@@ -186,6 +187,10 @@ def _resolve(edits: Sequence[CacheEdit], prompt: CachedPrompt, row: int, shape: 
             raise ValueError(
                 f"{type(edit).__name__} can't be applied to a cache that is there: it acts before or after; use it in"
                 " kv.CacheEdits."
+            )
+        if edit.every:
+            raise ValueError(
+                f"{type(edit).__name__} with every=True reaches tokens that aren't cached yet; use it in kv.CacheEdits."
             )
         if isinstance(edit, Add):
             _check(edit, shape, row)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .._util.later import LATER
 from ..models.attention import query_heads
 from ..models.model import Model
 from .banks import Bank
@@ -100,6 +101,9 @@ class SlotEdit(CacheEdit):
         layers: which layers, counted from 0; `None`: all.
         heads: which KV heads; `None`: all.
         when: a gate, shown the prompt's last slot; the edit is left out where it says no. `None`: always.
+        every: whether what is read after the prompt is edited, too, each token's slot as it is cached: the offset
+            token, forced words, the reply. A token reads its own edited slot. Cost: the edit again in every pass, of
+            one slot a layer.
 
     Raises:
         ValueError: layers or heads that aren't whole numbers, or a span or gate that is none. When it is used: layers
@@ -114,37 +118,25 @@ class SlotEdit(CacheEdit):
     layers: Sequence[int] | None = None
     heads: Sequence[int] | None = None
     when: Gate | None = None
+    every: bool = field(default=False, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads"):
-            chosen = getattr(self, name)
-            if chosen is None:
-                continue
-            each = (chosen,) if isinstance(chosen, SupportsIndex) else tuple(chosen)
-            if not each or any(
-                isinstance(n, bool) or not isinstance(n, SupportsIndex) or n.__index__() < 0 for n in each
-            ):
-                raise ValueError(f"{name}={chosen!r} must be one or more whole numbers from 0, or None for all.")
-            object.__setattr__(self, name, tuple(n.__index__() for n in each))
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if self.span is not None and not isinstance(self.span, Span):
             raise ValueError(f"The span is {self.span!r}; use kv.spans.Slots, kv.spans.Text and the like.")
-        if self.when is not None and not callable(self.when):
-            raise ValueError(
-                f"The gate is {self.when!r}; when= takes a function of a LastSlot that gives True or False."
-            )
+        _check_gate(self.when)
 
     def check(self, model: Model) -> None:
-        for what, chosen, n in (("layer", self.layers, model.n_layers), ("KV head", self.heads, model.n_kv_heads)):
-            wrong = next((i for i in chosen or () if i >= n), None)
-            if wrong is not None:
-                raise ValueError(f"There is no {what} {wrong}; {model.name} has {what}s 0 to {n - 1}.")
+        _check_there("layer", self.layers, model.n_layers, model)
+        _check_there("KV head", self.heads, model.n_kv_heads, model)
 
     def acts_on(self, layer: int) -> bool:
         """Whether anything happens in a layer."""
         return self.layers is None or layer in self.layers
 
     def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
-        return (replace(self, span=find_slots(self.span or Slots(-1), prompt, row)),)
+        return (replace(self, span=find_slots(self.span or Slots(-1), prompt, row), every=False),)
 
     def backs(self, length: int) -> tuple[int, ...]:
         """How far the slots of a resolved edit lie from the end of a row of `length` tokens; 1 is the last."""
@@ -170,7 +162,7 @@ class Map(SlotEdit):
             head_dim, head_dim]`.
         shift: b, `[layers, kv_heads, head_dim]`; `None`: none.
         part: whether keys, values or both are mapped.
-        span, layers, heads, when: as in every operator; no span: the last slot.
+        span, layers, heads, when, every: as in every operator; no span: the last slot.
 
     Raises:
         ValueError: NaN or infinity in A or b, or another `part`.
@@ -223,10 +215,11 @@ class Replace(SlotEdit):
         bank: as many slots as the span has, or a single one for each of them. Keys are put as they are: with
             `bank.at(...)` they are rotated to other positions first.
         part: whether keys, values or both are replaced.
-        span, layers, heads, when: as in every operator; no span: the last slot.
+        span, layers, heads, when, every: as in every operator; no span: the last slot.
 
     Raises:
-        ValueError: another `part`; when it is used: a bank that doesn't fit the model or the span.
+        ValueError: another `part`, or `every` with a bank of several slots; when it is used: a bank that doesn't fit
+            the model or the span.
 
     >>> import kvsteer_lab as kv
     >>> len(Replace(Bank.zeros(kv.load("tiny")), span=kv.spans.Everything()).bank)
@@ -239,6 +232,8 @@ class Replace(SlotEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_part(self.part)
+        if self.every and len(self.bank) != 1:
+            raise ValueError(f"every=True replaces each new slot by one, but the bank has {len(self.bank)}; take one.")
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -265,10 +260,11 @@ class Erase(SlotEdit):
     """Hide a span from everything that is read after the cache; positions stay. For one slot it is `kv.HideSlot`.
 
     Args:
-        span, layers, heads: as in every operator, heads being KV heads: all query heads that read them are barred.
+        span, layers, heads, when: as in every operator, heads being KV heads: all query heads that read them are
+            barred. A gate costs another prefill of each prompt.
 
     Raises:
-        ValueError: a gate, for the prompt's own cache isn't known when attention is masked.
+        ValueError: `every`, for nothing could be read after the cache.
 
     >>> import kvsteer_lab as kv
     >>> [hidden.slot for hidden in Erase(span=kv.spans.Slots(0, 2)).hidden_slots(kv.load("tiny"))]
@@ -277,8 +273,10 @@ class Erase(SlotEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.when is not None:
-            raise ValueError("Erase takes no gate; choose the prompts by hand, or use Replace with when=.")
+        if self.every:
+            raise ValueError(
+                "Erase takes no every=True: new tokens that nothing may read leave nothing to read; name a span."
+            )
 
     def check(self, model: Model) -> None:
         super().check(model)
@@ -301,23 +299,58 @@ class Erase(SlotEdit):
 
 @dataclass(frozen=True)
 class Insert(CacheEdit):
-    """Put a bank before the prompt, in all layers: the prompt's tokens read it, and so does all that follows.
+    """Put a bank before the prompt: the prompt's tokens read it, and so does all that follows (in chosen layers: after
+    Memory Inception, Liu et al. 2026).
 
     The prompt's positions go on behind the bank's slots, as behind a real prefix. A bank of a prefix's whole cache is
     that prefix; its keys pretend to have the positions that they are rotated to.
 
     Args:
         bank: keys and values; several inserts stand in their order.
+        layers: in which layers it can be read; `None`: in all. In the others attention is barred from it.
+        when: a gate, shown the prompt's last slot as it is without the bank; it costs another prefill of each prompt.
+
+    Raises:
+        ValueError: layers that aren't whole numbers, or a gate that is none.
 
     >>> import kvsteer_lab as kv
-    >>> len(Insert(Bank.zeros(kv.load("tiny"), 3)).bank)
+    >>> len(Insert(Bank.zeros(kv.load("tiny"), 3), layers=[1, 2]).bank)
     3
     """
 
     bank: Bank = field(repr=False)
+    layers: Sequence[int] | None = field(default=None, metadata=LATER)
+    when: Gate | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _numbers("layers", self.layers))
+        _check_gate(self.when)
 
     def check(self, model: Model) -> None:
         self.bank.check(model)
+        if self.layers is not None:
+            _check_there("layer", self.layers, model.n_layers, model)
+            query_heads(model.hf)
+
+
+def _numbers(name: str, chosen: Sequence[int] | None) -> tuple[int, ...] | None:
+    if chosen is None:
+        return None
+    each = (chosen,) if isinstance(chosen, SupportsIndex) else tuple(chosen)
+    if not each or any(isinstance(n, bool) or not isinstance(n, SupportsIndex) or n.__index__() < 0 for n in each):
+        raise ValueError(f"{name}={chosen!r} must be one or more whole numbers from 0, or None for all.")
+    return tuple(n.__index__() for n in each)
+
+
+def _check_there(what: str, chosen: Sequence[int] | None, n: int, model: Model) -> None:
+    wrong = next((i for i in chosen or () if i >= n), None)
+    if wrong is not None:
+        raise ValueError(f"There is no {what} {wrong}; {model.name} has {what}s 0 to {n - 1}.")
+
+
+def _check_gate(when: Gate | None) -> None:
+    if when is not None and not callable(when):
+        raise ValueError(f"The gate is {when!r}; when= takes a function of a LastSlot that gives True or False.")
 
 
 def _check_part(part: str) -> None:

@@ -79,6 +79,7 @@ def ask_in_chunks(
             offset=plan.offset,
             generation=plan.generation,
             samples=plan.samples,
+            backend=plan.backend,
         )
     labels = tuple(method.label for method in plan.methods)
     chunks, about = tuple(map(tuple, parts)), provenance(_device(plan))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..interventions.steering import Steering, check_adds
+from ..interventions.scaled import Scaled
+from ..interventions.steering import check_adds
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..tasks.base import Task
@@ -18,7 +19,7 @@ from .grids import run_grid
 def dose_response(
     model: Model,
     task: Task,
-    steering: Steering,
+    steering: Scaled,
     coefficients: Sequence[float],
     *,
     controls: int = 40,
@@ -95,7 +96,7 @@ def dose_response(
     return table
 
 
-def unit_dose(model: Model, steering: Steering, prompts: Prompt | Sequence[Prompt]) -> float:
+def unit_dose(model: Model, steering: Scaled, prompts: Prompt | Sequence[Prompt]) -> float:
     """The dose at coefficient 1: the norm of what is added over the norm of what it is added to.
 
     For cache steering |S^V| / |V| at the steered slot, for activation steering |r| / |h| of the residual stream at that

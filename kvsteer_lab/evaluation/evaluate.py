@@ -10,6 +10,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from .._version import __version__
+from ..generation.backend import Backend, check_backend
 from ..generation.generate import check_interventions
 from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
@@ -40,6 +41,7 @@ def evaluate(
     second_stage: SecondStage = "steered",
     outcomes: Sequence[str | Outcome | Callable[..., Any]] = (),
     batch_size: int = 64,
+    backend: Backend | None = None,
     out: str | Path | None = None,
     shard: str | tuple[int, int] | None = None,
     chunk_size: int | None = None,
@@ -57,7 +59,7 @@ def evaluate(
         n: how many questions; `None`: all of the split.
         split: `"dev"` to choose settings, `"test"` once they are chosen.
         seed: which questions, and the noise of sampling.
-        offset, samples, batch_size, progress: as in `kv.generate`.
+        offset, samples, batch_size, backend, progress: as in `kv.generate`.
         generation: as in `kv.generate`; replies are cut at the task's own `max_new_tokens` unless it says otherwise.
         second_stage: for tasks with closing words (multiple choice), whether the choice is elicited from the edited
             cache, as the reply was, or, as in the paper's own evaluation, from an unsteered one.
@@ -102,6 +104,7 @@ def evaluate(
             samples=samples,
             second_stage=second_stage,
             batch_size=batch_size,
+            backend=backend,
             out=out,
             shard=shard,
             chunk_size=chunk_size,
@@ -129,6 +132,7 @@ def evaluate_all(
     samples: int = 1,
     second_stage: SecondStage = "steered",
     batch_size: int = 64,
+    backend: Backend | None = None,
     out: str | Path | None = None,
     shard: str | tuple[int, int] | None = None,
     chunk_size: int | None = None,
@@ -139,7 +143,7 @@ def evaluate_all(
     Args:
         model, task, interventions, n, split, seed, offset, generation, samples, second_stage, batch_size: as in
             `evaluate`.
-        out, shard, chunk_size, progress: as in `evaluate`.
+        backend, out, shard, chunk_size, progress: as in `evaluate`.
 
     Returns:
         Every row; fewer with a shard, or where another process is generating a chunk.
@@ -169,6 +173,7 @@ def evaluate_all(
         seed,
         second_stage,
         batch_size,
+        backend,
     )
     asked = dict(task=task.name, rule=next(iter(task.rules)), split=split, n=len(questions), seed=seed, samples=samples)
     settings = dict(
@@ -177,6 +182,12 @@ def evaluate_all(
     if out is None and (shard is not None or chunk_size is not None):
         raise ValueError("Chunks and shards are parts of a run on disk; name its folder with out=...")
     check_interventions(model, plan.methods)
+    check_backend(backend)
+    if backend is not None and task.closing is not None:
+        raise ValueError(
+            f"Task {task.name!r} asks a second time, with closing words behind the reply, which only transformers does;"
+            " run it without backend=..."
+        )
     plan.check_room(questions)
     warn_unrecognised(task)
     if out is None:

@@ -19,7 +19,7 @@ import pandas as pd
 from transformers import GenerationConfig
 
 from ..interventions.base import Intervention
-from ..interventions.steering import Steering
+from ..interventions.scaled import Scaled
 from ..models.model import Model
 from ..stats.significance import paired_permutation
 from ..tasks.base import Task
@@ -209,7 +209,7 @@ def _draw(cells: Mapping[Key, Intervention], n: int, seed: int) -> dict[Key, Seq
         return {}
     drawn: dict[Key, Sequence[Intervention]] = {}
     for key, cell in cells.items():
-        if not isinstance(cell, Steering):
+        if not isinstance(cell, Scaled):
             raise ValueError(
                 f"{cell.label!r} isn't a steering, so no random vectors match it; pass its controls by key, or"
                 " controls=0."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from transformers import GenerationConfig
 
+from ..generation.backend import Backend
 from ..generation.elicitation import Choice, elicit
 from ..generation.generate import Job
 from ..generation.outputs import Generation, Generations
@@ -32,7 +33,7 @@ class EvaluationPlan:
 
     Attributes:
         model, task, methods: what is asked of whom; the baselines are among the methods.
-        offset, generation, samples, seed, second_stage, batch_size: as in `evaluate`.
+        offset, generation, samples, seed, second_stage, batch_size, backend: as in `evaluate`.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class EvaluationPlan:
     seed: int
     second_stage: SecondStage
     batch_size: int
+    backend: Backend | None = None
 
     def check_room(self, questions: Sequence[Question]) -> None:
         """Refuse questions that leave no room in the model's context for a reply and its second stage, before any is
@@ -95,10 +97,11 @@ class EvaluationPlan:
             samples=self.samples,
             seed=self.seed,
             batch_size=self.batch_size,
+            backend=self.backend,
         )
         texts = job.run_until_interrupted(progress)
         try:
-            choices = self._elicit(chats, questions, texts)
+            choices = self._elicit(chats, questions, texts, progress)
         except KeyboardInterrupt:  # a reply whose choice wasn't elicited is no row
             return pd.DataFrame(columns=columns), False
         method = {m.label: m for m in self.methods}
@@ -117,7 +120,9 @@ class EvaluationPlan:
     def _rules(self) -> list[str]:
         return [*self.task.rules, *(["likelihood"] if self.task.closing else [])]
 
-    def _elicit(self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations) -> list[Choice] | None:
+    def _elicit(
+        self, chats: Sequence[Any], questions: Sequence[Question], texts: Generations, progress: bool
+    ) -> list[Choice] | None:
         if self.task.closing is None or not len(texts):
             return None
 
@@ -132,6 +137,7 @@ class EvaluationPlan:
             max_new_tokens=SECOND_STAGE_TOKENS,
             offset=self.offset,
             batch_size=self.batch_size,
+            progress=progress,
         )
 
 

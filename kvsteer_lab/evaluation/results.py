@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .._util.files import write_atomically
 from .._util.html import table_html
-from .._util.json import first_fault, read_json
 from ..tasks.base import Question, Task
-from .chunk_files import checksum, first_line
 from .outcomes.built_in import BUILT_IN
 from .outcomes.measuring import PREFIX, measure_rows
 from .outcomes.outcome import Outcome, as_outcomes
 from .outcomes.table import length_table, tabulate
+from .results_file import read_results, write_results
 from .runs import Run
 from .summary import summarise
 from .verdicts import check_measured, warn_of_interruption
@@ -41,16 +36,6 @@ COLUMNS = (
     *("gold", "read_answer", "choice_forced", "correct", "style", "reasoned", "repetition"),
 )
 """Of every row. After them comes a column `by_RULE` for each of the task's rules, with the answer that it reads."""
-_KEY = b"kvsteer_lab"
-
-
-class _Note(BaseModel):
-    """What a file of results says about itself; `check` is missing in files of earlier releases."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-    settings: dict[str, Any]
-    complete: bool
-    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,11 +256,7 @@ class Results:
 
     def save(self, path: str | Path) -> Path:
         """Write one parquet file, settings in its metadata; an existing file is replaced in one step."""
-        table = pa.Table.from_pandas(self.rows, preserve_index=False)
-        about: dict[str, Any] = {"settings": dict(self.settings), "complete": self.complete}
-        note = _Note(**about, check=checksum(table, [about]))
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: note.model_dump_json().encode()})
-        return write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+        return write_results(path, self.rows, self.settings, self.complete)
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
@@ -286,21 +267,7 @@ class Results:
         """
         if Path(path).is_dir():
             return cls.of_run(Run.load(path))
-        try:
-            table = pq.read_table(path)
-            text = (table.schema.metadata or {})[_KEY]
-            read_json(text, what="its note")
-            note = _Note.model_validate_json(text)
-            if note.check and note.check != checksum(table, [{"settings": note.settings, "complete": note.complete}]):
-                raise ValueError("its rows are not those that were saved")
-            return cls(table.replace_schema_metadata(None).to_pandas(), note.settings, note.complete)
-        except FileNotFoundError as error:
-            raise ValueError(f"There are no results at {path}.") from error
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as error:
-            reason = first_fault(error) if isinstance(error, ValidationError) else first_line(error)
-            raise ValueError(
-                f"{path} is not a complete results file of kvsteer_lab ({reason}); run the evaluation again."
-            ) from error
+        return cls(*read_results(path))
 
     @classmethod
     def of_run(cls, run: Run) -> Results:

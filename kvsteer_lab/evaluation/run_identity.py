@@ -75,6 +75,8 @@ def identify(plan: EvaluationPlan, questions: Sequence[Question]) -> RunIdentity
         ),
         interventions=[{"label": method.label, **describe(method)} for method in plan.methods],
     )
+    if plan.backend is not None:
+        texts["backend"] = dict(plan.backend.about)
     asked = [[q.id, q.text, q.answer, dict(q.choices)] for q in questions]
     readings = dict(
         rules={name: _rule(rule) for name, rule in task.rules.items()},

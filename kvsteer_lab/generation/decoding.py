@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +16,13 @@ from transformers.generation import LogitsProcessorList
 
 from ..edits.banks import cache_of_banks
 from ..edits.cache import apply, slot_from_end
-from ..edits.hiding import Hiding, PlacedSlot
+from ..edits.hiding import HiddenSlot, Hiding, PlacedSlot
+from ..edits.lasting import Lasting
 from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
 from ..models.lock import locked
 from ..models.model import Model
-from ..models.prefill import fill
+from ..models.prefill import close_gaps, fill, read_once
+from ..models.shared_prefix import worth_sharing
 from ..models.tokens import pad_left
 from .processors import FiniteGuard, split_off_readers
 from .rows import Row
@@ -55,7 +57,8 @@ def fill_rows(
     distinct = sorted(first.values())
     place = {keys[i]: at for at, i in enumerate(distinct)}
     fork = [place[key] for key in keys]
-    ids, mask = pad_left([rows[i].cached for i in distinct], model.pad_id, model.device)
+    prompts = [rows[i].cached for i in distinct]
+    ids, mask = pad_left(prompts, model.pad_id, model.device)
     placed = [
         Placed(at, ids.shape[1] - len(rows[i].cached) + slot, delta)
         for at, i in enumerate(distinct)
@@ -68,24 +71,47 @@ def fill_rows(
         edit = partial(apply, deltas=deltas, lengths=lengths)
     behind, banked = None, mask
     if any(row.bank is not None for row in rows):
-        banks = [rows[i].bank for i in distinct]
+        banks = [None if (found := rows[i].bank) is None else found.bank for i in distinct]
         behind = cache_of_banks(model, banks)
         there = torch.tensor([[bank is not None] for bank in banks], device=mask.device).to(mask)
         banked = torch.cat([there.expand(-1, behind.get_seq_length()), mask], 1)
-    cache = fill(
-        model,
-        ids,
-        banked,
-        fork=None if fork == list(range(len(distinct))) else fork,
-        edit_cache=edit,
-        edit_layers=layer_edits(placed),
-        behind=behind,
-    )
+    forked = None if fork == list(range(len(distinct))) else fork
+    begin = banked.shape[1] - ids.shape[1]
+    barred = [PlacedSlot(at, h.slot, begin, h) for at, i in enumerate(distinct) for h in _bank_hidden(rows[i])]
+    shared = worth_sharing(model, prompts) if behind is None and not placed else 0
+    with Hiding(model.traced._module, begin, barred) if barred else nullcontext():  # what nnsight runs
+        if shared:
+            cache = _fill_after(model, prompts, shared, fork=fork, edit_cache=edit)
+        else:
+            edits = layer_edits(placed)
+            cache = fill(model, ids, banked, fork=forked, edit_cache=edit, edit_layers=edits, behind=behind)
     tails, seen = pad_left([row.read for row in rows], model.pad_id, model.device)
     index = torch.tensor(fork, device=model.device)
     padding = ids.new_full((len(distinct), banked.shape[1] - ids.shape[1]), model.pad_id)  # a bank has no tokens
     ids = torch.cat([padding, ids], 1)
     return cache, torch.cat([ids[index], tails], 1), torch.cat([banked[index], seen], 1)
+
+
+def _fill_after(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    shared: int,
+    *,
+    fork: Sequence[int],
+    edit_cache: Callable[[DynamicCache], object] | None,
+) -> DynamicCache:
+    """What `fill` makes of whole prompts, with their first `shared` tokens read once."""
+    rest, seen = pad_left([prompt[shared:] for prompt in prompts], model.pad_id, model.device)
+    mask = torch.cat([torch.ones_like(seen[:, :1]).expand(-1, shared), seen], 1)
+    lengths = [len(prompts[i]) - shared for i in fork]
+
+    def close_and_edit(cache: DynamicCache) -> None:
+        close_gaps(cache, shared, lengths)
+        if edit_cache is not None:
+            edit_cache(cache)
+
+    behind = read_once(model, prompts[0][:shared], len(prompts))
+    return fill(model, rest, mask, fork=fork, edit_cache=close_and_edit, behind=behind)
 
 
 @dataclass(frozen=True)
@@ -96,24 +122,27 @@ class Columns:
         start: the first column that is read next: how many the cache has.
         prompts: per row, the column behind its cached prompt.
         tails: per row, the column behind its tail, where its new tokens begin.
+        banks: per row, the column of its bank's first slot.
     """
 
     start: int
     prompts: tuple[int, ...]
     tails: tuple[int, ...]
+    banks: tuple[int, ...]
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Columns:
         """As `fill_rows` puts them."""
         start = max(row.inserted for row in rows) + max(len(row.cached) for row in rows)
-        return cls(start, (start,) * len(rows), (start + max(len(row.read) for row in rows),) * len(rows))
+        end = start + max(len(row.read) for row in rows)
+        return cls(start, (start,) * len(rows), (end,) * len(rows), (0,) * len(rows))
 
 
 def editing(
     model: Model, rows: Sequence[Row], columns: Columns | None = None, *, cached: bool = True
 ) -> AbstractContextManager[object]:
     """The context in which the plain model reads on from the cache that `fill_rows` made of the same rows: it edits
-    their residual stream and hides slots.
+    their residual stream and what they cache, and hides slots.
 
     It may span several forward passes, or be entered once for each; the passes must follow one another in the order of
     the text. With `cached=False` the rows are left-padded as a whole, prompt and tail, and each pass reads them from
@@ -128,7 +157,8 @@ def editing(
     if columns is None and cached:
         columns = Columns.of(rows)
     elif columns is None:
-        columns = Columns(0, (0,) * len(rows), (max(len(row.prompt_ids) + len(row.tail) for row in rows),) * len(rows))
+        end = max(len(row.prompt_ids) + len(row.tail) for row in rows)
+        columns = Columns(0, (0,) * len(rows), (end,) * len(rows), (0,) * len(rows))
     placed = []
     for i, row in enumerate(rows):
         for delta, slot in _residual_slots(row):
@@ -147,7 +177,17 @@ def editing(
         for i, row in enumerate(rows)
         for h in row.hidden
     ]
-    return _Both(edits, Hiding(model.hf, columns.start, barred)) if barred else edits
+    barred += [
+        PlacedSlot(i, columns.banks[i] + h.slot, columns.tails[i] - len(row.read), h)
+        for i, row in enumerate(rows)
+        for h in _bank_hidden(row)
+    ]
+    reading: AbstractContextManager[object] = edits
+    if barred:
+        reading = _Both(reading, Hiding(model.hf, columns.start, barred))
+    if any(row.lasting for row in rows):
+        reading = _Both(reading, Lasting(model.hf, [row.lasting for row in rows]))
+    return reading
 
 
 class _Both:
@@ -163,6 +203,11 @@ class _Both:
     def __exit__(self, *error: Any) -> None:
         self.inner.__exit__(*error)
         self.outer.__exit__(*error)
+
+
+def _bank_hidden(row: Row) -> tuple[HiddenSlot, ...]:
+    """The slots of a row's bank that some layers don't read, counted from the bank's first."""
+    return () if row.bank is None else row.bank.hidden
 
 
 def _residual_slots(row: Row) -> list[tuple[ResidualDelta, int]]:

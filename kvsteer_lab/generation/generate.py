@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
@@ -17,6 +17,7 @@ from ..interventions.base import Intervention, Nothing
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
 from ..models.tokens import offset_token
+from .backend import Backend, Finished, check_backend
 from .outputs import Generation, Generations
 from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
 from .running import decode_queue
@@ -35,6 +36,7 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 64,
+    backend: Backend | None = None,
     progress: bool = False,
 ) -> Generations:
     """Generate one text a prompt x intervention x sample.
@@ -59,6 +61,8 @@ def generate(
         batch_size: rows decoded together at most. They are fewer where they wouldn't fit into half of the free memory
             (the environment variable `KVSTEER_MEMORY` sets another number of gigabytes), and are halved where it runs
             out. Rows that have ended make room for the next.
+        backend: what decodes, from `kv.backends`; `None`: transformers in this process. Prompts, labels and seeds are
+            the same; what a backend can't do is refused by name.
         progress: whether to show a bar.
 
     Returns:
@@ -85,6 +89,7 @@ def generate(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        backend=backend,
     )
     texts = job.run_until_interrupted(progress)
     if not texts.complete:
@@ -104,12 +109,14 @@ def generate_all(
     samples: int = 1,
     seed: int = 0,
     batch_size: int = 64,
+    backend: Backend | None = None,
     progress: bool = False,
 ) -> Generations:
     """All texts, or none: as `generate`, but Ctrl-C is raised. For whatever goes on to compute with the texts.
 
     Args:
-        model, prompts, interventions, chat, offset, generation, samples, seed, batch_size, progress: as in `generate`.
+        model, prompts, interventions, chat, offset, generation, samples, seed, batch_size: as in `generate`.
+        backend, progress: as in `generate`.
 
     Returns:
         Every row.
@@ -132,6 +139,7 @@ def generate_all(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        backend=backend,
     )
     job.run(progress)
     return job.result()
@@ -148,6 +156,7 @@ class Job:
     index: list[tuple[int, str, int]]
     seed: int
     batch_size: int
+    backend: Backend | None = None
     done: dict[int, Generation] = field(default_factory=dict)
 
     @classmethod
@@ -163,24 +172,34 @@ class Job:
         samples: int,
         seed: int,
         batch_size: int,
+        backend: Backend | None = None,
     ) -> Job:
         """Check everything, and warn of windows; nothing is computed."""
+        check_backend(backend)
         given = as_list(prompts)
         settings, rows, index = prepare(
             model, given, interventions, chat=chat, offset=offset, generation=generation, samples=samples
         )
         if said := window_warning(model, rows, settings.max_new_tokens):
             warnings.warn(said, stacklevel=3)
-        return cls(model, given, settings, rows, index, seed, batch_size)
+        if backend is not None:
+            backend.check(model, rows, settings)
+        return cls(model, given, settings, rows, index, seed, batch_size, backend)
 
     def run(self, progress: bool) -> None:
         """Decode group by group."""
         with bar(len(self.rows), "generate", "text", progress) as shown:
-            for group in group_rows(self.model, self.rows):
-                for finished in decode_queue(self.model, self.rows, group, self.settings, self.seed, self.batch_size):
-                    for i, ids in finished:
-                        self.done[i] = read_row(self.model, self.rows[i], self.index[i], ids, self.settings)
-                    shown.update(len(finished))
+            for finished in self._decode():
+                for i, ids in finished:
+                    self.done[i] = read_row(self.model, self.rows[i], self.index[i], ids, self.settings)
+                shown.update(len(finished))
+
+    def _decode(self) -> Iterator[Finished]:
+        if self.backend is not None:
+            yield from self.backend.decode(self.model, self.rows, self.settings, self.seed)
+            return
+        for group in group_rows(self.model, self.rows):
+            yield from decode_queue(self.model, self.rows, group, self.settings, self.seed, self.batch_size)
 
     def result(self, complete: bool = True) -> Generations:
         """The finished rows in order."""
@@ -203,11 +222,12 @@ def check_prompts(
     offset: str | int | None,
     generation: Mapping[str, Any] | GenerationConfig | None,
     samples: int,
+    backend: Backend | None = None,
 ) -> None:
     """Refuse what `generate` would refuse on these chats, and compute nothing: for long work that is done in parts.
 
     Args:
-        model, prompts, interventions, offset, generation, samples: as in `generate`.
+        model, prompts, interventions, offset, generation, samples, backend: as in `generate`.
 
     Raises:
         ValueError: as `generate`.
@@ -215,7 +235,12 @@ def check_prompts(
     >>> import kvsteer_lab as kv
     >>> check_prompts(kv.load("tiny"), ["2 + 2?"], [kv.Nothing()], offset="\\n", generation=None, samples=1)
     """
-    prepare(model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples)
+    check_backend(backend)
+    settings, rows, _ = prepare(
+        model, prompts, interventions, chat=True, offset=offset, generation=generation, samples=samples
+    )
+    if backend is not None:
+        backend.check(model, rows, settings)
 
 
 def prepare(

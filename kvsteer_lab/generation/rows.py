@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from ..edits.banks import Bank, joined
 from ..edits.cache import Add, check_cast, slot_from_end
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit, Erase, Insert
+from ..edits.operators import CacheEdit, Erase, Insert, LastSlot, SlotEdit
+from ..edits.program import opens
 from ..edits.residual import ResidualDelta
 from ..edits.spans import CachedPrompt
 from ..interventions.base import Intervention
+from ..models.attention import query_heads
 from ..models.model import Model
+from ..models.prefill import last_slots
 from ..models.prompts import Prompt, as_chat
 from ..models.shared_prefix import counts_slots
+from ..models.tokens import pad_left
+
+_TOGETHER = 16  # prompts that are read once more for their gates
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    """What stands before a prompt.
+
+    Attributes:
+        bank: its slots.
+        hidden: those that some layers don't read.
+    """
+
+    bank: Bank
+    hidden: tuple[HiddenSlot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class Row:
         hidden: slots of the prompt that what is read next doesn't read.
         label: of the intervention, for error messages.
         bank: slots before the prompt, which its tokens read.
+        lasting: what is done to every slot that is cached after the prompt.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,7 +66,8 @@ class Row:
     forced: tuple[int, ...] = ()
     hidden: tuple[HiddenSlot, ...] = ()
     label: str = ""
-    bank: Bank | None = None
+    bank: Inserted | None = None
+    lasting: tuple[SlotEdit, ...] = ()
 
     @property
     def cached(self) -> tuple[int, ...]:
@@ -54,7 +77,7 @@ class Row:
     @property
     def inserted(self) -> int:
         """How many slots lie before the prompt."""
-        return 0 if self.bank is None else len(self.bank)
+        return 0 if self.bank is None else len(self.bank.bank)
 
     @property
     def anew(self) -> bool:
@@ -127,7 +150,7 @@ def make_rows(
         raise ValueError("A prompt of a single token needs an offset token; pass offset='\\n' or a longer prompt.")
     deltas = intervention.deltas(model, lengths)
     hidden = intervention.hidden(model, lengths)
-    deltas, hidden, banks = _looked_up(model, deltas, hidden, prompts, lengths, chats)
+    deltas, hidden, banks, lasting = _looked_up(model, deltas, hidden, prompts, lengths, chats)
     done = "steered" if any(deltas) else "hidden"
     if not tail and (any(deltas) or any(hidden)):
         raise ValueError(
@@ -154,11 +177,16 @@ def make_rows(
             slot_from_end(delta.slot, len(ids), row)
     keys = noise_keys or [""] * len(prompts)
     uses_cache, forced = bool(intervention.uses_cache), tail[offset is not None :]
-    each = zip(prompts, deltas, keys, residuals, hidden, banks, strict=True)
+    each = zip(prompts, deltas, keys, residuals, hidden, banks, lasting, strict=True)
     return [
-        Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank)
-        for ids, d, key, r, h, bank in each
+        Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank, last)
+        for ids, d, key, r, h, bank, last in each
     ]
+
+
+_LookedUp = tuple[
+    list[tuple[CacheEdit, ...]], list[tuple[HiddenSlot, ...]], list[Inserted | None], list[tuple[SlotEdit, ...]]
+]
 
 
 def _looked_up(
@@ -168,26 +196,69 @@ def _looked_up(
     prompts: Sequence[Sequence[int]],
     lengths: Sequence[int],
     chats: Sequence[Prompt],
-) -> tuple[list[tuple[CacheEdit, ...]], list[tuple[HiddenSlot, ...]], list[Bank | None]]:
+) -> _LookedUp:
     """Each row's edits with their spans looked up; what is erased goes to what is hidden, what is inserted becomes the
-    row's bank. Plain additions are left as they are, and cost nothing.
+    row's bank, what is done to new slots is kept by itself. Plain additions are left as they are, and cost nothing.
     """
     if all(isinstance(edit, Add) and edit.plain for row in deltas for edit in row):
-        return list(deltas), list(hidden), [None] * len(prompts)
-    banks: dict[tuple[int, ...], Bank] = {}
-    edited, erased, inserted = [], [], list[Bank | None]()
+        return list(deltas), list(hidden), [None] * len(prompts), [()] * len(prompts)
+    deltas = _behind_gates(model, deltas, prompts, lengths)
+    banks: dict[tuple[int, ...], Inserted] = {}
+    edited, erased, lasting, inserted = [], [], [], list[Inserted | None]()
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
         prompt = CachedPrompt.of(model.tokenizer, ids[:length], chats[row] if chats else None)
         found = [edit for given in deltas[row] for edit in given.resolve(prompt, row)]
-        given = [edit.bank for edit in found if isinstance(edit, Insert)]
+        given = [edit for edit in found if isinstance(edit, Insert)]
         key = tuple(map(id, given))
         if given and key not in banks:
-            banks[key] = joined(given)  # one object for all rows: they share a prompt's prefill
+            banks[key] = _inserted(model, given)  # one object for all rows: they share a prompt's prefill
         inserted.append(banks.get(key))
         barred = [slot for edit in found if isinstance(edit, Erase) for slot in edit.hidden_slots(model)]
         erased.append((*hidden[row], *barred))
         edited.append(tuple(edit for edit in found if not isinstance(edit, Insert | Erase)))
-    return edited, erased, inserted
+        lasting.append(tuple(edit for edit in deltas[row] if isinstance(edit, SlotEdit) and edit.every))
+    return edited, erased, inserted, lasting
+
+
+def _inserted(model: Model, edits: Sequence[Insert]) -> Inserted:
+    """Banks one behind the other, and what layers that weren't chosen don't read of them."""
+    hidden, slot = [], 0
+    for edit in edits:
+        if edit.layers is not None:
+            barred = torch.ones(model.n_layers, query_heads(model.hf), dtype=torch.bool)
+            barred[list(edit.layers)] = False
+            hidden += [HiddenSlot(barred, slot + i) for i in range(len(edit.bank))]
+        slot += len(edit.bank)
+    return Inserted(joined([edit.bank for edit in edits]), tuple(hidden))
+
+
+def _behind_gates(
+    model: Model, deltas: Sequence[tuple[CacheEdit, ...]], prompts: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> list[tuple[CacheEdit, ...]]:
+    """The edits without those that act before or after the cache is there, and whose gate is closed: these gates are
+    shown the last slot of the prompt by itself, read once more for them. The others are asked when the cache is there.
+    """
+
+    def early(edit: CacheEdit) -> bool:
+        here = isinstance(edit, Insert | Erase) or (isinstance(edit, SlotEdit) and edit.every)
+        return here and getattr(edit, "when", None) is not None
+
+    asked = [row for row, edits in enumerate(deltas) if any(map(early, edits))]
+    shown: dict[tuple[int, ...], LastSlot] = {}
+    distinct = list(dict.fromkeys(tuple(prompts[row][: lengths[row]]) for row in asked))
+    for start in range(0, len(distinct), _TOGETHER):
+        some = distinct[start : start + _TOGETHER]
+        keys, values = last_slots(model, *pad_left(some, model.pad_id, model.device))
+        shown |= {ids: LastSlot(k, v) for ids, k, v in zip(some, keys, values, strict=True)}
+    open_edits = list(deltas)
+    for row in asked:
+        last = shown[tuple(prompts[row][: lengths[row]])]
+        open_edits[row] = tuple(
+            replace(edit, when=None) if early(edit) else edit  # type: ignore[type-var]  # operators are dataclasses
+            for edit in deltas[row]
+            if not early(edit) or opens(edit.when, last, row)  # type: ignore[attr-defined]
+        )
+    return open_edits
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:

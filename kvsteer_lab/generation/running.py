@@ -255,6 +255,7 @@ class _Batch:
             self.ids.shape[1] - 1,
             tuple(self.columns.prompts[i] - unused for i in rows),
             tuple(self.columns.tails[i] - unused for i in rows),
+            tuple(self.columns.banks[i] - unused for i in rows),
         )
         keep_rows(self.cache, index, unused)
         if self.noise is not None:
@@ -277,6 +278,7 @@ class _Batch:
             width - 1,
             tuple(c + by for part, by in zip((self, other), wider, strict=True) for c in part.columns.prompts),
             tuple(c + by for part, by in zip((self, other), wider, strict=True) for c in part.columns.tails),
+            tuple(c + by for part, by in zip((self, other), wider, strict=True) for c in part.columns.banks),
         )
         join_rows(self.cache, other.cache)
         self.numbers, self.rows, self.new = (

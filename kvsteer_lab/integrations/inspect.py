@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .._util.extras import import_extra
 from ..generation.generate import generate_all
 from ..generation.outputs import Generation
 from ..tasks.base import Chat
 from ..tasks.traces.http_request import import_anyio
-from .steering_arguments import MAX_NEW_TOKENS, import_extra, read_arguments, refuse_unknown
+from .steering_arguments import MAX_NEW_TOKENS, read_arguments, refuse_unknown
 
 _ARGUMENTS = "vectors ck cv layers slot offset name control device dtype batch_size".split()
 _REFUSED = (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._util.extras import import_extra
 from .harness_model import HarnessModel
-from .steering_arguments import import_extra
 
 
 def register_lm_eval() -> type[Any]:

@@ -6,9 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -114,22 +111,6 @@ def read_arguments(
     model = load(pretrained, device_map=there, dtype=None if dtype == "auto" else dtype)
     offset_token(model.tokenizer, offset)
     return SteeredModel(model, check_intervention(model, steering or Nothing()), offset)
-
-
-def import_extra(module: str, extra: str) -> ModuleType:
-    """A module of an optional dependency.
-
-    Raises:
-        ImportError: it isn't installed; the message says how to get it.
-
-    >>> import_extra("no_such_framework", "lm-eval")
-    Traceback (most recent call last):
-    ImportError: no_such_framework isn't installed; get it with `pip install "kvsteer-lab[lm-eval]"`.
-    """
-    root = module.partition(".")[0]
-    if find_spec(root) is None:
-        raise ImportError(f'{root} isn\'t installed; get it with `pip install "kvsteer-lab[{extra}]"`.')
-    return import_module(module)
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:

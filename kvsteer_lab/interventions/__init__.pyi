@@ -21,5 +21,6 @@ from .prompt import CoTPrefix as CoTPrefix
 from .prompt import CoTPrompt as CoTPrompt
 from .prompt import FewShot as FewShot
 from .prompt import ForcedPrefix as ForcedPrefix
+from .scaled import Scaled as Scaled
 from .steering import Steering as Steering
 from .together import Together as Together

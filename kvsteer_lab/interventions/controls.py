@@ -18,6 +18,7 @@ from ..vectors.kv import KVVectors
 from .cache import CacheSteering, Control, as_control
 from .covariance import in_covariance_of, in_covariance_of_slots
 from .matching import after, check_number, match_norms
+from .scaled import Scaled
 from .steering import Steering
 
 __all__ = [
@@ -37,8 +38,11 @@ __all__ = [
 def random_controls(steering: CacheSteering, n: int = 40, seed: int = 0) -> list[Control]: ...
 @overload
 def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> list[Steering]: ...
-def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> Sequence[Steering]:
-    """The same steering with random vectors of the same norm, per layer, and for cache steering in keys and in values.
+@overload
+def random_controls(steering: Scaled, n: int = 40, seed: int = 0) -> list[Scaled]: ...
+def random_controls(steering: Scaled, n: int = 40, seed: int = 0) -> Sequence[Scaled]:
+    """The same steering with random vectors of the same norm, per layer, and for cache steering in keys and in values;
+    of `kv.CacheEdits` the same program with something about each operator random (`kv.edits.randomise`).
 
     A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
 
@@ -61,7 +65,7 @@ def random_controls(steering: Steering, n: int = 40, seed: int = 0) -> Sequence[
         ['random 0 for steered ck=0 cv=6', 'random 1 for steered ck=0 cv=6']
     """
     check_number(n)
-    if not isinstance(steering, Steering):
+    if not isinstance(steering, Scaled):
         raise ValueError(f"Controls are drawn for a steering, such as kv.CacheSteering, not {type(steering).__name__}.")
     return [steering.random_control(seed + i) for i in range(n)]
 

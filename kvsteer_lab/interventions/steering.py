@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numbers
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -28,10 +28,10 @@ from ..tasks.base import Chat
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import KVVectors
 from ..vectors.randomised import random_like
-from .base import Intervention
+from .scaled import Scaled
 
 
-class Steering(Intervention, ABC):
+class Steering(Scaled):
     """A method that adds vectors at a coefficient. Subclass it to add them in a new way.
 
     Attributes:
@@ -159,43 +159,8 @@ class Steering(Intervention, ABC):
         table = self.vectors.relative_to(model, prompts).set_index("layer")
         return table.loc[list(self.edited_layers)].mean()
 
-    def unit_dose(self, model: Model, prompts: Prompt | Sequence[Prompt]) -> float:
-        """The dose that a coefficient of 1 amounts to: that of the values, or of the residual stream. Multiply it by a
-        coefficient for that one's dose.
-
-        Args:
-            model: the model to be steered.
-            prompts: prompts whose steered slot is measured.
-        """
-        doses = self.unit_doses(model, prompts)
-        return float(doses["values"] if "values" in doses else doses["residuals"])
-
     def controls(self, n: int, seed: int = 0) -> Sequence[Steering]:
-        """Matched random controls: the same steering with random vectors of the same norms. A control remembers what it
-        controls.
-
-        A handful passes by luck: with R controls the smallest p-value is 1 / (R + 1), so take at least 39.
-
-        Args:
-            n: how many; 0 gives none.
-            seed: control i is drawn with `seed + i`.
-
-        Raises:
-            ValueError: a negative number of controls.
-
-        Example:
-            >>> import torch
-            >>> import kvsteer_lab as kv
-            >>> from kvsteer_lab.vectors import Card
-            >>> card = Card("m", "llama", "", "torch.float32", "post_rope", None, None, 1, {"style": "stepwise"})
-            >>> vectors = kv.KVVectors(torch.ones(3, 2, 4), torch.ones(3, 2, 4), card)
-            >>> steering = kv.CacheSteering(vectors, ck=0, cv=6, name="mine")
-            >>> steering.controls(0), [control.label for control in steering.controls(2, seed=5)]
-            ([], ['random 5 for mine', 'random 6 for mine'])
-        """
-        if not isinstance(n, SupportsIndex) or n.__index__() < 0:
-            raise ValueError(f"The number of controls must be 0 or a positive whole number, not {n}.")
-        return [self.random_control(seed + i) for i in range(n)]
+        return super().controls(n, seed)  # type: ignore[return-value]  # made by `random_control` below
 
     def random_control(self, seed: int) -> Steering:
         """One matched random control, drawn with `seed`."""
@@ -330,7 +295,7 @@ def check_vectors(vectors: object, kind: type, remedy: str) -> None:
 
 
 def check_adds(steering: object) -> None:
-    """Refuse what isn't a steering, or one that adds nothing at any coefficient.
+    """Refuse what has no coefficient to scale, or what adds nothing at any.
 
     Raises:
         ValueError: another intervention, no layers or KV heads to edit, or vectors that are zero there.
@@ -341,7 +306,7 @@ def check_adds(steering: object) -> None:
         Traceback (most recent call last):
         ValueError: A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not CoTPrompt.
     """
-    if not isinstance(steering, Steering):
+    if not isinstance(steering, Scaled):
         raise ValueError(
             f"A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not {type(steering).__name__}."
         )

@@ -14,10 +14,11 @@ from ..vectors.extraction import PairDifferences
 def key_projection(
     differences: PairDifferences, gain: float, rank: int = 1, *, span: Span, layers: Sequence[int] | None = None
 ) -> Map:
-    """Amplify the part of a span's keys that lies in the subspace where pairs differ most, after SEKA's
-    k <- k + g P k: P projects on the first `rank` right singular vectors of the differences, for each layer and KV
-    head. Attention to the span changes, what is read from it doesn't. Cost: an SVD for each layer and head, then one
-    d x d product a slot. Keys are taken as they are cached, after RoPE.
+    """Amplify the part of a span's keys that lies in the subspace where pairs differ most: k <- k + g P k (after SEKA,
+    Li et al. 2026, arXiv 2603.01281). P projects on the first `rank` right singular vectors of the differences, for
+    each layer and KV head; in SEKA, on singular vectors of the cross-covariance of neutral and relevant tokens' keys.
+    Attention to the span changes, what is read from it doesn't. Cost: an SVD for each layer and head, then one d x d
+    product a slot. Keys are taken as they are cached, after RoPE.
 
     Args:
         differences: of each pair, from `kv.extract_pairs`.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.operators import SlotEdit, Slotted
+from ..edits.randomised import randomise, towards_random
+from ..edits.scaling import scale
 from ..models.model import Model
 from ..vectors.kv import KVVectors
 
@@ -21,7 +23,7 @@ class Turn(SlotEdit):
     Attributes:
         keys, values: `[layers, kv_heads, head_dim]`; zeros leave a head as it is.
         degrees: the angle; `None`: that of x + b, whose length is then x's.
-        span, layers, heads, when: as in every operator.
+        span, layers, heads, when, every: as in every operator.
 
     Raises:
         ValueError: an angle outside of [0, 180], NaN or infinity; when it is used: vectors of another model.
@@ -69,9 +71,23 @@ class Turn(SlotEdit):
         return torch.where(b.any(-1, keepdim=True), size * (angle.cos() * x + angle.sin() * across), old)
 
 
+@scale.register
+def _(edit: Turn, factor: float) -> Turn:
+    """By a part of the angle; where the angle is that of x + b, by a part of b."""
+    if edit.degrees is not None:
+        return replace(edit, degrees=min(180.0, factor * edit.degrees))
+    return replace(edit, keys=factor * edit.keys, values=factor * edit.values)
+
+
+@randomise.register
+def _(edit: Turn, model: Model, seed: int) -> Turn:
+    """By the same angle, towards random vectors of the same norms."""
+    return towards_random(edit, seed)
+
+
 def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
-    """Steer the last slot and give its keys and values their old norms back, head by head: x <- |x| (x + c v) / |x +
-    c v|. Cost: that of cache steering.
+    """Steer the last slot and give its keys and values their old norms back, head by head (our own): x <- |x| (x +
+    c v) / |x + c v|. Cost: that of cache steering.
 
     Args:
         vectors: v, with keys as they are cached.
@@ -91,8 +107,9 @@ def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
 
 
 def turned(vectors: KVVectors, degrees: float) -> Turn:
-    """Turn the last slot's values by an angle towards v, head by head, in the plane of both (angular steering, after Vu
-    and Nguyen 2025, on the cache): the dose is the angle. Cost: that of cache steering.
+    """Turn the last slot's values by an angle towards v, head by head, in the plane of both: the dose is the angle
+    (after angular steering, Vu and Nguyen 2025, arXiv 2510.26243, which turns the residual stream within one fixed
+    plane). Cost: that of cache steering.
 
     Args:
         vectors: v; its keys aren't used.

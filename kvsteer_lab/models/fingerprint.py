@@ -29,6 +29,9 @@ from transformers import PreTrainedModel
 FORMAT = "2"
 """The first part of every fingerprint; files of earlier releases have 16 hex digits without it."""
 
+UNREAD = "unread-"
+"""How the fingerprint of a model begins whose weights lie elsewhere."""
+
 _MARKS = frozenset(
     "_name_or_path name_or_path transformers_version architectures dtype torch_dtype use_cache auto_map model_type"
     " bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id quantization_config"

@@ -73,6 +73,45 @@ def fork_rows(cache: DynamicCache, index: Int[Tensor, " rows"] | None) -> None:
         layer.batch_select_indices(index.to(layer.keys.device))
 
 
+@locked
+@torch.no_grad()
+def read_once(model: Model, beginning: Sequence[int], n_rows: int) -> DynamicCache:
+    """The cache of a beginning that several prompts share, a row for each of them.
+
+    Args:
+        model: the model.
+        beginning: token ids.
+        n_rows: how many prompts go on from it.
+
+    Returns:
+        A cache of equal rows, to be given to `fill` as `behind`.
+    """
+    ids, mask = pad_left([beginning], model.pad_id, model.device)
+    return fill(model, ids, mask, fork=[0] * n_rows)
+
+
+def close_gaps(cache: DynamicCache, beginning: int, lengths: Sequence[int]) -> None:
+    """Move each row's beginning to what follows it, over the padding between them, in place. The rows are then padded
+    on their left, as if they had been read as a whole.
+
+    Args:
+        cache: rows of a common beginning, padding, and what follows.
+        beginning: how many slots the beginning has.
+        lengths: per row, how many slots follow it.
+    """
+    width = max(lengths)
+    if min(lengths) == width:
+        return
+    columns = torch.arange(beginning + width)
+    padding = torch.tensor([[width - n] for n in lengths])
+    moved = torch.where(columns < padding, columns + beginning, columns - padding)
+    source = torch.where(columns < padding + beginning, moved, columns)
+    for layer in cache.layers:
+        index = source.to(layer.keys.device)[:, None, :, None]
+        layer.keys = layer.keys.take_along_dim(index, 2)
+        layer.values = layer.values.take_along_dim(index, 2)
+
+
 _MANY = 32
 """From how many tokens a layer on the last token is read by itself."""
 

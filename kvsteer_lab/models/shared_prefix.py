@@ -8,6 +8,8 @@ from .model import Model
 
 SHARED = 32
 """From how many tokens on a common beginning is worth a pass of its own."""
+_WORTH = 256
+"""How many tokens must be saved before a batch's common beginning gets a pass of its own."""
 _FEW = 4  # prompts that begin alike for half of their length; fewer go with the others
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
@@ -94,3 +96,25 @@ def can_share(model: Model, rows: Sequence[Sequence[int]]) -> bool:
     if kinds & set(_LENGTH_DEPENDENT):
         return False
     return len({len(row) for row in rows}) == 1 or not counts_slots(model)
+
+
+def worth_sharing(model: Model, rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens of these prompts to read once for all of them, before what follows in each: the chat template's
+    system message, or the examples of a benchmark.
+
+    Args:
+        model: the model that runs.
+        rows: token ids of different prompts.
+
+    Returns:
+        A number of tokens; 0 where a pass of its own would not pay, or where the model can't skip columns.
+
+    >>> import kvsteer_lab as kv
+    >>> examples = list(range(40))
+    >>> worth_sharing(kv.load("tiny"), [[*examples, 50 + i] for i in range(8)])
+    40
+    """
+    if len(rows) < 2 or counts_slots(model) or not can_share(model, rows):
+        return 0
+    shared = shared_length(rows)
+    return shared if (len(rows) - 1) * shared >= _WORTH else 0

@@ -3,10 +3,10 @@ from .checking import recompute as recompute
 from .compact import CompactReplication as CompactReplication
 from .compact import read_compact as read_compact
 from .compact import write_compact as write_compact
-from .replicating import Replication as Replication
-from .replicating import load as load
 from .replicating import replicate as replicate
 from .sentences import describe_table as describe_table
 from .sizes import Sizes as Sizes
+from .stored import Replication as Replication
+from .stored import load as load
 from .styles import adoption_table as adoption_table
 from .tables import comparison_table as comparison_table

@@ -15,7 +15,7 @@ import pandas as pd
 from .._util.files import write_atomically
 from .._util.json import read_json
 from ..evaluation.runs import Run
-from .replicating import SETTINGS, Replication, gather_latency
+from .stored import SETTINGS, Replication, gather_latency
 from .tables import comparison_table, read_texts
 
 TEXTS = ("text", "forced", "closing", "gold")

@@ -267,7 +267,7 @@ class SteeringStats(KVConnectorStats):
     """Counts on their way to `/metrics`: steered requests by vectors, edited slots, seconds."""
 
     def reset(self) -> None:
-        self.data: dict[str, Any] = {}
+        self.data: dict[str, float] = {}
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         for key, value in other.data.items():

@@ -1,5 +1,7 @@
 from .activation import ActivationVectors as ActivationVectors
 from .activation import extract_activations as extract_activations
+from .activation_pairs import ActivationDifferences as ActivationDifferences
+from .activation_pairs import extract_activation_pairs as extract_activation_pairs
 from .cards import Card as Card
 from .extraction import PairDifferences as PairDifferences
 from .extraction import extract as extract

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .._util.files import write_atomically
 from .._util.json import first_fault, read_json
-from ..models.fingerprint import compare_fingerprints
+from ..models.fingerprint import UNREAD, compare_fingerprints
 from ..models.model import Model
 
 KeyMode = Literal["post_rope", "position_free"]
@@ -103,6 +103,8 @@ class Card:
     def tell_of_other_weights(self, model: Model) -> str:
         """What `warn_of_other_weights` warns of; empty if there is nothing."""
         dtypes = f"in {self.dtype}, the model runs in {model.dtype}"
+        if any(mark.startswith(UNREAD) for mark in (self.fingerprint, model.fingerprint)):
+            return ""  # of a model that was loaded without its weights
         match compare_fingerprints(self.fingerprint, model.fingerprint):
             case "format":
                 return (

@@ -18,6 +18,7 @@ from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import template_hash
+from ..models.remote import Remote, check_remote, read_last_slots
 from ..models.shared_prefix import beginning_alike
 from ..models.tokens import encode, offset_token, pad_left
 from .cards import Card, KeyMode
@@ -60,7 +61,13 @@ class PairDifferences:
 
 
 def extract(
-    model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True
+    model: Model,
+    pairs: ContrastiveSet,
+    *,
+    batch_size: int = 16,
+    keys: KeyMode = "post_rope",
+    remote: Remote | None = None,
+    progress: bool = True,
 ) -> KVVectors:
     """The mean difference of keys and values at the prompts' last token (Belitsky et al. 2025).
 
@@ -75,6 +82,8 @@ def extract(
         keys: `"post_rope"` takes keys as they are cached (the paper's way); `"position_free"` un-rotates each before
             averaging, so that prompts of different length don't mix rotation into the difference. Such vectors are
             rotated to the slot where they are added.
+        remote: where traces run, as in nnsight: `"local"` simulates a server in this process, `True` is NDIF; `None`:
+            here. Only the last slots come back.
         progress: whether to show a bar.
 
     Raises:
@@ -88,7 +97,7 @@ def extract(
         (4, 2, 32)
     """
     sums = [torch.zeros(model.n_layers, model.n_kv_heads, model.head_dim, dtype=torch.float64) for _ in range(2)]
-    for batch in _slots(model, pairs, batch_size, keys, progress):
+    for batch in _slots(model, pairs, batch_size, keys, progress, remote):
         for total, part in zip(sums, (batch.keys, batch.values), strict=True):
             total += torch.einsum("p,plhd->lhd", batch.signs.double(), part.double())
     mean_keys, mean_values = (total / len(pairs) for total in sums)
@@ -96,7 +105,13 @@ def extract(
 
 
 def extract_pairs(
-    model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, keys: KeyMode = "post_rope", progress: bool = True
+    model: Model,
+    pairs: ContrastiveSet,
+    *,
+    batch_size: int = 16,
+    keys: KeyMode = "post_rope",
+    remote: Remote | None = None,
+    progress: bool = True,
 ) -> PairDifferences:
     """Every pair's own difference, for analyses; arguments and errors as in `kv.extract`.
 
@@ -110,7 +125,7 @@ def extract_pairs(
     """
     shape = (len(pairs), model.n_layers, model.n_kv_heads, model.head_dim)
     differences = [torch.zeros(shape) for _ in range(2)]
-    for batch in _slots(model, pairs, batch_size, keys, progress):
+    for batch in _slots(model, pairs, batch_size, keys, progress, remote):
         for total, part in zip(differences, (batch.keys, batch.values), strict=True):
             total.index_add_(0, batch.pair, batch.signs[:, None, None, None] * part)
     return PairDifferences(differences[0], differences[1], make_card(model, pairs, keys))
@@ -156,13 +171,17 @@ class _Slots(NamedTuple):
     pair: Tensor  # which pair a prompt belongs to
 
 
-def _slots(model: Model, pairs: ContrastiveSet, batch_size: int, keys: KeyMode, progress: bool) -> Iterator[_Slots]:
+def _slots(
+    model: Model, pairs: ContrastiveSet, batch_size: int, keys: KeyMode, progress: bool, remote: Remote | None
+) -> Iterator[_Slots]:
     if keys not in get_args(KeyMode):
         raise ValueError(f"keys={keys!r} is unknown; choose one of: {', '.join(get_args(KeyMode))}.")
+    if remote is not None:
+        check_remote(model, remote)
     rotary = model.rotary if keys == "position_free" else None
 
     def read(ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]) -> tuple[Tensor, Tensor]:
-        k, v = last_slots(model, ids, mask)
+        k, v = last_slots(model, ids, mask) if remote is None else read_last_slots(model, ids, mask, remote)
         return (k if rotary is None else rotary.unrotate(k, mask.sum(-1).cpu() - 1)), v
 
     for signs, pair, (k, v) in read_sides(model, pairs, batch_size, read, progress):

@@ -20,6 +20,7 @@ from ..models.prompts import check_text, render, template_hash
 from ..models.tokens import encode
 from ..tasks.base import Chat, Task
 from ..tasks.traces.task import TracedTask, TracesTask
+from .contrasts import ACT_AS, as_texts, fill, from_instructions, opened, sides
 from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
 
 _FORMAT: Literal["kvsteer_lab.contrastive_set.1"] = "kvsteer_lab.contrastive_set.1"
@@ -231,6 +232,120 @@ class ContrastiveSet:
         sides = [tuple(render(tokenizer, chat) for chat in side) for side in (positive, negative)]
         last = tokenizer.decode(encode(tokenizer, sides[0][0])[-1:]) if sides[0] else None
         return cls(sides[0], sides[1], recipe or {"made": "from_chats"}, template_hash(tokenizer), last)
+
+    @classmethod
+    def from_system_prompts(
+        cls,
+        positive: str | Sequence[str],
+        negative: str | Sequence[str],
+        questions: str | Sequence[str],
+        tokenizer: Any,
+        *,
+        style: str | None = None,
+    ) -> ContrastiveSet:
+        """Pairs that differ in the system message alone: every question under every pair of messages.
+
+        Where the model's template has no system role, the message opens the user's.
+
+        Args:
+            positive, negative: system messages, one or several, pair by pair.
+            questions: what the user asks.
+            tokenizer: the model's, with its chat template.
+            style: what the vectors are for; the steering's label says it.
+
+        Raises:
+            ValueError: unequal or empty sides, no questions, no chat template.
+
+        Warns:
+            UserWarning: a question that is listed twice; it is used once.
+
+        >>> import kvsteer_lab as kv
+        >>> tokenizer = kv.load("tiny").tokenizer
+        >>> pairs = kv.ContrastiveSet.from_system_prompts("Be brief.", "Be wordy.", ["Why?"], tokenizer, style="brief")
+        >>> pairs.recipe["style"], "Be brief." in pairs.positive[0]
+        ('brief', True)
+        """
+        both = sides(positive, negative, "system message")
+        asked = as_texts(questions, "question")
+        pairs = from_instructions(tokenizer, *both, asked)
+        recipe = dict(made="from_system_prompts", style=style, prompts=len(both[0]), asked=len(asked))
+        return cls.from_chats([p.positive for p in pairs], [p.negative for p in pairs], tokenizer, recipe=recipe)
+
+    @classmethod
+    def from_personas(
+        cls,
+        positive: str | Sequence[str],
+        negative: str | Sequence[str],
+        questions: str | Sequence[str],
+        tokenizer: Any,
+        *,
+        template: str = ACT_AS,
+        style: str | None = None,
+    ) -> ContrastiveSet:
+        """Pairs of system messages that ask for two personas: "Act as if you're extremely happy." against "sad".
+
+        Args:
+            positive, negative: personas, one or several, pair by pair.
+            questions, tokenizer: as in `from_system_prompts`.
+            template: the message, with `{persona}` in it.
+            style: what the vectors are for; `None`: the first positive persona.
+
+        Raises:
+            ValueError: a template without `{persona}`, or what `from_system_prompts` refuses.
+
+        >>> import kvsteer_lab as kv
+        >>> pairs = kv.ContrastiveSet.from_personas("happy", "sad", "How are you?", kv.load("tiny").tokenizer)
+        >>> pairs.recipe["style"], "extremely sad" in pairs.negative[0]
+        ('happy', True)
+        """
+        happy, sad = sides(positive, negative, "persona")
+        told, against = ([fill(template, persona) for persona in side] for side in (happy, sad))
+        return cls.from_system_prompts(told, against, questions, tokenizer, style=style or happy[0])
+
+    @classmethod
+    def from_openings(
+        cls,
+        template: str,
+        openings: str | Sequence[str],
+        tokenizer: Any,
+        *,
+        positive: str | Sequence[str],
+        negative: str | Sequence[str],
+        style: str | None = None,
+    ) -> ContrastiveSet:
+        """Pairs in which two personas have begun the same reply (repeng): the vectors are read at its last token.
+
+        With a chat template the instruction is the user's message and the opening the reply's beginning, which is left
+        open. Without one both are plain text, behind the tokenizer's beginning-of-text token where it puts one itself.
+
+        Args:
+            template: the instruction, with `{persona}` in it.
+            openings: first words of replies, such as "I think that"; white space at their ends is left out.
+            tokenizer: the model's.
+            positive, negative: personas, one or several, pair by pair.
+            style: what the vectors are for; `None`: the first positive persona.
+
+        Raises:
+            ValueError: a template without `{persona}`, no openings, unequal sides.
+
+        Warns:
+            UserWarning: an opening that is listed twice; it is used once.
+
+        >>> import kvsteer_lab as kv
+        >>> made = dict(positive="happy", negative="sad")
+        >>> pairs = kv.ContrastiveSet.from_openings("Be {persona}.", ["I am", "We"], kv.load("tiny").tokenizer, **made)
+        >>> len(pairs), pairs.positive[0].endswith("I am")
+        (2, True)
+        """
+        happy, sad = sides(positive, negative, "persona")
+        begun = as_texts(openings, "opening")
+        texts = [
+            tuple(opened(tokenizer, fill(template, persona), text) for text in begun for persona in side)
+            for side in (happy, sad)
+        ]
+        recipe = dict(made="from_openings", style=style or happy[0], template=template, openings=len(begun))
+        last = tokenizer.decode(encode(tokenizer, texts[0][0])[-1:])
+        return cls(texts[0], texts[1], recipe, template_hash(tokenizer), last)
 
     @classmethod
     def from_texts(cls, positive: Sequence[str], negative: Sequence[str]) -> ContrastiveSet:

@@ -136,8 +136,18 @@ def test_what_is_refused(model: kv.Model, tiny: kv.Model) -> None:
         kv.edits.apply(model.prefill(PROMPTS[0]), [Map(0.5, span=Text("What"))])
     with pytest.raises(ValueError, match="has no messages"):
         kv.generate(model, PROMPTS[0], kv.CacheEdits([Map(0.5, span=Message())]), chat=False)
-    with pytest.raises(ValueError, match="takes no gate"):
-        Erase(when=failing)
+    with pytest.raises(ValueError, match="takes no every=True"):
+        Erase(every=True)
+    with pytest.raises(ValueError, match=r"The gate .* failed on row 0: no probe; nothing was edited"):
+        run(Erase(when=failing))
+    with pytest.raises(ValueError, match="gave 1; it must give True or False"):
+        run(Insert(Bank.zeros(model), when=lambda last: 1))  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="There is no layer 9"):
+        run(Insert(Bank.zeros(model), layers=9))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="every=True replaces each new slot by one, but the bank has 2"):
+        Replace(Bank.zeros(model, 2), every=True)
+    with pytest.raises(ValueError, match="reaches tokens that aren't cached yet"):
+        kv.edits.apply(model.prefill(PROMPTS[0]), [Map(0.5, every=True)])
     with pytest.raises(ValueError, match="needs an offset token"):
         kv.generate(model, PROMPTS[0], kv.CacheEdits([Map(0.5)]), offset=None)
     with pytest.raises(ValueError, match="part='query'"):

@@ -245,3 +245,12 @@ def test_a_second_stage_that_has_no_room_is_refused_before_anything_runs(tiny, t
         ValueError, match=r"Under 'baseline' the prompt of question .* has \d+ tokens; with \d+ more for the reply"
     ):
         kv.evaluate(tiny, Closed(), [], n=4, split="dev", generation=room, progress=False)
+
+
+def test_both_stages_of_multiple_choice_show_how_far_they_are(
+    tiny: kv.Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    kv.evaluate(tiny, Closed(), kv.Nothing(), n=2, split="dev", generation={"max_new_tokens": 4})
+    said = capsys.readouterr().err
+    assert "generate: 100%" in said and "elicit: 100%" in said

@@ -292,6 +292,7 @@ def test_a_figure_is_saved_and_tells_what_it_shows(
 def test_a_state_is_saved_and_restored(explorer: ExplorerPage) -> None:
     state = explorer.save_state()
     before = text(explorer, "cache steering").inner_text()
+    explorer.open_all(".kv-controls ")
     explorer.choose("part", "keys")
     explorer.at("layers-2").click()
     explorer.at("arms-random-control").click()

@@ -181,6 +181,8 @@ def test_the_geometry_tab_draws_when_it_is_opened(explorer: Explorer) -> None:
     assert said(explorer, "kv-geometry-status") == "stepwise, analogical: 24 pairs." and len(scatter.points) == 24
     assert {p["text"] for p in scatter.points} == set(explorer.workspace.pairs["stepwise"].recipe["questions"])
     assert set(scatter.looks) == {"stepwise", "analogical"} and len({shape for _, shape in scatter.looks.values()}) == 2
+    agreement = find(explorer, "kv-geometry-agreement").value
+    assert agreement.count("<tr>") == 3 and agreement.count("<td") == 8 and "their values" in agreement
     find(explorer, "kv-geometry-layer").value = 0
     assert "there is nothing to see" in said(explorer, "kv-geometry-status") and not scatter.points
     find(explorer, "kv-geometry-part").value = "keys"

@@ -20,7 +20,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.explorer.results.sweep import Cell, Grid, Sweep
 from kvsteer_lab.explorer.threads import Cancelled, CancelledError
 from kvsteer_lab.explorer.work import running, sweeping
-from kvsteer_lab.explorer.work.components import find_components, pair_texts
+from kvsteer_lab.explorer.work.components import agree, find_components, pair_texts
 from kvsteer_lab.explorer.work.extracting import extract_differences
 from kvsteer_lab.explorer.work.grids import make_grid
 from kvsteer_lab.explorer.work.sweeping import run_sweep
@@ -238,6 +238,19 @@ def test_components_are_those_of_style_pca(differences: dict[str, kv.PairDiffere
     np.testing.assert_allclose(found.points[["x", "y"]].to_numpy(), wide.to_numpy(), atol=1e-8)
     assert found.explained == pytest.approx(tuple(table[table.part == "keys"].groupby("component").explained.first()))
     assert found.points["set"].tolist() == ["stepwise"] * 12 + ["analogical"] * 12
+
+
+def test_agreement_is_that_with_the_other_pairs(differences: dict[str, kv.PairDifferences]) -> None:
+    found = find_components(differences, 2, "values", {})
+    own = differences["stepwise"].values[:, 2].double().flatten(1)
+    rest = [torch.cat([own[:i], own[i + 1 :]]).mean(0) for i in range(len(own))]
+    cosines = torch.nn.functional.cosine_similarity(own, torch.stack(rest))
+    assert found.agreement["stepwise"][2] == pytest.approx(float(cosines.mean()), abs=1e-9)
+    assert [len(row) for row in found.agreement.values()] == [4, 4]
+    assert np.isnan(found.agreement["stepwise"][0]), "in layer 0 the sides have the same values"
+    noise = np.random.default_rng(0).normal(size=(40, 1, 400))
+    assert abs(agree(noise)[0]) < 0.02, "noise agrees with nothing"
+    assert agree(noise + 3.0)[0] > 0.9
 
 
 def test_one_set_will_do_and_too_little_is_refused(differences: dict[str, kv.PairDifferences]) -> None:

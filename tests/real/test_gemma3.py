@@ -57,3 +57,13 @@ def test_the_repr_is_one_line(gemma3: kv.Model) -> None:
     assert repr(gemma3).startswith(
         "Model('gemma3-270m': gemma3_text, 18 layers, 15 of them with windows of 512 tokens, 1 KV head of width 256"
     )
+
+
+def test_a_plain_template_and_stop_strings_end_replies() -> None:
+    model = kv.load("gemma3-270m", template=PlainTemplate())
+    asked, limit = ["What is 2 + 2?", "Name a colour."], {"max_new_tokens": 24}
+    found = kv.generate(model, asked, generation=limit)
+    assert found.texts[0] == "2 + 2 = 4", "the template's next question ends a reply"
+    assert "\nAnswer:" in found.texts[1], "a base model writes on"
+    own = kv.generate(model, asked, generation={**limit, "stop_strings": ["\nQuestion", "\nAnswer:"]})
+    assert own.texts == [text.split("\nAnswer:")[0] for text in found.texts]

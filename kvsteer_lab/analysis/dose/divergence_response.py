@@ -12,7 +12,8 @@ from ...evaluation.doses import check_coefficients
 from ...generation.divergence import divergence, divergences
 from ...generation.generate import generate_all
 from ...interventions.base import Nothing
-from ...interventions.steering import Steering, check_adds
+from ...interventions.scaled import Scaled
+from ...interventions.steering import check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -20,7 +21,7 @@ from ...tasks.base import Task
 def divergence_response(
     model: Model,
     task: Task,
-    steering: Steering,
+    steering: Scaled,
     coefficients: Sequence[float],
     *,
     controls: int = 0,

@@ -18,7 +18,8 @@ from ...evaluation.grids import Grid, run_grid
 from ...evaluation.measures import measure
 from ...generation.divergence import divergences
 from ...generation.generate import generate_all
-from ...interventions.steering import Steering, check_adds
+from ...interventions.scaled import Scaled
+from ...interventions.steering import check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -30,7 +31,7 @@ _BANDS = ("random_low", "random_high", "p_random", "random_adopted_low", "random
 def match_divergence(
     model: Model,
     task: Task,
-    steerings: Mapping[str, Steering],
+    steerings: Mapping[str, Scaled],
     nats: Sequence[float],
     *,
     span: float = 16.0,
@@ -99,13 +100,13 @@ def match_divergence(
         model, chats, generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=False
     ).token_ids
 
-    def move(given: Sequence[Steering]) -> list[float]:
+    def move(given: Sequence[Scaled]) -> list[float]:
         return [float(np.mean(each.totals)) for each in divergences(model, chats, texts, given, batch_size=batch_size)]
 
-    cells: dict[_Cell, Steering] = {}
+    cells: dict[_Cell, Scaled] = {}
     with bar(len(steerings), "match", "steering", progress) as shown:
         for name, steering in steerings.items():
-            vectors: dict[str, Steering] = {"steering": steering}
+            vectors: dict[str, Scaled] = {"steering": steering}
             vectors |= {f"random {seed + i}": c for i, c in enumerate(steering.controls(controls, seed))}
             for (vector, x), factor in _factors(vectors, targets, span, move).items():
                 own = vectors[vector]
@@ -158,10 +159,10 @@ def _measure(own: pd.DataFrame, drawn: Sequence[pd.DataFrame], style: str | None
 
 
 def _factors(
-    vectors: Mapping[str, Steering],
+    vectors: Mapping[str, Scaled],
     nats: Sequence[float],
     span: float,
-    move: Callable[[Sequence[Steering]], list[float]],
+    move: Callable[[Sequence[Scaled]], list[float]],
 ) -> dict[tuple[str, float], float]:
     """The smallest factor at which each vector moves the model each of `nats`; those that it doesn't reach are left
     out. All vectors take each step together.

@@ -16,6 +16,7 @@ from .merge import merge
 from .replicate import replicate
 from .reproduce import reproduce
 from .serve import serve
+from .sweep import sweep
 from .traces import traces
 from .tune import tune
 
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tune": tune,
     "evaluate": evaluate,
     "merge": merge,
+    "sweep": sweep,
     "explore": explore,
     "serve": serve,
     "audit": audit,

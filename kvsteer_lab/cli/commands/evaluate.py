@@ -29,6 +29,7 @@ def evaluate(
     batch_size: int = 64,
     out: Path | None = None,
     shard: str | None = None,
+    zero_if_shard_done: bool = False,
     data_dir: Path | None = None,
 ) -> None:
     """Evaluate interventions on a task and print the table with intervals, paired tests and side effects.
@@ -57,6 +58,8 @@ def evaluate(
         batch_size: replies decoded together.
         out: folder of the run. A stopped run goes on there; another one's folder is refused.
         shard: "i/N" runs the i-th of N parts (join them with kvsteer merge); needs --out.
+        zero_if_shard_done: exit code 0, not 3, once this shard's own part is done, for schedulers that take 3 for a
+            failure.
         data_dir: folder with a benchmark's files.
     """
     import sys
@@ -65,12 +68,15 @@ def evaluate(
     import kvsteer_lab as kv
 
     from ...evaluation.evaluate import evaluate_all
+    from ...evaluation.runs import parse_shard
     from ..demo import format_table
 
     if (vectors is None) != (cv is None) or (vectors is None) != (ck is None):
         raise ValueError("Steering needs vectors and both coefficients; pass --vectors, --ck and --cv together.")
     if shard is not None and out is None:
         raise ValueError("A shard has to be kept to be joined; pass --out.")
+    if zero_if_shard_done and shard is None:
+        raise ValueError("--zero-if-shard-done says how a shard ends; pass --shard as well, or leave it out.")
     chosen = kv.outcomes.as_outcomes(
         list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes, kv.outcomes.BUILT_IN
     )
@@ -95,9 +101,12 @@ def evaluate(
         out=out,
         shard=shard,
     )
+    unfinished_code = 3
+    if zero_if_shard_done and out is not None and not kv.Run.load(out).missing(parse_shard(shard)):
+        unfinished_code = 0
     if results.rows.empty:
         say_line("No question is finished yet.")
-        sys.exit(3)
+        sys.exit(unfinished_code)
     if not results.complete:
         asked = results.rows.question.nunique()
         say_line(f"The run is unfinished: these tables count {asked} of {results.settings['n']} questions.")
@@ -137,4 +146,4 @@ def evaluate(
             say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
-        sys.exit(3)
+        sys.exit(unfinished_code)

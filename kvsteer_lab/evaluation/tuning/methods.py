@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ...interventions.activation import ActivationSteering, Scope
 from ...interventions.base import Intervention
 from ...interventions.cache import CacheSteering
-from ...interventions.steering import Steering
+from ...interventions.scaled import Scaled
 from ...models.model import Model
 from ...models.prompts import Prompt
 from ...vectors.activation import ActivationVectors
@@ -48,7 +48,7 @@ class Search(ABC):
         Raises:
             ValueError: a chosen point that isn't a steering; such a search defines its own controls.
         """
-        if not isinstance(chosen, Steering):
+        if not isinstance(chosen, Scaled):
             raise ValueError(f"{chosen.label!r} isn't a steering, so it has no random controls; pass controls=0.")
         return chosen.controls(n, seed)
 
@@ -116,11 +116,11 @@ class SteeringSearch(Search):
         2.0
     """
 
-    steerings: Mapping[str, Steering]
+    steerings: Mapping[str, Scaled]
     name: str = "steering"
 
     def variants(self, model: Model, prompts: Sequence[Prompt]) -> Mapping[str, Build]:
-        def build(steering: Steering) -> Build:
+        def build(steering: Scaled) -> Build:
             steering.check_adds()
             unit = steering.unit_dose(model, prompts)
             if unit == 0:

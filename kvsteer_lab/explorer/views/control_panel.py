@@ -109,30 +109,27 @@ class ControlPanel:
         self.fields = [*self.asking, *self.strength, *self.typed, *self.where, arms, *self.others, *self.sampling]
         for field in self.fields:
             field.bind(change)
-        more = w.Accordion(
-            [w.VBox(_all(self.others)), w.VBox(_all(self.sampling)), w.VBox([self.path, self.loading])],
-            selected_index=None,
-        )
-        for i, title in enumerate(("The other interventions", "Sampling", "Load vectors")):
-            more.set_title(i, title)
-        more.add_class("kv-more")
+        folded = {
+            "Layers, heads and slot": _all(self.where),
+            "Compare with": [arms.widget],
+            "The other interventions": _all(self.others),
+            "Sampling": _all(self.sampling),
+            "Load vectors": [self.path, self.loading],
+        }
         self.box = w.VBox(
             [
                 _heading("Prompt"),
                 *_all(self.asking),
                 self.asked,
-                _heading("Vectors and dose"),
+                _heading("Strength"),
                 self.mixing.box,
                 *(
                     w.HBox(pair).add_class("kv-strength")
                     for pair in zip(_all(self.strength), _all(self.typed), strict=True)
                 ),
                 self.dose.html,
-                _heading("Where"),
-                *_all(self.where),
-                _heading("Compare"),
-                arms.widget,
-                more,
+                _heading("Advanced"),
+                *(_fold(title, widgets) for title, widgets in folded.items()),
             ]
         )
         self.box.add_class("kv-controls")
@@ -164,3 +161,9 @@ def _all(fields: Sequence[Field]) -> list[w.Widget]:
 
 def _heading(text: str) -> w.HTML:
     return w.HTML(heading(text))
+
+
+def _fold(title: str, widgets: Sequence[w.Widget]) -> w.Accordion:
+    """Controls that are folded away; several folds may be open at once."""
+    fold = w.Accordion([w.VBox(list(widgets))], titles=(title,), selected_index=None)
+    return fold.add_class("kv-more")

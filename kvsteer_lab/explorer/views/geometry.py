@@ -1,4 +1,6 @@
-"""The tab "Geometry": the pairs of one layer in their principal components, each with its question."""
+"""The tab "Geometry": how well the pairs agree in each layer, then those of one layer in their principal components,
+each with its question.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Sequence
 
 import ipywidgets as w
 
+from ..._util.text import for_html, visible
 from ..results.components import Components
 from ..state import ExplorerState
 from .canvases import Scatter
@@ -41,11 +44,14 @@ class Geometry:
         self.said = w.HTML(status(""))
         css(self.said, "geometry-status")
         self.scatter = Scatter()
+        self.agreement = w.HTML()
+        css(self.agreement, "geometry-agreement")
         meaning = note(
             "Each point is one pair: its positive side minus its negative side, at the slot whose mean is the steering"
             " vector."
         )
-        self.box = w.VBox([w.HTML(meaning), *(field.widget for field in self.fields), self.said, self.scatter])
+        layer, part = (field.widget for field in self.fields)
+        self.box = w.VBox([part, self.agreement, layer, self.said, w.HTML(meaning), self.scatter])
 
     def show(self, state: ExplorerState) -> None:
         """Show a state's layer and part."""
@@ -60,9 +66,32 @@ class Geometry:
         """Draw one layer of some sets of pairs."""
         self.scatter.clear()  # so that the same points are drawn anew, too
         self.scatter.show(found)
+        self.agreement.value = agreement_html(found)
         self.said.value = status(f"{', '.join(sets)}: {len(found.points)} pairs.")
 
     def fail(self, message: str) -> None:
-        """Nothing can be drawn; say why."""
+        """Nothing can be drawn; say why. How well the pairs agree in other layers stays."""
         self.scatter.clear()
         self.said.value = status(message, error=True)
+
+
+def agreement_html(found: Components) -> str:
+    """A row a set, a cell a layer: how well its pairs agree on a direction."""
+    n = max(map(len, found.agreement.values()))
+    rows = ""
+    for name, cosines in found.agreement.items():
+        cells = "".join(
+            f'<td class="kv-number kv-shaded" style="--kv-strength:{75 * max(0.0, cosine):.0f}%"'
+            f' title="layer {layer}: {cosine:.3f}">{cosine:.2f}</td>'
+            if cosine == cosine
+            else f'<td class="kv-number" title="layer {layer}: the sides of some pair are the same">–</td>'
+            for layer, cosine in enumerate(cosines)
+        )
+        rows += f'<tr><th scope="row">{for_html(visible(name, one_line=True))}</th>{cells}</tr>'
+    head = "".join(f'<th scope="col">{layer}</th>' for layer in range(n))
+    about = note(
+        f"How well single pairs agree in their {found.part}: the mean cosine of a pair's difference with the mean of"
+        f" the other pairs', by layer. Random directions have cosines of about ±{found.chance:.2f}."
+    )
+    table = f'<table class="kv-table kv-agreement"><tr><th>layer</th>{head}</tr>{rows}</table>'
+    return f'{about}<div class="kv-wide">{table}</div>'

@@ -1,4 +1,4 @@
-"""The first two principal components of single pairs' differences in one layer."""
+"""How well single pairs' differences agree, and their first two principal components in one layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from sklearn.decomposition import PCA
 
 from ...analysis.pairs.grams import CACHE_PARTS
@@ -94,7 +95,29 @@ def find_components(
     points.insert(1, "style", [str(differences[name].card.recipe.get("style", name)) for name, _ in index])
     points["text"] = [texts[name][pair] if pair < len(texts.get(name, [])) else "" for name, pair in index]
     first, second = pca.explained_variance_ratio_
-    return Components(layer, part, points, (float(first), float(second)))
+    agreement = {name: agree(own) for name, own in whole.items()}
+    return Components(layer, part, points, (float(first), float(second)), agreement, every.shape[1] ** -0.5)
+
+
+def agree(differences: Float[np.ndarray, "pairs layers width"]) -> tuple[float, ...]:
+    """How well pairs agree on a direction, layer by layer: the mean cosine of each pair's difference with the mean of
+    the *other* pairs' differences. With its own part in the mean, a pair of noise would seem to agree with it.
+
+    Args:
+        differences: of single pairs.
+
+    Returns:
+        One cosine a layer; NaN for a single pair, and where the sides of a pair don't differ.
+
+    >>> [round(x, 3) for x in agree(np.array([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]]))]
+    [0.471]
+    """
+    if len(differences) < 2:
+        return (float("nan"),) * differences.shape[1]
+    others = differences.sum(0) - differences
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = (differences * others).sum(2) / (np.linalg.norm(differences, axis=2) * np.linalg.norm(others, axis=2))
+    return tuple(map(float, cosines.mean(0)))
 
 
 def pair_texts(own: PairDifferences, pairs: ContrastiveSet | None, task: Task | None) -> list[str]:

@@ -1,0 +1,1 @@
+from .nnsight_remote import Remote as Remote
