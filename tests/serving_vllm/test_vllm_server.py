@@ -194,8 +194,8 @@ def test_refusals_and_authentication(server: Server) -> None:
     assert len(sampled) == 4
     names = [one["name"] for one in server.client.get(NAMES_PATH).json()["vectors"]]
     assert names == ["stepwise", "half"]
-    for key in ("wrong", ""):
-        other = httpx.Client(base_url=server.url, headers={"authorization": f"Bearer {key}"})
+    for headers in ({"authorization": "Bearer wrong"}, {}):
+        other = httpx.Client(base_url=server.url, headers=headers)
         assert other.get(NAMES_PATH).status_code == 401
         bad = {"model": "smol", "messages": chat, "kv_steering": {"vectors": "nope"}}
         assert other.post("/v1/chat/completions", json=bad).status_code == 401
