@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
@@ -20,6 +19,7 @@ from .._util.text import visible
 from .architectures import UnsteerableModelError, refuse_by_config
 from .fetching import fetch
 from .gguf import find_gguf, read_gguf
+from .loading_report import IncompleteError, check_report
 from .lock import locked
 from .missing import BUNDLED, known_names, refuse_missing_path
 from .model import Model
@@ -107,17 +107,13 @@ def load(
                 ignore_mismatched_sizes=True,  # they are reported, and refused below
                 **arguments,
             )
-        _check_report(name, report)
+        check_report(name, report)
         tokenizer = AutoTokenizer.from_pretrained(path, **arguments) if tokenizer is None else _tokenizer(tokenizer)
-    except (UnsteerableModelError, _Incomplete):
+    except (UnsteerableModelError, IncompleteError):
         raise
     except Exception as error:  # a damaged checkpoint makes transformers raise almost anything
         raise ValueError(f"Cannot load {name!r}: {_reason(error)}. {known_names(name)}") from error
     return wrap(hf, with_template(tokenizer, template, template_arguments), name)
-
-
-class _Incomplete(ValueError):
-    """The checkpoint lacks weights, or a part of the call is wrong: not an unknown name."""
 
 
 _MOST_LAYERS = 10_000
@@ -127,7 +123,7 @@ def _check_layers(name: str, config: PreTrainedConfig) -> None:
     """Before the layers are made: a number that is damaged would be made for hours."""
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > _MOST_LAYERS:
-        raise _Incomplete(f"The config of {name!r} asks for {layers} layers; get the complete checkpoint.")
+        raise IncompleteError(f"The config of {name!r} asks for {layers} layers; get the complete checkpoint.")
 
 
 def _reason(error: Exception) -> str:
@@ -171,38 +167,8 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
         return "auto"
     found = getattr(torch, _DTYPES.get(str(dtype), str(dtype).removeprefix("torch.")), None)
     if not isinstance(found, torch.dtype):
-        raise _Incomplete(f"dtype={dtype!r} is not a dtype; choose 'float32', 'bfloat16', 'float16' or 'auto'.")
+        raise IncompleteError(f"dtype={dtype!r} is not a dtype; choose 'float32', 'bfloat16', 'float16' or 'auto'.")
     return found
-
-
-def _check_report(name: str, report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint without all of the model's weights; warn of weights that the model doesn't use. Tied weights
-    are not counted as missing: transformers ties them first.
-    """
-    missing = sorted(report["missing_keys"])
-    shapes = {str(key): (tuple(has), tuple(wants)) for key, has, wants in report["mismatched_keys"]}
-    if missing:
-        raise _Incomplete(
-            f"The checkpoint {name!r} lacks {len(missing)} of the model's weights ({_few(missing)}), which would be"
-            " random; get the complete checkpoint, or mend its config."
-        )
-    if shapes:
-        told = _few([f"{key} is {has}, not {wants}" for key, (has, wants) in sorted(shapes.items())])
-        raise _Incomplete(
-            f"{len(shapes)} weights of the checkpoint {name!r} have other shapes than its config asks for ({told}); get"
-            " the matching config."
-        )
-    if errors := report.get("error_msgs"):
-        raise _Incomplete(f"The checkpoint {name!r} was not loaded completely: {_few(list(map(str, errors)))}.")
-    if unexpected := sorted(report["unexpected_keys"]):
-        warnings.warn(
-            f"The checkpoint {name!r} holds {len(unexpected)} weights that the model doesn't use ({_few(unexpected)}).",
-            stacklevel=4,
-        )
-
-
-def _few(names: list[str], n: int = 3) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 @contextmanager
@@ -225,7 +191,7 @@ def _tokenizer(given: Any) -> Any:
         return AutoTokenizer.from_pretrained(_place(str(given)))
     except (OSError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0].rstrip(" .:")
-        raise _Incomplete(
+        raise IncompleteError(
             f"Cannot load the tokenizer {str(given)!r}: {first_line}. Give its folder, its hub id, or the tokenizer."
         ) from error
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..models.architectures import CacheShape, probe_cache, refuse_by_config
 from ..models.fingerprint import compare_fingerprints, fingerprint
+from ..models.loading_report import check_report
 from ..models.lock import locked
 from ..models.missing import known_names
 from .catalogue import NamedVectors
@@ -46,7 +47,7 @@ def read_served_model(folder: str) -> ServedModel:
 
     Raises:
         OSError: there is no such model.
-        ValueError: it can't be steered.
+        ValueError: it can't be steered, or its checkpoint lacks weights.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -54,7 +55,13 @@ def read_served_model(folder: str) -> ServedModel:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise OSError(f"There is no model at {folder} ({reason}). {known_names(folder)}") from error
     refuse_by_config(config)
-    hf = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    hf, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below
+    )
+    check_report(folder, report)
     vocabulary = int(hf.get_input_embeddings().num_embeddings)
     return ServedModel(folder, hf.config.model_type, probe_cache(hf), vocabulary, fingerprint(hf))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import kvsteer_lab as kv
 from kvsteer_lab.cli.main import main
@@ -103,6 +105,16 @@ def test_models_by_name_and_folder(tmp_path, monkeypatch):
 def test_vectors_are_named_once_each(named):
     with pytest.raises(ValueError):
         read_pairs(named)
+
+
+def test_a_served_checkpoint_without_a_tensor_is_refused(tmp_path):
+    for file in Path(locate_model("tiny")).iterdir():
+        shutil.copy(file, tmp_path / file.name)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's weights \(model.layers.2.mlp.up_proj.weight\)"):
+        read_served_model(str(tmp_path))
 
 
 def test_vectors_must_fit_the_model(tiny, vectors, tmp_path):
