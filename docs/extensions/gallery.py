@@ -23,6 +23,8 @@ import kvsteer_lab
 
 ROOT = Path(__file__).resolve().parents[2]
 NEUTRAL = Path(__file__).resolve().parents[1] / "_static" / "neutral.png"
+SCREENSHOTS = {"11_explorer": Path(__file__).resolve().parents[1] / "screenshots" / "side_by_side_light.png"}
+"""Of chapters whose subject is no figure."""
 SIZE = (800, 360)
 _FIELDS = {
     "question": r"\A# (.+)$",
@@ -42,7 +44,8 @@ class Chapter:
         learn: what "What you'll learn" begins with: the first sentence as far as its first semicolon or colon, without
             parentheses; a card is no contents page.
         runtime: the first sentence of "Runtime and hardware".
-        picture: PNG, the first one of the notebook's outputs, or of the cell tagged `thumbnail`; `None`: it shows none.
+        picture: PNG, the first one of the notebook's outputs, or of the cell tagged `thumbnail`, or a screenshot;
+            `None`: it shows none.
     """
 
     name: str
@@ -77,7 +80,10 @@ def read_chapter(path: Path) -> Chapter:
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    return Chapter(path.stem, picture=base64.b64decode(pictures[0]) if pictures else None, **found)
+    picture = base64.b64decode(pictures[0]) if pictures else None
+    if path.stem in SCREENSHOTS:
+        picture = SCREENSHOTS[path.stem].read_bytes()
+    return Chapter(path.stem, picture=picture, **found)
 
 
 def _first_sentence(text: str) -> str:
@@ -111,7 +117,7 @@ class Gallery(SphinxDirective):
             picture = folder / f"{chapter.name}.png"
             thumbnail(chapter.picture).save(picture)
             lines += [
-                f":::{{grid-item-card}} {chapter.name[:2]} · {chapter.question}",
+                f":::{{grid-item-card}} {chapter.name.partition('_')[0]} · {chapter.question}",
                 f":link: /notebooks/{chapter.name}",
                 ":link-type: doc",
                 f":img-top: /{os.path.relpath(picture, self.env.srcdir)}",
