@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-for line in sys.stdin:
-    begun, unit = time.monotonic(), json.loads(line)
-    time.sleep(unit["generation"]["seconds"])
-    file = Path(unit["run"], "rows", f"{unit['shard'][0] - 1:05d}.parquet")
-    file.write_text(str(time.monotonic() - begun))
-    print('{"refused": null}', flush=True)
+if __name__ == "__main__":
+    for line in sys.stdin:
+        begun, unit = time.monotonic(), json.loads(line)
+        time.sleep(unit["generation"]["seconds"])
+        file = Path(unit["run"], "rows", f"{unit['shard'][0] - 1:05d}.parquet")
+        file.write_text(str(time.monotonic() - begun))
+        print('{"refused": null}', flush=True)

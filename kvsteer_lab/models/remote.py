@@ -7,9 +7,12 @@ run; `True` asks NDIF, and a host's address another server.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import cloudpickle
 import nnsight
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +23,26 @@ from .model import Model
 
 Remote = bool | str
 """`"local"`: simulated in this process; `True`: NDIF; another text: the address of a server like it."""
+
+
+@contextmanager
+def by_name_afterwards() -> Iterator[None]:
+    """nnsight has cloudpickle send local modules as code from a remote trace on; whatever else sends functions in this
+    process, a cluster's jobs say, is to send them by name again.
+
+    >>> import cloudpickle
+    >>> with by_name_afterwards():
+    ...     cloudpickle.register_pickle_by_value(cloudpickle)
+    >>> cloudpickle.list_registry_pickle_by_value()
+    set()
+    """
+    before = cloudpickle.list_registry_pickle_by_value()
+    try:
+        yield
+    finally:
+        for name in cloudpickle.list_registry_pickle_by_value() - before:
+            if name in sys.modules:
+                cloudpickle.unregister_pickle_by_value(sys.modules[name])
 
 
 def check_remote(model: Model, remote: Remote) -> None:
@@ -43,6 +66,7 @@ def check_remote(model: Model, remote: Remote) -> None:
 
 @locked
 @torch.no_grad()
+@by_name_afterwards()
 def read_last_slots(
     model: Model, ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"], remote: Remote
 ) -> tuple[Float[Tensor, "prompts layers kv_heads head_dim"], Float[Tensor, "prompts layers kv_heads head_dim"]]:
@@ -53,9 +77,9 @@ def read_last_slots(
         ids, mask: left-padded prompts.
         remote: where the trace runs.
     """
-    traced, arguments = model.traced, model.forward_arguments(ids, mask)
+    traced, arguments, name = model.traced, model.forward_arguments(ids, mask), model.cache_argument
     with traced.trace(**arguments, use_cache=True, remote=remote):
-        cache = traced.output.past_key_values
+        cache = getattr(traced.output, name)
         keys = nnsight.save(torch.stack([x.keys[:, :, -1].float().cpu() for x in cache.layers], 1))
         values = nnsight.save(torch.stack([x.values[:, :, -1].float().cpu() for x in cache.layers], 1))
     return keys, values
@@ -63,6 +87,7 @@ def read_last_slots(
 
 @locked
 @torch.no_grad()
+@by_name_afterwards()
 def steer_and_generate(
     model: Model,
     ids: Int[Tensor, "rows time"],
@@ -88,15 +113,15 @@ def steer_and_generate(
         pad: fills rows that have ended.
         remote: where the job runs.
     """
-    traced, arguments = model.traced, model.forward_arguments(ids, mask)
+    traced, arguments, name = model.traced, model.forward_arguments(ids, mask), model.cache_argument
     whole, seen = torch.cat([ids, tail], 1), torch.cat([mask, torch.ones_like(tail)], 1)
     settings: dict[str, Any] = dict(do_sample=False, max_new_tokens=new, eos_token_id=list(eos), pad_token_id=pad)
     with traced.session(remote=remote):
         with traced.trace(**arguments, use_cache=True):
-            cache = traced.output.past_key_values
+            cache = getattr(traced.output, name)
             for layer, x in enumerate(cache.layers):
                 x.keys[:, :, -1] += keys[:, layer].to(x.keys)
                 x.values[:, :, -1] += values[:, layer].to(x.values)
-        with traced.generate(input_ids=whole, attention_mask=seen, past_key_values=cache, **settings) as tracer:
+        with traced.generate(input_ids=whole, attention_mask=seen, **{name: cache}, **settings) as tracer:
             out = tracer.result.save()
     return out[:, whole.shape[1] :]

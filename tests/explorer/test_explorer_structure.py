@@ -45,6 +45,7 @@ def test_a_view_takes_plain_values_and_callbacks(file: Path) -> None:
         "explorer.state",
         "explorer.threads",
         "explorer.views",
+        "figures.explorer",
         "figures.geometry",
     )
     ours = {name.removeprefix("kvsteer_lab.") for name in imported(file) if name.startswith("kvsteer_lab.")}

@@ -52,8 +52,8 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) ->
     seen: dict[str, tuple[int, int]] = {}
 
     def kill() -> None:
-        while len(list(rows.glob("*"))) < 2:
-            time.sleep(0.005)
+        while not list(rows.glob("*")):  # now both workers have chunks to make
+            time.sleep(0.002)
         cluster._all[0].kill()
         seen.update({p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in rows.glob("*")})
 
@@ -61,7 +61,7 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) ->
     killer.start()
     failed = kv.sweeps.sweep(plan, cluster, say=said.append, every=0.5)
     killer.join(5)
-    assert failed == {} and len(seen) >= 2 and len(cluster._all) == 3
+    assert failed == {} and seen and len(cluster._all) == 3
     assert sum("is started again: its process ended with exit code -9" in line for line in said) == 1
     assert all(process.poll() is not None for process in cluster._all), "a worker is left behind"
     now = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in rows.glob("*")}
