@@ -69,10 +69,10 @@ def main(
         wall = time.perf_counter() - began
     finally:
         progress.tqdm.update = original
-    rows = results.to_frame()
+    rows = results.rows
     found = dict(
         replies=len(rows),
-        mean_tokens=round(float(rows["n_tokens"].mean()), 1),
+        mean_tokens=round(float(rows["tokens"].mean()), 1),
         seconds=round(seconds, 1),
         wall_seconds=round(wall, 1),
         first_movement_seconds=round(moved[0], 2),

@@ -266,3 +266,10 @@ def test_coverage(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.Monk
             assert row["gain"] > 0.85 and row["share"] > 0.85 and row["gain_width"] > 0
     still = found["settings"]["one answer a question"][0]
     assert still["bootstrap_width"] == 0 and still["gain_width"] > 0.1, "no verdict differs, which proves little"
+
+
+def test_control_band(benchmark: Benchmark, tmp_path: Path) -> None:
+    small = dict(model="tiny", task="tiny-arithmetic", questions=2, controls=2, tokens=4, pairs=2, shots=1)
+    (found,) = read(benchmark("control_band").main(**small, out=tmp_path))["results"]
+    assert found["replies"] == 2 * (2 + 1 + 2) and found["mean_tokens"] == 4
+    assert 0 < found["first_movement_seconds"] <= found["wall_seconds"] and found["peak_gib"] > 0
