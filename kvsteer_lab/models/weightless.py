@@ -89,7 +89,7 @@ def load_weightless(
         hf.generation_config = GenerationConfig.from_model_config(config)
     try:
         shape = probe_cache(hf)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError) as error:  # an operation that torch has no meta kernel for
         raise ValueError(f"The shapes of {name} can't be told without its weights; load it with kv.load.") from error
     traced = TransformersModel(path, task="text-generation", tokenizer=copy.deepcopy(tokenizer), dtype=held)
     return WeightlessModel(hf, traced, with_template(tokenizer, template, None), name, shape)
