@@ -73,6 +73,9 @@ def hash_reply(text: str) -> str:
 def write_compact(replication: Replication, out: str | Path) -> Path:
     """Write a replication's numbers, readings and hashes, without any text of a benchmark or a reply.
 
+    Tasks can be done on several machines, one after another: those that the folder holds already stay, and those of the
+    replication come after them, or in their place.
+
     Args:
         replication: from `kv.replicate` or `kv.replication.load`.
         out: the folder: `rows.parquet`, `cells.parquet`, `latency.csv`, `settings.json`, and of each task
@@ -82,7 +85,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: no replies yet.
+        ValueError: no replies yet, or the folder holds results of another model, seed or size.
         OSError: the folder can't be written.
 
     Example:
@@ -103,10 +106,19 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
         "costs": {task: _cost(replication.path / task) for task in tasks},
         "dates": {task: _dates(replication.path / task) for task in tasks},
     }
-    latency = gather_latency(replication.path, tasks)
+    cells, latency = replication.cells, gather_latency(replication.path, tasks)
+    if (out / SETTINGS).is_file():
+        before = read_compact(out)
+        _check_same(before, replication.settings)
+        rows, cells, latency = (
+            pd.concat([old[~old.task.isin(tasks)], new], ignore_index=True) if len(old) else new
+            for old, new in ((before.rows, rows), (before.cells, cells), (before.latency, latency))
+        )
+        for name in ("costs", "dates"):
+            settings[name] = {**before.settings[name], **settings[name]}
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "rows.parquet", lambda file: rows.to_parquet(file, index=False, compression="zstd"))
-    write_atomically(out / "cells.parquet", lambda file: replication.cells.to_parquet(file, index=False))
+    write_atomically(out / "cells.parquet", lambda file: cells.to_parquet(file, index=False))
     write_atomically(out / "latency.csv", lambda file: latency.to_csv(file, index=False))
     write_atomically(out / SETTINGS, lambda file: file.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
     for task in tasks:
@@ -144,6 +156,16 @@ def read_compact(path: str | Path) -> CompactReplication:
         chosen,
         pd.read_csv(path / "latency.csv"),
     )
+
+
+def _check_same(there: CompactReplication, settings: dict[str, Any]) -> None:
+    """Refuse to mix the results of two experiments."""
+    for name in ("model", "fingerprint", "dtype", "seed", "sizes"):
+        if there.settings[name] != settings[name]:
+            raise ValueError(
+                f"{there.path} holds results with {name} {there.settings[name]!r}, not {settings[name]!r}; choose"
+                " another folder."
+            )
 
 
 def _cost(folder: Path) -> dict[str, float]:

@@ -143,6 +143,26 @@ def test_compact_results_hold_no_texts_and_give_the_same_table(finished: Path, t
     assert sum(file.stat().st_size for file in compact.path.iterdir()) < 2_000_000
 
 
+def test_compact_results_keep_the_tasks_of_other_machines(finished: Path, tmp_path: Path) -> None:
+    here = kv.replication.load(finished)
+    elsewhere = replace(here, rows=here.rows.assign(task="other"), cells=here.cells.assign(task="other"))
+    (finished / "other").symlink_to(finished / TASK)
+    try:
+        kv.replication.write_compact(elsewhere, tmp_path)
+    finally:
+        (finished / "other").unlink()
+    for _ in range(2):  # a task that is there already is replaced
+        both = kv.replication.read_compact(kv.replication.write_compact(here, tmp_path))
+        assert list(both.settings["costs"]) == list(both.settings["dates"]) == list(both.chosen) == ["other", TASK]
+        assert len(both.rows) == 2 * len(here.rows) and len(both.cells) == 2 * len(here.cells)
+        alone = both.table[both.table.task == TASK].drop(columns="p_holm").reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, here.table.drop(columns="p_holm"))
+    rows = (tmp_path / "rows.parquet").read_bytes()
+    with pytest.raises(ValueError, match=r"holds results with seed 0, not 1; choose another folder"):
+        kv.replication.write_compact(replace(here, settings={**here.settings, "seed": 1}), tmp_path)
+    assert (tmp_path / "rows.parquet").read_bytes() == rows
+
+
 def test_stored_replies_can_be_generated_again_and_a_changed_one_is_seen(finished: Path, tmp_path: Path) -> None:
     found = kv.replication.read_compact(kv.replication.write_compact(kv.replication.load(finished), tmp_path))
     now = kv.replication.recompute(kv.load("tiny"), found, TASK, questions=2)
