@@ -16,9 +16,9 @@ from .lexicons import formality as formality
 from .lexicons import sentiment as sentiment
 from .lexicons import sounds_like_pirate as sounds_like_pirate
 from .prompting import SystemPrompt as SystemPrompt
+from .stored_studies import read_study as read_study
+from .stored_studies import recompute_study as recompute_study
+from .stored_studies import write_study as write_study
 from .study import BehaviourStudy as BehaviourStudy
 from .study import Sizes as Sizes
-from .study import read_study as read_study
-from .study import recompute_study as recompute_study
 from .study import run_study as run_study
-from .study import write_study as write_study

@@ -1,28 +1,22 @@
 """A behaviour steered by cache and by activations, tuned on dev, tested once beside a system prompt and random
-vectors; and the stored result of that, with its replies.
+vectors.
 """
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter
 
-from .._util.files import write_atomically
-from .._util.json import read_json
 from ..evaluation.evaluate import evaluate_all
 from ..evaluation.results import Results
 from ..evaluation.tuning.methods import SteeringSearch
 from ..evaluation.tuning.search import tune
-from ..generation.generate import generate_all
 from ..interventions.activation import ActivationSteering
-from ..interventions.base import Intervention, Nothing
+from ..interventions.base import Intervention
 from ..interventions.cache import CacheSteering
 from ..interventions.steering import Steering
 from ..models.model import Model
@@ -33,7 +27,7 @@ from .behaviour import Behaviour, Kind
 from .catalogue import get
 from .entanglement import tabulate_one, with_holm
 
-_CACHE, _ACTIVATION = "cache steering", "activation steering"
+CACHE, ACTIVATION = "cache steering", "activation steering"
 _KINDS: tuple[Kind, ...] = ("prompts", "openings")
 
 
@@ -163,15 +157,15 @@ def run_study(
             progress=progress,
         )
         for method, kinds, doses in (
-            (_CACHE, cache, sizes.doses),
-            (_ACTIVATION, activation, sizes.activation_doses),
+            (CACHE, cache, sizes.doses),
+            (ACTIVATION, activation, sizes.activation_doses),
         )
     }
     chosen = {method: _told(tuning.best[method], tuning.cells, method) for method, tuning in tunings.items()}
-    own, beside = chosen[_CACHE], chosen[_ACTIVATION]
+    own, beside = chosen[CACHE], chosen[ACTIVATION]
     steerings = (
-        cache[own["kind"]].at(own["coefficient"], _CACHE),
-        activation[beside["kind"]].at(beside["coefficient"], _ACTIVATION),
+        cache[own["kind"]].at(own["coefficient"], CACHE),
+        activation[beside["kind"]].at(beside["coefficient"], ACTIVATION),
     )
     results = evaluate_all(
         model,
@@ -188,135 +182,10 @@ def run_study(
         model=model.name,
         fingerprint=model.fingerprint,
         quantised=model.quantised,
-        sizes=asdict(sizes),
+        sizes={name: list(x) if isinstance(x, tuple) else x for name, x in asdict(sizes).items()},  # as JSON reads it
         chosen={name: chosen},
     )
     return BehaviourStudy(settings, {name: results}, cells, {name: steerings})
-
-
-def write_study(studies: Sequence[BehaviourStudy], out: str | Path) -> Path:
-    """Write studies of several behaviours to one folder: `NAME.parquet`, the chosen vectors beside it, `cells.parquet`,
-    `settings.json`.
-
-    The replies are kept; the questions are this package's own.
-
-    Args:
-        studies: of one model, with the same sizes.
-        out: the folder.
-
-    Raises:
-        ValueError: none, or studies of different models.
-        OSError: the folder can't be written.
-
-    Example:
-        >>> write_study([], "nowhere")
-        Traceback (most recent call last):
-        ValueError: There are no studies to write, or they are of different models; pass those of one model.
-    """
-    if len({study.settings["fingerprint"] for study in studies}) != 1:
-        raise ValueError("There are no studies to write, or they are of different models; pass those of one model.")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for study in studies:
-        for name, results in study.results.items():
-            results.save(out / f"{name}.parquet")
-            cache, activation = study.steerings[name]
-            cache.vectors.save(out / f"{name}.vectors.safetensors")
-            activation.vectors.save(out / f"{name}.activations.safetensors")
-    cells = pd.concat([study.cells for study in studies], ignore_index=True)
-    chosen = {name: about for study in studies for name, about in study.settings["chosen"].items()}
-    settings = json.dumps({**studies[0].settings, "chosen": chosen}, indent=1)
-    write_atomically(out / "cells.parquet", lambda file: cells.to_parquet(file, index=False))
-    return write_atomically(
-        out / "settings.json", lambda file: file.write_text(settings + "\n", encoding="utf-8")
-    ).parent
-
-
-def read_study(path: str | Path) -> BehaviourStudy:
-    """Read what `write_study` wrote.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        ValueError: nothing of that kind there.
-
-    Example:
-        >>> read_study("nowhere")
-        Traceback (most recent call last):
-        ValueError: There is no study of behaviours in nowhere; write one with kv.behaviours.write_study.
-    """
-    path = Path(path)
-    if not (path / "settings.json").is_file():
-        raise ValueError(f"There is no study of behaviours in {path}; write one with kv.behaviours.write_study.")
-    settings = read_json(path / "settings.json", what="settings.json")
-    results = {name: Results.load(path / f"{name}.parquet") for name in settings["chosen"]}
-    steerings = {name: _read_steerings(path, name, settings["chosen"][name]) for name in settings["chosen"]}
-    return BehaviourStudy(settings, results, pd.read_parquet(path / "cells.parquet"), steerings)
-
-
-def _read_steerings(
-    path: Path, name: str, chosen: Mapping[str, Mapping[str, Any]]
-) -> tuple[CacheSteering, ActivationSteering]:
-    keys_values = KVVectors.load(path / f"{name}.vectors.safetensors")
-    residuals = ActivationVectors.load(path / f"{name}.activations.safetensors")
-    coefficient, beside = chosen[_CACHE]["coefficient"], chosen[_ACTIVATION]["coefficient"]
-    return (
-        CacheSteering(keys_values, 0, coefficient, name=_CACHE),
-        ActivationSteering(residuals, residuals.n_layers // 2, beside, scope="onward", name=_ACTIVATION),
-    )
-
-
-def recompute_study(
-    model: Model, study: BehaviourStudy, name: str, *, questions: int = 2, seed: int = 0
-) -> pd.DataFrame:
-    """Generate some stored replies anew: every method, one random vector of each steering.
-
-    Args:
-        model: the one that the study is of.
-        study: from `read_study`.
-        name: the behaviour.
-        questions: how many, drawn with `seed` from those that were asked.
-        seed: of the draw.
-
-    Returns:
-        `question`, `intervention`, `text` as stored, `now`, and `same`. Float32 on another processor may turn a
-        near-tie, and all that follows.
-
-    Raises:
-        ValueError: another model, or a behaviour that the study hasn't got.
-
-    Example:
-        >>> import kvsteer_lab as kv
-        >>> recompute_study(kv.load("tiny"), BehaviourStudy({}, {}, pd.DataFrame(), {}), "french")
-        Traceback (most recent call last):
-        ValueError: The study has no behaviour 'french'; choose one of those that it has: none.
-    """
-    if name not in study.results:
-        there = ", ".join(study.results) or "none"
-        raise ValueError(f"The study has no behaviour {name!r}; choose one of those that it has: {there}.")
-    if model.fingerprint != study.settings["fingerprint"]:
-        raise ValueError(f"The study is of {study.settings['model']}, not of {model.name}; load that model.")
-    sizes = TypeAdapter(Sizes).validate_python(study.settings["sizes"])
-    behaviour = get(name)
-    methods: list[Intervention] = [Nothing(), behaviour.system_prompt()]
-    methods += [part for one in study.steerings[name] for part in (one, *one.controls(1, sizes.seed))]
-    rows = study.results[name].rows.set_index(["question", "intervention"])
-    ids = list(dict.fromkeys(rows.index.get_level_values(0)))
-    known = {question.id: question for question in behaviour.task.questions("test")}
-    picked = random.Random(seed).sample(ids, min(questions, len(ids)))
-    texts = generate_all(model, [known[i].text for i in picked], methods, generation={"max_new_tokens": sizes.tokens})
-    found = [
-        dict(
-            question=known[picked[text.prompt]].text,
-            intervention=text.intervention,
-            text=str(rows.loc[(picked[text.prompt], text.intervention), "text"]),
-            now=text.text,
-        )
-        for text in texts
-    ]
-    table = pd.DataFrame(found)
-    return table.assign(same=table.text == table.now)
 
 
 def _at_most(behaviour: Behaviour, split: str, n: int) -> int:

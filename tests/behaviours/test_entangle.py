@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -94,3 +95,17 @@ def test_a_study_is_stored_read_and_computed_again(tmp_path: Path) -> None:
     assert len(read.replies("brief")) == 7
     with pytest.raises(ValueError, match=r"has no behaviour .french.; choose one of those that it has: brief"):
         kv.behaviours.recompute_study(model, read, "french")
+    beside = replace(
+        study,
+        settings={**study.settings, "chosen": {"other": study.settings["chosen"]["brief"]}},
+        results={"other": study.results["brief"]},
+        cells=study.cells.assign(behaviour="other"),
+        steerings={"other": study.steerings["brief"]},
+    )
+    for _ in range(2):  # one that is there already is replaced
+        both = kv.behaviours.read_study(kv.behaviours.write_study([beside], tmp_path / "out"))
+        assert list(both.results) == list(both.steerings) == ["brief", "other"]
+        assert both.cells.behaviour.value_counts().to_dict() == {"brief": 12, "other": 12}
+    larger = replace(study, settings={**study.settings, "sizes": {**study.settings["sizes"], "test": 4}})
+    with pytest.raises(ValueError, match=r"holds studies with sizes .* choose another folder"):
+        kv.behaviours.write_study([larger], tmp_path / "out")
