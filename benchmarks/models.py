@@ -12,7 +12,8 @@ import kvsteer_lab as kv
 from kvsteer_lab.models.layers import hidden_size
 from kvsteer_lab.models.prompts import template_hash
 from kvsteer_lab.models.tokens import offset_token
-from kvsteer_lab.vectors.activation import ActivationVectors, extract_activations
+from kvsteer_lab.vectors.activation import ActivationVectors
+from kvsteer_lab.vectors.activation_extraction import extract_activations
 from kvsteer_lab.vectors.cards import Card
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -63,7 +63,7 @@ from .replication.replicating import replicate as replicate
 from .stats.tables import readable as readable
 from .tasks import traces as traces
 from .vectors.activation import ActivationVectors as ActivationVectors
-from .vectors.activation import extract_activations as extract_activations
+from .vectors.activation_extraction import extract_activations as extract_activations
 from .vectors.extraction import extract as extract
 from .vectors.extraction import extract_pairs as extract_pairs
 from .vectors.kv import KVVectors as KVVectors

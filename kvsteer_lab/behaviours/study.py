@@ -20,7 +20,8 @@ from ..interventions.base import Intervention
 from ..interventions.cache import CacheSteering
 from ..interventions.steering import Steering
 from ..models.model import Model
-from ..vectors.activation import ActivationVectors, extract_activations
+from ..vectors.activation import ActivationVectors
+from ..vectors.activation_extraction import extract_activations
 from ..vectors.extraction import extract
 from ..vectors.kv import KVVectors
 from .behaviour import Behaviour, Kind

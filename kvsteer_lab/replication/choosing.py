@@ -24,7 +24,8 @@ from ..interventions.cache import Control
 from ..interventions.steering import Steering
 from ..models.model import Model
 from ..tasks.base import Task
-from ..vectors.activation import ActivationVectors, extract_activations
+from ..vectors.activation import ActivationVectors
+from ..vectors.activation_extraction import extract_activations
 from ..vectors.extraction import extract
 from ..vectors.kv import KVVectors
 from ..vectors.pairs import ContrastiveSet

@@ -1,5 +1,5 @@
 from .activation import ActivationVectors as ActivationVectors
-from .activation import extract_activations as extract_activations
+from .activation_extraction import extract_activations as extract_activations
 from .activation_pairs import ActivationDifferences as ActivationDifferences
 from .activation_pairs import extract_activation_pairs as extract_activation_pairs
 from .cards import Card as Card

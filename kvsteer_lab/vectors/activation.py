@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..models.layers import hidden_size
 from ..models.model import Model
 from ..models.prompts import Prompt
 from .cards import Card, Format
-from .extraction import make_card, read_sides
 from .kv import Indices, check_indices
-from .pairs import ContrastiveSet
-from .residuals import last_residuals, residual_norms
+from .residuals import residual_norms
 
 _FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
 
@@ -301,89 +299,3 @@ class ActivationVectors:
         from .foreign import from_steering_lite
 
         return from_steering_lite(source, model)
-
-
-def extract_activations(
-    model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, progress: bool = True
-) -> ActivationVectors:
-    """The mean difference of the residual stream after each decoder layer, at the prompts' last token.
-
-    The pairs, the slot and the batches are those of `kv.extract`. Memory does not grow with the number of pairs: only
-    running sums are kept.
-
-    Args:
-        model: the model to extract from.
-        pairs: the contrastive set.
-        batch_size: prompts traced together; halved where memory runs out.
-        progress: whether to show a bar.
-
-    Raises:
-        ValueError: a prompt beyond the context, or a model whose decoder layers aren't found.
-
-    Example:
-        >>> import kvsteer_lab as kv
-        >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
-        >>> pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=4, shots=1)
-        >>> vectors = kv.extract_activations(model, pairs, progress=False)
-        >>> (vectors.n_layers, vectors.card.n_pairs) == (model.n_layers, 4)
-        True
-    """
-    total = torch.zeros(model.n_layers, hidden_size(model.hf), dtype=torch.float64)
-
-    def read(
-        ids: Int[Tensor, "prompts time"], mask: Int[Tensor, "prompts time"]
-    ) -> Float[Tensor, "prompts layers hidden"]:
-        return last_residuals(model, ids, mask)
-
-    for signs, _, batch in read_sides(model, pairs, batch_size, read, progress):
-        total += torch.einsum("p,plh->lh", signs.double(), batch.double())
-    return ActivationVectors((total / len(pairs)).float(), make_card(model, pairs, None))
-
-
-def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str) -> ActivationVectors:
-    """Vectors by layer, with zeros where there are none, and a card that says where they come from.
-
-    Args:
-        model: the model to be steered.
-        vectors: layer -> vector; negative layers count from the end.
-        origin: where they come from, for messages and the card.
-        note: what else the card says.
-
-    Raises:
-        ValueError: no vectors, a layer that the model doesn't have, two for one layer, or another width.
-    """
-    n, width = model.n_layers, hidden_size(model.hf)
-    if not vectors:
-        raise ValueError(f"{origin} holds no vectors; train it first.")
-    residuals, taken = torch.zeros(n, width), set()
-    for given, vector in vectors.items():
-        whole = isinstance(given, SupportsIndex) and not isinstance(given, bool)
-        layer = given.__index__() if whole else given
-        if not whole or not -n <= layer < n:
-            raise ValueError(
-                f"{origin} has a vector for layer {layer!r}, but {model.name} has layers 0 to {n - 1}; is it of another"
-                " model?"
-            )
-        row = torch.as_tensor(vector).detach().to("cpu", torch.float32).flatten()
-        if row.shape != (width,):
-            raise ValueError(
-                f"{origin} has vectors of width {row.numel()}, but the residual stream of {model.name} is {width} wide;"
-                " is it of another model?"
-            )
-        if layer % n in taken:
-            raise ValueError(f"{origin} has two vectors for layer {layer % n}; keep one of them.")
-        taken.add(layer % n)
-        residuals[layer] = row
-    card = Card(
-        model=model.name,
-        model_type=model.model_type,
-        fingerprint=model.read_fingerprint(),
-        dtype=str(model.dtype),
-        keys=None,
-        offset_id=None,
-        template_hash=None,
-        n_pairs=0,
-        recipe={"made": origin, "layers": sorted(taken)},
-        note=note,
-    )
-    return ActivationVectors(residuals, card)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from .._util.json import read_json
+from ..models.layers import hidden_size
 from ..models.model import Model
-from .activation import ActivationVectors, fill_layers
+from .activation import ActivationVectors
+from .cards import Card
 
 _PICKLED = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".npy", ".npz"}
 _LITE_ADDS = ("mean_diff", "pca")
@@ -152,3 +155,52 @@ def _by_layer(tensors: Mapping[str, Any], word: str, path: Path) -> dict[int, An
             )
         found[int(match[1])] = tensor
     return found
+
+
+def fill_layers(model: Model, vectors: Mapping[int, Any], origin: str, note: str) -> ActivationVectors:
+    """Vectors by layer, with zeros where there are none, and a card that says where they come from.
+
+    Args:
+        model: the model to be steered.
+        vectors: layer -> vector; negative layers count from the end.
+        origin: where they come from, for messages and the card.
+        note: what else the card says.
+
+    Raises:
+        ValueError: no vectors, a layer that the model doesn't have, two for one layer, or another width.
+    """
+    n, width = model.n_layers, hidden_size(model.hf)
+    if not vectors:
+        raise ValueError(f"{origin} holds no vectors; train it first.")
+    residuals, taken = torch.zeros(n, width), set()
+    for given, vector in vectors.items():
+        whole = isinstance(given, SupportsIndex) and not isinstance(given, bool)
+        layer = given.__index__() if whole else given
+        if not whole or not -n <= layer < n:
+            raise ValueError(
+                f"{origin} has a vector for layer {layer!r}, but {model.name} has layers 0 to {n - 1}; is it of another"
+                " model?"
+            )
+        row = torch.as_tensor(vector).detach().to("cpu", torch.float32).flatten()
+        if row.shape != (width,):
+            raise ValueError(
+                f"{origin} has vectors of width {row.numel()}, but the residual stream of {model.name} is {width} wide;"
+                " is it of another model?"
+            )
+        if layer % n in taken:
+            raise ValueError(f"{origin} has two vectors for layer {layer % n}; keep one of them.")
+        taken.add(layer % n)
+        residuals[layer] = row
+    card = Card(
+        model=model.name,
+        model_type=model.model_type,
+        fingerprint=model.read_fingerprint(),
+        dtype=str(model.dtype),
+        keys=None,
+        offset_id=None,
+        template_hash=None,
+        n_pairs=0,
+        recipe={"made": origin, "layers": sorted(taken)},
+        note=note,
+    )
+    return ActivationVectors(residuals, card)

@@ -73,7 +73,7 @@ def test_a_planted_direction_is_recovered(tokenizer: Any) -> None:
 def test_memory_does_not_grow_with_the_number_of_pairs(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     import weakref
 
-    import kvsteer_lab.vectors.activation as activations
+    import kvsteer_lab.vectors.activation_extraction as activations
 
     alive: list[Any] = []
     most = [0]

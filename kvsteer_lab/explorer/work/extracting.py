@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ...vectors.activation import ActivationVectors, extract_activations
+from ...vectors.activation import ActivationVectors
+from ...vectors.activation_extraction import extract_activations
 from ...vectors.extraction import PairDifferences, extract_pairs, make_card
 from ...vectors.pairs import ContrastiveSet
 from ..state import ExplorerState
