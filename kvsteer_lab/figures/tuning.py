@@ -14,9 +14,16 @@ MARKERS, LINES = "os^Dv<>P", ("-", "--", "-.", ":")
 
 
 @styled
-def plot_tuning(cells: pd.DataFrame) -> Figure:
-    """Accuracy against dose, one panel per method and one line per variant: the table `Tuning.cells`. The ring is the
-    chosen cell, with its 95% Wilson interval.
+def plot_tuning(cells: pd.DataFrame, objective: str = "accuracy") -> Figure:
+    """What was tuned against dose, one panel per method and one line per variant. The ring is the chosen cell; where
+    accuracy was tuned, with its 95% Wilson interval.
+
+    Args:
+        cells: `Tuning.cells`.
+        objective: the column that was maximised: `Tuning.objective`.
+
+    Raises:
+        ValueError: no such column.
 
     Example:
         >>> import pandas as pd
@@ -26,6 +33,9 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
         >>> kv.figures.plot_tuning(cells).axes[0].get_title().splitlines()[-1]
         '3 cells, chosen: values, dose 1'
     """
+    if objective not in cells:
+        raise ValueError(f"The cells have no column {objective!r}; pass the search's own, tuning.objective.")
+    share = objective in ("accuracy", "reasoned")
     methods = list(dict.fromkeys(cells.method))
     figure, axes = plt.subplots(
         1, len(methods), figsize=(TWO_COLUMNS, 3.0), layout="constrained", sharey=True, squeeze=False
@@ -37,12 +47,13 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
             line = own[own.variant == variant].sort_values("dose")
             shade = 1 - 0.5 * i / max(1, len(variants) - 1)
             look = dict(marker=MARKERS[i % len(MARKERS)], linestyle=LINES[i % len(LINES)], alpha=shade)
-            axis.plot(line.dose, line.accuracy, color=color_of(method), label=for_figure(variant), **look)
+            axis.plot(line.dose, line[objective], color=color_of(method), label=for_figure(variant), **look)
         best = own[own.chosen].iloc[0]
-        axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
+        if objective == "accuracy":
+            axis.plot([best.dose, best.dose], [best.low, best.high], color=COLORS["baseline"], linewidth=0.8)
         axis.plot(
             best.dose,
-            best.accuracy,
+            best[objective],
             "o",
             markersize=9,
             markerfacecolor="none",
@@ -51,11 +62,11 @@ def plot_tuning(cells: pd.DataFrame) -> Figure:
         )
         title = f"{for_figure(method)}\n{len(own)} cells, chosen: {for_figure(best.variant)}, dose {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
-        axis.set(xscale="log", ylim=(-0.04, 1.04))
+        axis.set(xscale="log", ylim=(-0.04, 1.04) if share else (None, None))
         axis.xaxis.set_major_locator(LogLocator(2, numticks=6))
         axis.xaxis.set_major_formatter("{x:.2g}")
         axis.minorticks_off()
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=6)
     figure.supxlabel("dose: norm of what is added / norm of what it is added to", fontsize=8)
-    axes[0, 0].set_ylabel(f"accuracy, {int(cells.n.iloc[0])} development questions")
+    axes[0, 0].set_ylabel(f"{for_figure(objective)}, {int(cells.n.iloc[0])} development questions")
     return figure

@@ -155,7 +155,7 @@ def test_rounds_are_kept_and_one_of_other_cells_is_told(tiny, task, tmp_path, mo
 
     def run(**options):
         settings = dict(cells=3, n=4, doses=(0.01, 0.02), extensions=1, generation={"max_new_tokens": 3}, out=tmp_path)
-        settings["stop_when_flat"] = False  # four questions can't show a difference
+        settings["stop_when_flat"] = False  # doses so small change nothing
         return kv.tune(tiny, task, search, progress=False, **{**settings, **options})
 
     first = run()
@@ -237,6 +237,18 @@ def test_a_flat_objective_stops_with_a_sentence(tiny, task, tmp_path):
     assert found.baseline["accuracy"] == plain.of("baseline").correct.mean()
 
 
+@pytest.mark.filterwarnings("ignore:The best dose of")
+def test_too_few_questions_for_a_test_are_no_flat_objective(tiny, task):
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
+    search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
+    asked = dict(cells=3, n=2, extensions=0, generation={"max_new_tokens": 16}, progress=False, objective="reasoned")
+    found = kv.tune(tiny, task, search, doses=(0.25, 8.0), **asked)
+    assert not found.flat and found.cells.reasoned.max() == 1.0 and found.objective == "reasoned"
+    with pytest.warns(UserWarning, match="'reasoned' is flat"):
+        assert kv.tune(tiny, task, search, doses=(0.001, 0.002), **asked).flat, "equal on every question"
+
+
+@pytest.mark.filterwarnings("ignore:The best dose of")
 def test_an_objective_that_moves_is_not_flat(tiny, task):
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
     search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))

@@ -41,6 +41,7 @@ class Tuning:
         best: the chosen intervention of each method.
         on_edge: methods whose best dose still lies at an end of what was tried.
         baseline: the same measures of the baseline, which every search tries as a cell of dose 0.
+        objective: the column of `cells` that was maximised: `"accuracy"`, `"reasoned"`, ...
         flat: whether no cell differed from the baseline beyond noise; the search then stopped after its first round.
         no_better: methods whose best cell is not above the baseline.
         questions: ids of the questions that were used.
@@ -51,6 +52,7 @@ class Tuning:
     best: Mapping[str, Intervention]
     on_edge: tuple[str, ...]
     baseline: Mapping[str, Any]
+    objective: str
     flat: bool
     no_better: tuple[str, ...]
     questions: tuple[str, ...] = field(repr=False)
@@ -139,7 +141,8 @@ def tune(
 
     The baseline is in every round. Where no cell of the first one differs from it beyond noise (paired tests of the
     objective, Holm-corrected over all cells, 5%), the objective is flat, a best dose would be noise, and the search
-    stops there with a warning.
+    stops there with a warning. With fewer questions than such a test needs (9 for 12 cells), it goes on unless every
+    cell is the baseline's equal.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`; a round's run
@@ -236,7 +239,20 @@ def tune(
     at_most = baseline.get(goal.column, -math.inf)
     no_better = tuple(name for name, row in best.items() if row[goal.column] <= at_most)
     asked_ids = tuple(q.id for q in questions)
-    return Tuning(table, picked, on_edge, baseline, flat, no_better, asked_ids, model, task, tuple(chosen), settings)
+    return Tuning(
+        table,
+        picked,
+        on_edge,
+        baseline,
+        goal.column,
+        flat,
+        no_better,
+        asked_ids,
+        model,
+        task,
+        tuple(chosen),
+        settings,
+    )
 
 
 @contextmanager
