@@ -58,7 +58,8 @@ def plot_patching(table: pd.DataFrame) -> Figure:
                     elif len(layers) <= 12:
                         text = f"{share:.2f}".replace("-0.00", "0.00")
                         axis.text(j, i, text, ha="center", va="center", fontsize=6, color=ink(share, 0, 1))
-            axis.set(xticks=range(0, len(layers), -(-len(layers) // 10)), yticks=range(len(sites)))
+            step = -(-len(layers) // 10)
+            axis.set(xticks=range(0, len(layers), step), xticklabels=layers[::step], yticks=range(len(sites)))
             axis.set_yticklabels(
                 [f"{'layer ' if site != 'all' else ''}{for_figure(site)} ({effects[site]:+.2f})" for site in sites]
             )

@@ -120,6 +120,14 @@ def put(
     return hidden if index != layer else went if what == "stream" else before + (went - came)
 
 
+def test_patched_layers_are_named_in_the_picture() -> None:
+    rows = [(layer, float(layer > 1)) for layer in (1, 15, 29)]
+    table = pd.DataFrame(rows, columns=["layer", "share"]).assign(inject="1", patch="stream", way="removed", effect=2.0)
+    (panel, _) = kv.figures.plot_patching(table).axes
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["1", "15", "29"]
+
+
+@pytest.mark.filterwarnings("ignore:With 3 random vectors")
 def test_flips_are_counted_and_controls_stand_beside(tiny: kv.Model) -> None:
     task = kv.tasks.get("tiny-arithmetic")
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=2)
@@ -127,7 +135,8 @@ def test_flips_are_counted_and_controls_stand_beside(tiny: kv.Model) -> None:
     chats = [task.chat(q) for q in task.questions("dev", 6, 0)]
     first = kv.generate(tiny, chats, [steering, kv.Nothing()], generation={"max_new_tokens": 1})
     flipped = sum(a.text != b.text for a, b in zip(first.of(steering.label), first.of("baseline"), strict=True))
-    table = kv.analysis.patch_residuals(tiny, chats, steering, controls=3, batch_size=50)
+    with pytest.warns(UserWarning, match=r"With 3 random vectors no p-value is below 0.25, so no share .* take 19"):
+        table = kv.analysis.patch_residuals(tiny, chats, steering, controls=3, batch_size=50)
     rows = table[(table.inject == "all") & (table.patch == "stream")].set_index(["way", "layer"])
     assert set(table.inject) == {"1", "2", "3", "all"} and set(rows.flipped) == {flipped}
     for way in ("restored", "removed"):

@@ -4,6 +4,7 @@ exchanged layer by layer. It shows in which layers the edit of one layer is read
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,7 @@ from ..watched_token import first_tokens, token_id
 from .patched_runs import WAYS, Patch, PatchedRuns, ReadPrompt
 
 _FALSE_ALARM = 0.05
+_FEWEST = 19  # random vectors that can show an effect at that level
 _PATCHES = tuple(product(("stream", "update"), WAYS))
 
 
@@ -74,7 +76,7 @@ def patch_residuals(
             steered run.
         layers: those that are patched, and, as far as the steering edits them, edited one at a time; `None`: all. The
             edit of all layers is always that of the whole steering.
-        controls: random vectors of the same norms; 0: none.
+        controls: random vectors of the same norms; 0: none. Fewer than 19 can't tell an effect, so no shares are given.
         seed: of the random vectors and of the bootstrap.
         chat, offset: as in `kv.generate`.
         batch_size: runs read together at most; fewer where their caches or logits would exceed 1 GiB or 256 MB.
@@ -117,6 +119,12 @@ def patch_residuals(
             f"{steering.label!r} edits none of the layers {patched}; name some of {list(steering.edited_layers)}."
         )
     methods = [steering, *steering.controls(controls, seed)]
+    if 0 < controls < _FEWEST:
+        warnings.warn(
+            f"With {controls} random vectors no p-value is below {1 / (1 + controls):.2g}, so no share will be given;"
+            f" take {_FEWEST} of them or more, or controls=0.",
+            stacklevel=2,
+        )
     sites: dict[str, list[int]] = {str(layer): [layer] for layer in alone}
     if len(steering.edited_layers) > 1:
         sites["all"] = list(steering.edited_layers)
