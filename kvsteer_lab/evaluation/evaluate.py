@@ -19,6 +19,7 @@ from ..tasks.base import Task
 from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
+from .kept_runs import kept_place
 from .outcomes.built_in import BUILT_IN
 from .outcomes.divergence import measure_divergence
 from .outcomes.outcome import Outcome, as_outcomes
@@ -190,6 +191,7 @@ def evaluate_all(
         )
     plan.check_room(questions)
     warn_unrecognised(task)
+    out = kept_place(plan, questions) if out is None else out
     if out is None:
         frame, complete = plan.ask(questions, progress)
         results = Results(frame, settings, complete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -95,13 +96,13 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
         progress: show a bar of its cells.
         name: what the model is called in the chapter; by default what it is loaded by.
     """
-    figures = out / "figures"
+    figures, runs = out / "figures", out / "runs" / chapter.name
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob(f"{chapter.number}_*"):
         old.unlink()
     began = time.perf_counter()
     adapted = adapt(chapter, work.parameters, name or str(work.parameters.get("MODEL", "")))
-    notebook, error = _execute(chapter, adapted, figures, progress)
+    notebook, error = _execute(chapter, adapted, figures, runs, progress)
     made = tuple(sorted(path.stem for path in figures.glob(f"{chapter.number}_*.png")))
     record = Record(
         work.source, work.parameters, work.fingerprint, work.version, round(time.perf_counter() - began, 1), made, error
@@ -111,11 +112,16 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
     notebook.metadata["kvsteer_lab"] = asdict(record)
     # last: its being there says that all is
     write_atomically(out / "notebooks" / chapter.path.name, lambda file: nbformat.write(notebook, file))
+    if not error:
+        shutil.rmtree(runs, ignore_errors=True)  # kept only for a chapter that has to be run again
     return record
 
 
-def _execute(chapter: Chapter, adapted: NotebookNode, figures: Path, progress: bool) -> tuple[NotebookNode, str]:
-    with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, "KVSTEER_FIGURES": str(figures.resolve())}):
+def _execute(
+    chapter: Chapter, adapted: NotebookNode, figures: Path, runs: Path, progress: bool
+) -> tuple[NotebookNode, str]:
+    places = {"KVSTEER_FIGURES": str(figures.resolve()), "KVSTEER_RUNS": str(runs.resolve())}
+    with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, **places}):
         source, target = Path(folder, "adapted.ipynb"), Path(folder, chapter.path.name)
         nbformat.write(adapted, source)
         error = ""

@@ -288,6 +288,20 @@ def test_a_killed_run_goes_on(books, out):
     assert "01_quick: done before" in done.stdout and "02_long: done" in done.stdout
 
 
+def test_the_evaluations_of_a_chapter_that_failed_are_kept_until_it_is_done(books, out):
+    asked = (
+        "import kvsteer_lab as kv\n"
+        "task = kv.tasks.get(TASK)\n"
+        "found = kv.evaluate(kv.load(MODEL), task, [], n=2, split='dev', generation={'max_new_tokens': 2})"
+    )
+    write_notebook(books, "01_asks", "Asks", asked, "assert OTHER == 2")
+    assert run(out) == 2
+    (kept,) = (out / "runs" / "01_asks").iterdir()
+    assert kv.Run.load(kept).complete
+    assert run(out, "--set", "OTHER=2") == 0
+    assert not (out / "runs" / "01_asks").exists()
+
+
 def test_bad_input_is_one_line_and_nothing_is_written(books, out, tmp_path, monkeypatch):
     write_notebook(books, "01_runs", "Runs", "print('ran')")
 
