@@ -69,7 +69,8 @@ def evaluate(
             no text, and may as well be measured later (`Results.measure`, KL by `kv.outcomes.measure_divergence`);
             `Results.outcomes_table` tests them.
         out: folder of the run; its questions are then done in chunks, each written when it is finished, and a run that
-            was stopped goes on there.
+            was stopped goes on there. Without it the environment's `KVSTEER_RUNS` names a folder in which every run has
+            a place by what it is.
         shard: `"i/N"` does only every N-th chunk, beginning with the i-th (from 1). Shards may share a folder;
             `kv.merge` joins several.
         chunk_size: questions in a chunk; `None`: as many as have about 256 replies, fewer if a shard would get none.
