@@ -1,10 +1,11 @@
 """Begin a long piece of work, kill it, begin it again: `python killing_work.py tune|reproduce|replicate FOLDER KILLS
 SEED`. Run by test_attack_kills.py, not a test itself.
 
-Every process that computes is a fork of this one, so that imports are paid for once. The moments are drawn over the
-time of the uninterrupted work and found again by what has been written: work that goes on does not begin at the
-beginning, and a busy machine has no steady clock. Prints one JSON line: how the uninterrupted work ended, how the
-killed one did, and for each kill whether it hit and how many files were in place when it began and when it died.
+Every process that computes is a fork of this one, so that imports are paid for once. Every other moment is drawn over
+the time of the uninterrupted work, the others over its files, for a search may load and extract for most of its time.
+Each is found again by what has been written: work that goes on does not begin at the beginning, and a busy machine has
+no steady clock. Prints one JSON line: how the uninterrupted work ended, how the killed one did, and for each kill
+whether it hit and how many files were in place when it began and when it died.
 """
 
 from __future__ import annotations
@@ -123,6 +124,20 @@ def uninterrupted(work: Callable[[Path], list[str]], out: Path, told: Path) -> l
     return [*moments, time.monotonic() - start]
 
 
+def draw(rng: random.Random, kills: int, moments: list[float]) -> list[tuple[int, float]]:
+    """When to kill: how many files are in place by then, and how many seconds after the last of them."""
+    drawn = []
+    for number in range(kills):
+        share = rng.uniform(0.02, 0.7)
+        if number % 2:
+            files = int(share * (len(moments) - 1))
+            drawn.append((files, rng.random() * (moments[files + 1] - moments[files])))
+        else:
+            files = bisect.bisect_right(moments, share * moments[-1]) - 1
+            drawn.append((files, share * moments[-1] - moments[files]))
+    return sorted(drawn)
+
+
 def kill(child: int, out: Path, files: int, delay: float) -> bool:
     """Kill a process some time after so many files are in place; whether it was still there."""
     while written(out) < files and not ended(child):
@@ -155,10 +170,9 @@ def main(what: str, folder: Path, kills: int, seed: int) -> None:
     rng, told = random.Random(seed), folder / "told"
     moments, wanted = uninterrupted(work, folder / "whole", told), json.loads(told.read_text())
     hits = []
-    for moment in sorted(rng.uniform(0.02, 0.7) * moments[-1] for _ in range(kills)):
-        files = bisect.bisect_right(moments, moment) - 1
-        child, before = in_a_fork(work, folder / "killed", told), written(folder / "killed")
-        killed = kill(child, folder / "killed", files, moment - moments[files])
+    for files, delay in draw(rng, kills, moments):
+        before, child = written(folder / "killed"), in_a_fork(work, folder / "killed", told)
+        killed = kill(child, folder / "killed", files, delay)
         hits.append({"killed": killed, "files": [before, written(folder / "killed")], "left": orphans(child)})
         if not killed:  # it had come to its end after kills before; the next begins anew
             assert json.loads(told.read_text()) == wanted
