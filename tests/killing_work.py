@@ -1,12 +1,16 @@
 """Begin a long piece of work, kill it, begin it again: `python killing_work.py tune|reproduce|replicate FOLDER KILLS
 SEED`. Run by test_attack_kills.py, not a test itself.
 
-Every process that computes is a fork of this one, so that imports are paid for once. Prints one JSON line: how the
-uninterrupted work ended, how the killed one did, and for each kill whether it hit and what had been written by then.
+Every process that computes is a fork of this one, so that imports are paid for once. Every other moment is drawn over
+the time of the uninterrupted work, the others over its files, for a search may load and extract for most of its time.
+Each is found again by what has been written: work that goes on does not begin at the beginning, and a busy machine has
+no steady clock. Prints one JSON line: how the uninterrupted work ended, how the killed one did, and for each kill
+whether it hit and how many files were in place when it began and when it died.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import random
@@ -23,6 +27,7 @@ import psutil
 import torch
 
 import kvsteer_lab as kv
+from kvsteer_lab._util.files import is_temporary
 from kvsteer_lab.reproduction import chapters
 from kvsteer_lab.reproduction.reproduction import reproduce
 
@@ -89,12 +94,57 @@ def run_books(out: Path) -> list[str]:
 
 
 def in_a_fork(work: Callable[[Path], list[str]], out: Path, told: Path) -> int:
+    told.unlink(missing_ok=True)  # of work before
     child = os.fork()
     if not child:
         os.setsid()
         told.write_text(json.dumps(work(out)))
         os._exit(0)
     return child
+
+
+def written(out: Path) -> int:
+    """How many files are in place."""
+    names = (Path(name) for _, _, names in os.walk(out) for name in names)
+    return sum(name.suffix != ".lock" and not is_temporary(name) for name in names)
+
+
+def ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def uninterrupted(work: Callable[[Path], list[str]], out: Path, told: Path) -> list[float]:
+    """Do the work; at which second it began, put each of its files in place, and ended."""
+    start = time.monotonic()
+    child, moments = in_a_fork(work, out, told), [0.0]
+    while not ended(child):
+        time.sleep(0.005)
+        moments += [time.monotonic() - start] * (written(out) + 1 - len(moments))
+    os.waitpid(child, 0)
+    return [*moments, time.monotonic() - start]
+
+
+def draw(rng: random.Random, kills: int, moments: list[float]) -> list[tuple[int, float]]:
+    """When to kill: how many files are in place by then, and how many seconds after the last of them."""
+    drawn = []
+    for number in range(kills):
+        share = rng.uniform(0.02, 0.7)
+        if number % 2:
+            files = int(share * (len(moments) - 1))
+            drawn.append((files, rng.random() * (moments[files + 1] - moments[files])))
+        else:
+            files = bisect.bisect_right(moments, share * moments[-1]) - 1
+            drawn.append((files, share * moments[-1] - moments[files]))
+    return sorted(drawn)
+
+
+def kill(child: int, out: Path, files: int, delay: float) -> bool:
+    """Kill a process some time after so many files are in place; whether it was still there."""
+    while written(out) < files and not ended(child):
+        time.sleep(0.005)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def orphans(session: int) -> list[str]:
@@ -118,21 +168,14 @@ def main(what: str, folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     rng, told = random.Random(seed), folder / "told"
-    start = time.monotonic()
-    os.waitpid(in_a_fork(work, folder / "whole", told), 0)
-    took, wanted = time.monotonic() - start, json.loads(told.read_text())
-    told.unlink()
+    moments, wanted = uninterrupted(work, folder / "whole", told), json.loads(told.read_text())
     hits = []
-    for share in sorted(rng.uniform(0.02, 0.7) for _ in range(kills)):
-        child = in_a_fork(work, folder / "killed", told)
-        time.sleep(share * took)
-        os.kill(child, signal.SIGKILL)
-        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        files = len([p for p in folder.joinpath("killed").rglob("*") if p.is_file()])
-        hits.append({"killed": killed, "files": files, "left": orphans(child)})
+    for files, delay in draw(rng, kills, moments):
+        before, child = written(folder / "killed"), in_a_fork(work, folder / "killed", told)
+        killed = kill(child, folder / "killed", files, delay)
+        hits.append({"killed": killed, "files": [before, written(folder / "killed")], "left": orphans(child)})
         if not killed:  # it had come to its end after kills before; the next begins anew
             assert json.loads(told.read_text()) == wanted
-            told.unlink()
             shutil.rmtree(folder / "killed")
     os.waitpid(in_a_fork(work, folder / "killed", told), 0)
     found = json.loads(told.read_text()) if told.exists() else ["it did not end"]
