@@ -127,6 +127,18 @@ class ExplorerPage:
         self.page.mouse.move(way["x"] + share * way["width"], y)
         self.page.mouse.up()
 
+    def tap(self, element: Any) -> None:
+        """Touch the middle of an element with a finger."""
+        element.scroll_into_view_if_needed()
+        box = element.bounding_box()
+        finger = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        screen = self.page.context.new_cdp_session(self.page)
+        screen.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        screen.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
+        screen.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        screen.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        screen.detach()
+
     def time_drag(self, name: str, share: float, arm: str) -> dict[str, float]:
         """Milliseconds from the last movement of a slider's handle to `first` token, `full` text and `coloured` tokens
         of an arm.

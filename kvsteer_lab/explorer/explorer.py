@@ -15,6 +15,7 @@ from .jobs import Jobs
 from .results.comparison import Comparison
 from .results.components import Components
 from .results.ladder import Ladder
+from .results.prompt_attention import PromptAttention
 from .results.sweep import Sweep
 from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .threads import one_line, view_lock
@@ -80,6 +81,7 @@ class Explorer:
             climb=self.climb,
             look=self.look,
             cancel=self.cancel,
+            read_prompt=self.read_prompt,
             load_vectors=self.load_vectors,
             save_figure=self.save_figure,
             save_vectors=self.save_vectors,
@@ -131,6 +133,11 @@ class Explorer:
     def ladder(self) -> Ladder | None:
         """The last strength ladder; `None` before the first."""
         return self.jobs.ladder
+
+    @property
+    def prompt_attention(self) -> PromptAttention | None:
+        """The attention to each token of the last comparison's prompt; `None` before it is read."""
+        return self.jobs.prompt_attention
 
     @property
     def components(self) -> Components | None:
@@ -194,6 +201,13 @@ class Explorer:
         with self._lock:
             self.jobs.climb(self.state)
 
+    def read_prompt(self) -> None:
+        """Read the attention to each token of the last comparison's prompt, unless it is known: from the token that is
+        read right after the prompt, where the reply's first token is decided.
+        """
+        with self._lock:
+            self.jobs.read_prompt()
+
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
         self.jobs.load_vectors(source, lambda name: self._change({"mix": {name: 1.0}}))
@@ -223,7 +237,7 @@ class Explorer:
     def as_html(self) -> str:
         """What the explorer shows, its texts and its ladder, as a fragment of HTML that needs no kernel."""
         with self._lock:
-            return static_html(self.model.name, self.comparison, self.ladder)
+            return static_html(self.model.name, self.comparison, self.ladder, self.prompt_attention)
 
     def save_html(self, path: str, overwrite: bool = False) -> None:
         """Write what the explorer shows as an HTML page, before this returns."""
