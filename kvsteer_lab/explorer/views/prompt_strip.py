@@ -42,9 +42,9 @@ def legend_html() -> str:
     return (
         note(HINT)
         + note(
-            "Attention is the weight that the token read right after the prompt gives a slot: there the reply's first"
-            " token is decided. Mean over all layers and query heads. It does not show what a head does with what it"
-            " reads."
+            "Attention is the weight that a slot gets from the offset token, which is read right after the prompt:"
+            " there the reply's first token is decided. Mean over all layers and query heads. It does not show what a"
+            " head does with what it reads."
         )
         + '<p class="kv-line kv-prompt-reading" aria-live="polite"></p>'
     )
@@ -65,5 +65,5 @@ def attention_lines(tokens: Sequence[str], found: PromptAttention) -> list[str]:
             for arm, own in found.arms.items()
         )
         said = visible(token, one_line=True)
-        lines.append(f"Position {i}, slot {i - n}, “{said}”. Attention from “{reader}” after the prompt: {arms}.")
+        lines.append(f"Position {i}, slot {i - n}, “{said}”. Attention from the offset token “{reader}”: {arms}.")
     return lines
