@@ -167,6 +167,7 @@ class ExplorerPage:
         self.at("ladder-status").filter(has_text="Done.").wait_for()
         self.tab("Ablation")
         self.sweep(swept)
+        self.root.locator("td.kv-done").nth(6).wait_for()
         if self.at("sweep-cancel").is_enabled():
             self.at("sweep-cancel").click()
         self.root.locator("td.kv-done").first.click()

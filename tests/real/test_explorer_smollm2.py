@@ -34,8 +34,8 @@ def frame(page: Any) -> Image.Image:
 
 
 def write_film(frames: list[Image.Image], path: Path) -> None:
-    """A moving picture that goes on for ever, of few colours and so of few bytes."""
-    small = [image.quantize(48, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for image in frames]
+    """A moving picture that goes on for ever, of as few colours as leave greys grey, and so of few bytes."""
+    small = [image.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for image in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     small[0].save(path, save_all=True, append_images=small[1:], duration=1800, loop=0, optimize=True)
 
@@ -55,8 +55,10 @@ def explorer(smollm2: kv.Model, tmp_path_factory: pytest.TempPathFactory) -> Ite
         page.route(re.compile(r"https://.*"), lambda route: route.abort())
         page.goto(address, timeout=PATIENCE)
         found = ExplorerPage(page, folder)
-        found.root.locator(".kv-more .jupyter-widget-Collapse-header", has_text="Sampling").click()
+        sampling = found.root.locator(".kv-more .jupyter-widget-Collapse-header", has_text="Sampling")
+        sampling.click()
         found.type("max-new-tokens", "40")
+        sampling.click()
         found.at("status").filter(has_text="Done.").wait_for()
         yield found
         page.close()
