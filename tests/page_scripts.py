@@ -155,7 +155,8 @@ root => {
     for (const box of range.getClientRects()) {
       if (box.width < 2 || box.bottom <= seen.top || box.top >= seen.bottom) continue;
       if (!seen.scrolls && (box.left < seen.left || box.right > seen.right)) found.push(`cut: ${said}`);
-      const top = Math.max(box.top, seen.top), shown = new DOMRect(box.x, top, box.width, Math.min(box.bottom, seen.bottom) - top);
+      const top = Math.max(box.top, seen.top), high = Math.min(box.bottom, seen.bottom) - top;
+      const shown = new DOMRect(box.x, top, box.width, high);
       if (box.right > seen.left && box.left < seen.right) texts.push({ box: shown, said, parent });
     }
   }

@@ -147,6 +147,9 @@ def test_a_new_comparison_is_read_again_while_the_strip_is_open(
     explorer.set(cv=5.0)
     assert explorer.wait(PATIENCE) and len(counted) == 6
     assert not explorer.page.picking.lines, "numbers of another setting aren't shown"
+    assert unfold(explorer)
+    explorer.set(task=None, prompt="")
+    assert explorer.wait(PATIENCE) and not explorer.page.picking.lines, "no prompt, no numbers"
 
 
 def test_stopped_before_it_was_read_it_is_read_when_a_token_is_pointed_at(

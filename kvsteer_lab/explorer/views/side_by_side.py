@@ -105,6 +105,7 @@ class SideBySide:
     def clear(self) -> None:
         """No texts: those of an earlier state would mislead."""
         self._comparison = None
+        self.prompt_lines([])
         empty = dict.fromkeys(("verdict", "prompt", "next tokens", "attention"), "")
         self._put({arm: arm_html(arm, "") for arm in self._arms} | empty, self._running)
 
