@@ -173,7 +173,9 @@ class Explorer:
         return self.jobs.worker.wait(timeout)
 
     def cancel(self, kind: str | None = None) -> None:
-        """Cancel all work, or work of one kind (`"compare"`, `"ladder"`, `"sweep"`, `"look"`, `"prompt"`), at the next token."""
+        """Cancel all work, or work of one kind, at the next token: `"compare"`, `"ladder"`, `"sweep"`, `"look"` or
+        `"prompt"`.
+        """
         with self._lock:
             if kind is None and self.jobs.worker.kinds:
                 self.page.say("Cancelling.")
