@@ -209,6 +209,13 @@ def _explorer(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield what, f"{median} ms, quartiles {low} and {high}, of {seconds['n']} (wall)", goals.get(what, "stated")
 
 
+def _explorer_before(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for name, now in r["today"].items():
+        was = r["before"].get(name)
+        said = f"{now['median']:.2f} s (CPU)" if was is None else f"{was['median']:.2f} → {now['median']:.2f} s (CPU)"
+        yield name, f"{said}, of {now['n']}", "< 1 s" if name.startswith("cancel") else "stated"
+
+
 def _import_time(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         "`import kvsteer_lab`",
@@ -315,6 +322,7 @@ ROWS = {
     "decode": _decode,
     "evaluation": _evaluation,
     "explorer": _explorer,
+    "explorer_before": _explorer_before,
     "extract": _extract,
     "grid": _grid,
     "gsm8k_pipeline": _gsm8k,

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import nbformat
 from browsing import jupyter_lab, open_page, run_all
-from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST
+from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST, CROWDED
 from PIL import Image
 
 TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Keep")
@@ -127,6 +128,18 @@ class ExplorerPage:
         self.page.mouse.move(way["x"] + share * way["width"], y)
         self.page.mouse.up()
 
+    def tap(self, element: Any) -> None:
+        """Touch the middle of an element with a finger."""
+        element.scroll_into_view_if_needed()
+        box = element.bounding_box()
+        finger = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        screen = self.page.context.new_cdp_session(self.page)
+        screen.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        screen.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
+        screen.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        screen.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        screen.detach()
+
     def time_drag(self, name: str, share: float, arm: str) -> dict[str, float]:
         """Milliseconds from the last movement of a slider's handle to `first` token, `full` text and `coloured` tokens
         of an arm.
@@ -142,6 +155,63 @@ class ExplorerPage:
         self.at("sweep-cancel").click()
         self.page.wait_for_function("window.kvTimes.cancelled !== undefined")
         return self.page.evaluate("window.kvTimes.cancelled")
+
+    def fill_tabs(self, swept: str) -> None:
+        """Do what each tab is for, and unfold the prompt, so that there is something to see.
+
+        Args:
+            swept: what the sweep's line says when enough of it is done; the rest is cancelled.
+        """
+        self.tab("Strength ladder")
+        self.at("ladder-run").click()
+        self.at("ladder-status").filter(has_text="Done.").wait_for()
+        self.tab("Ablation")
+        self.sweep(swept)
+        self.root.locator("td.kv-done").nth(6).wait_for()
+        if self.at("sweep-cancel").is_enabled():
+            self.at("sweep-cancel").click()
+        self.root.locator("td.kv-done").first.click()
+        self.at("cell-texts").locator("tr").nth(1).wait_for()
+        self.tab("Geometry")
+        self.root.locator(".kv-scatter > svg .kv-point").first.wait_for(state="attached")
+        self.tab("Keep")
+        for name in ("figure", "vectors", "state", "html"):
+            self.type(f"{name}-path", name)
+        self.tab("Side by side")
+        self.root.locator(".kv-details .jupyter-widget-Collapse-header", has_text="token by token").click()
+        self.root.locator(".kv-prompt-token").nth(3).hover()
+        self.at("prompt-reading").filter(has_text="baseline").wait_for()
+
+    def crowded(self, width: int, pictures: Path | None = None) -> dict[str, list[str]]:
+        """For each tab that is crowded on a page of a width: texts that are cut off, texts or controls that lie on one
+        another.
+
+        Args:
+            width: of the page, in pixels.
+            pictures: where pictures are kept, and how their names begin.
+        """
+        self.page.set_viewport_size({"width": width, "height": 2600})
+        found = {}
+        for title in TABS:
+            self.tab(title)
+            self.page.wait_for_timeout(300)
+            if pictures is not None:
+                self.picture(pictures.with_name(f"{pictures.name}_{title.lower().replace(' ', '_')}.png"))
+            found[title] = self.root.evaluate(CROWDED)
+        assert self.root.bounding_box()["width"] <= width
+        return {title: own for title, own in found.items() if own}
+
+    def set_page_theme(self, name: str) -> None:
+        """Give a page of Voila's JupyterLab's light or dark theme."""
+        sheet = (
+            Path(sys.prefix) / "share" / "jupyter" / "nbconvert" / "templates" / "lab" / "static" / f"theme-{name}.css"
+        )
+        self.page.add_style_tag(content=sheet.read_text(encoding="utf-8"))
+        self.page.evaluate(
+            "name => { document.body.className = `jp-Notebook theme-${name}`;"
+            " document.body.dataset.jpThemeLight = String(name === 'light'); }",
+            name,
+        )
 
     def set_theme(self, name: str) -> None:
         """Choose one of JupyterLab's themes in its menu."""

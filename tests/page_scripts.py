@@ -127,3 +127,59 @@ STOP_AFTER = """
 }
 """
 """Type a coefficient and press Stop before anything can come of it."""
+
+CROWDED = """
+root => {
+  const edge = root.getBoundingClientRect(), texts = [], found = [];
+  const clips = node => { // the part of the page in which a node is seen, and whether a reader can scroll to the rest
+    let left = edge.left - 1, right = edge.right + 1, top = -Infinity, bottom = Infinity, scrolls = false;
+    for (let at = node; at && at !== root.parentElement; at = at.parentElement) {
+      const style = getComputedStyle(at), box = at.getBoundingClientRect();
+      if (style.overflowX !== "visible") {
+        left = Math.max(left, box.left - 1);
+        right = Math.min(right, box.right + 1);
+        top = Math.max(top, box.top);
+        bottom = Math.min(bottom, box.bottom);
+        scrolls ||= at.matches("pre, .kv-wide, .kv-tables, .kv-heatmap");
+      }
+    }
+    return { left, right, top, bottom, scrolls };
+  };
+  const walk = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode, parent = node.parentElement, range = document.createRange();
+    if (!node.textContent.trim() || parent.closest("style, script, option, textarea, title")) continue;
+    if (!parent.checkVisibility({ visibilityProperty: true }) || getComputedStyle(parent).clipPath !== "none") continue;
+    range.selectNodeContents(node);
+    const seen = clips(parent), said = node.textContent.trim().slice(0, 40);
+    for (const box of range.getClientRects()) {
+      if (box.width < 2 || box.bottom <= seen.top || box.top >= seen.bottom) continue;
+      if (!seen.scrolls && (box.left < seen.left || box.right > seen.right)) found.push(`cut: ${said}`);
+      const top = Math.max(box.top, seen.top), high = Math.min(box.bottom, seen.bottom) - top;
+      const shown = new DOMRect(box.x, top, box.width, high);
+      if (box.right > seen.left && box.left < seen.right) texts.push({ box: shown, said, parent });
+    }
+  }
+  for (const node of root.querySelectorAll("select, button, input:not([type=checkbox])")) {
+    const box = node.getBoundingClientRect(), seen = clips(node.parentElement);
+    const said = node.getAttribute("aria-label") || node.labels?.[0]?.textContent || node.textContent.trim();
+    if (!box.width || !node.checkVisibility({ visibilityProperty: true })) continue;
+    if (!seen.scrolls && (box.left < seen.left || box.right > seen.right)) found.push(`cut: ${said}`);
+    texts.push({ box, said, parent: node });
+  }
+  for (const slider of root.querySelectorAll(".noUi-base")) { // with the room of its handle
+    const { x, y, width, height } = slider.getBoundingClientRect();
+    if (width && slider.checkVisibility({ visibilityProperty: true }))
+      texts.push({ box: new DOMRect(x, y - 5, width, height + 10), said: "(a slider)", parent: slider });
+  }
+  texts.forEach((one, i) => texts.slice(i + 1).forEach(other => {
+    const wide = Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left);
+    const high = Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top);
+    const apart = !one.parent.contains(other.parent) && !other.parent.contains(one.parent);
+    if (apart && wide > 3 && high > 5 && !one.parent.closest(".kv-top") && !other.parent.closest(".kv-top"))
+      found.push(`overlap: ${one.said} | ${other.said}`);
+  }));
+  return [...new Set(found)];
+}
+"""
+"""Texts that stick out of what shows them where no reader can scroll, and texts or controls that lie on one another."""

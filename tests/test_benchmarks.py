@@ -192,6 +192,16 @@ def test_explorer(benchmark: Benchmark, tmp_path: Path) -> None:
     assert all(spread.keys() == SPREAD and spread["median"] > 0 for spread in found["results"].values())
 
 
+def test_the_explorer_of_two_commits(benchmark: Benchmark, tmp_path: Path) -> None:
+    path = benchmark("explorer_before").main(
+        model="tiny", tokens=48, cells=4, questions=8, repeats=1, part="this", out=tmp_path / "this.json"
+    )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert {"slider to first steered token", "sweep, a cell", "cancel while another thread decodes"} < found.keys()
+    assert all(spread.keys() == SPREAD and spread["median"] > 0 for spread in found.values())
+    assert found["cancel of a sweep"]["median"] < 1 and found["cancel while another thread decodes"]["median"] < 1
+
+
 def test_extract(benchmark: Benchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes: dict[str, Any] = dict(
         model="smoke", pairs=2, shots=(1,), batch=(2,), repeats=2, memory=(2,), memory_of=("ours",)

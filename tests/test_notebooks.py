@@ -105,6 +105,49 @@ def test_a_chapter_is_short_enough_for_one_sitting(path: Path) -> None:
     assert sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown") <= MOST_WORDS
 
 
+MOST_CALLS = 3
+STILL_LONG = {
+    "02_extract_vectors": (1,),
+    "03_inject": (1, 7),
+    "04_benchmarks": (5,),
+    "06_style_pca": (1, 10),
+    "07_coefficient_robustness": (1, 3, 6),
+    "08_vs_activation_steering": (1,),
+    "09a_who_reads_the_slot": (1, 8),
+    "09b_from_slot_to_answer": (8,),
+    "09c_which_analysis_errs": (1, 8),
+    "12_reliability_forecast": (1,),
+    "13_multi_turn": (7,),
+}
+"""Code cells (counted from 0) with one to three calls too many: to be cut when the chapter is run anew."""
+
+
+def calls_of(cell: Any) -> int:
+    """The statements of a cell that call a function of the library, or of pyplot: what a reader has to look up."""
+    statements = ast.parse(TransformerManager().transform_cell(cell.source)).body
+    return sum(any(_is_looked_up(node) for node in ast.walk(statement)) for statement in statements)
+
+
+def _is_looked_up(node: ast.AST) -> bool:
+    called = node.func if isinstance(node, ast.Call) else None
+    while isinstance(called, ast.Attribute | ast.Subscript | ast.Call):
+        called = called.func if isinstance(called, ast.Call) else called.value
+    return isinstance(called, ast.Name) and called.id in ("kv", "plt")
+
+
+def test_calls_are_counted_by_statement() -> None:
+    looked_up = ["model = kv.load(kv.name())", "drawn = [plt.figure() for _ in model]", "kv.tasks.get(1).chat[0](2)"]
+    others = ["import kvsteer_lab as kv", "x = 1", "print(model.n_layers)"]
+    assert calls_of(nbformat.v4.new_code_cell("\n".join([*others, *looked_up]))) == 3
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem < "14"], ids=lambda path: path.stem)
+def test_a_cell_is_at_most_three_calls(path: Path) -> None:
+    cells = code(nbformat.read(path, 4))
+    long = tuple(number for number, cell in enumerate(cells) if calls_of(cell) > MOST_CALLS)
+    assert long == STILL_LONG.get(path.stem, ()), "cut the cell; one that has become short leaves the list"
+
+
 def test_bad_input_is_shown_in_tests_and_not_in_chapters() -> None:
     for path in NOTEBOOKS:
         if path.stem < "14":

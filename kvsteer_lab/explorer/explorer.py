@@ -15,6 +15,7 @@ from .jobs import Jobs
 from .results.comparison import Comparison
 from .results.components import Components
 from .results.ladder import Ladder
+from .results.prompt_attention import PromptAttention
 from .results.sweep import Sweep
 from .state import GEOMETRY_FIELDS, SWEEP_FIELDS, ExplorerState
 from .threads import one_line, view_lock
@@ -80,6 +81,7 @@ class Explorer:
             climb=self.climb,
             look=self.look,
             cancel=self.cancel,
+            read_prompt=self.read_prompt,
             load_vectors=self.load_vectors,
             save_figure=self.save_figure,
             save_vectors=self.save_vectors,
@@ -133,6 +135,11 @@ class Explorer:
         return self.jobs.ladder
 
     @property
+    def prompt_attention(self) -> PromptAttention | None:
+        """The attention to each token of the last comparison's prompt; `None` before it is read."""
+        return self.jobs.prompt_attention
+
+    @property
     def components(self) -> Components | None:
         """What the geometry tab shows, or `None`."""
         return self.jobs.components
@@ -166,7 +173,9 @@ class Explorer:
         return self.jobs.worker.wait(timeout)
 
     def cancel(self, kind: str | None = None) -> None:
-        """Cancel all work, or work of one kind (`"compare"`, `"ladder"`, `"sweep"`, `"look"`), at the next token."""
+        """Cancel all work, or work of one kind, at the next token: `"compare"`, `"ladder"`, `"sweep"`, `"look"` or
+        `"prompt"`.
+        """
         with self._lock:
             if kind is None and self.jobs.worker.kinds:
                 self.page.say("Cancelling.")
@@ -193,6 +202,13 @@ class Explorer:
         """Run the state's strength ladder; one that runs is cancelled."""
         with self._lock:
             self.jobs.climb(self.state)
+
+    def read_prompt(self) -> None:
+        """Read the attention to each token of the last comparison's prompt, unless it is known: from the token that is
+        read right after the prompt, where the reply's first token is decided.
+        """
+        with self._lock:
+            self.jobs.read_prompt()
 
     def load_vectors(self, source: str) -> None:
         """Read vectors from a file, a folder or a hub repository, and choose them."""
@@ -223,7 +239,7 @@ class Explorer:
     def as_html(self) -> str:
         """What the explorer shows, its texts and its ladder, as a fragment of HTML that needs no kernel."""
         with self._lock:
-            return static_html(self.model.name, self.comparison, self.ladder)
+            return static_html(self.model.name, self.comparison, self.ladder, self.prompt_attention)
 
     def save_html(self, path: str, overwrite: bool = False) -> None:
         """Write what the explorer shows as an HTML page, before this returns."""

@@ -15,6 +15,7 @@ from .results.attention import ArmAttention
 from .results.comparison import Comparison
 from .results.components import Components
 from .results.ladder import Ladder
+from .results.prompt_attention import PromptAttention
 from .results.sweep import Sweep
 from .state import Arm, ExplorerState
 from .threads import Cancelled, Outcome, Worker
@@ -24,8 +25,11 @@ from .work.climbing import climb
 from .work.comparing import compare_arms
 from .work.components import look_at_pairs
 from .work.doses import KnownDoses, slot_of
+from .work.prompt_attention import read_prompt_attention
 from .work.sweeping import run_sweep
 from .workspace import Workspace
+
+_PROMPT = "prompt"  # the kind of job that reads the attention to it
 
 
 class Jobs:
@@ -43,6 +47,7 @@ class Jobs:
         swept: the last sweep, as far as it is done; `None` before the first.
         components: the pairs that are drawn, or `None`.
         ladder: the last strength ladder; `None` before the first.
+        prompt_attention: the attention to each token of the last comparison's prompt; `None` before it is read.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class Jobs:
         self.swept: Sweep | None = None
         self.components: Components | None = None
         self.ladder: Ladder | None = None
+        self.prompt_attention: PromptAttention | None = None
+        self._closed = False  # whether the prompt's attention can't be read
         self._doses = KnownDoses(workspace)
         self._looked_at: set[str] = set()  # test questions
 
@@ -114,7 +121,8 @@ class Jobs:
     def _have_texts(self, comparison: Comparison) -> None:
         state, question = comparison.state, comparison.asked.question
         with self._lock:
-            self.comparison = comparison
+            self.comparison, self.prompt_attention, self._closed = comparison, None, False
+            self.worker.cancel(_PROMPT)  # that of another prompt
             if question is not None:
                 if state.split == "test":
                     self._looked_at.add(question.id)
@@ -136,6 +144,30 @@ class Jobs:
             elif self.page.errors == errors:  # else something went wrong since it began, and that line stays
                 warned = " ".join(self.comparison.warned) if self.comparison is not None else ""
                 self.page.say("Cancelled." if outcome == "cancelled" else f"Done. {warned}".strip())
+            if outcome == "done" and self.page.side.shows_prompt:
+                self.read_prompt()
+
+    def read_prompt(self) -> None:
+        """Read the attention to each token of the last comparison's prompt, once: what is known, can't be known, or is
+        being read isn't read again.
+        """
+        if self.comparison is None or self.prompt_attention or self._closed or _PROMPT in self.worker.kinds:
+            return
+
+        def have(found: PromptAttention) -> None:
+            with self._lock:
+                self.prompt_attention = found
+                self.page.side.prompt_attended(found)
+
+        def steps(cancelled: Cancelled) -> Iterator[None]:
+            assert self.comparison is not None
+            yield from read_prompt_attention(self.workspace, self.comparison, cancelled, have)
+
+        def fail(message: str) -> None:
+            self._closed = True
+            self.page.side.prompt_lines([], message)
+
+        self.worker.submit(_PROMPT, steps, self._if_failed(fail), rank=1)
 
     # --- the dose ---------------------------------------------------------------------------------------------
 

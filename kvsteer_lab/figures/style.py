@@ -47,6 +47,11 @@ STYLES = {
 SIDES = {"positive": "#3f3f3f", "negative": "#c4c4c4"}
 """The sides of a contrastive pair: they belong to no intervention, so they are greys."""
 
+CHANGES = {"likelier": "#4466ff", "less likely": "#986800"}
+"""What steering did to a token's probability, in the explorer's texts. Blue against yellow: told apart with any common
+colour-vision deficiency, behind dark letters as behind light ones.
+"""
+
 AMOUNT = "cividis"
 """The colour map of every amount: read in grey, and by readers with colour-vision deficiency. The explorer's heat maps
 have it, too.

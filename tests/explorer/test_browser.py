@@ -83,6 +83,39 @@ def test_a_slider_moved_by_keys_changes_the_steered_text_alone(explorer: Explore
     assert explorer.at("dose-line").inner_text() != dose
 
 
+def test_a_token_of_the_prompt_tells_its_attention(explorer: ExplorerPage) -> None:
+    """By mouse, by keyboard, and by touch, where the first tap tells and the second one steers."""
+    explorer.root.locator(".kv-details .jupyter-widget-Collapse-header", has_text="token by token").click()
+    tokens, line = explorer.root.locator(".kv-prompt-token"), explorer.at("prompt-reading")
+
+    def says(position: int) -> str:
+        number = r"0\.\d{3} \(most [01]\.\d{3}, in layer \d+, head \d+\)"
+        arms = f"baseline {number}; cache steering {number}\\."
+        line.filter(has_text=re.compile(rf"^Position {position}, .* from the offset token .*: {arms}$")).wait_for()
+        return line.inner_text()
+
+    last = tokens.count() - 1
+    tokens.nth(2).hover()
+    assert says(2) in tokens.nth(2).get_attribute("title")
+    tokens.nth(last).focus()
+    said = says(last)
+    explorer.page.keyboard.press("ArrowLeft")
+    assert says(last - 1) != said
+    before = explorer.root.locator(".kv-prompt-token.kv-here").get_attribute("data-slot")
+    explorer.page.mouse.move(0, 0)  # what is drawn anew under a mouse is pointed at
+    explorer.tap(tokens.nth(last - 2))
+    says(last - 2)
+    assert explorer.root.locator(".kv-prompt-token.kv-here").get_attribute("data-slot") == before == "-1"
+    explorer.tap(tokens.nth(last - 2))
+    explorer.root.locator(".kv-prompt-token.kv-here[data-slot='-3']").wait_for()
+    assert says(last - 2) != said, "read again under the new setting"
+    tokens.nth(last).focus()
+    explorer.page.keyboard.press("Enter")
+    explorer.root.locator(".kv-prompt-token.kv-here[data-slot='-1']").wait_for()
+    explorer.page.wait_for_function("document.activeElement.dataset.slot === '-1'")
+    explorer.root.locator(".kv-details .jupyter-widget-Collapse-header", has_text="token by token").click()
+
+
 def test_a_slider_dragged_fast_ends_at_its_last_value(explorer: ExplorerPage) -> None:
     plain, box = text(explorer, "baseline").inner_text(), explorer.at("cv").locator(".noUi-base").bounding_box()
     explorer.drag("cv", 0.4)

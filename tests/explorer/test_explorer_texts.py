@@ -58,7 +58,7 @@ VIEWS: dict[str, Callable[[Made, str], str]] = {
     "next tokens": lambda made, text: alternatives_html(
         Comparison(ExplorerState(), Asked(text), (compared(text),)), "cache steering", 1
     ),
-    "prompt": lambda made, text: prompt_html([text, "x"], -1),
+    "prompt": lambda made, text: prompt_html([text, "x"], -1, [text, text]),
     "verdict": lambda made, text: verdicts_html([Verdict("cache steering", 1, ("a", text), (0.5, 0.1), (0.2, 0.6))]),
     "attention": lambda made, text: markup.attention_html(
         [ArmAttention(text, 2, (LayerAttention(0, 0.1, 0.2, 0.3, 1, 0.4),))]

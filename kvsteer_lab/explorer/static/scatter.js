@@ -1,6 +1,6 @@
 // Points whose texts are shown by pointing at them, or by the arrow keys.
 const NS = "http://www.w3.org/2000/svg";
-const WIDTH = 520, HEIGHT = 360, LEFT = 46, RIGHT = 12, TOP = 12, BOTTOM = 40;
+const WIDTH = 520, HEIGHT = 360, LEFT = 64, RIGHT = 12, TOP = 12, BOTTOM = 40;
 const SHAPES = {
   o: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", s: "M-3.6,-3.6h7.2v7.2h-7.2z", D: "M0,-5L5,0L0,5L-5,0z", "^": "M0,-5L4.8,4H-4.8z",
   v: "M0,5L4.8,-4H-4.8z", P: "M-1.6,-5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4z", x: "M-4,-4L4,4M4,-4L-4,4", "*": "M0,-5L1.5,-1.5L5,0L1.5,1.5L0,5L-1.5,1.5L-5,0L-1.5,-1.5z",

@@ -119,12 +119,16 @@ class Reach(anywidget.AnyWidget):
 
 class Picking(anywidget.AnyWidget):
     """Invisible: tells which token of a text (`token`: arm, number from 1) or which slot of the prompt (`slot`: counted
-    from the end) was picked; the last entry counts the picks.
+    from the end) was picked; the last entry counts the picks. What the page says of a token of the prompt that is
+    pointed at is one of `lines`, or, where there are none, `otherwise`, and `asked` is counted up.
     """
 
     _esm = (_STATIC / "picking.js").read_text(encoding="utf-8")
     token: Any = traitlets.List(default_value=["", 0, 0]).tag(sync=True)
     slot = traitlets.List(traitlets.Int(), [-1, 0]).tag(sync=True)
+    lines: Any = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    otherwise = traitlets.Unicode("").tag(sync=True)
+    asked = traitlets.Int(0).tag(sync=True)
 
 
 def _write(value: float | None, measure: Measure) -> str:

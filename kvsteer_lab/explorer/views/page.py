@@ -31,6 +31,7 @@ class Actions:
         change: takes new values of fields of the state, by name.
         compare, climb, sweep, look: run the comparison, the strength ladder, the sweep; draw the pairs.
         cancel: cancels all work, or work of one kind.
+        read_prompt: reads the attention to each token of the prompt.
         load_vectors: reads vectors from a file, a folder or a repository.
         save_figure: takes which figure, a path, and whether an existing file may be overwritten.
         save_vectors, save_state, save_html: take a path, and whether an existing file may be overwritten.
@@ -43,6 +44,7 @@ class Actions:
     sweep: Callable[[], None]
     look: Callable[[], None]
     cancel: Callable[[str | None], None]
+    read_prompt: Callable[[], None]
     load_vectors: Callable[[str], None]
     save_figure: Callable[[str, str, bool], None]
     save_vectors: Callable[[str, bool], None]
@@ -74,7 +76,8 @@ class Page:
             actions.change({name: value})
 
         self.controls = ControlPanel(n_layers, n_kv_heads, tasks, change, actions.load_vectors)
-        self.side = SideBySide()
+        self.picking = Picking()
+        self.side = SideBySide(self.picking, actions.read_prompt)
         self.ladder = StrengthLadder(change, actions.climb)
         self.ablation = Ablation(change, actions.sweep, lambda: actions.cancel("sweep"), self._take)
         self._change = actions.change
@@ -103,9 +106,9 @@ class Page:
         self.tabs.observe(
             lambda moved: actions.look() if moved["new"] == TABS.index("Geometry") else None, "selected_index"
         )
-        self.picking = Picking()
         self.picking.observe(lambda moved: self.side.pick(*moved["new"][:2]), "token")
         self.picking.observe(lambda moved: change("slot", moved["new"][0]), "slot")
+        self.picking.observe(lambda _: actions.read_prompt(), "asked")
         top = w.HBox([self.run, self.stop, self.said]).add_class("kv-top")
         body = w.Box([self.controls.box, self.tabs]).add_class("kv-body")
         self.ui = w.VBox([w.HTML(f"<style>{STYLE}</style>"), top, body, Reach(), self.picking])

@@ -5,34 +5,42 @@ tokens; attention to the steered slot.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as w
 
 from ..results.attention import ArmAttention
 from ..results.comparison import Compared, Comparison
+from ..results.prompt_attention import PromptAttention
 from ..results.verdict import read_verdicts
 from ..state import ARMS, Arm, ExplorerState
 from .alternatives import HINT, alternatives_html
+from .canvases import Picking
 from .fields import css
 from .history import History
 from .markup import LEGEND, arm_html, attention_html, facts_html, folded_html, note, tokens_html
-from .prompt_strip import prompt_html
+from .prompt_strip import WAIT, attention_lines, legend_html, prompt_html
 from .verdicts import verdicts_html
 
 _PAUSE = 0.04  # seconds between two updates of a text: more often nobody sees, and the browser would choke
+_PROMPT = 2  # its place among the details
 _EARLIER = "Grey texts belong to an earlier setting; Run makes them anew."
 
 
 class SideBySide:
     """What is shown of a comparison. Whatever belongs to another setting than the present one is marked as such.
 
+    Args:
+        picking: tells which token was picked, and has what is said of the prompt's tokens.
+        read_prompt: reads the attention to them.
+
     Attributes:
         box: what is displayed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, picking: Picking, read_prompt: Callable[[], None]) -> None:
+        self._picking, self._read_prompt = picking, read_prompt
         self._arms: dict[str, w.HTML] = {}
         for arm in ARMS:
             view = w.HTML(layout={"display": "none", "margin": "0"})
@@ -60,9 +68,10 @@ class SideBySide:
         self._now = self._running = ExplorerState()
         self.history = History()
         self.details = w.Accordion(
-            [self.next_tokens, self.attention, self.prompt, self.history.box], selected_index=None
+            [self.next_tokens, self.attention, w.VBox([self.prompt, w.HTML(legend_html())]), self.history.box],
+            selected_index=None,
         )
-        self.details.set_title(2, "The prompt, token by token")
+        self.details.set_title(_PROMPT, "The prompt, token by token")
         self.details.set_title(3, "Earlier comparisons")
         self.details.set_title(0, "Top alternatives to a token")
         self.details.set_title(1, "Attention to the steered slot")
@@ -96,6 +105,7 @@ class SideBySide:
     def clear(self) -> None:
         """No texts: those of an earlier state would mislead."""
         self._comparison = None
+        self.prompt_lines([])
         empty = dict.fromkeys(("verdict", "prompt", "next tokens", "attention"), "")
         self._put({arm: arm_html(arm, "") for arm in self._arms} | empty, self._running)
 
@@ -105,6 +115,7 @@ class SideBySide:
             own.arm: arm_html(_title(own), own.generation.answer, facts=_facts(own), arm=own.arm)
             for own in comparison.arms
         }
+        self.prompt_lines([], WAIT)
         self._put(shown | {"prompt": prompt_html(comparison.prompt, comparison.state.slot)}, comparison.state)
 
     def measured(self, comparison: Comparison) -> None:
@@ -137,7 +148,23 @@ class SideBySide:
     def _drawn(self) -> str:
         return attention_html(self._found) if self._found and self.details.selected_index == 1 else ""
 
+    @property
+    def shows_prompt(self) -> bool:
+        """Whether the prompt, token by token, is unfolded."""
+        return bool(self.details.selected_index == _PROMPT)
+
+    def prompt_attended(self, found: PromptAttention) -> None:
+        """The attention to each token of the prompt."""
+        self.prompt_lines(attention_lines(found.comparison.prompt, found))
+
+    def prompt_lines(self, lines: Sequence[str], otherwise: str = "") -> None:
+        """What is said of each token of the prompt, or, where there are no lines, of any."""
+        with self._picking.hold_sync():
+            self._picking.lines, self._picking.otherwise = list(lines), otherwise
+
     def _unfold(self) -> None:
+        if self.shows_prompt:
+            self._read_prompt()
         if self._found and self.details.selected_index == 1 and not self.attention.value:
             self.attention.value = self._drawn()
 

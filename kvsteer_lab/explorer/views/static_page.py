@@ -7,27 +7,33 @@ from collections.abc import Sequence
 from ..._util.text import for_html
 from ..results.comparison import Comparison
 from ..results.ladder import Ladder
+from ..results.prompt_attention import PromptAttention
 from ..results.verdict import read_verdicts
 from .canvases import STYLE
 from .ladder import ladder_html
 from .markup import LEGEND, arm_html, facts_html, folded_html, note, tokens_html
-from .prompt_strip import prompt_html
+from .prompt_strip import attention_lines, prompt_html
 from .verdicts import verdicts_html
 
 _SETTINGS = ("mix", "ck", "cv", "part", "layers", "heads", "slot", "offset", "max_new_tokens")
 
 
-def static_html(model: str, comparison: Comparison | None, ladder: Ladder | None) -> str:
+def static_html(
+    model: str, comparison: Comparison | None, ladder: Ladder | None, attention: PromptAttention | None = None
+) -> str:
     """A fragment of HTML that looks as the first tab did, and the ladder if there is one.
 
     Args:
         model: the model's name.
         comparison: what is compared, measured or not; `None`: nothing yet.
         ladder: the strength ladder, or `None`.
+        attention: what each token of the prompt gets, told where one is pointed at; `None`: nothing is told.
     """
     if comparison is None:
         return f"<p>{for_html(model)}: no texts yet.</p>"
     state = comparison.state
+    known = attention_lines(comparison.prompt, attention) if attention else ()
+    prompt = prompt_html(comparison.prompt, state.slot, known)
     settings = ", ".join(f"{name} = {getattr(state, name)!r}" for name in _SETTINGS if getattr(state, name) is not None)
     arms = "".join(
         arm_html(
@@ -42,7 +48,7 @@ def static_html(model: str, comparison: Comparison | None, ladder: Ladder | None
         f"<style>{STYLE}</style>",
         f'<p class="kv-heading">{for_html(model)}</p>',
         note(settings),
-        f"<details><summary>The prompt, token by token</summary>{prompt_html(comparison.prompt, state.slot)}</details>",
+        f"<details><summary>The prompt, token by token</summary>{prompt}</details>",
         verdicts_html(read_verdicts(comparison)),
         f'<div class="kv-arm-grid">{arms}</div>',
         LEGEND,

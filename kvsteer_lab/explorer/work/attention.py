@@ -37,7 +37,7 @@ def read_attention(
     for own in comparison.arms:
         if cancelled.is_set():
             raise CancelledError
-        method = _acting(workspace.intervention(own.arm, state))
+        method = acting(workspace.intervention(own.arm, state))
         with TABLES:
             table = attention_to_slot(
                 workspace.model,
@@ -66,7 +66,7 @@ def _by_layer(table: pd.DataFrame) -> tuple[LayerAttention, ...]:
     return tuple(layers)
 
 
-def _acting(method: Intervention) -> Intervention:
+def acting(method: Intervention) -> Intervention:
     """The method, or nothing where it adds nothing: here a dose of 0 is a setting like any other, and looks like the
     baseline.
     """
