@@ -13,7 +13,7 @@ import httpx
 import torch
 
 from .._util.text import visible
-from ..generation.backend import Finished, check_greedy, last_slot_addition
+from ..generation.backend import Finished, check_greedy, ended, last_slot_addition
 from ..generation.decoding import cut
 from ..generation.rows import Row
 from ..generation.settings import Settings
@@ -57,7 +57,7 @@ class Server:
         return {"backend": "server", "model": self._served}
 
     def check(self, model: Model, rows: Sequence[Row], settings: Settings) -> None:
-        """Refuse sampling, vectors that the server doesn't have, and a server that has none."""
+        """Refuse sampling, vectors that the server doesn't have, and a server that has none or too short a context."""
         check_greedy(settings, NAME)
         requests = [request for row in rows if (request := self._request(row)) is not None]
         asked = {request.vectors for request in requests}
@@ -77,7 +77,13 @@ class Server:
             largest = max(max(abs(request.ck), abs(request.cv)) for request in requests)
             if largest > limit:
                 raise ValueError(f"The server at {self.url} takes coefficients up to {limit:g}, not {largest:g}.")
-        _ = self._served
+        room = self._listed.get("max_model_len")
+        need = max((len(row.prompt_ids) + len(row.tail) for row in rows), default=0) + settings.max_new_tokens
+        if isinstance(room, int) and need > room:
+            raise ValueError(
+                f"The longest prompt and its reply need {need} tokens, and the server at {self.url} has a context of"
+                f" {room}; lower max_new_tokens, or start the server with a larger --max-model-len."
+            )
 
     def decode(self, model: Model, rows: Sequence[Row], settings: Settings, seed: int) -> Iterator[Finished]:
         """Ask for all rows; each is handed out when it is answered."""
@@ -122,6 +128,8 @@ class Server:
             prompt=list(ids),
             max_tokens=settings.max_new_tokens,
             temperature=0,
+            repetition_penalty=1,  # otherwise the checkpoint's own, which the caller may have taken back
+            ignore_eos=True,  # the caller's end tokens, which are sent, replace the checkpoint's
             stop_token_ids=sorted(settings.eos),
             return_token_ids=True,
             **({} if request is None else {KEY: request.model_dump(mode="json", exclude_none=True)}),
@@ -140,16 +148,31 @@ class Server:
             raise ValueError(
                 f"The server at {self.url} gives no token ids; it must honour return_token_ids."
             ) from error
-        return settings.stop.cut(cut(new, settings.eos))
+        new = settings.stop.cut(cut(new, settings.eos))
+        if not ended(new, settings):
+            raise ValueError(
+                f"The server at {self.url} ended a reply after {len(new)} of {settings.max_new_tokens} tokens; its"
+                " context or its limit of a reply is too small."
+            )
+        return new
+
+    @property
+    def _served(self) -> str:
+        return str(self._listed["id"])
 
     @cached_property
-    def _served(self) -> str:
-        if self.model is not None:
-            return self.model
+    def _listed(self) -> Mapping[str, Any]:
+        """What the server says of the model that is asked."""
         found = self._get("/v1/models").get("data")
-        if not isinstance(found, list) or not found or not isinstance(found[0].get("id"), str):
-            raise ValueError(f"The server at {self.url} lists no model; pass model=...")
-        return str(found[0]["id"])
+        models = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+        models = [one for one in models if isinstance(one.get("id"), str)]
+        if not models:
+            raise ValueError(f"The server at {self.url} lists no model; start it with `kvsteer serve`.")
+        chosen = [one for one in models if self.model in (None, one["id"])]
+        if not chosen:
+            there = ", ".join(sorted(visible(one["id"], one_line=True) for one in models))
+            raise ValueError(f"The server at {self.url} serves no model {self.model!r}, but {there}.")
+        return chosen[0]
 
     @property
     def _headers(self) -> dict[str, str]:

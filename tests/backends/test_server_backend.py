@@ -100,3 +100,13 @@ def test_a_refusal_of_the_server_is_passed_on(vectors: kv.KVVectors) -> None:
     served.complete = lambda body: (400, {"error": {"message": "max_tokens is too large."}}, {})  # type: ignore[method-assign]
     with serving(served) as url, pytest.raises(ValueError, match=r"answered 400: max_tokens is too large\."):
         kv.generate(model, PROMPTS, generation=SHORT, backend=kv.backends.Server(url))
+
+
+def test_a_reply_that_the_server_cuts_short_is_refused(vectors: kv.KVVectors) -> None:
+    model, served = kv.load("tiny"), Served(kv.load("tiny"), {"stepwise": vectors})
+    whole = served.complete
+    served.complete = lambda body: whole({**body, "max_tokens": 3})  # type: ignore[method-assign]
+    with serving(served) as url, pytest.raises(ValueError, match="ended a reply after 3 of 12 tokens; its context or"):
+        kv.generate(model, PROMPTS, generation=SHORT, backend=kv.backends.Server(url))
+    with serving(served) as url, pytest.raises(ValueError, match=r"serves no model 'other', but smol\."):
+        kv.generate(model, PROMPTS, generation=SHORT, backend=kv.backends.Server(url, model="other"))

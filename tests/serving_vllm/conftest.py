@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served_smollm2 import Server
 
 HERE = Path(__file__).parent
 QUIET = {
@@ -52,3 +53,12 @@ def environment() -> Iterator[None]:
         for name, value in QUIET.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def server(reference_folder: Path, environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+        running = Server(reference_folder, tmp_path_factory.mktemp("server") / "log")
+    yield running
+    running.stop()
