@@ -77,7 +77,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
         **{number: dict(N=max(4, few), LAYERS=layers, HEADS=heads) for number in ("09a", "09b", "09c")},
         "11": dict(STYLES=[first, second], CVS=[0.0, *coefficients]),
         "12": dict(
-            DOSE=profile.dose,
+            DOSE=min(profile.doses),  # where some vectors work and others don't
             LAYERS=_some(units.n_layers, 2 if size == "quick" else 3),
             NUMBERS=[2, 4] if size == "quick" else [2, 5, 20],
             RIVALS=[2] if size == "quick" else [2, 4, 8],
