@@ -84,6 +84,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             DRAWS=2 if size == "quick" else 12,
         ),
         "13": dict(N=few, TURNS=3 if size == "quick" else 4),
+        "15": dict(LEARNED=own.pairs, STEPS=4, N=few) if size == "quick" else {},
     }
     for number, name in (
         *((number, "CONTROL") for number in ("06", "09a", "09b", "09c")),

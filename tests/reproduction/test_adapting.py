@@ -19,7 +19,9 @@ from kvsteer_lab.reproduction.profile import read_profile
 from kvsteer_lab.reproduction.reproduction import reproduce
 from kvsteer_lab.reproduction.sizing import Units, parameters_for
 
-NUMBERED = [chapter for chapter in find_chapters() if chapter.number <= "13"]
+NUMBERED = [
+    chapter for chapter in find_chapters() if chapter.number not in ("14", "16", "17")
+]  # theirs are stored results
 UNITS = Units(keys=0.5, values=0.4, n_layers=30)
 A_RESULT = re.compile(
     r"\bforty\b|\bthirty\b|\bsixty\b|here (layer|head)|nothing changes|no reply|every question|all replies"
