@@ -74,7 +74,7 @@ def main(
         replies=len(rows),
         mean_tokens=round(float(rows["tokens"].mean()), 1),
         seconds=round(seconds, 1),
-        wall_seconds=round(wall, 1),
+        wall_seconds=round(wall, 2),
         first_movement_seconds=round(moved[0], 2),
         longest_stillness_seconds=round(max(b - a for a, b in zip([0.0, *moved], moved, strict=False)), 2),
         peak_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),

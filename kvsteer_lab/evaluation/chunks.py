@@ -98,7 +98,9 @@ def ask_in_chunks(
                 shown.update(len(run.chunks[chunk]))
     except KeyboardInterrupt:
         done = f"{len(run.finished)} of {len(run.chunks)} chunks are in {run.path}"
-        raise EvaluationInterrupted(f"{done}; do the same again to go on from there", Results.of_run(run)) from None
+        results = Results.of_run(run)
+        again = "read them" if results.complete else "go on from there"
+        raise EvaluationInterrupted(f"{done}; do the same again to {again}", results) from None
     if busy:
         told = f"Another process is generating {busy} of the chunks in {run.path}"
         warnings.warn(f"{told}; when it has finished, the same call gives all rows.", stacklevel=4)

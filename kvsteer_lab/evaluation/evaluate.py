@@ -83,6 +83,7 @@ def evaluate(
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
             before anything is computed.
         OSError: the folder can't be written.
+        EvaluationInterrupted: Ctrl-C when the last chunk was in `out` already.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -113,6 +114,8 @@ def evaluate(
             progress=progress,
         )
     except EvaluationInterrupted as stopped:
+        if stopped.results.complete:  # no part of it: Ctrl-C came when its last chunk was in place
+            raise
         warnings.warn(str(stopped), stacklevel=2)
         results = stopped.results
     if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):

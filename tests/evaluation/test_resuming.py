@@ -117,6 +117,24 @@ def test_stopped_before_anything_was_finished(evaluate, tmp_path, tiny, monkeypa
     assert not part.complete and part.rows.empty and part.interventions == []
 
 
+def test_ctrl_c_after_the_last_chunk_is_raised(evaluate, whole, tmp_path, tiny, monkeypatch):
+    write = Run.write
+
+    def press(run, chunk, rows):
+        write(run, chunk, rows)
+        if run.complete:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write", press)
+        with pytest.raises(
+            KeyboardInterrupt, match=r"^Interrupted: 5 of 5 chunks are in .*; do the same again to read"
+        ):
+            evaluate(out=tmp_path, chunk_size=2)
+    monkeypatch.setattr(tiny.hf, "generate", None)
+    same(evaluate(out=tmp_path, chunk_size=2), whole)
+
+
 # --- bad input: refused before anything is computed or written -----------------------------------------------
 
 
