@@ -107,8 +107,6 @@ def test_a_chapter_is_short_enough_for_one_sitting(path: Path) -> None:
 
 MOST_CALLS = 3
 STILL_LONG = {
-    "02_extract_vectors": (1,),
-    "03_inject": (1, 7),
     "04_benchmarks": (5,),
     "06_style_pca": (1, 10),
     "07_coefficient_robustness": (1, 3, 6),
