@@ -295,6 +295,16 @@ def _control_band(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str
         )
 
 
+def _backends(found: Any) -> Iterator[tuple[str, str, str]]:
+    for name, one in found["backends"].items():
+        yield (
+            f"{name}: rows with the tokens of transformers; requests a second; peak memory; start",
+            f"{one['equal']} of {one['rows']}; {one['requests_a_cpu_second']:.1f} (CPU time),"
+            f" {one['requests_a_second']:.1f} (wall); {one['peak_megabytes']:,.0f} MB; {one['start_s']:.0f} s",
+            "all equal",
+        )
+
+
 def _serving(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     kind = "cpu" if "steered_over_unsteered_cpu" in r else "wall"
     over, wall = r[f"steered_over_unsteered_{kind}"], r["steered_over_unsteered_wall"]
@@ -315,6 +325,7 @@ def _serving(r: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 ROWS = {
     "analyses": _analyses,
+    "backends": _backends,
     "control_band": _control_band,
     "browser": _browser,
     "ablation": _ablation,

@@ -264,6 +264,17 @@ def test_committed_results_have_the_same_form(path: Path) -> None:
     assert model is None or found["benchmark"].split("-", 1)[1].removesuffix("-2threads") == model
 
 
+def test_backends(benchmark: Benchmark, tmp_path: Path) -> None:
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="stepwise", n=6, shots=1)
+    kv.extract(model, pairs, progress=False).save(tmp_path / "v.safetensors")
+    sizes: dict[str, Any] = dict(n=2, tokens=4, repeats=2, backends=("transformers",))
+    path = benchmark("backends").main(tmp_path / "v.safetensors", model="tiny", cv=3.0, out=tmp_path, **sizes)
+    found = read(path)["results"]["backends"]["transformers"]
+    assert (found["rows"], found["equal"]) == (8, 8)
+    assert all(found[name] > 0 for name in ("requests_a_second", "requests_a_cpu_second", "peak_megabytes", "start_s"))
+
+
 def test_coverage(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coverage = benchmark("coverage")
     monkeypatch.setattr(coverage, "PAIRS", [coverage.Pairs(30, 0.4, 0.0, 0.0), coverage.Pairs(30, 0.3, 0.2, 0.1)])

@@ -19,6 +19,8 @@ from .request import LIMIT, MAX_LAYERS, SteeringRequest, check_name, read_reques
 
 VARIABLE = "KVSTEER_SERVING"
 """The environment variable with names, files and limits, as JSON; a server's processes inherit it."""
+IN_PROCESS = "in this process"
+"""`VARIABLE` for an engine without a server: its catalogue is empty, and filled by the process that it lives in."""
 MAX_BODY_MB = 16
 
 
@@ -31,6 +33,7 @@ class NamedVectors:
         keys, values: float32 `[layers, kv_heads, head_dim]`.
         card: where they come from.
         offset_id: the token that is read from the edited cache.
+        forced: what is read behind it, before the first new token.
     """
 
     path: str
@@ -38,6 +41,7 @@ class NamedVectors:
     values: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
     card: Card
     offset_id: int
+    forced: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> NamedVectors:
@@ -152,6 +156,8 @@ class Catalogue:
             ValueError: `VARIABLE` isn't set, or can't be read.
         """
         text = os.environ.get(VARIABLE)
+        if text == IN_PROCESS:
+            return cls({}, float("inf"), behind_middleware=False)
         if text is None:
             raise ValueError(f"{VARIABLE} isn't set; start the server with the command that `kvsteer serve` prints.")
         said = read_json(text, what=VARIABLE)

@@ -17,18 +17,19 @@ from ..models.missing import BUNDLED, refuse_missing_path
 from ..models.named import find_named
 from .catalogue import VARIABLE, Catalogue
 
-_HOME = "kvsteer_lab.serving.vllm_plugin"
+PLUGIN = "kvsteer_lab.serving.vllm_plugin"
+"""All that vLLM is given by import path. It imports vLLM, so nothing imports it."""
 ENGINE = {
-    "scheduler_cls": f"{_HOME}.SteeringScheduler",
-    "logits_processors": [f"{_HOME}:SteeringParameters"],
+    "scheduler_cls": f"{PLUGIN}.SteeringScheduler",
+    "logits_processors": [f"{PLUGIN}:SteeringParameters"],
     "kv_transfer_config": {
         "kv_connector": "SteeringConnector",
-        "kv_connector_module_path": _HOME,
+        "kv_connector_module_path": PLUGIN,
         "kv_role": "kv_consumer",
     },
 }
 """What an engine without a server is given as well, as arguments of `vllm.LLM`."""
-MIDDLEWARE = f"{_HOME}.SteeringMiddleware"
+MIDDLEWARE = f"{PLUGIN}.SteeringMiddleware"
 LOOPBACK = "127.0.0.1"
 
 _OURS = "--scheduler-cls --logits-processors --kv-transfer-config --model --config".split()

@@ -9,17 +9,21 @@ schedulers and connectors aren't stable; everything that needs none of them lies
   half edits them once the step is done, so CUDA graphs stay as they are.
 * `SteeringParameters` refuses, as logits processors may, what a steered request can't have. It changes no logits.
 * `SteeringMiddleware` is `Admission` with a self-test: a server whose edit has no effect doesn't start.
+* `OfflineEngine` is an engine in this process, with all of these but the last, for `kv.backends.VLLM`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from prometheus_client import Counter as PrometheusCounter
@@ -38,8 +42,11 @@ from vllm.v1.request import RequestStatus
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
+from ..models.finite import NotFiniteError
+from ..vectors.cards import Card
 from .admission import Admission, App, Message, Receive, Send
-from .catalogue import Catalogue
+from .catalogue import IN_PROCESS, VARIABLE, Catalogue, NamedVectors
+from .launch import ENGINE
 from .layout import add_to_slot, find_places, own_heads
 from .request import KEY, SteeringRequest
 from .salting import first_own_block, salted
@@ -207,8 +214,10 @@ class SteeringScheduler(AsyncScheduler):
             request.kv_steering = None
             if steering is not None:
                 whole = request.prompt_token_ids is not None and not request.resumable
-                if whole and request.num_prompt_tokens + 1 < self.max_model_len:
-                    append_offset(request, steering, self.vllm_config.cache_config)
+                own = catalogue().vectors[steering.vectors]
+                tail = [own.offset_id, *own.forced]
+                if whole and request.num_prompt_tokens + len(tail) < self.max_model_len:
+                    append_tail(request, steering, tail, self.vllm_config.cache_config)
                 else:  # the offset token would leave no room for a reply: the request ends as an error
                     request.kv_steering = (steering, -1)
                     request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
@@ -229,13 +238,12 @@ class SteeringScheduler(AsyncScheduler):
         return n
 
 
-def append_offset(request: Any, steering: SteeringRequest, cache_config: Any) -> None:
-    """Append the vectors' offset token to a prompt, and make the edited slot's block the request's own."""
+def append_tail(request: Any, steering: SteeringRequest, tail: list[int], cache_config: Any) -> None:
+    """Append what is read from the edited cache, and make the edited slot's block the request's own."""
     position = request.num_prompt_tokens - 1
-    offset = catalogue().vectors[steering.vectors].offset_id
-    request.prompt_token_ids = [*request.prompt_token_ids, offset]
-    request._all_token_ids.append(offset)
-    request.num_prompt_tokens += 1
+    request.prompt_token_ids = [*request.prompt_token_ids, *tail]
+    request._all_token_ids.extend(tail)
+    request.num_prompt_tokens += len(tail)
     request.kv_steering = (steering, position)
     if request._block_hasher is not None:
         size = getattr(cache_config, "hash_block_size", None) or cache_config.block_size
@@ -417,3 +425,126 @@ class SteeringConnector(KVConnectorBase_V1, SupportsHMA):
                 add_to_slot(cache, places, slot, own_heads(added[:, layer], heads, rank, world))
         self.seconds += time.perf_counter() - begin
         self.counts["edits"] += len(metadata.edits) if rank == 0 else 0
+
+
+# --- an engine without a server ---------------------------------------------------------------------------------------
+
+
+class OfflineEngine:
+    """vLLM's engine in this process, which adds what it is given: no files, and no names that a client could send.
+
+    A process has one at a time, for the engine's parts share `catalogue` and PyTorch's process group.
+    """
+
+    _running: ClassVar[tuple[tuple[Any, ...], OfflineEngine] | None] = None
+
+    @classmethod
+    def of(cls, model: str, dtype: str, context: int, cache_gb: float, rows: int, eager: bool) -> OfflineEngine:
+        """The engine with these settings; one with others is ended.
+
+        Raises:
+            ValueError: vLLM can't run the model, or not with this cache.
+        """
+        asked = (model, dtype, context, cache_gb, rows, eager)
+        if cls._running is None or cls._running[0] != asked:
+            cls.end()
+            try:
+                cls._running = asked, cls(*asked)
+            except Exception as error:
+                cls.end()
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise ValueError(f"vLLM can't run this model here ({said[0].rstrip('.')}).") from error
+        return cls._running[1]
+
+    @classmethod
+    def end(cls) -> None:
+        """End the running engine, if there is one, and give its memory back."""
+        if cls._running is not None:
+            cls._running[1].llm.llm_engine.engine_core.shutdown()
+        cls._running = None
+        catalogue.cache_clear()
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+    def __init__(self, model: str, dtype: str, context: int, cache_gb: float, rows: int, eager: bool) -> None:
+        from vllm import LLM
+
+        here = {VARIABLE: IN_PROCESS, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        kept = {name: os.environ.pop(name, None) for name in (*here, "VLLM_CPU_KVCACHE_SPACE")}  # cache_gb goes first
+        os.environ.update(here)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # this process keeps its threads as they are
+        try:
+            self.llm = LLM(
+                model=model,
+                dtype=dtype,
+                max_model_len=context,
+                max_num_seqs=rows,
+                enforce_eager=eager,
+                kv_cache_memory_bytes=int(cache_gb * 2**30),
+                skip_tokenizer_init=True,
+                **ENGINE,
+            )
+        finally:
+            for name, value in kept.items():
+                os.environ.pop(name, None)
+                os.environ.update({} if value is None else {name: value})
+        named = catalogue().vectors
+        assert isinstance(named, dict)
+        self.named: dict[str, NamedVectors] = named
+
+    def decode(
+        self,
+        asked: Sequence[tuple[list[int], list[int], torch.Tensor | None]],
+        new: int,
+        ends: list[int],
+        labels: Sequence[str],
+    ) -> list[list[int]]:
+        """Greedy token ids of each row, its end token kept.
+
+        Args:
+            asked: of each row, the prompt, what is read behind it, and what is added to the prompt's last slot.
+            new: tokens at most.
+            ends: token ids that end a row.
+            labels: of the rows, for the error.
+
+        Raises:
+            NotFiniteError: the logits of a row are NaN or infinite.
+        """
+        prompts, params = [], []
+        try:
+            for ids, tail, added in asked:
+                steering = None if added is None else self._name(added, tail)
+                prompts.append({"prompt_token_ids": ids if steering else [*ids, *tail]})
+                params.append(
+                    SamplingParams(
+                        temperature=0,
+                        max_tokens=new,
+                        ignore_eos=True,
+                        stop_token_ids=ends,
+                        detokenize=False,
+                        logprobs=0,
+                        extra_args=steering,
+                    )
+                )
+            found = [one.outputs[0] for one in self.llm.generate(prompts, params, use_tqdm=False)]
+        except BaseException:  # what is left in the engine would be answered with the next rows
+            self.end()
+            raise
+        finally:
+            self.named.clear()
+        for label, one in zip(labels, found, strict=True):
+            chosen = [step[token].logprob for step, token in zip(one.logprobs, one.token_ids, strict=True)]
+            if not all(map(math.isfinite, chosen)):
+                raise NotFiniteError(f"The logits under {label!r} are NaN or infinite; lower the coefficients.")
+        return [list(one.token_ids) for one in found]
+
+    def _name(self, added: torch.Tensor, tail: list[int]) -> dict[str, Any]:
+        """What a request's `extra_args` say; equal additions have one name."""
+        keys, values = added.contiguous()
+        digest = hashlib.sha256(added.contiguous().numpy().tobytes() + repr(tail).encode()).hexdigest()[:32]
+        if digest not in self.named:
+            card = Card("", "", "", "torch.float32", "post_rope", tail[0], None, 1)
+            self.named[digest] = NamedVectors("", keys, values, card, tail[0], tuple(tail[1:]))
+        layers = tuple(range(len(keys)))
+        return {KEY: SteeringRequest(vectors=digest, ck=1, cv=1, layers=layers).model_dump(mode="json")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ..models import load_model
+from ..backends import load_model_and_backend
 from ..printing import say_line, say_text
 
 
@@ -31,6 +31,7 @@ def evaluate(
     shard: str | None = None,
     zero_if_shard_done: bool = False,
     data_dir: Path | None = None,
+    backend: str | None = None,
 ) -> None:
     """Evaluate interventions on a task and print the table with intervals, paired tests and side effects.
 
@@ -61,6 +62,8 @@ def evaluate(
         zero_if_shard_done: exit code 0, not 3, once this shard's own part is done, for schedulers that take 3 for a
             failure.
         data_dir: folder with a benchmark's files.
+        backend: what decodes in place of transformers: vllm, server:URL (which has the vectors under their file's name,
+            "s" for s.safetensors, and no random controls), llama.cpp:FILE.gguf.
     """
     import sys
     import warnings
@@ -80,12 +83,14 @@ def evaluate(
     chosen = kv.outcomes.as_outcomes(
         list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes, kv.outcomes.BUILT_IN
     )
-    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
+    own = None if vectors is None else kv.KVVectors.load(vectors)
+    questions = kv.tasks.get(task, data_dir)
+    loaded, decoder = load_model_and_backend(model, template, backend, vectors, own)
     methods: list[kv.Intervention] = [kv.CoTPrompt(), kv.CoTPrefix()]
     if prefix is not None:
         methods.append(kv.ForcedPrefix(prefix))
-    if vectors is not None and ck is not None and cv is not None:
-        steering = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
+    if own is not None and ck is not None and cv is not None:
+        steering = kv.CacheSteering(own, ck, cv, layers=layers)
         methods += [steering, *steering.controls(controls)]
     generation = {"max_new_tokens": max_new_tokens, "do_sample": samples > 1 or None, "temperature": temperature}
     results = evaluate_all(
@@ -100,6 +105,7 @@ def evaluate(
         batch_size=batch_size,
         out=out,
         shard=shard,
+        backend=decoder,
     )
     unfinished_code = 3
     if zero_if_shard_done and out is not None and not kv.Run.load(out).missing(parse_shard(shard)):

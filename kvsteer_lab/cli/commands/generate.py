@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from ..models import load_model
+from ..backends import load_model_and_backend
 from ..printing import say_line, say_text
 
 
@@ -21,8 +21,9 @@ def generate(
     chat: bool = True,
     layers: tuple[int, ...] | None = None,
     max_new_tokens: int = 128,
+    backend: str | None = None,
 ) -> None:
-    """Answer a prompt, steered if vectors are given, as the text is generated.
+    """Answer a prompt, steered if vectors are given, as the text is generated; a backend's text comes at its end.
 
     Args:
         prompt: the user's message.
@@ -35,6 +36,8 @@ def generate(
             included.
         layers: exactly these layers; by default 1 and above.
         max_new_tokens: where to cut.
+        backend: what decodes in place of transformers: vllm, server:URL (which has the vectors under their file's name,
+            "s" for s.safetensors), llama.cpp:FILE.gguf.
     """
     import kvsteer_lab as kv
 
@@ -42,10 +45,15 @@ def generate(
         raise ValueError("Steering needs both coefficients; pass --ck and --cv.")
     if vectors is None and (ck is not None or cv is not None or layers is not None):
         raise ValueError("--ck, --cv and --layers do nothing without vectors; pass --vectors.")
-    intervention = None
+    intervention, own, generation = None, None, {"max_new_tokens": max_new_tokens}
     if vectors is not None and ck is not None and cv is not None:
-        intervention = kv.CacheSteering(kv.KVVectors.load(vectors), ck, cv, layers=layers)
-    loaded = load_model(model, template)
-    for piece in kv.stream(loaded, prompt, intervention, chat=chat, generation={"max_new_tokens": max_new_tokens}):
+        own = kv.KVVectors.load(vectors)
+        intervention = kv.CacheSteering(own, ck, cv, layers=layers)
+    loaded, decoder = load_model_and_backend(model, template, backend, vectors, own)
+    if decoder is not None:
+        (text,) = kv.generate(loaded, prompt, intervention, chat=chat, generation=generation, backend=decoder).texts
+        say_line(text)
+        return
+    for piece in kv.stream(loaded, prompt, intervention, chat=chat, generation=generation):
         say_text(piece, end="")
     say_line("")
