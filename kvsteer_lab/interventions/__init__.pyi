@@ -14,6 +14,7 @@ from .controls import other_slot as other_slot
 from .controls import other_vectors as other_vectors
 from .controls import random_controls as random_controls
 from .controls import sign_flip as sign_flip
+from .chunks import WithoutChunk as WithoutChunk
 from .edits import CacheEdits as CacheEdits
 from .hiding import HideSlot as HideSlot
 from .offset import OtherOffset as OtherOffset

@@ -16,7 +16,8 @@ from ..edits.displaced import Displaced, once
 from ..edits.operators import CacheEdit, Erase, Insert, SlotEdit
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
-from ..edits.spans import CachedPrompt
+from ..edits.spans import CachedPrompt, ChunkEnds
+from ..edits.towards import TowardsChunk
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
 from .scaled import Scaled
@@ -230,6 +231,9 @@ def _described(edit: CacheEdit) -> str:
     if isinstance(edit, Insert):
         where = "" if edit.layers is None else f" layers={','.join(map(str, edit.layers))}"
         return f"insert {len(edit.bank)} slots{where}{' gated' if edit.when is not None else ''}"
+    if isinstance(edit, TowardsChunk):
+        where = " at its own end" if isinstance(edit.span, ChunkEnds) and edit.span.number == edit.number else ""
+        return f"towards chunk {edit.number}{where}"
     if not isinstance(edit, SlotEdit):
         return type(edit).__name__.lower()
     part = getattr(edit, "part", "both")
