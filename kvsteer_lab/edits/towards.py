@@ -56,6 +56,9 @@ class TowardsChunk(SlotEdit):
         bounds = dict(span=Slots(*slots), layers=self.layers, heads=self.heads, when=self.when)
         return (_Resolved(*places, self.factor, **bounds),)
 
+    def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
+        raise TypeError("Where the chunks are must be looked up in a prompt first; see resolve.")
+
 
 @dataclass(frozen=True)
 class _Resolved(SlotEdit):

@@ -48,9 +48,9 @@ def measure_erasure(
 
     Returns:
         One row per prompt and chunk: `tokens` of the chunk, `behind`, the slots that follow it, and divergences in nats
-        summed along the continuation: `whole`, KL(chunk there || chat without it), `left`, KL(chunk erased || chat
-        without it), and the parts that erasing leaves by itself, `notes`, KL(erased || gap), and `moved`, KL(gap || chat
-        without it).
+        summed along the continuation: `whole`, KL(chunk there || chat without it), and `left`, KL(chunk erased || chat
+        without it); then, because two things differ between an erased cache and the shorter chat, `notes`, KL(erased ||
+        gap), and `moved`, KL(gap || chat without it).
 
     Raises:
         ValueError: not one continuation a prompt, chunks that aren't found, nothing behind a chunk, a model that counts

@@ -102,7 +102,7 @@ class Delimited(Chunks):
     Args:
         delimiter: what each chunk ends in.
         after, before: words of the message between which the chunks stand; `None`: from its beginning, to its end.
-        message: in which message; by default the last one.
+        message: in which message; `None`: the last one.
 
     Raises:
         ValueError: an empty delimiter. When it is used: a message, a delimiter or words that aren't there, words that
@@ -116,7 +116,7 @@ class Delimited(Chunks):
     delimiter: str
     after: str | None = None
     before: str | None = None
-    message: Message = Message()
+    message: Message | None = None
 
     def __post_init__(self) -> None:
         if not self.delimiter or self.after == "" or self.before == "":
@@ -152,7 +152,7 @@ class Offsets(Chunks):
 
     Args:
         offsets: the first character of each chunk, counted from 0, and the one behind its last.
-        message: in which message; by default the last one.
+        message: in which message; `None`: the last one.
 
     Raises:
         ValueError: none, or a chunk with nothing in it. When it is used: characters that the message hasn't got.
@@ -162,7 +162,7 @@ class Offsets(Chunks):
     """
 
     offsets: Sequence[tuple[int, int]]
-    message: Message = Message()
+    message: Message | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", tuple((int(start), int(end)) for start, end in self.offsets))
@@ -286,8 +286,9 @@ def _whole(prompt: CachedPrompt, start: int, end: int) -> tuple[int, ...]:
     return slots
 
 
-def _message(chat: Chat, wanted: Message) -> int:
+def _message(chat: Chat, wanted: Message | None) -> int:
     """The number of the message that is meant."""
+    wanted = wanted or Message()
     own = [n for n, message in enumerate(chat) if wanted.role is None or message["role"] == wanted.role]
     if not -len(own) <= wanted.number < len(own):
         raise ValueError(f"{wanted!r} isn't in a chat of {len(chat)} messages; choose one that every chat has.")
