@@ -9,6 +9,7 @@ to results/retrieval/. Each question's rows are kept in --runs, so a run that wa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -88,7 +89,7 @@ def tune(model: kv.Model, n: int, runs: Path) -> pd.DataFrame:
     for arm, (steer, sizes) in ARMS.items():
         for size in sizes:
             parts = [
-                kept(runs / "dev" / f"{arm} {size:g} {i}.parquet", lambda i=i: ask(model, "dev", i, steer, size, 0))
+                kept(runs / "dev" / f"{arm} {size:g} {i}.parquet", partial(ask, model, "dev", i, steer, size, 0))
                 for i in range(n)
             ]
             found = kv.analysis.summarise_chunk_steering(pd.concat(parts))
@@ -126,12 +127,12 @@ def main(
     for i in range(test):
         for arm, (steer, _) in ARMS.items():
             path = runs / "test" / f"{arm} {chosen[arm]:g} {i}.parquet"
-            part = kept(path, lambda i=i, arm=arm, steer=steer: ask(loaded, "test", i, steer, chosen[arm], controls))
+            part = kept(path, partial(ask, loaded, "test", i, steer, chosen[arm], controls))
             parts.append(part.assign(arm=arm))
         print(f"test question {i + 1} of {test}", flush=True)
     pd.concat(parts, ignore_index=True).to_parquet(out / "steering.parquet")
     for name, measure in (("erasure", erase), ("notes", take_notes)):
-        found = [kept(runs / name / f"{i}.parquet", lambda i=i, f=measure: f(loaded, i)) for i in range(erasures)]
+        found = [kept(runs / name / f"{i}.parquet", partial(measure, loaded, i)) for i in range(erasures)]
         pd.concat(found, ignore_index=True).to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
     return out
 
