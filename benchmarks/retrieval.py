@@ -54,10 +54,13 @@ ARMS: dict[str, tuple[Steer, tuple[float, ...]]] = {
 """What is done, and the sizes that are tried on dev."""
 
 
-def ask(model: kv.Model, split: str, number: int, steer: Steer, size: float, controls: int) -> pd.DataFrame:
-    """One question: steered towards the right fact, and towards the one behind it."""
+def ask(model: kv.Model, split: str, number: int, steer: Steer, size: float, controls: int, both: bool) -> pd.DataFrame:
+    """One question: steered towards the right fact and towards the one behind it; or, unless `both`, towards the right
+    one in every second question and towards the one behind it in the others.
+    """
     question = TASK.questions(split, number + 1)[number]
     right = TASK.right_one(question)
+    pair = [right, (right + 1) % TASK.k]
     table = kv.analysis.steer_towards_chunks(
         model,
         [TASK.chat(question)],
@@ -65,7 +68,7 @@ def ask(model: kv.Model, split: str, number: int, steer: Steer, size: float, con
         [TASK.answers(question)],
         [TASK.opening(question)],
         lambda i: steer(i, size),
-        which=[[right, (right + 1) % TASK.k]],
+        which=[pair if both else [pair[number % 2]]],
         controls=controls,
         batch_size=96,
         progress=False,
@@ -89,26 +92,49 @@ def tune(model: kv.Model, n: int, runs: Path) -> pd.DataFrame:
     for arm, (steer, sizes) in ARMS.items():
         for size in sizes:
             parts = [
-                kept(runs / "dev" / f"{arm} {size:g} {i}.parquet", partial(ask, model, "dev", i, steer, size, 0))
+                kept(runs / "dev" / f"{arm} {size:g} {i}.parquet", partial(ask, model, "dev", i, steer, size, 0, True))
                 for i in range(n)
             ]
             found = kv.analysis.summarise_chunk_steering(pd.concat(parts))
             rows.append({"arm": arm, "size": size, **found[["n", "effect", "low", "high"]]})
             print(kv.readable(pd.DataFrame(rows[-1:])).to_string(header=False), flush=True)
     table = pd.DataFrame(rows)
-    return table.assign(chosen=table.index.isin(table.groupby("arm").effect.idxmax()))
+    best = table.index.isin(table.groupby("arm").effect.apply(lambda part: part.abs().idxmax()))
+    return table.assign(tested=best & ((table.low > 0) | (table.high < 0)))
+
+
+def measure(model: kv.Model, number: int, tested: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The right fact of one test question: erased and held against a recomputation (`"erasure"`), where later slots keep
+    notes of it (`"notes"`), or the attention that it gets before and after something is done (`"attention"`).
+    """
+    question = TASK.questions("test", number + 1)[number]
+    chat, right, reply = TASK.chat(question), TASK.right_one(question), f"{TASK.opening(question)} {question.answer}."
+    if what == "erasure":
+        table = kv.analysis.measure_erasure(model, [chat], LINES, reply, which=[[right]], progress=False)
+    elif what == "notes":
+        table = kv.analysis.notes_of_chunks(model, [chat], LINES, which=[[right]], progress=False)
+    else:
+        steps = len(model.tokenizer(f"\n{TASK.opening(question)}", add_special_tokens=False).input_ids)
+        arms = [(arm, ARMS[arm][0](right, size)) for arm, size in zip(tested.arm, tested["size"], strict=True)]
+        methods = [kv.Nothing(), *(kv.CacheEdits(edits.done, arm) for arm, edits in arms)]
+        table = kv.analysis.attention_to_chunks(model, [chat], LINES, methods, [reply], steps=steps, progress=False)
+        table = table[table.step == steps - 1]  # the token that the answer follows
+        names = {f"chunk {i}": "the right fact" if i == right else "the other facts" for i in range(TASK.k)}
+        table = table.assign(part=table.part.replace(names))
+        table = table.groupby(["intervention", "prompt", "layer", "part"], sort=False).share.sum().reset_index()
+    return table.assign(prompt=number)
 
 
 def main(
     model: str = "smollm2-135m",
     dev: int = 10,
-    test: int = 16,
+    test: int = 10,
     controls: int = 39,
-    erasures: int = 12,
+    erasures: int = 8,
     runs: Path = Path("runs/retrieval"),
     out: Path = RESULTS,
 ) -> Path:
-    """Tune on dev, test once, and measure what erasing leaves.
+    """Tune on dev, test once what moved the answer there, and measure what erasing leaves.
 
     Args:
         model: its name, or a folder or hub id.
@@ -122,36 +148,19 @@ def main(
     tuned = tune(loaded, dev, runs)
     out.mkdir(parents=True, exist_ok=True)
     tuned.to_csv(out / "dev.csv", index=False, float_format="%.5g")
-    chosen = tuned[tuned.chosen].set_index("arm")["size"]
-    parts = []
+    tested = tuned[tuned.tested]
+    found: dict[str, list[pd.DataFrame]] = {"steering": [], "erasure": [], "notes": [], "attention": []}
     for i in range(test):
-        for arm, (steer, _) in ARMS.items():
-            path = runs / "test" / f"{arm} {chosen[arm]:g} {i}.parquet"
-            part = kept(path, partial(ask, loaded, "test", i, steer, chosen[arm], controls))
-            parts.append(part.assign(arm=arm))
+        for arm, size in zip(tested.arm, tested["size"], strict=True):
+            path = runs / "test" / f"{arm} {size:g} {i}.parquet"
+            part = kept(path, partial(ask, loaded, "test", i, ARMS[arm][0], size, controls, False))
+            found["steering"].append(part.assign(arm=arm))
+        for what in ("erasure", "notes", "attention") if i < erasures else ():
+            found[what].append(kept(runs / what / f"{i}.parquet", partial(measure, loaded, i, tested, what)))
         print(f"test question {i + 1} of {test}", flush=True)
-    pd.concat(parts, ignore_index=True).to_parquet(out / "steering.parquet")
-    for name, measure in (("erasure", erase), ("notes", take_notes)):
-        found = [kept(runs / name / f"{i}.parquet", partial(measure, loaded, i)) for i in range(erasures)]
-        pd.concat(found, ignore_index=True).to_csv(out / f"{name}.csv", index=False, float_format="%.5g")
+        for what, parts in found.items():
+            pd.concat(parts, ignore_index=True).to_parquet(out / f"{what}.parquet")
     return out
-
-
-def erase(model: kv.Model, number: int) -> pd.DataFrame:
-    """The right fact of one test question, erased, along the right reply."""
-    question = TASK.questions("test", number + 1)[number]
-    reply = f"{TASK.opening(question)} {question.answer}."
-    which = [[TASK.right_one(question)]]
-    chat = TASK.chat(question)
-    return kv.analysis.measure_erasure(model, [chat], LINES, reply, which=which, progress=False).assign(prompt=number)
-
-
-def take_notes(model: kv.Model, number: int) -> pd.DataFrame:
-    """Where later slots keep notes of it."""
-    question = TASK.questions("test", number + 1)[number]
-    which = [[TASK.right_one(question)]]
-    table = kv.analysis.notes_of_chunks(model, [TASK.chat(question)], LINES, which=which, progress=False)
-    return table.assign(prompt=number)
 
 
 if __name__ == "__main__":
