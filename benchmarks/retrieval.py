@@ -104,8 +104,8 @@ def tune(model: kv.Model, n: int, runs: Path) -> pd.DataFrame:
 
 
 def measure(model: kv.Model, number: int, tested: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The right fact of one test question: erased and held against a recomputation (`"erasure"`), where later slots keep
-    notes of it (`"notes"`), or the attention that it gets before and after something is done (`"attention"`).
+    """The right fact of one test question: erased and held against a recomputation (`"erasure"`), where later slots
+    keep notes of it (`"notes"`), or the attention that it gets before and after something is done (`"attention"`).
     """
     question = TASK.questions("test", number + 1)[number]
     chat, right, reply = TASK.chat(question), TASK.right_one(question), f"{TASK.opening(question)} {question.answer}."
