@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import SupportsIndex
+from dataclasses import dataclass, replace
 
 from .operators import SlotEdit, Slotted
 from .scaling import scale
@@ -24,8 +23,8 @@ class TowardsChunk(SlotEdit):
             `kv.spans.ChunkEnds(chunks, number)` the chunk's own last slot is made more unlike the others'.
 
     Raises:
-        ValueError: `every`, for new tokens are no chunks. When it is used: chunks that aren't found, a single one, or
-            chunks that a sliding-window layer has dropped.
+        ValueError: `every`, for new tokens are no chunks, or a number that isn't whole. When it is used: chunks that
+            aren't found, a single one, or chunks that a sliding-window layer has dropped.
 
     >>> lines = kv.spans.Delimited("\\n", before="Why?")
     >>> towards = kv.CacheEdits(kv.edits.TowardsChunk(lines, 1), coefficient=2)
@@ -35,13 +34,15 @@ class TowardsChunk(SlotEdit):
     """
 
     chunks: Chunks
-    number: SupportsIndex
-    factor: float = field(default=1.0)
+    number: int
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.every:
             raise ValueError("TowardsChunk takes no every=True: new tokens are no chunks; name a span.")
+        if isinstance(self.number, bool) or not isinstance(self.number, int):
+            raise ValueError(f"The chunk's number is {self.number!r}; it must be a whole number.")
         if not isinstance(self.chunks, Chunks):
             raise ValueError(f"The chunks are {self.chunks!r}; use kv.spans.Delimited, Offsets or Messages.")
 
@@ -49,7 +50,7 @@ class TowardsChunk(SlotEdit):
         ends = [slots[-1] for slots in self.chunks.find(prompt)]
         if len(ends) < 2:
             raise ValueError(f"Prompt {row} has one chunk only; there must be others to tell it from.")
-        own = ends.pop(self.chunks.index(self.number.__index__(), len(ends)))
+        own = ends.pop(self.chunks.index(self.number, len(ends)))
         targets = find_slots(self.span or Slots(-1), prompt, row).numbers
         slots = sorted({own, *ends, *targets})
         places = slots.index(own), tuple(map(slots.index, ends)), tuple(map(slots.index, targets))

@@ -231,14 +231,14 @@ def _described(edit: CacheEdit) -> str:
     if isinstance(edit, Insert):
         where = "" if edit.layers is None else f" layers={','.join(map(str, edit.layers))}"
         return f"insert {len(edit.bank)} slots{where}{' gated' if edit.when is not None else ''}"
-    if isinstance(edit, TowardsChunk):
-        where = " at its own end" if isinstance(edit.span, ChunkEnds) and edit.span.number == edit.number else ""
-        return f"towards chunk {edit.number}{where}"
     if not isinstance(edit, SlotEdit):
         return type(edit).__name__.lower()
     part = getattr(edit, "part", "both")
-    parts = [type(edit).__name__.lower(), *([part] if part != "both" else [])]
-    if edit.span is not None:
+    name = f"towards chunk {edit.number}" if isinstance(edit, TowardsChunk) else type(edit).__name__.lower()
+    parts = [name, *([part] if part != "both" else [])]
+    if isinstance(edit, TowardsChunk) and edit.span == ChunkEnds(edit.chunks, int(edit.number)):
+        parts.append("at its own end")
+    elif edit.span is not None:
         said = repr(edit.span).removesuffix("()")
         parts.append(f"of {said.lower() if said.isidentifier() else said}")
     elif isinstance(edit, Add | Erase) and getattr(edit, "slot", -1) != -1:

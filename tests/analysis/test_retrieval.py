@@ -46,6 +46,13 @@ def test_what_is_added_is_the_chunk_s_own_part_and_lies_where_it_is_asked_for(mo
             assert torch.equal(after.keys, before.keys)
 
 
+def test_labels_tell_settings_apart() -> None:
+    bounded = kv.CacheEdits(TowardsChunk(LINES, 1, layers=[1]), coefficient=4.0)
+    labels = [m.label for m in (towards(1), towards(2), towards(1, own=True), towards(1, 2.0), bounded)]
+    assert labels[0] == "towards chunk 1 c=4" and labels[2] == "towards chunk 1 at its own end c=4"
+    assert len(set(labels)) == 5
+
+
 def test_no_coefficient_is_no_steering_and_some_is_some(model: kv.Model) -> None:
     nothing, much = (kv.divergence(model, CHATS, REPLIES, towards(1, c)).totals for c in (0.0, 8.0))
     assert nothing == [0.0] * 3 and min(much) > 0
@@ -191,6 +198,7 @@ def test_amplified_chunks_are_an_edit_like_any_other(model: kv.Model) -> None:
     [
         (lambda m: kv.CacheEdits(TowardsChunk(LINES, 0, every=True)), "takes no every=True"),
         (lambda m: TowardsChunk("lines", 0), "chunks are 'lines'"),
+        (lambda m: TowardsChunk(LINES, 0.5), "number is 0.5; it must be a whole number"),
         (lambda m: kv.divergence(m, CHATS[:1], ["So"], towards(5)), "no chunk 5 among 3"),
         (
             lambda m: kv.divergence(m, CHATS[:1], ["So"], kv.CacheEdits(TowardsChunk(kv.spans.Messages("user"), 0))),

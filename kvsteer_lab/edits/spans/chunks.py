@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import SupportsIndex
 
 import pandas as pd
 
@@ -222,11 +221,11 @@ class Chunk(Span):
     """
 
     chunks: Chunks
-    number: SupportsIndex
+    number: int
 
     def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
         found = self.chunks.find(prompt)
-        return found[self.chunks.index(self.number.__index__(), len(found))]
+        return found[self.chunks.index(self.number, len(found))]
 
 
 @dataclass(frozen=True)
