@@ -53,9 +53,17 @@ class TowardsChunk(SlotEdit):
         own = ends.pop(self.chunks.index(self.number, len(ends)))
         targets = find_slots(self.span or Slots(-1), prompt, row).numbers
         slots = sorted({own, *ends, *targets})
-        places = slots.index(own), tuple(map(slots.index, ends)), tuple(map(slots.index, targets))
-        bounds = dict(span=Slots(*slots), layers=self.layers, heads=self.heads, when=self.when)
-        return (_Resolved(*places, self.factor, **bounds),)
+        resolved = _Resolved(
+            own=slots.index(own),
+            others=tuple(map(slots.index, ends)),
+            moved=tuple(map(slots.index, targets)),
+            factor=self.factor,
+            span=Slots(*slots),
+            layers=self.layers,
+            heads=self.heads,
+            when=self.when,
+        )
+        return (resolved,)
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         raise TypeError("Where the chunks are must be looked up in a prompt first; see resolve.")

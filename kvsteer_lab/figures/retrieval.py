@@ -85,10 +85,10 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
         1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", gridspec_kw={"width_ratios": [1.15, 1]}
     )
     said = {
-        "whole": "chunk there, from chat without it",
-        "left": "chunk erased, from chat without it",
-        "notes": "chunk erased, from gap",
-        "moved": "gap, from chat without it",
+        "whole": "chunk there vs chat without it",
+        "left": "chunk erased vs chat without it",
+        "notes": "chunk erased vs never read, same places",
+        "moved": "never read, same places vs chat without it",
     }
     for y, name in enumerate(reversed(said)):
         each = erasure.groupby("prompt")[name].mean().tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -73,10 +74,10 @@ def measure_erasure(
             gone = Erase(span=Chunk(chunks, one.number))
             recomputed = Replace(one.recomputed(model), span=Slots(*one.behind))
             gap, erase = CacheEdits([recomputed, gone], "gap"), CacheEdits(gone, "erased")
-            ask = dict(prompts=[one.prompt], continuations=[targets[one.row]], offset=offset, batch_size=batch_size)
-            shorter = WithoutChunk(chunks, one.number)
-            whole, left, moved = divergences(model, interventions=[Nothing(), erase, gap], against=shorter, **ask)
-            (notes,) = divergences(model, interventions=[erase], against=gap, **ask)
+            asked = [one.prompt], [targets[one.row]]
+            compare = partial(divergences, model, *asked, offset=offset, batch_size=batch_size)
+            whole, left, moved = compare([Nothing(), erase, gap], WithoutChunk(chunks, one.number))
+            (notes,) = compare([erase], gap)
             found = dict(whole=whole, left=left, notes=notes, moved=moved)
             sizes = dict(tokens=len(one.slots), behind=len(one.behind))
             totals = {name: kl.totals[0] for name, kl in found.items()}

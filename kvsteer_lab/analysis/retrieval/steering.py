@@ -103,16 +103,16 @@ def steer_towards_chunks(
             logprobs = _next(model, prompt, methods, answers[number], openings[number], offset, batch_size)
             for place, chunk in enumerate(targets):
                 first = 1 + place * (controls + 1)
-                own, plain = logprobs[first : first + controls + 1], logprobs[0]
+                moved, plain = logprobs[first : first + controls + 1], logprobs[0]
                 found.append(
                     pd.DataFrame(
                         {
                             "prompt": number,
                             "chunk": chunk,
                             "method": ["steered", *(f"random {seed + i}" for i in range(controls))],
-                            "log_odds": _log_odds(own, chunk),
+                            "log_odds": _log_odds(moved, chunk),
                             "plain": float(_log_odds(plain, chunk)),
-                            "named": own.argmax(-1),
+                            "named": moved.argmax(-1),
                             "plain_named": int(plain.argmax()),
                         }
                     )
