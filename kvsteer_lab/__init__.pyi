@@ -45,6 +45,7 @@ from .interventions.base import Intervention as Intervention
 from .interventions.base import NoOffset as NoOffset
 from .interventions.base import Nothing as Nothing
 from .interventions.cache import CacheSteering as CacheSteering
+from .interventions.chunks import WithoutChunk as WithoutChunk
 from .interventions.controls import random_controls as random_controls
 from .interventions.edits import CacheEdits as CacheEdits
 from .interventions.hiding import HideSlot as HideSlot

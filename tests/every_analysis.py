@@ -40,6 +40,10 @@ def every_analysis(given: Materials) -> dict[str, Call]:
     short: dict[str, Any] = dict(n=2, generation={"max_new_tokens": 4}, progress=False)
     brief: dict[str, Any] = dict(n=2, max_new_tokens=4, progress=False)
     a = kv.analysis
+    facts, lines = kv.tasks.FactFinding(2), kv.spans.Delimited("\n", after="facts.\n", before="What")
+    asked = facts.questions("dev", 2)
+    chats, replies = [facts.chat(q) for q in asked], [q.replies["direct"] for q in asked]
+    answers, openings = [facts.answers(q) for q in asked], [facts.opening(q) for q in asked]
     ablated = "ablate_layers", "ablate_heads"
     return {
         ablated[0]: lambda m: a.ablate_layers(m, task, steering, "single", "values", controls=1, **short),
@@ -75,6 +79,11 @@ def every_analysis(given: Materials) -> dict[str, Call]:
         "unembed_values": lambda m: a.unembed_values(m, steering, 1, controls=2),
         "logit_lens": lambda m: a.logit_lens(m, prompts, steering, controls=2),
         "patch_residuals": lambda m: a.patch_residuals(m, prompts, steering, controls=2),
+        "steer_towards_chunks": lambda m: a.steer_towards_chunks(
+            m, chats, lines, answers, openings, lambda i: kv.CacheEdits(kv.edits.TowardsChunk(lines, i)), controls=1
+        ),
+        "attention_to_chunks": lambda m: a.attention_to_chunks(m, chats, lines, None, replies, steps=2),
+        "measure_erasure": lambda m: a.measure_erasure(m, chats, lines, replies),
         "dose_response": lambda m: kv.dose_response(m, task, steering, [6], controls=1, **brief),
     }
 

@@ -44,3 +44,8 @@ from .reading.values import unembed_values as unembed_values
 from .residual.lens import Lens as Lens
 from .residual.lens import logit_lens as logit_lens
 from .residual.patching import patch_residuals as patch_residuals
+from .retrieval.attention import attention_to_chunks as attention_to_chunks
+from .retrieval.erasure import measure_erasure as measure_erasure
+from .retrieval.erasure import notes_of_chunks as notes_of_chunks
+from .retrieval.steering import steer_towards_chunks as steer_towards_chunks
+from .retrieval.steering import summarise_chunk_steering as summarise_chunk_steering

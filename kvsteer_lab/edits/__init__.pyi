@@ -1,3 +1,4 @@
+from . import spans as spans
 from .banks import Bank as Bank
 from .cache import Add as Add
 from .cache import CacheDelta as CacheDelta
@@ -16,3 +17,4 @@ from .randomised import randomise as randomise
 from .residual import ResidualDelta as ResidualDelta
 from .scaling import scale as scale
 from .spans import CachedPrompt as CachedPrompt
+from .towards import TowardsChunk as TowardsChunk

@@ -77,23 +77,34 @@ class Bank:
     @classmethod
     @locked
     @torch.no_grad()
-    def of_tokens(cls, model: Model, ids: Sequence[int], slots: Sequence[int]) -> Bank:
+    def of_tokens(
+        cls, model: Model, ids: Sequence[int], slots: Sequence[int], positions: Sequence[int] | None = None
+    ) -> Bank:
         """What token ids cache at some slots. Layers with sliding windows are read in full.
 
         Args:
             model: from `kv.load`.
             ids: at least one.
             slots: indices from 0.
+            positions: at which each id is read; `None`: one behind the other.
+
+        Raises:
+            ValueError: positions, and a model that counts its own.
 
         >>> import kvsteer_lab as kv
         >>> Bank.of_tokens(kv.load("tiny"), [5, 6, 7], [1, 2]).positions
         (1, 2)
         """
         arguments = model.forward_arguments(*pad_left([ids], model.pad_id, model.device))
+        if positions is not None:
+            if not model.accepts("position_ids"):
+                raise ValueError(f"{model.name} counts positions itself, so tokens can't be read with gaps between.")
+            arguments["position_ids"] = torch.tensor([list(positions)], device=model.device)
         cache = cache_of(model.hf(**arguments, **{model.cache_argument: DynamicCache()}, use_cache=True))
         keys = torch.stack([x.keys[0, :, list(slots)].float().cpu() for x in cache.layers])
         values = torch.stack([x.values[0, :, list(slots)].float().cpu() for x in cache.layers])
-        return cls(keys, values, tuple(slots))
+        at = range(len(ids)) if positions is None else positions
+        return cls(keys, values, tuple(at[slot] for slot in slots))
 
     @classmethod
     def zeros(cls, model: Model, slots: int = 1) -> Bank:

@@ -31,6 +31,8 @@ from .reading import plot_attention as plot_attention
 from .reading import plot_half_life as plot_half_life
 from .reading import plot_knock_out as plot_knock_out
 from .replication import plot_replication as plot_replication
+from .retrieval import plot_chunk_steering as plot_chunk_steering
+from .retrieval import plot_erasure as plot_erasure
 from .robustness import plot_matched as plot_matched
 from .robustness import plot_robustness as plot_robustness
 from .saving import save_figure as save_figure

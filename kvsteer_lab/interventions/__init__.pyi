@@ -6,6 +6,7 @@ from .base import NoOffset as NoOffset
 from .base import Nothing as Nothing
 from .cache import CacheSteering as CacheSteering
 from .cache import Control as Control
+from .chunks import WithoutChunk as WithoutChunk
 from .controls import in_covariance_of as in_covariance_of
 from .controls import in_covariance_of_slots as in_covariance_of_slots
 from .controls import label_shuffle_controls as label_shuffle_controls

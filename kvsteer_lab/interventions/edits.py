@@ -16,7 +16,8 @@ from ..edits.displaced import Displaced, once
 from ..edits.operators import CacheEdit, Erase, Insert, SlotEdit
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
-from ..edits.spans import CachedPrompt
+from ..edits.spans import CachedPrompt, ChunkEnds
+from ..edits.towards import TowardsChunk
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
 from .scaled import Scaled
@@ -233,8 +234,11 @@ def _described(edit: CacheEdit) -> str:
     if not isinstance(edit, SlotEdit):
         return type(edit).__name__.lower()
     part = getattr(edit, "part", "both")
-    parts = [type(edit).__name__.lower(), *([part] if part != "both" else [])]
-    if edit.span is not None:
+    name = f"towards chunk {edit.number}" if isinstance(edit, TowardsChunk) else type(edit).__name__.lower()
+    parts = [name, *([part] if part != "both" else [])]
+    if isinstance(edit, TowardsChunk) and edit.span == ChunkEnds(edit.chunks, int(edit.number)):
+        parts.append("at its own end")
+    elif edit.span is not None:
         said = repr(edit.span).removesuffix("()")
         parts.append(f"of {said.lower() if said.isidentifier() else said}")
     elif isinstance(edit, Add | Erase) and getattr(edit, "slot", -1) != -1:

@@ -8,6 +8,7 @@ from .base import Rule as Rule
 from .base import Task as Task
 from .catalogue import NAMES as NAMES
 from .catalogue import get as get
+from .facts import FactFinding as FactFinding
 from .frame import from_frame as from_frame
 from .recognition import recognised_share as recognised_share
 from .recognition import validate_detectors as validate_detectors

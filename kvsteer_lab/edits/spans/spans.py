@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
-from ..models.token_texts import token_pieces
-from ..tasks.base import Chat
+from ...models.token_texts import token_pieces
+from ...tasks.base import Chat
 
 _SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
 
@@ -68,6 +68,26 @@ class CachedPrompt:
                 found.append(slot)
             at += len(piece)
         return tuple(found)
+
+    def contents(self) -> list[tuple[int, int]]:
+        """Where each message's content begins and ends in the text, white space around it left out.
+
+        Returns:
+            A place a message; `(-1, -1)`: it is empty, or the chat template writes something else.
+
+        Raises:
+            ValueError: the prompt was no chat.
+        """
+        text, found, start = self.text, [], 0
+        if self.chat is None:
+            raise ValueError("The prompt was taken as it stands (or as tokens), so it has no messages; use spans.Text.")
+        for message in self.chat:
+            content = message["content"].strip()
+            at = text.find(content, start)
+            if at >= 0:
+                start = at + len(content)
+            found.append((at, start) if at >= 0 and content else (-1, -1))
+        return found
 
 
 class Span:
@@ -172,16 +192,12 @@ class Message(Span):
     number: int = -1
 
     def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
-        text, found, start = prompt.text, [], 0
-        if prompt.chat is None:
-            raise ValueError("The prompt was taken as it stands (or as tokens), so it has no messages; use spans.Text.")
-        for message in prompt.chat:
-            content = message["content"].strip()
-            at = text.find(content, start)
-            if at >= 0:
-                start = at + len(content)
-            if self.role is None or message["role"] == self.role:
-                found.append(prompt.slots_of(at, start) if at >= 0 and content else ())
+        places = prompt.contents()
+        found = [
+            prompt.slots_of(*place)
+            for message, place in zip(prompt.chat, places, strict=True)
+            if self.role is None or message["role"] == self.role
+        ]
         return found[self.number] if -len(found) <= self.number < len(found) else ()
 
 

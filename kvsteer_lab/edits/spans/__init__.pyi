@@ -1,0 +1,15 @@
+from .chunks import Chunk as Chunk
+from .chunks import ChunkEnds as ChunkEnds
+from .chunks import Chunks as Chunks
+from .chunks import Delimited as Delimited
+from .chunks import Messages as Messages
+from .chunks import Offsets as Offsets
+from .chunks import find_chunks as find_chunks
+from .spans import CachedPrompt as CachedPrompt
+from .spans import Everything as Everything
+from .spans import Message as Message
+from .spans import SentenceEnds as SentenceEnds
+from .spans import Slots as Slots
+from .spans import Span as Span
+from .spans import Text as Text
+from .spans import find_slots as find_slots
