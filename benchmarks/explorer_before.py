@@ -135,10 +135,10 @@ def _release(explorer: Any, clock: measure.Clock, repeats: int, name: str, found
             at.append(clock())
 
     side.text = text
-    for turn in range(repeats):
+    for _ in range(repeats):
         at.clear()
         released = clock()
-        slider.value = 1.5 + 0.5 * (turn % 2)
+        slider.value = 2.0 if slider.value == 1.5 else 1.5  # one that isn't moved says nothing
         explorer.wait()
         found.setdefault(name, []).append(at[0] - released)
     side.text = shown
