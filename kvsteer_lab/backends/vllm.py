@@ -29,7 +29,7 @@ class VLLM:
     It needs an environment with vLLM. The engine starts when texts are first asked for and stays for the next ones;
     another `VLLM` ends it, for a process has one. The model that `kv.generate` is given renders and tokenises prompts;
     its own weights aren't used (`kv.load_weightless` has none), but must be the same. In float32 the tokens are those
-    of transformers.
+    of transformers. Logits that overflow aren't noticed: try large coefficients without it first.
 
     Args:
         path: a name, folder or hub id as in `kv.load`, no GGUF file.
@@ -79,7 +79,7 @@ class VLLM:
         """Decode all rows together."""
         engine = self._engine(model)
         asked = [(list(row.prompt_ids), list(row.tail), last_slot_addition(row, NAME)) for row in rows]
-        found = engine.decode(asked, settings.max_new_tokens, sorted(settings.eos), [row.label for row in rows])
+        found = engine.decode(asked, settings.max_new_tokens, sorted(settings.eos))
         yield [(i, settings.stop.cut(cut(new, settings.eos))) for i, new in enumerate(found)]
 
     def _engine(self, model: Model) -> Any:

@@ -15,7 +15,6 @@ schedulers and connectors aren't stable; everything that needs none of them lies
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 import time
@@ -42,7 +41,6 @@ from vllm.v1.request import RequestStatus
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
-from ..models.finite import NotFiniteError
 from ..vectors.cards import Card
 from .admission import Admission, App, Message, Receive, Send
 from .catalogue import IN_PROCESS, VARIABLE, Catalogue, NamedVectors
@@ -498,7 +496,6 @@ class OfflineEngine:
         asked: Sequence[tuple[list[int], list[int], torch.Tensor | None]],
         new: int,
         ends: list[int],
-        labels: Sequence[str],
     ) -> list[list[int]]:
         """Greedy token ids of each row, its end token kept.
 
@@ -506,10 +503,6 @@ class OfflineEngine:
             asked: of each row, the prompt, what is read behind it, and what is added to the prompt's last slot.
             new: tokens at most.
             ends: token ids that end a row.
-            labels: of the rows, for the error.
-
-        Raises:
-            NotFiniteError: the logits of a row are NaN or infinite.
         """
         prompts, params = [], []
         try:
@@ -523,7 +516,6 @@ class OfflineEngine:
                         ignore_eos=True,
                         stop_token_ids=ends,
                         detokenize=False,
-                        logprobs=0,
                         extra_args=steering,
                     )
                 )
@@ -533,10 +525,6 @@ class OfflineEngine:
             raise
         finally:
             self.named.clear()
-        for label, one in zip(labels, found, strict=True):
-            chosen = [step[token].logprob for step, token in zip(one.logprobs, one.token_ids, strict=True)]
-            if not all(map(math.isfinite, chosen)):
-                raise NotFiniteError(f"The logits under {label!r} are NaN or infinite; lower the coefficients.")
         return [list(one.token_ids) for one in found]
 
     def _name(self, added: torch.Tensor, tail: list[int]) -> dict[str, Any]:
