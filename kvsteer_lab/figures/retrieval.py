@@ -67,7 +67,8 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
     """What is left of a chunk that was erased: divergences from models that never read it, and where the slots behind
     it keep notes of it.
 
-    Lines are 95% bootstrap intervals over prompts. The title says how much of the chunk's effect erasing leaves.
+    Lines are 95% bootstrap intervals over prompts. The titles say how much of the chunk's effect erasing leaves, and
+    where later slots are furthest from what they would be.
 
     Args:
         erasure: from `kv.analysis.measure_erasure`, at least two prompts.
@@ -92,9 +93,9 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
     }
     for y, name in enumerate(reversed(said)):
         each = erasure.groupby("prompt")[name].mean().tolist()
-        mean = paired_bootstrap(each, [0.0] * len(each), n=1000)
-        left.plot([mean.low, mean.high], [y, y], color=COLORS["baseline"], linewidth=1)
-        left.plot(mean.value, y, "o", color=COLORS["baseline"])
+        found = paired_bootstrap(each, [0.0] * len(each), n=1000)
+        left.plot([found.low, found.high], [y, y], color=COLORS["baseline"], linewidth=1)
+        left.plot(found.value, y, "o", color=COLORS["baseline"])
     share = erasure.left.sum() / erasure.whole.sum()
     left.set(
         title=f"Erasing leaves {share:.0%} of what the chunk does",
@@ -104,9 +105,16 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
         ylim=(-0.5, len(said) - 0.5),
     )
     left.set_xlim(left=0)
+    mean = notes.groupby("layer")[[*PARTS]].mean()
     for part, color in PARTS.items():
-        line = notes.groupby("layer")[part].mean()
+        line = mean[part]
         right.plot(line.index, line, color=color, label=part, marker="o" if part == "keys" else "s", markersize=3)
-    right.set(title="Notes in the slots behind it", xlabel="layer", ylabel="relative distance", ylim=(0, None))
+    most = str(mean.max().idxmax())
+    right.set(
+        title=f"Later slots keep most in {most}, layer {mean[most].idxmax()}",
+        xlabel="layer",
+        ylabel="relative distance",
+        ylim=(0, None),
+    )
     right.legend()
     return figure
