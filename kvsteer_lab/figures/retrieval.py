@@ -111,7 +111,7 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
         right.plot(line.index, line, color=color, label=part, marker="o" if part == "keys" else "s", markersize=3)
     most = str(mean.max().idxmax())
     right.set(
-        title=f"Later slots keep most in {most}, layer {mean[most].idxmax()}",
+        title=f"Notes: most in {most}, layer {mean[most].idxmax()}",
         xlabel="layer",
         ylabel="relative distance",
         ylim=(0, None),
