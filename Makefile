@@ -72,7 +72,7 @@ figures: $(READY)
 screenshots: export KVSTEER_BROWSER = required
 screenshots: export KVSTEER_SCREENSHOTS = docs/screenshots
 screenshots: $(READY)
-	$(BIN)/python -m pytest -q tests/explorer/test_browser.py tests/explorer/test_app.py tests/real/test_explorer_smollm2.py -k 'stands_out or the_app_shows or slider_changes'
+	$(BIN)/python -m pytest -q tests/explorer/test_browser.py tests/explorer/test_app.py tests/explorer/test_widths.py tests/real/test_explorer_smollm2.py -k 'stands_out or the_app_shows or slider_changes or cut_off'
 
 # Nothing is fetched, and no notebook is run.
 docs: export HF_HUB_OFFLINE = 1
