@@ -103,7 +103,7 @@ serve-demo: $(VLLM_VENV)/.ok
 
 serve-test: $(VLLM_VENV)/.ok
 	{ date -u +%F; uname -srm; OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -v -s --durations=5 tests/serving_vllm; } \
-	  2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g' | tee docs/serving_tests.log
+	  2>&1 | sed -u 's#$(CURDIR)/##g; s#$(CURDIR)#.#g; s#$(abspath $(VLLM_VENV))#.venv-vllm#g' | tee docs/serving_tests.log
 
 test-ray:
 	test -x .venv-ray/bin/python || $(PY) -m venv .venv-ray
