@@ -16,5 +16,5 @@ from .operators import SlotEdit as SlotEdit
 from .randomised import randomise as randomise
 from .residual import ResidualDelta as ResidualDelta
 from .scaling import scale as scale
-from .spans import CachedPrompt as CachedPrompt
+from .spans.spans import CachedPrompt as CachedPrompt
 from .towards import TowardsChunk as TowardsChunk

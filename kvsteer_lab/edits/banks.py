@@ -16,7 +16,8 @@ from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..models.tokens import pad_left
-from .spans import CachedPrompt, Everything, Span, find_slots
+from .spans import Everything, Span, find_slots
+from .spans.spans import CachedPrompt
 
 
 @dataclass(frozen=True, eq=False)

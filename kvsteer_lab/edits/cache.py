@@ -22,7 +22,8 @@ from ..models.finite import NotFiniteError
 from ..models.model import Model
 from .operators import CacheEdit, SlotEdit
 from .program import plan as plan_edits
-from .spans import CachedPrompt, find_slots
+from .spans import find_slots
+from .spans.spans import CachedPrompt
 
 ROUNDING = 0.1
 """The relative error of what is added to a layer from which on a warning is given."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..models.model import Model
 from .operators import SlotEdit, Slotted
-from .spans import CachedPrompt
+from .spans.spans import CachedPrompt
 
 
 @dataclass(frozen=True, init=False)

@@ -18,7 +18,8 @@ from ..models.attention import query_heads
 from ..models.model import Model
 from .banks import Bank
 from .hiding import HiddenSlot
-from .spans import CachedPrompt, Slots, Span, find_slots
+from .spans import Slots, Span, find_slots
+from .spans.spans import CachedPrompt
 
 Part = Literal["both", "keys", "values"]
 Slotted = Float[Tensor, "kv_heads slots head_dim"]

@@ -15,7 +15,8 @@ from .banks import Bank
 from .cache import Add
 from .displaced import Displaced
 from .operators import CacheEdit, Erase, Insert, Replace, SlotEdit
-from .spans import CachedPrompt, Slots, Span
+from .spans import Slots, Span
+from .spans.spans import CachedPrompt
 
 Edit = TypeVar("Edit", bound=CacheEdit)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from .operators import SlotEdit, Slotted
 from .scaling import scale
-from .spans import CachedPrompt, Chunks, Slots, find_slots
+from .spans import Chunks, Slots, find_slots
+from .spans.spans import CachedPrompt
 
 
 @dataclass(frozen=True)

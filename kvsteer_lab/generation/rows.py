@@ -14,7 +14,7 @@ from ..edits.hiding import HiddenSlot
 from ..edits.operators import CacheEdit, Erase, Insert, LastSlot, SlotEdit
 from ..edits.program import opens
 from ..edits.residual import ResidualDelta
-from ..edits.spans import CachedPrompt
+from ..edits.spans.spans import CachedPrompt
 from ..interventions.base import Intervention
 from ..models.attention import query_heads
 from ..models.model import Model

@@ -16,7 +16,8 @@ from ..edits.displaced import Displaced, once
 from ..edits.operators import CacheEdit, Erase, Insert, SlotEdit
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
-from ..edits.spans import CachedPrompt, ChunkEnds
+from ..edits.spans import ChunkEnds
+from ..edits.spans.spans import CachedPrompt
 from ..edits.towards import TowardsChunk
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..._util.batching import in_batches
 from ..._util.progress import counted
-from ...edits.spans import CachedPrompt, Chunks
+from ...edits.spans import Chunks
+from ...edits.spans.spans import CachedPrompt
 from ...generation.generate import check_interventions
 from ...generation.rows import asked_under, group_rows
 from ...generation.scoring import logits_along

@@ -11,7 +11,8 @@ import pandas as pd
 from ..._util.progress import counted
 from ...edits.banks import Bank
 from ...edits.operators import Erase, Replace
-from ...edits.spans import CachedPrompt, Chunk, Chunks, Slots
+from ...edits.spans import Chunk, Chunks, Slots
+from ...edits.spans.spans import CachedPrompt
 from ...generation.divergence import divergences
 from ...generation.scoring import match_continuations
 from ...interventions.base import Nothing

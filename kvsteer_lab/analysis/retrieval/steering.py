@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from ..._util.batching import in_batches
 from ..._util.progress import counted
-from ...edits.spans import CachedPrompt, Chunks
+from ...edits.spans import Chunks
+from ...edits.spans.spans import CachedPrompt
 from ...generation.elicitation import letter_tokens
 from ...generation.generate import check_interventions
 from ...generation.rows import Row, check_context, group_rows

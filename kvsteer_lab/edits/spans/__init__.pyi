@@ -5,7 +5,6 @@ from .chunks import Delimited as Delimited
 from .chunks import Messages as Messages
 from .chunks import Offsets as Offsets
 from .chunks import find_chunks as find_chunks
-from .spans import CachedPrompt as CachedPrompt
 from .spans import Everything as Everything
 from .spans import Message as Message
 from .spans import SentenceEnds as SentenceEnds
