@@ -71,6 +71,22 @@ def test_each_row_is_its_separate_run(tiny, task, own, seen):
     assert table.tokens.nunique() > 1, "the masks must not all do the same"
 
 
+def test_masks_of_each_nth_layer_leave_the_steering_whole(own):
+    steering = kv.CacheSteering(own, 0, 2.0, layers=[0, 1, 2, 3])
+    layers = steering.edited_layers
+    masks = layer_masks(steering, ALL_WAYS, "values", 2, 2)
+    assert [m.kept.layers for m in masks if m.way == "all"] == [layers]
+    assert {m.layer for m in masks if m.layer is not None} == set(layers[::2]) < set(layers)
+    out = next(m for m in masks if m.way == "leave one out" and m.layer == layers[0])
+    assert out.kept.layers == layers[1:]
+    heads = head_masks(steering, ("single", "single by layer"), "values", 2)
+    assert {m.layer for m in heads if m.way == "single by layer"} == set(layers[::2])
+    assert all(m.kept.layers == layers for m in heads if m.way == "single")
+    for wrong in (0, True, 1.5):
+        with pytest.raises(ValueError, match="picks no layers; pass 1 for all of them"):
+            layer_masks(steering, "single", None, 1, wrong)
+
+
 def test_a_single_layer_is_that_layer_and_leave_one_out_is_the_rest(own):
     steering = kv.CacheSteering(own, 0.5, 2.0, layers=[0, 1, 3])
     masks = layer_masks(steering, ALL_WAYS, None, 2)

@@ -37,6 +37,7 @@ def ablate_layers(
     parts: str | Sequence[str] | None = None,
     *,
     width: int = 2,
+    every: int = 1,
     controls: int = 40,
     n: int | None = 40,
     split: str = "dev",
@@ -60,6 +61,7 @@ def ablate_layers(
             by the first.
         parts: of `"keys and values"`, `"keys"`, `"values"`; `None`: all that the steering adds something to.
         width: layers in a window.
+        every: masks are named by each n-th of the steered layers only, for deep models; the steering stays whole.
         controls: random vectors a mask, of the norm that the mask leaves in each layer; 0: none.
         split: never `"test"`; what is chosen here is confirmed there once, by `confirm_best`.
 
@@ -75,7 +77,7 @@ def ablate_layers(
 
     Raises:
         ValueError: the test split, an unknown way or part, a steering that adds nothing or to no layer, windows that
-            don't fit, or what `kv.evaluate` refuses; before anything is computed.
+            don't fit, `every` below 1, or what `kv.evaluate` refuses; before anything is computed.
         KeyboardInterrupt: the run was interrupted; with `out`, it goes on there.
 
     Example:
@@ -90,7 +92,7 @@ def ablate_layers(
          ['single', 'values', (3,)]]
     """
     _check_split(split)
-    masks = layer_masks(steering, ways, parts, width)
+    masks = layer_masks(steering, ways, parts, width, every)
     grid = run_grid(
         model,
         task,
@@ -115,6 +117,7 @@ def ablate_heads(
     ways: str | Sequence[str] = ("single", "leave one out"),
     parts: str | Sequence[str] | None = None,
     *,
+    every: int = 1,
     controls: int = 40,
     n: int | None = 40,
     split: str = "dev",
@@ -128,8 +131,8 @@ def ablate_heads(
     """Evaluate `steering` with only some of its KV heads: as `ablate_layers`, with the same columns.
 
     Args:
-        model, task, parts, controls, n, split, seed, offset, generation, batch_size, out, progress: as in
-            `ablate_layers`.
+        model, task, parts, every, controls, n, split, seed, offset, generation, batch_size, out, progress: as in
+            `ablate_layers`; `every` thins out the layers of `"single by layer"`.
         steering: its own heads are those that are left out or kept, in its own layers.
         ways: `"single"`: one head alone, in all steered layers; `"leave one out"`: all heads but one; `"single by
             layer"`: one head of one layer.
@@ -148,7 +151,7 @@ def ablate_heads(
         [['none', ()], ['all', (0, 1)], ['single', (0,)], ['single', (1,)]]
     """
     _check_split(split)
-    masks = head_masks(steering, ways, parts)
+    masks = head_masks(steering, ways, parts, every)
     grid = run_grid(
         model,
         task,

@@ -44,12 +44,13 @@ class Mask:
 
 
 def layer_masks(
-    steering: CacheSteering, ways: str | Sequence[str], parts: str | Sequence[str] | None, width: int
+    steering: CacheSteering, ways: str | Sequence[str], parts: str | Sequence[str] | None, width: int, every: int = 1
 ) -> list[Mask]:
-    """The whole steering and each of its masks over layers, part by part.
+    """The whole steering and each of its masks over layers, part by part; with `every`, those of each n-th layer.
 
     Raises:
-        ValueError: an unknown way or part, windows that don't fit, or a steering with nothing to leave out.
+        ValueError: an unknown way or part, windows that don't fit, a steering with nothing to leave out, or `every`
+            below 1.
     """
     ways = _as_tuple(ways)
     layers, heads, chosen = _frame(steering, ways, LAYER_WAYS, parts)
@@ -65,27 +66,45 @@ def layer_masks(
         "from above": [(layer, layers[i:]) for i, layer in enumerate(layers)],
         "windows": [(layers[i], layers[i : i + width]) for i in range(len(layers) - width + 1)],
     }
+    looked_at = _each(layers, every)
     masks = [Mask("all", KeptHeads(part, layers, heads)) for part in chosen]
     return masks + [
-        Mask(way, KeptHeads(part, some, heads), layer) for way in ways for part in chosen for layer, some in sets[way]
+        Mask(way, KeptHeads(part, some, heads), layer)
+        for way in ways
+        for part in chosen
+        for layer, some in sets[way]
+        if layer in looked_at
     ]
 
 
-def head_masks(steering: CacheSteering, ways: str | Sequence[str], parts: str | Sequence[str] | None) -> list[Mask]:
-    """The whole steering and each of its masks over KV heads, part by part.
+def head_masks(
+    steering: CacheSteering, ways: str | Sequence[str], parts: str | Sequence[str] | None, every: int = 1
+) -> list[Mask]:
+    """The whole steering and each of its masks over KV heads, part by part; layer by layer in each n-th layer.
 
     Raises:
-        ValueError: an unknown way or part, or a steering with nothing to leave out.
+        ValueError: an unknown way or part, a steering with nothing to leave out, or `every` below 1.
     """
     ways = _as_tuple(ways)
     layers, heads, chosen = _frame(steering, ways, HEAD_WAYS, parts)
+    looked_at = _each(layers, every)
     masks = [Mask("all", KeptHeads(part, layers, heads)) for part in chosen]
-    return masks + [mask for way in ways for part in chosen for mask in _over_heads(way, part, layers, heads)]
+    return masks + [
+        mask for way in ways for part in chosen for mask in _over_heads(way, part, layers, looked_at, heads)
+    ]
 
 
-def _over_heads(way: str, part: str, layers: tuple[int, ...], heads: tuple[int, ...]) -> Iterator[Mask]:
+def _each(layers: tuple[int, ...], every: int) -> tuple[int, ...]:
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every={every!r} picks no layers; pass 1 for all of them, 5 for each fifth.")
+    return layers[::every]
+
+
+def _over_heads(
+    way: str, part: str, layers: tuple[int, ...], looked_at: tuple[int, ...], heads: tuple[int, ...]
+) -> Iterator[Mask]:
     if way == "single by layer":
-        yield from (Mask(way, KeptHeads(part, (layer,), (head,)), layer, head) for layer in layers for head in heads)
+        yield from (Mask(way, KeptHeads(part, (layer,), (head,)), layer, head) for layer in looked_at for head in heads)
         return
     for head in heads:
         some = (head,) if way == "single" else tuple(x for x in heads if x != head)
