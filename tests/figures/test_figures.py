@@ -143,9 +143,8 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence(summary, vectors):
     assert len(functions) > 25
     other = pd.DataFrame({"charm": [1.0, 2.0]})
     for draw in functions:
-        more = {"plot_judged": [other], "plot_components": [1, "keys"], "plot_forecasts": [other]}.get(
-            draw.__name__, []
-        )
+        two = ("plot_judged", "plot_forecasts", "plot_erasure")
+        more = [other] if draw.__name__ in two else [1, "keys"] if draw.__name__ == "plot_components" else []
         for wrong in (other, other[:0], pd.DataFrame(), {"a": other}, {"a": other[:0]}, {}, 3):
             try:
                 draw(wrong, *more)
