@@ -30,6 +30,8 @@ import kvsteer_lab as kv
 
 NEEDED = {"transformers": "torch", "server": "vllm", "vllm": "vllm", "llama.cpp": "llama_cpp"}
 """What must be installed for each backend."""
+CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""What vLLM needs to know of a small machine, unless the environment says it."""
 FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--block-size", "32")
 
 
@@ -83,7 +85,7 @@ def main(
         for name in here:
             file = Path(folder) / f"{name}.json"
             words = [sys.executable, __file__, *map(str, asked), "--one", name, "--out", str(file)]
-            subprocess.run(words, check=True)
+            subprocess.run(words, check=True, env={**CPU, **os.environ})
             measured[name] = json.loads(file.read_text(encoding="utf-8"))
             load.append(os.getloadavg()[0])
     texts = {name: found.pop("tokens") for name, found in measured.items()}
