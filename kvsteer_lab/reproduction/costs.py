@@ -117,10 +117,10 @@ def workload(number: str, values: Mapping[str, Any], n_layers: int, heads: int, 
         "09a": (pairs, few * (2 * heads * n_layers // 3 + 6 * n_layers + each)),
         "09b": (pairs, few * each * n_layers),
         "09c": (pairs, few * 2 * heads * n_layers // 3),
-        "11": (2 * pairs, 90),
+        "11": (2 * pairs, 10 + dev * 2 * of("CVS")),
         "12": (
-            pairs + 40 * sum(values.get("NUMBERS", [])) + 24 * of("DRAWS"),
-            dev * 20 * (of("LAYERS") + 2) * of("NUMBERS"),
+            pairs + 40 * sum(values.get("NUMBERS", [])) + 24 * of("DRAWS") + 96 * of("PLANTED"),
+            dev * (20 * (of("LAYERS") + 2) * of("NUMBERS") + 48),
         ),
         "13": (pairs, few * of("TURNS") * 8 * each + 4 * few),
     }

@@ -26,7 +26,8 @@ from .costs import Speed, measure, workload
 from .page import write_page
 from .parameters import check_parameters
 from .profile import Profile, Size, read_profile
-from .running import Record, read_record, run_chapter
+from .running import Record, read_record
+from .scheduling import Job, run_jobs
 from .sizing import Units, parameters_for
 
 ABOUT = "reproduction.json"
@@ -61,6 +62,7 @@ def reproduce(
     profile: Size | Literal["own"] | None = None,
     notebooks: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
+    workers: int = 1,
     say: Callable[[str], object] = print,
     progress: bool = True,
 ) -> Reproduction:
@@ -83,11 +85,13 @@ def reproduce(
         parameters: values for variables of the chapters' cells of parameters, such as `{"CK": 0.3, "CV": 6}`; each goes
             to every chapter that has it. They are kept with what was run: a chapter that ran with other ones runs
             again.
+        workers: chapters that run at a time, each with a model of its own in memory.
         say: is told of each chapter when it begins and ends.
         progress: show bars.
 
     Raises:
-        ValueError: no such model, task, notebook or parameter, or the folder holds something else. Nothing was written.
+        ValueError: no such model, task, notebook or parameter, no worker, or the folder holds something else. Nothing
+            was written.
         UnsteerableModelError: the model's cache can't be steered.
         OSError: the folder can't be written, or another process is writing there.
 
@@ -108,6 +112,8 @@ def reproduce(
         get(asked_task)
     asked = dict(parameters or {})
     check_parameters(asked, chapters)
+    if workers < 1:
+        raise ValueError(f"There must be at least one worker, not {workers}.")
     source = model if model in BUNDLED or not Path(model).is_dir() else str(Path(model).resolve())
     about = _describe(source, asked_task, size)
     _refuse_other(out, about)
@@ -121,7 +127,7 @@ def reproduce(
             units, speed = _measure(out, source, read, size)
             settings = parameters_for(read, size, units)
         plan = _Plan({"MODEL": source, "TASK": asked_task}, settings, asked, speed, read, size)
-        return _run_all(chapters, out, about, plan, say, progress)
+        return _run_all(chapters, out, about, plan, workers, say, progress)
 
 
 @dataclass(frozen=True)
@@ -161,11 +167,13 @@ def _run_all(
     out: Path,
     about: Mapping[str, str],
     plan: _Plan,
+    workers: int,
     say: Callable[[str], object],
     progress: bool,
 ) -> Reproduction:
     every = find_chapters()
     records = {chapter.name: record for chapter in every if (record := read_record(out, chapter))}
+    jobs = []
     for number, chapter in enumerate(chapters, 1):
         given = plan.parameters(chapter)
         work = Record(chapter.source, given, about["fingerprint"], __version__)
@@ -174,10 +182,11 @@ def _run_all(
             say(f"{place}: done before, {before.seconds:.0f} s")
             continue
         again = "" if before is None or before.parameters == given else " again, with other parameters"
-        say(f"{place}: running{again}{plan.foretell(chapter, _shape(about))}")
-        records[chapter.name] = record = run_chapter(chapter, out, work, progress, name=about["model"])
-        took = f"{record.seconds:.0f} s"
-        say(f"{place}: {f'failed after {took}: {record.error}' if record.error else f'done, {took}'}")
+        jobs.append(Job(place, chapter, work, f"{place}: running{again}{plan.foretell(chapter, _shape(about))}"))
+    for job, record in run_jobs(jobs, out, about["model"], workers, say, progress):
+        records[job.chapter.name] = record
+        took = f"{record.seconds:.0f} s ({record.cpu_seconds:.0f} s of a core)"
+        say(f"{job.place}: {f'failed after {took}: {record.error}' if record.error else f'done, {took}'}")
         write_page(out, about, every, records)
     index = write_page(out, about, every, records)
     return Reproduction(index, {chapter.name: records[chapter.name] for chapter in chapters})

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Record:
         fingerprint: of the model.
         version: of kvsteer_lab.
         seconds: how long it ran.
+        cpu_seconds: of one core that its kernel used.
         figures: names of those that it saved.
         error: what stopped it, in one line; empty if nothing did.
     """
@@ -64,6 +65,7 @@ class Record:
     seconds: float = 0.0
     figures: tuple[str, ...] = ()
     error: str = ""
+    cpu_seconds: float = 0.0
 
     def same_work(self, other: Record) -> bool:
         """Whether the same cells ran with the same parameters on the same weights."""
@@ -100,12 +102,16 @@ def run_chapter(chapter: Chapter, out: Path, work: Record, progress: bool = True
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob(f"{chapter.number}_*"):
         old.unlink()
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _used_by_kernels()
     adapted = adapt(chapter, work.parameters, name or str(work.parameters.get("MODEL", "")))
     notebook, error = _execute(chapter, adapted, figures, runs, progress)
     made = tuple(sorted(path.stem for path in figures.glob(f"{chapter.number}_*.png")))
-    record = Record(
-        work.source, work.parameters, work.fingerprint, work.version, round(time.perf_counter() - began, 1), made, error
+    record = replace(
+        work,
+        seconds=round(time.perf_counter() - began, 1),
+        cpu_seconds=round(_used_by_kernels() - used, 1),
+        figures=made,
+        error=error,
     )
     page, _ = HTMLExporter().from_notebook_node(notebook)
     write_atomically(out / "html" / f"{chapter.name}.html", lambda file: file.write_text(page, encoding="utf-8"))
@@ -121,7 +127,7 @@ def _execute(
     chapter: Chapter, adapted: NotebookNode, figures: Path, runs: Path, progress: bool
 ) -> tuple[NotebookNode, str]:
     places = {"KVSTEER_FIGURES": str(figures.resolve()), "KVSTEER_RUNS": str(runs.resolve())}
-    with tempfile.TemporaryDirectory() as folder, _environment({**KERNEL, **places}):
+    with tempfile.TemporaryDirectory() as folder, environment({**KERNEL, **places}):
         source, target = Path(folder, "adapted.ipynb"), Path(folder, chapter.path.name)
         nbformat.write(adapted, source)
         error = ""
@@ -144,8 +150,15 @@ def _execute(
     return notebook, error if len(error) <= _LONGEST else error[: _LONGEST - 1] + "…"
 
 
+def _used_by_kernels() -> float:
+    """Seconds of one core that the processes begun here have used, of those that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as the block runs."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

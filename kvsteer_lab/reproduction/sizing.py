@@ -68,6 +68,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             DOSES=doses,
             WEAK=_rounded(profile.dose / 2),
             N_GRID=few,
+            N_TEST=own.dev if size == "quick" else own.test,
             SEEDS=2 if size == "quick" else 5,
             EXTRACTED=[1, own.pairs // 2] if size == "quick" else [1, 3, 10, 30],
             EXAMPLES=[own.shots] if size == "quick" else [1, 3, 5],
@@ -82,6 +83,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             NUMBERS=[2, 4] if size == "quick" else [2, 5, 20],
             RIVALS=[2] if size == "quick" else [2, 4, 8],
             DRAWS=2 if size == "quick" else 12,
+            PLANTED=3 if size == "quick" else 10,  # 96 vectors are made of so many pairs each
         ),
         "13": dict(N=few, TURNS=3 if size == "quick" else 4),
         "15": dict(LEARNED=own.pairs, STEPS=4, N=few) if size == "quick" else {},

@@ -111,6 +111,33 @@ def test_what_is_done_is_not_run_again_until_something_changes(books, out, capsy
     assert run(out) == 0 and count.read_text() == "xxyyy"
 
 
+MEETS = (
+    "import pathlib, time\n"
+    "pathlib.Path({own!r}).touch()\n"
+    "end = time.monotonic() + 60\n"
+    "while not pathlib.Path({other!r}).exists() and time.monotonic() < end: time.sleep(0.05)\n"
+    "assert pathlib.Path({other!r}).exists()"
+)
+
+
+def test_two_workers_run_two_notebooks_at_a_time_and_end_as_one_does(books, out, capsys):
+    write_notebook(books, "01_one", "One", MEETS.format(own="one", other="two"), "print(MODEL)")
+    write_notebook(books, "02_two", "Two", MEETS.format(own="two", other="one"), "print(MODEL)")
+    write_notebook(books, "03_dies", "Dies", "import os\nos.kill(os.getppid(), 9)")
+    write_notebook(books, "04_fails", "Fails", "1 / 0")
+    assert run(out, "--workers", "2") == 2
+    told = capsys.readouterr().out
+    assert texts(out, "01_one") == texts(out, "02_two") == "tiny-control\n"
+    assert "03_dies: failed after 0 s (0 s of a core): its process ended with exit code -9" in told
+    assert "04_fails: failed" in told and "division by zero" in told
+    assert (read_record(out, find_chapters(["01"])[0]) or pytest.fail("no record")).cpu_seconds > 0.1
+    for alone in ("03", "04"):
+        (books / find_chapters([alone])[0].path.name).unlink()
+    assert run(out) == 0 and capsys.readouterr().out.count("done before") == 2
+    with pytest.raises(ValueError, match="at least one worker, not 0"):
+        reproduce("tiny-control", out, workers=0)
+
+
 def test_a_valid_name_is_set_without_a_warning(books, out, caplog, capfd):
     write_notebook(books, "01_sets", "Sets", "print(OTHER)")
     assert run(out, "--set", "OTHER=6") == 0 and texts(out, "01_sets") == "6\n"

@@ -17,6 +17,7 @@ def reproduce(
     profile: Literal["quick", "full", "own"] | None = None,
     notebooks: tuple[str, ...] = (),
     parameters: Annotated[tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE")] = (),
+    workers: int = 1,
 ) -> None:
     """Run the numbered notebooks on a model; write them, their HTML and figures, and `index.html`, which shows them
     all.
@@ -38,6 +39,7 @@ def reproduce(
         notebooks: numbers of those to run, say 00 05; all of them by default.
         parameters: values for variables of the notebooks' second cells; each goes to every notebook that has it. Lists
             and texts in quotes: 'DOSES=[1, 2]'.
+        workers: notebooks that run at a time, each with a model of its own in memory.
     """
     import os
     import sys
@@ -54,6 +56,7 @@ def reproduce(
         profile=profile,
         notebooks=notebooks,
         parameters=given,
+        workers=workers,
         say=say_line,
         progress=shown,
     )
