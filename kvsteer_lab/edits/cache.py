@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from ..models.finite import NotFiniteError
 from ..models.model import Model
-from .operators import CacheEdit, SlotEdit
+from .base import CacheEdit, SlotEdit
 from .program import plan as plan_edits
 from .spans import find_slots
 from .spans.spans import CachedPrompt

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..models.model import Model
 from .banks import Bank
+from .base import CacheEdit, SlotEdit
 from .cache import Add
 from .displaced import Displaced
-from .operators import CacheEdit, Erase, Insert, Replace, SlotEdit
+from .operators import Erase, Insert, Replace
 from .spans import Slots, Span
 from .spans.spans import CachedPrompt
 

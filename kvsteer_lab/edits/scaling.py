@@ -8,9 +8,10 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from .base import CacheEdit, SlotEdit
 from .cache import Add
 from .displaced import Displaced
-from .operators import CacheEdit, Erase, Insert, Map, SlotEdit
+from .operators import Erase, Insert, Map
 
 
 @singledispatch

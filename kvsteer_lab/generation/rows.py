@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..edits.banks import Bank, joined
+from ..edits.base import CacheEdit, SlotEdit
 from ..edits.cache import Add, check_cast, slot_from_end
+from ..edits.gates import LastSlot, opens
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit, Erase, Insert, LastSlot, SlotEdit
-from ..edits.program import opens
+from ..edits.operators import Erase, Insert
 from ..edits.residual import ResidualDelta
 from ..edits.spans.spans import CachedPrompt
 from ..interventions.base import Intervention

@@ -11,8 +11,8 @@ from typing import Self
 import pandas as pd
 import torch
 
+from ..edits.base import CacheEdit
 from ..edits.cache import CacheDelta, check_slot
-from ..edits.operators import CacheEdit
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices

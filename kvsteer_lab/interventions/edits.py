@@ -11,9 +11,10 @@ import pandas as pd
 from transformers import DynamicCache
 
 from .._util.later import LATER
+from ..edits.base import CacheEdit, SlotEdit
 from ..edits.cache import Add, apply
 from ..edits.displaced import Displaced, once
-from ..edits.operators import CacheEdit, Erase, Insert, SlotEdit
+from ..edits.operators import Erase, Insert
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
 from ..edits.spans import ChunkEnds

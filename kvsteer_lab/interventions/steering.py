@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..edits.base import CacheEdit
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..models.prompts import Prompt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ... import methods
 from ...edits.banks import Bank
+from ...edits.base import CacheEdit
 from ...edits.cache import Add
-from ...edits.operators import CacheEdit
 from ...edits.spans import Everything
 from ...interventions.activation import ActivationSteering
 from ...interventions.cache import CacheSteering
