@@ -9,7 +9,7 @@ from ._util.threads import let_threads_sleep as _let_threads_sleep
 _let_threads_sleep()  # before anything imports torch
 
 _OLD = {
-    "CacheDelta": "edits.cache",
+    "CacheDelta": "edits.addition",
     "Control": "interventions.controls",
     "ExplorerState": "explorer.state",
     "PairDifferences": "vectors.extraction",

@@ -1,9 +1,9 @@
 from . import spans as spans
+from .addition import Add as Add
+from .addition import CacheDelta as CacheDelta
 from .banks import Bank as Bank
 from .base import CacheEdit as CacheEdit
 from .base import SlotEdit as SlotEdit
-from .cache import Add as Add
-from .cache import CacheDelta as CacheDelta
 from .cache import apply as apply
 from .displaced import Displaced as Displaced
 from .gates import LastSlot as LastSlot

@@ -1,4 +1,4 @@
-"""The operators of cache edits: `Map`, `Replace`, `Erase` and `Insert`; `Add` lies beside `apply`.
+"""The operators of cache edits: `Map`, `Replace`, `Erase` and `Insert`; `Add`, the paper's, lies in `addition`.
 
 Each says what becomes of the slots of a span. They compose in order: what one leaves behind the next one finds.
 """

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..models.model import Model
+from .addition import Add
 from .banks import Bank
 from .base import CacheEdit, SlotEdit
-from .cache import Add
 from .displaced import Displaced
 from .operators import Erase, Insert, Replace
 from .spans import Slots, Span

@@ -8,8 +8,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from .addition import Add
 from .base import CacheEdit, SlotEdit
-from .cache import Add
 from .displaced import Displaced
 from .operators import Erase, Insert, Map
 

@@ -15,10 +15,11 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Stoppi
 from transformers.generation import LogitsProcessorList
 
 from ..edits.banks import cache_of_banks
-from ..edits.cache import apply, slot_from_end
+from ..edits.cache import apply
 from ..edits.hiding import HiddenSlot, Hiding, PlacedSlot
 from ..edits.lasting import Lasting
 from ..edits.residual import Editing, Placed, ResidualDelta, layer_edits
+from ..edits.slots import slot_from_end
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prefill import close_gaps, fill, read_once

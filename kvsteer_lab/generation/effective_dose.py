@@ -14,7 +14,9 @@ import pandas as pd
 import torch
 
 from .._util.batching import in_batches
-from ..edits.cache import Add, added_to, slot_from_end
+from ..edits.addition import Add
+from ..edits.rounding import added_to
+from ..edits.slots import slot_from_end
 from ..interventions.base import Intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ..edits.addition import Add
 from ..edits.banks import Bank, joined
 from ..edits.base import CacheEdit, SlotEdit
-from ..edits.cache import Add, check_cast, slot_from_end
 from ..edits.gates import LastSlot, opens
 from ..edits.hiding import HiddenSlot
 from ..edits.operators import Erase, Insert
 from ..edits.residual import ResidualDelta
+from ..edits.rounding import check_cast
+from ..edits.slots import slot_from_end
 from ..edits.spans.spans import CachedPrompt
 from ..interventions.base import Intervention
 from ..models.attention import query_heads

@@ -11,8 +11,9 @@ from typing import Self
 import pandas as pd
 import torch
 
+from ..edits.addition import CacheDelta
 from ..edits.base import CacheEdit
-from ..edits.cache import CacheDelta, check_slot
+from ..edits.slots import check_slot
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices

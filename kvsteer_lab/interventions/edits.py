@@ -11,8 +11,9 @@ import pandas as pd
 from transformers import DynamicCache
 
 from .._util.later import LATER
+from ..edits.addition import Add
 from ..edits.base import CacheEdit, SlotEdit
-from ..edits.cache import Add, apply
+from ..edits.cache import apply
 from ..edits.displaced import Displaced, once
 from ..edits.operators import Erase, Insert
 from ..edits.randomised import randomise

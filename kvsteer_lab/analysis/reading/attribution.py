@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._util.batching import in_batches
 from ..._util.progress import counted
-from ...edits.cache import slot_from_end
+from ...edits.slots import slot_from_end
 from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.cache import CacheSteering
