@@ -19,9 +19,10 @@ from ..models.model import Model
 from ..models.prompts import Prompt, as_list, check_text
 from ..models.token_texts import token_pieces
 from ..models.tokens import encode, offset_token, pad_left, positions
+from .asking import asked_under
 from .decoding import editing, fill_rows
 from .generate import check_intervention
-from .rows import Row, asked_under, check_context, group_rows, make_rows
+from .rows import Row, check_context, group_rows, make_rows
 
 _LOGITS = 2**26  # logits that are held at a time: 256 MB in float32
 
