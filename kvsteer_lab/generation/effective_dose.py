@@ -20,7 +20,7 @@ from ..edits.slots import slot_from_end
 from ..interventions.base import Intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
-from .decoding import fill_rows
+from .filling import fill_rows
 from .generate import check_intervention
 from .rows import Row
 from .scoring import rows_under

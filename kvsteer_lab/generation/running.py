@@ -23,7 +23,9 @@ from ..models.cache_rows import join_rows, keep_rows, rows_can_move
 from ..models.footprint import cached_rows_fit, fit, memory_budget, rows_that_fit, rows_to_prefill
 from ..models.lock import locked
 from ..models.model import Model
-from .decoding import Columns, continue_ids, cut, decode, editing, fill_rows
+from .decoding import continue_ids, cut, decode
+from .editing import Columns, editing
+from .filling import fill_rows
 from .processors import Beginnings, FiniteGuard, split_off_beginnings
 from .rows import Row
 from .sampling import SharedNoise

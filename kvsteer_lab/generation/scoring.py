@@ -20,7 +20,8 @@ from ..models.prompts import Prompt, as_list, check_text
 from ..models.token_texts import token_pieces
 from ..models.tokens import encode, offset_token, pad_left, positions
 from .asking import asked_under
-from .decoding import editing, fill_rows
+from .editing import editing
+from .filling import fill_rows
 from .generate import check_intervention
 from .rows import Row, check_context, group_rows, make_rows
 
