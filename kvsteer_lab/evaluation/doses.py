@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..interventions.checks import check_adds
 from ..interventions.scaled import Scaled
-from ..interventions.steering import check_adds
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..tasks.base import Task

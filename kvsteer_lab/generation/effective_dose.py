@@ -18,10 +18,10 @@ from ..edits.addition import Add
 from ..edits.rounding import added_to
 from ..edits.slots import slot_from_end
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from .filling import fill_rows
-from .generate import check_intervention
 from .rows import Row
 from .scoring import rows_under
 

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from .._util.progress import bar
-from ..interventions.base import Intervention, Nothing
+from ..interventions.base import Intervention
+from ..interventions.checks import check_interventions
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from ..models.tokens import offset_token
@@ -265,41 +266,6 @@ def prepare(
     rows, index = ask_all(model, prompts, methods, chat=chat, offset=token, samples=samples)
     check_context(model, rows, settings.max_new_tokens)
     return settings, rows, index
-
-
-def check_interventions(
-    model: Model, interventions: Intervention | Sequence[Intervention] | None
-) -> list[Intervention]:
-    """The interventions as a list, each checked against the model.
-
-    Raises:
-        ValueError: none, two with one label, something that is not an intervention, or one that doesn't fit.
-    """
-    single = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
-    methods: list[Any] = [Nothing() if interventions is None else interventions] if single else list(interventions)  # type: ignore[arg-type]
-    if not methods:
-        raise ValueError("The list of interventions is empty; leave it out for the baseline.")
-    for method in methods:
-        if not isinstance(method, Intervention):
-            raise ValueError(f"{method!r} is not an intervention; use kv.CacheSteering, kv.Nothing and the like.")
-        method.check(model)
-    labels = [method.label for method in methods]
-    double = next((label for label in labels if labels.count(label) > 1), None)
-    if double is not None:
-        raise ValueError(f"Two interventions are called {double!r}; tell them apart with name=...")
-    return methods
-
-
-def check_intervention(model: Model, intervention: Intervention | None) -> Intervention:
-    """One intervention, checked against the model.
-
-    Raises:
-        ValueError: several, something that is not an intervention, or one that doesn't fit.
-    """
-    methods = check_interventions(model, intervention)
-    if len(methods) > 1:
-        raise ValueError(f"Only one intervention can be taken here, not {len(methods)}; call once for each.")
-    return methods[0]
 
 
 def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._util.batching import in_batches
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.finite import refuse_broken
 from ..models.footprint import rows_that_fit
 from ..models.lock import LOCK, locked
@@ -22,7 +23,6 @@ from ..models.tokens import encode, offset_token, pad_left, positions
 from .asking import asked_under
 from .editing import editing
 from .filling import fill_rows
-from .generate import check_intervention
 from .rows import Row, check_context, group_rows, make_rows
 
 _LOGITS = 2**26  # logits that are held at a time: 256 MB in float32

@@ -12,13 +12,13 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import BaseStreamer
 
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from ..models.token_texts import text_after
 from ..models.tokens import offset_token
 from .asking import asked_under
 from .decoding import decode
-from .generate import check_intervention
 from .rows import check_context, make_rows, warn_of_windows
 from .sampling import noise_key
 from .settings import resolve

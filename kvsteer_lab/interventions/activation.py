@@ -16,7 +16,8 @@ from ..models.tokens import offset_token
 from ..vectors.activation import ActivationVectors
 from ..vectors.kv import check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering, check_coefficient, check_vectors
+from .checks import check_coefficient, check_vectors
+from .steering import Steering
 
 Scope = Literal["one-shot", "onward", "all tokens", "last position"]
 """The tokens whose residual stream gets the vectors; see `ActivationSteering`."""

@@ -18,7 +18,8 @@ from ..models.model import Model
 from ..models.prompts import Prompt
 from ..vectors.kv import KVVectors, check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering, check_adds, check_coefficient, check_vectors
+from .checks import check_adds, check_coefficient, check_vectors
+from .steering import Steering
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ..edits.spans.spans import CachedPrompt
 from ..edits.towards import TowardsChunk
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
+from .checks import check_coefficient
 from .scaled import Scaled
-from .steering import check_coefficient
 
 
 @dataclass(frozen=True, init=False)

@@ -12,7 +12,8 @@ import pandas as pd
 
 from ...evaluation.grids import run_grid
 from ...evaluation.tuning.search import check_disjoint
-from ...interventions.steering import Steering, check_adds
+from ...interventions.checks import check_adds
+from ...interventions.steering import Steering
 from ...models.model import Model
 from ...tasks.base import Task
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..._util.batching import check_batch_size, in_batches
 from ..._util.progress import counted
-from ...generation.generate import check_intervention
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
 from ...interventions.cache import CacheSteering
+from ...interventions.checks import check_intervention
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
