@@ -14,7 +14,7 @@ from ..models.layers import decoder_layers
 from ..models.model import Model
 from ..models.tokens import offset_token
 from ..vectors.activation import ActivationVectors
-from ..vectors.kv import check_indices
+from ..vectors.indices import check_indices
 from ..vectors.randomised import random_like
 from .checks import check_coefficient, check_vectors
 from .steering import Steering

@@ -16,7 +16,8 @@ from ..edits.base import CacheEdit
 from ..edits.slots import check_slot
 from ..models.model import Model
 from ..models.prompts import Prompt
-from ..vectors.kv import KVVectors, check_indices
+from ..vectors.indices import check_indices
+from ..vectors.kv import KVVectors
 from ..vectors.randomised import random_like
 from .checks import check_adds, check_coefficient, check_vectors
 from .steering import Steering

@@ -16,7 +16,7 @@ from ..models.layers import hidden_size
 from ..models.model import Model
 from ..models.prompts import Prompt
 from .cards import Card, Format
-from .kv import Indices, check_indices
+from .indices import Indices, check_indices
 from .residuals import residual_norms
 
 _FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 
 from ...vectors.extraction import PairDifferences
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from .grams import CACHE_PARTS
 
 _NOISE = 1e-5  # of the part's largest layer: less is rounding, which PCA would blow up to a picture

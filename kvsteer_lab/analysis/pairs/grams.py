@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...vectors.extraction import PairDifferences
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 
 CACHE_PARTS = ("keys", "values")
 _NOISE = 1e-5  # of the part's largest layer: less is rounding

@@ -23,7 +23,7 @@ from ...models.finite import check_logits
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import rows_within
 from .followed_text import Continuations, FollowedText, follow
 

@@ -24,7 +24,7 @@ from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import logits_within, rows_within
 from ..checks import check_steering
 from ..reading.kl_in_groups import kl_to_first
