@@ -16,7 +16,7 @@ _OLD = {
     "ResidualDelta": "edits.residual",
     "Search": "evaluation.tuning.methods",
     "Traces": "tasks.traces.reading",
-    "Tuning": "evaluation.tuning.search",
+    "Tuning": "evaluation.tuning.tuning",
     "apply": "edits.cache",
     "label_shuffle_controls": "interventions.controls",
     "layer_shuffle_controls": "interventions.controls",

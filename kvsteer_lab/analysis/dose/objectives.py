@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ...evaluation.grids import run_grid
-from ...evaluation.tuning.search import check_disjoint
+from ...evaluation.tuning.tuning import check_disjoint
 from ...interventions.checks import check_adds
 from ...interventions.steering import Steering
 from ...models.model import Model
