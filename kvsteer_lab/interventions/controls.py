@@ -17,7 +17,7 @@ from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from .cache import CacheSteering, Control, as_control
 from .covariance import in_covariance_of, in_covariance_of_slots
-from .matching import after, check_number, match_norms
+from .matching import check_number, match_norms
 from .scaled import Scaled
 from .steering import Steering
 
@@ -159,7 +159,7 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
             own,
             keys=own.keys[source],
             values=own.values[source],
-            card=after(own.card, f"layers {list(layers)} from {list(order)}"),
+            card=own.card.after(f"layers {list(layers)} from {list(order)}"),
         )
         made.append(as_control(steering, "layer shuffle", match_norms(moved, own), f"layer shuffle {i} of"))
     return made
@@ -282,7 +282,7 @@ def _signed_mean(differences: PairDifferences, signs: tuple[int, ...]) -> KVVect
     keys, values = (
         torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values)
     )
-    return KVVectors(keys, values, after(differences.card, "half of the labels exchanged"))
+    return KVVectors(keys, values, differences.card.after("half of the labels exchanged"))
 
 
 def _distinct(

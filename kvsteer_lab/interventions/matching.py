@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..vectors.cards import Card
 from ..vectors.kv import KVVectors
 from ..vectors.randomised import rescale
 
@@ -29,8 +26,4 @@ def match_norms(vectors: KVVectors, own: KVVectors) -> KVVectors:
                 " can be rescaled there."
             )
         parts.append(rescale(part, target))
-    return KVVectors(parts[0], parts[1], after(vectors.card, "rescaled to each layer's norm"))
-
-
-def after(card: Card, step: str) -> Card:
-    return replace(card, history=(*card.history, step))
+    return KVVectors(parts[0], parts[1], vectors.card.after("rescaled to each layer's norm"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -109,7 +109,7 @@ class KVVectors:
         step = (
             f"only layers={'all' if layers is None else chosen_layers} heads={'all' if heads is None else chosen_heads}"
         )
-        return KVVectors(self.keys * mask, self.values * mask, self._after(step))
+        return KVVectors(self.keys * mask, self.values * mask, self.card.after(step))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 
@@ -275,10 +275,7 @@ class KVVectors:
             )
         recipe = other.card.recipe
         step = f"{symbol} {recipe.get('style', 'vectors')} of {other.card.n_pairs} pairs"
-        return KVVectors(self.keys + sign * other.keys, self.values + sign * other.values, self._after(step))
+        return KVVectors(self.keys + sign * other.keys, self.values + sign * other.values, self.card.after(step))
 
     def _scaled(self, factor: float, step: str) -> KVVectors:
-        return KVVectors(self.keys * factor, self.values * factor, self._after(step))
-
-    def _after(self, step: str) -> Card:
-        return replace(self.card, history=(*self.card.history, step))
+        return KVVectors(self.keys * factor, self.values * factor, self.card.after(step))
