@@ -60,7 +60,7 @@ def decode(
             new = continue_ids(
                 model, ids, mask, cache, settings, [guard, *noise], streamer=streamer, stopping=stopping, cached=cached
             )
-    replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
+    replies = [settings.reply_of(row) for row in new]
     guard.check([len(reply) for reply in replies], [row.label for row in rows])
     return replies
 
@@ -112,22 +112,3 @@ def continue_ids(
     finally:
         model.hf.generation_config = own
     return out[:, ids.shape[1] :].tolist()
-
-
-def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
-    """The ids up to the first end token, which is kept; what follows is padding.
-
-    Args:
-        ids: new tokens of a row.
-        eos: end tokens.
-
-    Returns:
-        The row's own tokens.
-
-    >>> cut([5, 6, 2, 0, 0], frozenset([2]))
-    [5, 6, 2]
-    """
-    for i, token in enumerate(ids):
-        if token in eos:
-            return list(ids[: i + 1])
-    return list(ids)

@@ -18,11 +18,11 @@ from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from ..models.tokens import encode
-from .decoding import cut
 from .outputs import Generation, Generations
 from .rows import Row, group_rows
 from .scoring import read_rows, rows_under
 from .settings import Settings, resolve
+from .stopping import cut
 
 
 @dataclass(frozen=True)

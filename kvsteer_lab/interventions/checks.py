@@ -77,6 +77,22 @@ def _is_single(value: np.generic | torch.Tensor) -> bool:
     return (value.numel() if isinstance(value, torch.Tensor) else value.size) == 1
 
 
+def check_number_of_controls(n: int) -> None:
+    """Refuse to draw no controls.
+
+    Args:
+        n: how many are asked for.
+
+    Raises:
+        ValueError: fewer than one.
+
+    Example:
+        >>> check_number_of_controls(40)
+    """
+    if n < 1:
+        raise ValueError(f"The number of controls must be at least 1, not {n}.")
+
+
 def check_vectors(vectors: object, kind: type, remedy: str) -> None:
     """Refuse vectors of another kind than a steering adds.
 

@@ -19,7 +19,8 @@ from ..models.tokens import pad_left
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from .cache import CacheSteering, Control, as_control
-from .matching import check_number, match_norms
+from .checks import check_number_of_controls
+from .matching import match_norms
 
 Samples = Float[Tensor, "samples layers kv_heads head_dim"]
 
@@ -108,7 +109,7 @@ def in_covariance_of_slots(
 
 
 def _drawn(steering: CacheSteering, keys: Samples, values: Samples, n: int, seed: int, of: str) -> list[Control]:
-    check_number(n)
+    check_number_of_controls(n)
     own = steering.added
     if keys.shape[1:] != own.keys.shape:
         raise ValueError(

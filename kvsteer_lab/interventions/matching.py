@@ -8,11 +8,6 @@ from ..vectors.randomised import rescale
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
 
 
-def check_number(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"The number of controls must be at least 1, not {n}.")
-
-
 def match_norms(vectors: KVVectors, own: KVVectors) -> KVVectors:
     """`vectors`, masked as `own` is, with the norm of each layer's keys and values in `own`."""
     parts = []
