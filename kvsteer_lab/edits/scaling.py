@@ -11,7 +11,7 @@ from torch import Tensor
 from .addition import Add
 from .base import CacheEdit, SlotEdit
 from .displaced import Displaced
-from .operators import Erase, Insert, Map
+from .operators import Erase, Map
 
 
 @singledispatch
@@ -33,15 +33,9 @@ def scale(edit: CacheEdit, factor: float) -> CacheEdit:
     >>> scale(kv.edits.Map(0.5), 0.5).matrix
     0.75
     """
-    if not isinstance(edit, SlotEdit):
+    if not isinstance(edit, SlotEdit) or isinstance(edit, Erase):
         raise ValueError(f"{type(edit).__name__} is done or not, it has no size; leave its coefficient at 1.")
     return Displaced(edit, factor)
-
-
-@scale.register(Insert)
-@scale.register(Erase)
-def _(edit: CacheEdit, factor: float) -> CacheEdit:
-    raise ValueError(f"{type(edit).__name__} is done or not, it has no size; leave its coefficient at 1.")
 
 
 @scale.register
