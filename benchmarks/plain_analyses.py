@@ -20,8 +20,8 @@ from torch import Tensor
 import kvsteer_lab as kv
 from kvsteer_lab.analysis.residual.unembedding import read_residuals, unembed
 from kvsteer_lab.analysis.watched_token import log_odds
-from kvsteer_lab.generation.decoding import fill_rows
 from kvsteer_lab.generation.divergence import kl
+from kvsteer_lab.generation.filling import fill_rows
 from kvsteer_lab.generation.rows import Row
 from kvsteer_lab.generation.scoring import rows_under
 from kvsteer_lab.models.attention import query_heads

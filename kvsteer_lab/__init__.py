@@ -9,14 +9,14 @@ from ._util.threads import let_threads_sleep as _let_threads_sleep
 _let_threads_sleep()  # before anything imports torch
 
 _OLD = {
-    "CacheDelta": "edits.cache",
+    "CacheDelta": "edits.addition",
     "Control": "interventions.controls",
     "ExplorerState": "explorer.state",
     "PairDifferences": "vectors.extraction",
     "ResidualDelta": "edits.residual",
     "Search": "evaluation.tuning.methods",
     "Traces": "tasks.traces.reading",
-    "Tuning": "evaluation.tuning.search",
+    "Tuning": "evaluation.tuning.tuning",
     "apply": "edits.cache",
     "label_shuffle_controls": "interventions.controls",
     "layer_shuffle_controls": "interventions.controls",

@@ -30,7 +30,7 @@ def idle(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> kv.Model:
 
     monkeypatch.setattr(model.hf, "forward", computed)
     monkeypatch.setattr(model.hf, "generate", computed)
-    for module in ("generation.decoding", "models.prefill"):
+    for module in ("generation.filling", "models.prefill"):
         monkeypatch.setattr(f"kvsteer_lab.{module}.fill", computed)
     for module in ("vectors.extraction", "vectors.norms", "models.prefill"):
         monkeypatch.setattr(f"kvsteer_lab.{module}.last_slots", computed)

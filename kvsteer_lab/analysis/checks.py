@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..generation.generate import check_intervention
 from ..interventions.base import Intervention
 from ..interventions.cache import CacheSteering
+from ..interventions.checks import check_intervention
 from ..interventions.together import Together
 from ..models.model import Model
 from ..models.prompts import Prompt

@@ -15,7 +15,7 @@ from ..models.caches import cache_of
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
-from ..vectors.kv import check_indices
+from ..vectors.indices import check_indices
 from .reading.kl_in_groups import kl_to_first
 
 _ROWS = 32

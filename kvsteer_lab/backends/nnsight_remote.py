@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ..generation.backend import Finished, check_greedy, last_slot_addition
-from ..generation.decoding import cut
 from ..generation.rows import Row
 from ..generation.settings import Settings
 from ..models.model import Model
@@ -74,5 +73,5 @@ class Remote:
                     pad=settings.pad,
                     remote=self.where,
                 )
-                texts = [settings.stop.cut(cut(row, settings.eos)) for row in new.tolist()]
+                texts = [settings.reply_of(row) for row in new.tolist()]
                 yield list(zip(numbers, texts, strict=True))

@@ -14,7 +14,6 @@ import torch
 
 from .._util.text import visible
 from ..generation.backend import Finished, check_greedy, ended, last_slot_addition
-from ..generation.decoding import cut
 from ..generation.rows import Row
 from ..generation.settings import Settings
 from ..interventions.cache import CacheSteering
@@ -148,7 +147,7 @@ class Server:
             raise ValueError(
                 f"The server at {self.url} gives no token ids; it must honour return_token_ids."
             ) from error
-        new = settings.stop.cut(cut(new, settings.eos))
+        new = settings.reply_of(new)
         if not ended(new, settings):
             raise ValueError(
                 f"The server at {self.url} ended a reply after {len(new)} of {settings.max_new_tokens} tokens; its"

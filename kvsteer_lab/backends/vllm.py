@@ -11,7 +11,6 @@ from typing import Any
 
 from .._util.extras import import_extra
 from ..generation.backend import Finished, check_greedy, last_slot_addition
-from ..generation.decoding import cut
 from ..generation.rows import Row
 from ..generation.settings import Settings
 from ..models.fingerprint import compare_fingerprints
@@ -80,7 +79,7 @@ class VLLM:
         engine = self._engine(model)
         asked = [(list(row.prompt_ids), list(row.tail), last_slot_addition(row, NAME)) for row in rows]
         found = engine.decode(asked, settings.max_new_tokens, sorted(settings.eos))
-        yield [(i, settings.stop.cut(cut(new, settings.eos))) for i, new in enumerate(found)]
+        yield [(i, settings.reply_of(new)) for i, new in enumerate(found)]
 
     def _engine(self, model: Model) -> Any:
         dtype = self.dtype or str(model.dtype).removeprefix("torch.")

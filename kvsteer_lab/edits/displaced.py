@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.model import Model
-from .operators import SlotEdit, Slotted
+from .base import SlotEdit, Slotted
 from .spans.spans import CachedPrompt
 
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ..models.caches import cache_argument
 from ..models.lock import LOCK
-from .operators import SlotEdit
+from .base import SlotEdit
 
 
 class Lasting:

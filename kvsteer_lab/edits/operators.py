@@ -1,13 +1,13 @@
-"""The operators of cache edits: `Map`, `Replace`, `Erase` and `Insert`; `Add` lies beside `apply`.
+"""The operators of cache edits: `Map`, `Replace`, `Erase` and `Insert`; `Add`, the paper's, lies in `addition`.
 
 Each says what becomes of the slots of a span. They compose in order: what one leaves behind the next one finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, SupportsIndex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,141 +17,13 @@ from .._util.later import LATER
 from ..models.attention import query_heads
 from ..models.model import Model
 from .banks import Bank
+from .base import CacheEdit, SlotEdit, Slotted, check_there, whole_numbers
+from .gates import Gate, check_gate
 from .hiding import HiddenSlot
-from .spans import Slots, Span, find_slots
+from .spans import Slots
 from .spans.spans import CachedPrompt
 
 Part = Literal["both", "keys", "values"]
-Slotted = Float[Tensor, "kv_heads slots head_dim"]
-
-
-@dataclass(frozen=True, eq=False)
-class LastSlot:
-    """What a gate is shown: a prompt's last cached slot before any edit, float32 on the CPU.
-
-    Attributes:
-        keys, values: `[layers, kv_heads, head_dim]`.
-
-    >>> import torch
-    >>> LastSlot(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).values.shape
-    torch.Size([4, 2, 32])
-    """
-
-    keys: Float[Tensor, "layers kv_heads head_dim"]
-    values: Float[Tensor, "layers kv_heads head_dim"]
-
-
-Gate = Callable[[LastSlot], bool]
-
-
-@dataclass(frozen=True)
-class Similar:
-    """A gate that opens where the last slot's values point along a direction (conditional steering as in CAST, Lee et
-    al. 2024, on the cache): cosine at one layer, all KV heads together.
-
-    Args:
-        values: `[layers, kv_heads, head_dim]`, the direction; `kv.KVVectors.values`, say.
-        layer: where it is compared.
-        at_least: the cosine from which on the gate is open.
-
-    >>> import torch
-    >>> here = torch.ones(4, 2, 32)
-    >>> Similar(here, layer=1, at_least=0.9)(LastSlot(here, 2 * here))
-    True
-    """
-
-    values: Float[Tensor, "layers kv_heads head_dim"]
-    layer: int
-    at_least: float
-
-    def __call__(self, last: LastSlot) -> bool:
-        here, wanted = last.values[self.layer].flatten(), self.values[self.layer].flatten()
-        return bool(torch.nn.functional.cosine_similarity(here, wanted, dim=0) >= self.at_least)
-
-
-class CacheEdit:
-    """Something done to the cache of a row: the common name of all operators.
-
-    >>> import kvsteer_lab as kv
-    >>> isinstance(kv.edits.Map(0.5), CacheEdit)
-    True
-    """
-
-    def check(self, model: Model) -> None:
-        """Refuse an edit that doesn't fit.
-
-        Raises:
-            ValueError: layers, KV heads or shapes of another model, NaN or infinity.
-        """
-
-    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[CacheEdit, ...]:
-        """The same edit with its span looked up in one row, as edits whose slots are numbers.
-
-        Raises:
-            ValueError: the span isn't found.
-        """
-        return (self,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotEdit(CacheEdit):
-    """What all operators on slots have in common.
-
-    Attributes:
-        span: which slots.
-        layers: which layers, counted from 0; `None`: all.
-        heads: which KV heads; `None`: all.
-        when: a gate, shown the prompt's last slot; the edit is left out where it says no. `None`: always.
-        every: whether what is read after the prompt is edited, too, each token's slot as it is cached: the offset
-            token, forced words, the reply. A token reads its own edited slot. Cost: the edit again in every pass, of
-            one slot a layer.
-
-    Raises:
-        ValueError: layers or heads that aren't whole numbers, or a span or gate that is none. When it is used: layers
-            or heads that the model hasn't got, or a span that isn't found.
-
-    >>> import kvsteer_lab as kv
-    >>> kv.edits.Map(0.5, layers=2, span=kv.spans.Slots(-1)).layers
-    (2,)
-    """
-
-    span: Span | None = None
-    layers: Sequence[int] | None = None
-    heads: Sequence[int] | None = None
-    when: Gate | None = None
-    every: bool = field(default=False, metadata=LATER)
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "heads"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
-        if self.span is not None and not isinstance(self.span, Span):
-            raise ValueError(f"The span is {self.span!r}; use kv.spans.Slots, kv.spans.Text and the like.")
-        _check_gate(self.when)
-
-    def check(self, model: Model) -> None:
-        _check_there("layer", self.layers, model.n_layers, model)
-        _check_there("KV head", self.heads, model.n_kv_heads, model)
-
-    def acts_on(self, layer: int) -> bool:
-        """Whether anything happens in a layer."""
-        return self.layers is None or layer in self.layers
-
-    def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
-        return (replace(self, span=find_slots(self.span or Slots(-1), prompt, row), every=False),)
-
-    def backs(self, length: int) -> tuple[int, ...]:
-        """How far the slots of a resolved edit lie from the end of a row of `length` tokens; 1 is the last."""
-        slots = find_slots(self.span or Slots(-1), CachedPrompt(tuple(range(length))), 0)
-        return tuple(length - slot for slot in slots.numbers)
-
-    def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
-        """What becomes of the span's slots, or of its last ones, where a sliding window has dropped the others.
-
-        Args:
-            layer: which layer they are of.
-            keys, values: float32.
-        """
-        raise TypeError(f"{type(self).__name__} doesn't say what it does; define changed.")
 
 
 @dataclass(frozen=True)
@@ -324,34 +196,14 @@ class Insert(CacheEdit):
     when: Gate | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", _numbers("layers", self.layers))
-        _check_gate(self.when)
+        object.__setattr__(self, "layers", whole_numbers("layers", self.layers))
+        check_gate(self.when)
 
     def check(self, model: Model) -> None:
         self.bank.check(model)
         if self.layers is not None:
-            _check_there("layer", self.layers, model.n_layers, model)
+            check_there("layer", self.layers, model.n_layers, model)
             query_heads(model.hf)
-
-
-def _numbers(name: str, chosen: Sequence[int] | None) -> tuple[int, ...] | None:
-    if chosen is None:
-        return None
-    each = (chosen,) if isinstance(chosen, SupportsIndex) else tuple(chosen)
-    if not each or any(isinstance(n, bool) or not isinstance(n, SupportsIndex) or n.__index__() < 0 for n in each):
-        raise ValueError(f"{name}={chosen!r} must be one or more whole numbers from 0, or None for all.")
-    return tuple(n.__index__() for n in each)
-
-
-def _check_there(what: str, chosen: Sequence[int] | None, n: int, model: Model) -> None:
-    wrong = next((i for i in chosen or () if i >= n), None)
-    if wrong is not None:
-        raise ValueError(f"There is no {what} {wrong}; {model.name} has {what}s 0 to {n - 1}.")
-
-
-def _check_gate(when: Gate | None) -> None:
-    if when is not None and not callable(when):
-        raise ValueError(f"The gate is {when!r}; when= takes a function of a LastSlot that gives True or False.")
 
 
 def _check_part(part: str) -> None:

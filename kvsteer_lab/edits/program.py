@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..models.finite import NotFiniteError
-from .operators import Gate, LastSlot, SlotEdit
+from .base import SlotEdit
+from .gates import LastSlot, opens
 
 
 @dataclass(frozen=True)
@@ -103,27 +104,3 @@ def _open(cache: DynamicCache, row: int, program: Sequence[SlotEdit]) -> list[Sl
     )
     last = LastSlot(keys, values)
     return [edit for edit in program if edit.when is None or opens(edit.when, last, row)]
-
-
-def opens(gate: Gate, last: LastSlot, row: int) -> bool:
-    """What a gate says of one row.
-
-    Args:
-        gate: the gate.
-        last: the prompt's last slot.
-        row: its number, for the error.
-
-    Raises:
-        ValueError: a gate that raises or gives no truth value.
-
-    >>> import torch
-    >>> opens(lambda last: bool(last.values.sum() > 0), LastSlot(torch.zeros(1, 1, 2), torch.ones(1, 1, 2)), 0)
-    True
-    """
-    try:
-        said = gate(last)
-    except Exception as error:
-        raise ValueError(f"The gate {gate!r} failed on row {row}: {error}; nothing was edited.") from error
-    if not isinstance(said, bool):
-        raise ValueError(f"The gate {gate!r} gave {said!r}; it must give True or False.")
-    return said

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ..models.model import Model
+from .addition import Add
 from .banks import Bank
-from .cache import Add
+from .base import CacheEdit, SlotEdit
 from .displaced import Displaced
-from .operators import CacheEdit, Erase, Insert, Replace, SlotEdit
+from .operators import Erase, Insert, Replace
 from .spans import Slots, Span
 from .spans.spans import CachedPrompt
 

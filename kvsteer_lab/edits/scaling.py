@@ -8,9 +8,10 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from .cache import Add
+from .addition import Add
+from .base import CacheEdit, SlotEdit
 from .displaced import Displaced
-from .operators import CacheEdit, Erase, Insert, Map, SlotEdit
+from .operators import Erase, Map
 
 
 @singledispatch
@@ -32,15 +33,9 @@ def scale(edit: CacheEdit, factor: float) -> CacheEdit:
     >>> scale(kv.edits.Map(0.5), 0.5).matrix
     0.75
     """
-    if not isinstance(edit, SlotEdit):
+    if not isinstance(edit, SlotEdit) or isinstance(edit, Erase):
         raise ValueError(f"{type(edit).__name__} is done or not, it has no size; leave its coefficient at 1.")
     return Displaced(edit, factor)
-
-
-@scale.register(Insert)
-@scale.register(Erase)
-def _(edit: CacheEdit, factor: float) -> CacheEdit:
-    raise ValueError(f"{type(edit).__name__} is done or not, it has no size; leave its coefficient at 1.")
 
 
 @scale.register

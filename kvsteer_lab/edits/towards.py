@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .operators import SlotEdit, Slotted
+from .base import SlotEdit, Slotted
 from .scaling import scale
 from .spans import Chunks, Slots, find_slots
 from .spans.spans import CachedPrompt

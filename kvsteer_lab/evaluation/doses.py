@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..interventions.checks import check_adds
 from ..interventions.scaled import Scaled
-from ..interventions.steering import check_adds
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..tasks.base import Task
@@ -62,11 +62,7 @@ def dose_response(
     check_adds(steering)
     steered = {c: steering.at(c, f"coefficient {c:g}") for c in given}
     unit = unit_dose(model, steering, [task.chat(q) for q in task.questions(split, n, seed)])
-    if unit == 0:
-        raise ValueError(
-            f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
-            " and heads."
-        )
+    check_unit(steering, unit)
     generation = {"max_new_tokens": max_new_tokens}
     grid = run_grid(
         model,
@@ -116,6 +112,29 @@ def unit_dose(model: Model, steering: Scaled, prompts: Prompt | Sequence[Prompt]
         True
     """
     return steering.unit_dose(model, prompts)
+
+
+def check_unit(steering: Scaled, unit: float) -> None:
+    """Refuse a steering that has no dose.
+
+    Args:
+        steering: what is added.
+        unit: its dose at coefficient 1.
+
+    Raises:
+        ValueError: the dose is 0.
+
+    Example:
+        >>> import kvsteer_lab as kv
+        >>> check_unit(kv.CacheEdits(kv.edits.Map(0.5), name="half"), 0.0)
+        Traceback (most recent call last):
+        ValueError: What 'half' adds is zero at every coefficient, so there is no dose; check its ...
+    """
+    if unit == 0:
+        raise ValueError(
+            f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
+            " and heads."
+        )
 
 
 def check_coefficients(name: str, given: Sequence[float]) -> list[float]:

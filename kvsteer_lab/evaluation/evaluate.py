@@ -11,9 +11,9 @@ from transformers import GenerationConfig
 
 from .._version import __version__
 from ..generation.backend import Backend, check_backend
-from ..generation.generate import check_interventions
 from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
+from ..interventions.checks import check_interventions
 from ..models.model import Model
 from ..tasks.base import Task
 from ..tasks.recognition import warn_unrecognised

@@ -181,15 +181,7 @@ def _draw_slots(axis: Axes, table: pd.DataFrame, column: str) -> None:
         label="baseline",
     )
     if "random_low" in own and column == "accuracy":
-        axis.vlines(
-            place,
-            own.random_low - 0.012,
-            own.random_high + 0.012,
-            color=COLORS["random"],
-            alpha=0.5,
-            linewidth=8,
-            label="random vectors, middle 95%",
-        )
+        _random_bars(axis, place, own)
     _points(axis, place, own, column, "steered", "o", "steering")
     axis.set_xticks(
         place, [f"{slot}\n{_token(token)}" for slot, token in zip(own.slot, own.token, strict=True)], fontsize=6
@@ -207,15 +199,19 @@ def _draw_offsets(axis: Axes, table: pd.DataFrame, column: str) -> None:
     if "random_low" in table and column == "accuracy":
         own = table[table.random_low.notna()]
         place = np.array([names.index(o) for o in own.offset]) + 0.12
-        axis.vlines(
-            place,
-            own.random_low - 0.012,
-            own.random_high + 0.012,
-            color=COLORS["random"],
-            alpha=0.5,
-            linewidth=8,
-            label="random vectors, middle 95%",
-        )
+        _random_bars(axis, place, own)
+
+
+def _random_bars(axis: Axes, place: np.ndarray, own: pd.DataFrame) -> None:
+    axis.vlines(
+        place,
+        own.random_low - 0.012,
+        own.random_high + 0.012,
+        color=COLORS["random"],
+        alpha=0.5,
+        linewidth=8,
+        label="random vectors, middle 95%",
+    )
 
 
 def _points(axis: Axes, place: np.ndarray, own: pd.DataFrame, column: str, kind: str, marker: str, label: str) -> None:

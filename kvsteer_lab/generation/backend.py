@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.cache import Add, slot_from_end
+from ..edits.addition import Add
+from ..edits.slots import slot_from_end
 from ..models.model import Model
 from .rows import Row
 from .settings import Settings

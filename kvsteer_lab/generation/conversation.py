@@ -19,7 +19,7 @@ from ..models.prompts import render
 from ..models.shared_prefix import counts_slots
 from ..models.tokens import encode, pad_left, positions
 from ..tasks.base import Chat
-from .decoding import continue_ids, cut
+from .decoding import continue_ids
 from .processors import FiniteGuard
 from .settings import Settings
 from .stopping import StopsAtStrings, read_said
@@ -110,7 +110,7 @@ class Conversation:
             new = continue_ids(self.model, ids, mask, self.cache, settings, [guard], stopping=stopping)
         finally:
             handle.remove()
-        replies = [settings.stop.cut(cut(row, settings.eos)) for row in new]
+        replies = [settings.reply_of(row) for row in new]
         guard.check([len(reply) for reply in replies], [""] * len(replies))
         own = [read_said(settings.stop, settings.eos, reply).ids for reply in replies]
         for row, said in zip(self.ids, own, strict=True):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from .._util.batching import in_batches
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..models.shared_prefix import counts_slots
 from ..models.tokens import offset_token
 from ..stats.intervals import paired_bootstrap
-from .generate import check_intervention
 from .rows import Row, batch_key, check_context, group_rows
 from .scoring import logits_along, match_continuations, rows_under, table_of_tokens, texts_of
 

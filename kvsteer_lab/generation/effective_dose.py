@@ -14,12 +14,14 @@ import pandas as pd
 import torch
 
 from .._util.batching import in_batches
-from ..edits.cache import Add, added_to, slot_from_end
+from ..edits.addition import Add
+from ..edits.rounding import added_to
+from ..edits.slots import slot_from_end
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
-from .decoding import fill_rows
-from .generate import check_intervention
+from .filling import fill_rows
 from .rows import Row
 from .scoring import rows_under
 

@@ -13,16 +13,16 @@ from torch import Tensor
 from .._util.batching import in_batches
 from .._util.progress import bar
 from ..interventions.base import Intervention
+from ..interventions.checks import check_interventions
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from ..models.tokens import encode
-from .decoding import cut
-from .generate import check_interventions
 from .outputs import Generation, Generations
 from .rows import Row, group_rows
 from .scoring import read_rows, rows_under
 from .settings import Settings, resolve
+from .stopping import cut
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 from transformers import GenerationConfig
 
 from .._util.progress import bar
-from ..interventions.base import Intervention, Nothing
+from ..interventions.base import Intervention
+from ..interventions.checks import check_interventions
 from ..models.model import Model
-from ..models.prompts import Prompt, as_chat, as_list
+from ..models.prompts import Prompt, as_list
 from ..models.tokens import offset_token
+from .asking import ask_all
 from .backend import Backend, Finished, check_backend
 from .outputs import Generation, Generations
-from .rows import Row, asked_under, check_context, group_rows, make_rows, window_warning
+from .rows import Row, check_context, group_rows, window_warning
 from .running import decode_queue
 from .settings import Settings, resolve
 from .stopping import read_said
@@ -262,74 +262,10 @@ def prepare(
         raise ValueError(
             f"samples={samples} needs generation={{'do_sample': True}}: greedy decoding gives the same text each time."
         )
-    rows, index = _rows(
-        model, prompts, methods, chat=chat, offset=offset_token(model.tokenizer, offset), samples=samples
-    )
+    token = offset_token(model.tokenizer, offset)
+    rows, index = ask_all(model, prompts, methods, chat=chat, offset=token, samples=samples)
     check_context(model, rows, settings.max_new_tokens)
     return settings, rows, index
-
-
-def check_interventions(
-    model: Model, interventions: Intervention | Sequence[Intervention] | None
-) -> list[Intervention]:
-    """The interventions as a list, each checked against the model.
-
-    Raises:
-        ValueError: none, two with one label, something that is not an intervention, or one that doesn't fit.
-    """
-    single = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
-    methods: list[Any] = [Nothing() if interventions is None else interventions] if single else list(interventions)  # type: ignore[arg-type]
-    if not methods:
-        raise ValueError("The list of interventions is empty; leave it out for the baseline.")
-    for method in methods:
-        if not isinstance(method, Intervention):
-            raise ValueError(f"{method!r} is not an intervention; use kv.CacheSteering, kv.Nothing and the like.")
-        method.check(model)
-    labels = [method.label for method in methods]
-    double = next((label for label in labels if labels.count(label) > 1), None)
-    if double is not None:
-        raise ValueError(f"Two interventions are called {double!r}; tell them apart with name=...")
-    return methods
-
-
-def check_intervention(model: Model, intervention: Intervention | None) -> Intervention:
-    """One intervention, checked against the model.
-
-    Raises:
-        ValueError: several, something that is not an intervention, or one that doesn't fit.
-    """
-    methods = check_interventions(model, intervention)
-    if len(methods) > 1:
-        raise ValueError(f"Only one intervention can be taken here, not {len(methods)}; call once for each.")
-    return methods[0]
-
-
-def _rows(
-    model: Model,
-    prompts: Sequence[Prompt],
-    methods: Sequence[Intervention],
-    *,
-    chat: bool,
-    offset: int | None,
-    samples: int,
-) -> tuple[list[Row], list[tuple[int, str, int]]]:
-    """All rows in the order of the result, and their index columns."""
-    table: dict[tuple[int, int], list[Row]] = {}
-    digests = [_digest(p) for p in prompts]
-    known: dict[str, list[int]] = {}  # most methods ask the same thing, and rendering is slow
-    for m, method in enumerate(methods):
-        asked = [asked_under(method, p, chat=chat) for p in prompts]
-        known.update({key: model.encode(p, chat=chat) for p in asked if (key := _digest(p)) not in known})
-        ids = [known[_digest(p)] for p in asked]
-        for p, row in enumerate(make_rows(model, method, ids, offset, chats=asked)):
-            table[p, m] = [replace(row, noise_key=f"{digests[p]}|{s}") for s in range(samples)]
-    index = [(p, methods[m].label, s) for p in range(len(prompts)) for m in range(len(methods)) for s in range(samples)]
-    rows = [row for p in range(len(prompts)) for m in range(len(methods)) for row in table[p, m]]
-    return rows, index
-
-
-def _digest(prompt: Prompt) -> str:
-    return hashlib.sha256(json.dumps(as_chat(prompt), sort_keys=True).encode()).hexdigest()
 
 
 def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:

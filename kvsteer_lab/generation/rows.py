@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
-
-from ..edits.banks import Bank, joined
-from ..edits.cache import Add, check_cast, slot_from_end
+from ..edits.addition import Add
+from ..edits.base import CacheEdit, SlotEdit
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit, Erase, Insert, LastSlot, SlotEdit
-from ..edits.program import opens
 from ..edits.residual import ResidualDelta
-from ..edits.spans.spans import CachedPrompt
+from ..edits.rounding import check_cast
+from ..edits.slots import slot_from_end
 from ..interventions.base import Intervention
-from ..models.attention import query_heads
 from ..models.model import Model
-from ..models.prefill import last_slots
-from ..models.prompts import Prompt, as_chat
+from ..models.prompts import Prompt
 from ..models.shared_prefix import counts_slots
-from ..models.tokens import pad_left
-
-_TOGETHER = 16  # prompts that are read once more for their gates
-
-
-@dataclass(frozen=True, eq=False)
-class Inserted:
-    """What stands before a prompt.
-
-    Attributes:
-        bank: its slots.
-        hidden: those that some layers don't read.
-    """
-
-    bank: Bank
-    hidden: tuple[HiddenSlot, ...] = ()
+from .row_edits import Inserted, look_up
 
 
 @dataclass(frozen=True)
@@ -91,35 +71,15 @@ class Row:
         """What is read from the cache before the first new token: the tail, or else the prompt's last token."""
         return self.tail or self.prompt_ids[-1:]
 
+    @property
+    def residual_slots(self) -> list[tuple[ResidualDelta, int]]:
+        """Its residual deltas with their slots as indices into the prompt."""
+        return [(delta, delta.slot % len(self.prompt_ids)) for delta in self.residuals]
 
-def asked_under(intervention: Intervention, prompt: Prompt, *, chat: bool) -> Prompt:
-    """What is asked under an intervention: its own chat, or the text as it stands.
-
-    Args:
-        intervention: the method.
-        prompt: what was given.
-        chat: whether prompts are chats.
-
-    Returns:
-        What the model encodes.
-
-    Raises:
-        ValueError: the prompt is taken verbatim, and the method would change the chat.
-
-    >>> import kvsteer_lab as kv
-    >>> asked_under(kv.CoTPrompt("Think."), "2 + 2?", chat=True)
-    [{'role': 'user', 'content': '2 + 2?\\nThink.'}]
-    """
-    given = as_chat(prompt)
-    changed = intervention.chat(given)
-    if chat:
-        return changed
-    if changed != as_chat(prompt):
-        raise ValueError(
-            f"{intervention.label!r} changes the chat, and with chat=False there is none: the text is taken as it"
-            " stands; write the words into the prompts, or load the model with template=kv.PlainTemplate(...)."
-        )
-    return prompt
+    @property
+    def bank_hidden(self) -> tuple[HiddenSlot, ...]:
+        """The slots of its bank that some layers don't read, counted from the bank's first."""
+        return () if self.bank is None else self.bank.hidden
 
 
 def make_rows(
@@ -152,7 +112,7 @@ def make_rows(
         raise ValueError("A prompt of a single token needs an offset token; pass offset='\\n' or a longer prompt.")
     deltas = intervention.deltas(model, lengths)
     hidden = intervention.hidden(model, lengths)
-    deltas, hidden, banks, lasting = _looked_up(model, deltas, hidden, prompts, lengths, chats)
+    deltas, hidden, banks, lasting = look_up(model, deltas, hidden, prompts, lengths, chats)
     done = "steered" if any(deltas) else "hidden"
     if not tail and (any(deltas) or any(hidden)):
         raise ValueError(
@@ -184,83 +144,6 @@ def make_rows(
         Row(tuple(ids), tail, d, key, r, uses_cache, forced, h, intervention.label, bank, last, intervention)
         for ids, d, key, r, h, bank, last in each
     ]
-
-
-_LookedUp = tuple[
-    list[tuple[CacheEdit, ...]], list[tuple[HiddenSlot, ...]], list[Inserted | None], list[tuple[SlotEdit, ...]]
-]
-
-
-def _looked_up(
-    model: Model,
-    deltas: Sequence[tuple[CacheEdit, ...]],
-    hidden: Sequence[tuple[HiddenSlot, ...]],
-    prompts: Sequence[Sequence[int]],
-    lengths: Sequence[int],
-    chats: Sequence[Prompt],
-) -> _LookedUp:
-    """Each row's edits with their spans looked up; what is erased goes to what is hidden, what is inserted becomes the
-    row's bank, what is done to new slots is kept by itself. Plain additions are left as they are, and cost nothing.
-    """
-    if all(isinstance(edit, Add) and edit.plain for row in deltas for edit in row):
-        return list(deltas), list(hidden), [None] * len(prompts), [()] * len(prompts)
-    deltas = _behind_gates(model, deltas, prompts, lengths)
-    banks: dict[tuple[int, ...], Inserted] = {}
-    edited, erased, lasting, inserted = [], [], [], list[Inserted | None]()
-    for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
-        prompt = CachedPrompt.of(model.tokenizer, ids[:length], chats[row] if chats else None)
-        found = [edit for given in deltas[row] for edit in given.resolve(prompt, row)]
-        given = [edit for edit in found if isinstance(edit, Insert)]
-        key = tuple(map(id, given))
-        if given and key not in banks:
-            banks[key] = _inserted(model, given)  # one object for all rows: they share a prompt's prefill
-        inserted.append(banks.get(key))
-        barred = [slot for edit in found if isinstance(edit, Erase) for slot in edit.hidden_slots(model)]
-        erased.append((*hidden[row], *barred))
-        edited.append(tuple(edit for edit in found if not isinstance(edit, Insert | Erase)))
-        lasting.append(tuple(edit for edit in deltas[row] if isinstance(edit, SlotEdit) and edit.every))
-    return edited, erased, inserted, lasting
-
-
-def _inserted(model: Model, edits: Sequence[Insert]) -> Inserted:
-    """Banks one behind the other, and what layers that weren't chosen don't read of them."""
-    hidden, slot = [], 0
-    for edit in edits:
-        if edit.layers is not None:
-            barred = torch.ones(model.n_layers, query_heads(model.hf), dtype=torch.bool)
-            barred[list(edit.layers)] = False
-            hidden += [HiddenSlot(barred, slot + i) for i in range(len(edit.bank))]
-        slot += len(edit.bank)
-    return Inserted(joined([edit.bank for edit in edits]), tuple(hidden))
-
-
-def _behind_gates(
-    model: Model, deltas: Sequence[tuple[CacheEdit, ...]], prompts: Sequence[Sequence[int]], lengths: Sequence[int]
-) -> list[tuple[CacheEdit, ...]]:
-    """The edits without those that act before or after the cache is there, and whose gate is closed: these gates are
-    shown the last slot of the prompt by itself, read once more for them. The others are asked when the cache is there.
-    """
-
-    def early(edit: CacheEdit) -> bool:
-        here = isinstance(edit, Insert | Erase) or (isinstance(edit, SlotEdit) and edit.every)
-        return here and getattr(edit, "when", None) is not None
-
-    asked = [row for row, edits in enumerate(deltas) if any(map(early, edits))]
-    shown: dict[tuple[int, ...], LastSlot] = {}
-    distinct = list(dict.fromkeys(tuple(prompts[row][: lengths[row]]) for row in asked))
-    for start in range(0, len(distinct), _TOGETHER):
-        some = distinct[start : start + _TOGETHER]
-        keys, values = last_slots(model, *pad_left(some, model.pad_id, model.device))
-        shown |= {ids: LastSlot(k, v) for ids, k, v in zip(some, keys, values, strict=True)}
-    open_edits = list(deltas)
-    for row in asked:
-        last = shown[tuple(prompts[row][: lengths[row]])]
-        open_edits[row] = tuple(
-            replace(edit, when=None) if early(edit) else edit  # type: ignore[type-var]  # operators are dataclasses
-            for edit in deltas[row]
-            if not early(edit) or opens(edit.when, last, row)  # type: ignore[attr-defined]
-        )
-    return open_edits
 
 
 def check_context(model: Model, rows: Sequence[Row], new: int) -> None:

@@ -23,12 +23,14 @@ from ..models.cache_rows import join_rows, keep_rows, rows_can_move
 from ..models.footprint import cached_rows_fit, fit, memory_budget, rows_that_fit, rows_to_prefill
 from ..models.lock import locked
 from ..models.model import Model
-from .decoding import Columns, continue_ids, cut, decode, editing, fill_rows
+from .decoding import continue_ids, decode
+from .editing import Columns, editing
+from .filling import fill_rows
 from .processors import Beginnings, FiniteGuard, split_off_beginnings
 from .rows import Row
 from .sampling import SharedNoise
 from .settings import Settings
-from .stopping import StopsAtStrings
+from .stopping import StopsAtStrings, cut
 
 _ENDED = 0.25
 """The share of a batch that has ended when it is closed up and refilled."""

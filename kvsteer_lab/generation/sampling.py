@@ -8,6 +8,21 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor
 
+from ..models.prompts import Prompt, prompt_hash
+
+
+def noise_key(prompt: Prompt, sample: int) -> str:
+    """Which noise a sampled text sees: that of its prompt and number, whatever the intervention.
+
+    Args:
+        prompt: as it was given, before an intervention changes it.
+        sample: the text's number among those of this prompt and intervention.
+
+    >>> noise_key("2 + 2?", 0) == noise_key("2 + 2?", 1)
+    False
+    """
+    return f"{prompt_hash(prompt)}|{sample}"
+
 
 class SharedNoise(LogitsProcessor):
     """Add Gumbel noise, so that the greedy choice is a sample (the Gumbel-max trick).

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._util.batching import in_batches
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.finite import refuse_broken
 from ..models.footprint import rows_that_fit
 from ..models.lock import LOCK, locked
@@ -19,9 +20,10 @@ from ..models.model import Model
 from ..models.prompts import Prompt, as_list, check_text
 from ..models.token_texts import token_pieces
 from ..models.tokens import encode, offset_token, pad_left, positions
-from .decoding import editing, fill_rows
-from .generate import check_intervention
-from .rows import Row, asked_under, check_context, group_rows, make_rows
+from .asking import asked_under
+from .editing import editing
+from .filling import fill_rows
+from .rows import Row, check_context, group_rows, make_rows
 
 _LOGITS = 2**26  # logits that are held at a time: 256 MB in float32
 

@@ -23,7 +23,7 @@ from transformers.generation import (
 )
 
 from ..models.model import Model
-from .stopping import StopStrings, next_question
+from .stopping import StopStrings, cut, next_question
 
 _ALLOWED = frozenset(
     "max_new_tokens min_new_tokens do_sample temperature top_k top_p min_p "
@@ -73,6 +73,19 @@ class Settings:
     sample: bool
     warpers: LogitsProcessorList
     stop: StopStrings
+
+    def reply_of(self, ids: Sequence[int]) -> list[int]:
+        """A row's own ids: up to its first end token, or to the token that completes a stop string; either is kept.
+
+        Args:
+            ids: new tokens of the row, with padding behind its end.
+
+        >>> import kvsteer_lab as kv
+        >>> settings = resolve(kv.load("tiny"), None, chat=True)
+        >>> settings.reply_of([5, 6, *settings.eos, settings.pad])[:2]
+        [5, 6]
+        """
+        return self.stop.cut(cut(ids, self.eos))
 
 
 def resolve(model: Model, generation: Mapping[str, Any] | GenerationConfig | None, *, chat: bool) -> Settings:

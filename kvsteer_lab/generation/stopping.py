@@ -123,6 +123,25 @@ class StopsAtStrings(StoppingCriteria):
         return self.over
 
 
+def cut(ids: Sequence[int], eos: frozenset[int]) -> list[int]:
+    """The ids up to the first end token, which is kept; what follows is padding.
+
+    Args:
+        ids: new tokens of a row.
+        eos: end tokens.
+
+    Returns:
+        The row's own tokens.
+
+    >>> cut([5, 6, 2, 0, 0], frozenset([2]))
+    [5, 6, 2]
+    """
+    for i, token in enumerate(ids):
+        if token in eos:
+            return list(ids[: i + 1])
+    return list(ids)
+
+
 def read_said(stop: StopStrings, eos: frozenset[int], ids: Sequence[int], forced: Sequence[int] = ()) -> Said:
     """What a row's new tokens say, and why they end.
 

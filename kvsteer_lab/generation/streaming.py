@@ -12,13 +12,15 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import BaseStreamer
 
 from ..interventions.base import Intervention
+from ..interventions.checks import check_intervention
 from ..models.model import Model
 from ..models.prompts import Prompt, as_list
 from ..models.token_texts import text_after
 from ..models.tokens import offset_token
+from .asking import asked_under
 from .decoding import decode
-from .generate import _digest, check_intervention
-from .rows import asked_under, check_context, make_rows, warn_of_windows
+from .rows import check_context, make_rows, warn_of_windows
+from .sampling import noise_key
 from .settings import resolve
 from .stopping import StopStrings
 
@@ -107,7 +109,7 @@ def stream(
     method = check_intervention(model, intervention)
     settings = resolve(model, generation, chat=chat)
     asked = asked_under(method, given[0], chat=chat)
-    ids, noise = model.encode(asked, chat=chat), f"{_digest(given[0])}|0"
+    ids, noise = model.encode(asked, chat=chat), noise_key(given[0], 0)
     rows = make_rows(model, method, [ids], offset_token(model.tokenizer, offset), [noise], chats=[asked])
     check_context(model, rows, settings.max_new_tokens)
     warn_of_windows(model, rows, settings.max_new_tokens)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from .._version import __version__
-from ..generation.generate import check_intervention
 from ..interventions.base import Intervention, Nothing
 from ..interventions.cache import CacheSteering
+from ..interventions.checks import check_intervention
 from ..models.loading import load
 from ..models.model import Model
 from ..models.tokens import offset_token

@@ -14,9 +14,10 @@ from ..models.layers import decoder_layers
 from ..models.model import Model
 from ..models.tokens import offset_token
 from ..vectors.activation import ActivationVectors
-from ..vectors.kv import check_indices
+from ..vectors.indices import check_indices
 from ..vectors.randomised import random_like
-from .steering import Steering, check_coefficient, check_vectors
+from .checks import check_coefficient, check_number_of_controls, check_vectors
+from .steering import Steering
 
 Scope = Literal["one-shot", "onward", "all tokens", "last position"]
 """The tokens whose residual stream gets the vectors; see `ActivationSteering`."""
@@ -211,6 +212,5 @@ def random_activation_controls(steering: ActivationSteering, n: int = 40, seed: 
         >>> [control.label for control in kv.random_activation_controls(steering, n=2)]
         ['random 0 for mine', 'random 1 for mine']
     """
-    if n < 1:
-        raise ValueError(f"The number of controls must be at least 1, not {n}.")
+    check_number_of_controls(n)
     return [steering.random_control(seed + i) for i in range(n)]

@@ -11,13 +11,16 @@ from typing import Self
 import pandas as pd
 import torch
 
-from ..edits.cache import CacheDelta, check_slot
-from ..edits.operators import CacheEdit
+from ..edits.addition import CacheDelta
+from ..edits.base import CacheEdit
+from ..edits.slots import check_slot
 from ..models.model import Model
 from ..models.prompts import Prompt
-from ..vectors.kv import KVVectors, check_indices
+from ..vectors.indices import check_indices
+from ..vectors.kv import KVVectors
 from ..vectors.randomised import random_like
-from .steering import Steering, check_adds, check_coefficient, check_vectors
+from .checks import check_adds, check_coefficient, check_vectors
+from .steering import Steering
 
 
 @dataclass(frozen=True)

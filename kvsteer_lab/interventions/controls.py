@@ -16,8 +16,9 @@ import torch
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from .cache import CacheSteering, Control, as_control
+from .checks import check_number_of_controls
 from .covariance import in_covariance_of, in_covariance_of_slots
-from .matching import after, check_number, match_norms
+from .matching import match_norms
 from .scaled import Scaled
 from .steering import Steering
 
@@ -64,7 +65,7 @@ def random_controls(steering: Scaled, n: int = 40, seed: int = 0) -> Sequence[Sc
         >>> [control.label for control in kv.random_controls(steering, n=2)]
         ['random 0 for steered ck=0 cv=6', 'random 1 for steered ck=0 cv=6']
     """
-    check_number(n)
+    check_number_of_controls(n)
     if not isinstance(steering, Scaled):
         raise ValueError(f"Controls are drawn for a steering, such as kv.CacheSteering, not {type(steering).__name__}.")
     return [steering.random_control(seed + i) for i in range(n)]
@@ -102,7 +103,7 @@ def label_shuffle_controls(
         >>> kv.controls.label_shuffle_controls(steering, differences, n=2)[1].label
         'label shuffle 1 of steered stepwise ck=0 cv=2'
     """
-    check_number(n)
+    check_number_of_controls(n)
     own = steering.added
     pairs = len(differences)
     _check_mean(steering.vectors, differences)
@@ -143,7 +144,7 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
         >>> kv.controls.layer_shuffle_controls(steering, n=2)[0].control_kind
         'layer shuffle'
     """
-    check_number(n)
+    check_number_of_controls(n)
     own, layers = steering.added, steering.edited_layers
     if math.factorial(len(layers)) - 1 < n:
         raise ValueError(
@@ -159,7 +160,7 @@ def layer_shuffle_controls(steering: CacheSteering, n: int = 40, seed: int = 0) 
             own,
             keys=own.keys[source],
             values=own.values[source],
-            card=after(own.card, f"layers {list(layers)} from {list(order)}"),
+            card=own.card.after(f"layers {list(layers)} from {list(order)}"),
         )
         made.append(as_control(steering, "layer shuffle", match_norms(moved, own), f"layer shuffle {i} of"))
     return made
@@ -282,7 +283,7 @@ def _signed_mean(differences: PairDifferences, signs: tuple[int, ...]) -> KVVect
     keys, values = (
         torch.einsum("p,plhd->lhd", weight, part.double()).float() for part in (differences.keys, differences.values)
     )
-    return KVVectors(keys, values, after(differences.card, "half of the labels exchanged"))
+    return KVVectors(keys, values, differences.card.after("half of the labels exchanged"))
 
 
 def _distinct(

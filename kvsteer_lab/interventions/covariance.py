@@ -19,7 +19,8 @@ from ..models.tokens import pad_left
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
 from .cache import CacheSteering, Control, as_control
-from .matching import after, check_number, match_norms
+from .checks import check_number_of_controls
+from .matching import match_norms
 
 Samples = Float[Tensor, "samples layers kv_heads head_dim"]
 
@@ -108,7 +109,7 @@ def in_covariance_of_slots(
 
 
 def _drawn(steering: CacheSteering, keys: Samples, values: Samples, n: int, seed: int, of: str) -> list[Control]:
-    check_number(n)
+    check_number_of_controls(n)
     own = steering.added
     if keys.shape[1:] != own.keys.shape:
         raise ValueError(
@@ -123,7 +124,7 @@ def _drawn(steering: CacheSteering, keys: Samples, values: Samples, n: int, seed
         weight = torch.randn(len(keys), generator=torch.Generator().manual_seed(i), dtype=torch.float64)
         drawn = [torch.einsum("p,plhd->lhd", weight, part).float() for part in spread]
         vectors = KVVectors(
-            drawn[0], drawn[1], after(own.card, f"drawn from the covariance of {len(keys)} {of}, seed {i}")
+            drawn[0], drawn[1], own.card.after(f"drawn from the covariance of {len(keys)} {of}, seed {i}")
         )
         kind = f"in covariance of {of}"
         made.append(as_control(steering, kind, match_norms(vectors, own), f"{kind} {i} for"))

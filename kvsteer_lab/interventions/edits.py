@@ -11,9 +11,11 @@ import pandas as pd
 from transformers import DynamicCache
 
 from .._util.later import LATER
-from ..edits.cache import Add, apply
+from ..edits.addition import Add
+from ..edits.base import CacheEdit, SlotEdit
+from ..edits.cache import apply
 from ..edits.displaced import Displaced, once
-from ..edits.operators import CacheEdit, Erase, Insert, SlotEdit
+from ..edits.operators import Erase, Insert
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
 from ..edits.spans import ChunkEnds
@@ -21,8 +23,8 @@ from ..edits.spans.spans import CachedPrompt
 from ..edits.towards import TowardsChunk
 from ..models.model import Model
 from ..models.prompts import Prompt, as_chat, as_list
+from .checks import check_coefficient
 from .scaled import Scaled
-from .steering import check_coefficient
 
 
 @dataclass(frozen=True, init=False)

@@ -9,11 +9,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 
-from ..edits.cache import check_slot
 from ..edits.hiding import HiddenSlot
+from ..edits.slots import check_slot
 from ..models.attention import query_heads
 from ..models.model import Model
-from ..vectors.kv import check_indices
+from ..vectors.indices import check_indices
 from .base import Intervention
 
 

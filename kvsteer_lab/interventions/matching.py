@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..vectors.cards import Card
 from ..vectors.kv import KVVectors
 from ..vectors.randomised import rescale
 
 _NOISE = 1e-6  # of a layer's norm: less is rounding, which rescaling would turn into a direction
-
-
-def check_number(n: int) -> None:
-    if n < 1:
-        raise ValueError(f"The number of controls must be at least 1, not {n}.")
 
 
 def match_norms(vectors: KVVectors, own: KVVectors) -> KVVectors:
@@ -29,8 +21,4 @@ def match_norms(vectors: KVVectors, own: KVVectors) -> KVVectors:
                 " can be rescaled there."
             )
         parts.append(rescale(part, target))
-    return KVVectors(parts[0], parts[1], after(vectors.card, "rescaled to each layer's norm"))
-
-
-def after(card: Card, step: str) -> Card:
-    return replace(card, history=(*card.history, step))
+    return KVVectors(parts[0], parts[1], vectors.card.after("rescaled to each layer's norm"))

@@ -8,19 +8,15 @@ overrides the one hook that adds its vectors: `deltas` for the cache, `residuals
 
 from __future__ import annotations
 
-import numbers
-import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
-import torch
 
+from ..edits.base import CacheEdit
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..models.prompts import Prompt
@@ -244,70 +240,3 @@ class RandomControl(Steering):
     @property
     def uses_cache(self) -> bool:
         return self.changed.uses_cache
-
-
-def check_coefficient(value: Any, name: str = "") -> float:
-    """A coefficient as a Python number.
-
-    Args:
-        value: a number of Python, NumPy or PyTorch.
-        name: what a message calls it: `"cv"`.
-
-    Raises:
-        ValueError: something that isn't a finite number.
-
-    Example:
-        >>> import numpy as np
-        >>> check_coefficient(np.float32(1.5)), check_coefficient(2)
-        (1.5, 2)
-    """
-    number = value.item() if isinstance(value, np.generic | torch.Tensor) and _is_single(value) else value
-    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not real or not abs(number) <= sys.float_info.max:
-        called = f"The coefficient {name}".rstrip()
-        raise ValueError(f"{called} is {number!r}; it must be a finite number.")
-    return number if isinstance(number, int | float) else float(number)
-
-
-def _is_single(value: np.generic | torch.Tensor) -> bool:
-    return (value.numel() if isinstance(value, torch.Tensor) else value.size) == 1
-
-
-def check_vectors(vectors: object, kind: type, remedy: str) -> None:
-    """Refuse vectors of another kind than a steering adds.
-
-    Args:
-        vectors: what was given.
-        kind: `KVVectors` or `ActivationVectors`.
-        remedy: where such vectors come from.
-
-    Raises:
-        ValueError: something else.
-
-    Example:
-        >>> import kvsteer_lab as kv
-        >>> check_vectors("vectors.safetensors", kv.KVVectors, "load them with kv.KVVectors.load")
-        Traceback (most recent call last):
-        ValueError: The vectors are of type str, not KVVectors; load them with kv.KVVectors.load.
-    """
-    if not isinstance(vectors, kind):
-        raise ValueError(f"The vectors are of type {type(vectors).__name__}, not {kind.__name__}; {remedy}.")
-
-
-def check_adds(steering: object) -> None:
-    """Refuse what has no coefficient to scale, or what adds nothing at any.
-
-    Raises:
-        ValueError: another intervention, no layers or KV heads to edit, or vectors that are zero there.
-
-    Example:
-        >>> import kvsteer_lab as kv
-        >>> check_adds(kv.CoTPrompt())
-        Traceback (most recent call last):
-        ValueError: A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not CoTPrompt.
-    """
-    if not isinstance(steering, Scaled):
-        raise ValueError(
-            f"A steering is asked for, a kv.CacheSteering or kv.ActivationSteering, not {type(steering).__name__}."
-        )
-    steering.check_adds()

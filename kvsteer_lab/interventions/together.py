@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..edits.base import CacheEdit
 from ..edits.hiding import HiddenSlot
-from ..edits.operators import CacheEdit
 from ..edits.residual import ResidualDelta
 from ..models.model import Model
 from ..tasks.base import Chat

@@ -44,5 +44,5 @@ def clustered(differences: PairDifferences, clusters: int = 2, *, layer: int = -
     for group in filter(len, groups):
         mean = differences.take(group).mean()
         step = f"cluster of {len(group)} of {len(differences)} pairs"
-        found.append(replace(mean, card=replace(mean.card, history=(*mean.card.history, step))))
+        found.append(replace(mean, card=mean.card.after(step)))
     return found

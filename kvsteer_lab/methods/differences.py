@@ -42,7 +42,7 @@ def directions(differences: Differences, find: Callable[[Rows], Direction], step
         `KVVectors` or `ActivationVectors`.
     """
     own = differences.mean().card
-    card = replace(own, history=(*own.history, step))
+    card = own.after(step)
     if isinstance(differences, ActivationDifferences):
         return ActivationVectors(_sized(differences.residuals, find), card)
     return KVVectors(_sized(differences.keys, find), _sized(differences.values, find), card)
@@ -56,7 +56,7 @@ def each_part(one: Vectors, find: Callable[[Tensor], Tensor], step: str) -> Vect
         find: from a part to what takes its place, of the same shape.
         step: what the card's history says.
     """
-    card = replace(one.card, history=(*one.card.history, step))
+    card = one.card.after(step)
     if isinstance(one, KVVectors):
         return KVVectors(find(one.keys), find(one.values), card)
     return replace(one, residuals=find(one.residuals), card=card)

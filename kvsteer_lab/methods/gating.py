@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from ..edits.operators import Similar
+from ..edits.gates import Similar
 from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import Prompt

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.banks import Bank
-from ..edits.operators import SlotEdit, Slotted
+from ..edits.base import SlotEdit, Slotted
 from ..edits.scaling import scale
 from ..edits.spans import Span
 from ..models.model import Model

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pandas as pd
 import torch
 from jaxtyping import Bool
@@ -76,5 +74,5 @@ def largest_heads(vectors: KVVectors, n: int) -> KVVectors:
 
 
 def _kept(vectors: KVVectors, kept: Bool[Tensor, "layers kv_heads"], step: str) -> KVVectors:
-    card = replace(vectors.card, history=(*vectors.card.history, step))
+    card = vectors.card.after(step)
     return KVVectors(vectors.keys * kept[..., None], vectors.values * kept[..., None], card)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.operators import SlotEdit, Slotted
+from ..edits.base import SlotEdit, Slotted
 from ..edits.randomised import randomise, towards_random
 from ..edits.scaling import scale
 from ..models.model import Model

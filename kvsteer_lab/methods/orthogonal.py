@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from ..edits.banks import Bank
@@ -43,5 +41,5 @@ def key_orthogonal(vectors: KVVectors, focus: Bank, rank: int = 4) -> KVVectors:
     basis = torch.linalg.svd(keys, full_matrices=False).Vh[..., :rank, :]
     own = vectors.keys.double()
     along = (basis.transpose(-1, -2) @ (basis @ own[..., None]))[..., 0]
-    card = replace(vectors.card, history=(*vectors.card.history, f"keys without {rank} directions of attended keys"))
+    card = vectors.card.after(f"keys without {rank} directions of attended keys")
     return KVVectors((own - along).float(), vectors.values, card)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from ..vectors.kv import KVVectors
@@ -22,7 +20,7 @@ def values_only(vectors: KVVectors) -> KVVectors:
         >>> bool(kv.methods.values_only(kv.extract(kv.load("tiny"), pairs, progress=False)).keys.any())
         False
     """
-    card = replace(vectors.card, history=(*vectors.card.history, "values only"))
+    card = vectors.card.after("values only")
     return KVVectors(torch.zeros_like(vectors.keys), vectors.values, card)
 
 
@@ -39,5 +37,5 @@ def keys_only(vectors: KVVectors) -> KVVectors:
         >>> bool(kv.methods.keys_only(kv.extract(kv.load("tiny"), pairs, progress=False)).values.any())
         False
     """
-    card = replace(vectors.card, history=(*vectors.card.history, "keys only"))
+    card = vectors.card.after("keys only")
     return KVVectors(vectors.keys, torch.zeros_like(vectors.values), card)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.operators import SlotEdit, Slotted
+from ..edits.base import SlotEdit, Slotted
 from ..edits.scaling import scale
 from ..models.model import Model
 from ..models.prefill import last_slots

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..edits.addition import Add
 from ..edits.banks import Bank
-from ..edits.cache import Add
 from ..models.model import Model
 from ..models.tokens import encode
 from ..vectors.pairs import ContrastiveSet

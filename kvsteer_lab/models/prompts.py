@@ -7,6 +7,7 @@ are text. Text is tokenised as it stands; special tokens are those that the chat
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -181,6 +182,21 @@ def render(tokenizer: Any, chat: Chat) -> str:
         )
         raise ValueError(f"The chat template refuses this chat ({error}); {remedy}.") from error
     return str(text)
+
+
+def prompt_hash(prompt: Prompt) -> str:
+    """SHA-256 of a prompt as a chat, in hex; a text and the chat of that one message have the same.
+
+    Args:
+        prompt: a text or a chat.
+
+    Raises:
+        ValueError: as `as_chat`.
+
+    >>> prompt_hash("2 + 2?") == prompt_hash([{"role": "user", "content": "2 + 2?"}])
+    True
+    """
+    return hashlib.sha256(json.dumps(as_chat(prompt), sort_keys=True).encode()).hexdigest()
 
 
 def template_hash(tokenizer: Any) -> str | None:

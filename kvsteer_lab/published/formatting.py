@@ -64,6 +64,15 @@ def wave(row: Any) -> str:
     return "~" if str(row.decoding).startswith("sampled") else ""
 
 
+def limit_mark(row: Any) -> str:
+    """° where the limits of new tokens of both sides differ."""
+    note = getattr(row, "note", None)
+    if isinstance(note, str):
+        return "°" if "new tokens" in note else ""
+    limits = getattr(row, "max_new_tokens", None), getattr(row, "reference_max_new_tokens", None)
+    return "" if any(limit is None or pd.isna(limit) for limit in limits) or limits[0] == limits[1] else "°"
+
+
 def size(n: float) -> str:
     """A number of questions, marked where it is small."""
     return f"{n:.0f}" + ("†" if n < SMALL else "")

@@ -21,7 +21,7 @@ from .._util.json import read_json
 from .._util.progress import bar
 from .._version import __version__
 from ..evaluation.runs import parse_shard
-from ..evaluation.tuning.search import check_disjoint
+from ..evaluation.tuning.tuning import check_disjoint
 from ..models.model import Model
 from ..tasks.base import Question, Task
 from .blocks import Block

@@ -100,9 +100,7 @@ def gather_cells(path: Path, names: Sequence[str]) -> pd.DataFrame:
         path: the replication's folder.
         names: of tasks.
     """
-    files = {name: path / name / "cells.csv" for name in names}
-    parts = [pd.read_csv(file).assign(task=name) for name, file in files.items() if file.is_file()]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return _gather(path, names, "cells.csv", pd.DataFrame())
 
 
 def gather_latency(path: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -112,9 +110,14 @@ def gather_latency(path: Path, names: Sequence[str]) -> pd.DataFrame:
         path: the replication's folder.
         names: of tasks.
     """
-    files = {name: path / name / "latency.csv" for name in names}
-    parts = [pd.read_csv(file).assign(task=name) for name, file in files.items() if file.is_file()]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["task", "intervention", "ratio"])
+    return _gather(path, names, "latency.csv", pd.DataFrame(columns=["task", "intervention", "ratio"]))
+
+
+def _gather(path: Path, names: Sequence[str], file: str, nothing: pd.DataFrame) -> pd.DataFrame:
+    """One table of all tasks that have this file; `nothing` where none has."""
+    there = [name for name in names if (path / name / file).is_file()]
+    parts = [pd.read_csv(path / name / file).assign(task=name) for name in there]
+    return pd.concat(parts, ignore_index=True) if parts else nothing
 
 
 def load(path: str | Path, complete: bool = False) -> Replication:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..models.layers import hidden_size
 from ..models.model import Model
 from ..models.prompts import Prompt
 from .cards import Card, Format
-from .kv import Indices, check_indices
+from .indices import Indices, check_indices
 from .residuals import residual_norms
 
 _FORMAT = Format("kvsteer_lab.activations.1", ("residuals",), "activations.safetensors", "ActivationVectors.save")
@@ -96,7 +96,7 @@ class ActivationVectors:
         residuals = torch.zeros_like(self.residuals)
         residuals[chosen] = self.residuals[chosen]
         step = f"only layers={'all' if layers is None else chosen}"
-        return ActivationVectors(residuals, replace(self.card, history=(*self.card.history, step)))
+        return ActivationVectors(residuals, self.card.after(step))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 

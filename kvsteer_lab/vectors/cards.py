@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +80,18 @@ class Card:
             return TypeAdapter(cls).validate_json(text, strict=True)
         except ValidationError as error:
             raise ValueError(f"{what} can't be read: {first_fault(error)}; save or download it again.") from error
+
+    def after(self, step: str) -> Card:
+        """The card of vectors to which something more has been done.
+
+        Args:
+            step: what, in a few words; it is put at the end of the history.
+
+        >>> card = Card("m", "llama", "2-0123456789abcdef-01234567", "torch.float32", "post_rope", 1, None, 2)
+        >>> card.after("* 2").after("- 1").history
+        ('* 2', '- 1')
+        """
+        return replace(self, history=(*self.history, step))
 
     def tell_of_other_model(self, other: Card) -> str:
         """How another card's model differs from this one's, as a part of a sentence; empty if it is the same.

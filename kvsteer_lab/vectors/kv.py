@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import SupportsIndex
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -18,10 +16,8 @@ from ..models.prompts import Prompt
 from .card_page import describe
 from .cards import KV_FORMAT, Card
 from .hub import fetch_file, push_files
+from .indices import Indices, check_indices
 from .norms import slot_norms
-
-Indices = Iterable[SupportsIndex] | SupportsIndex
-"""One index or several, of Python or NumPy."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ class KVVectors:
         step = (
             f"only layers={'all' if layers is None else chosen_layers} heads={'all' if heads is None else chosen_heads}"
         )
-        return KVVectors(self.keys * mask, self.values * mask, self._after(step))
+        return KVVectors(self.keys * mask, self.values * mask, self.card.after(step))
 
     # --- sizes ------------------------------------------------------------------------------------------------
 
@@ -279,39 +275,7 @@ class KVVectors:
             )
         recipe = other.card.recipe
         step = f"{symbol} {recipe.get('style', 'vectors')} of {other.card.n_pairs} pairs"
-        return KVVectors(self.keys + sign * other.keys, self.values + sign * other.values, self._after(step))
+        return KVVectors(self.keys + sign * other.keys, self.values + sign * other.values, self.card.after(step))
 
     def _scaled(self, factor: float, step: str) -> KVVectors:
-        return KVVectors(self.keys * factor, self.values * factor, self._after(step))
-
-    def _after(self, step: str) -> Card:
-        return replace(self.card, history=(*self.card.history, step))
-
-
-def check_indices(what: str, chosen: Indices | None, n: int) -> list[int]:
-    """A sorted list of distinct indices below `n`.
-
-    Args:
-        what: what is counted, for messages: `"layer"`, `"KV head"`.
-        chosen: one index or several, of Python or NumPy; `None`: all.
-        n: how many there are.
-
-    Raises:
-        ValueError: an index that isn't a whole number in range.
-
-    Example:
-        >>> check_indices("layer", [2, 0, 2], 4), check_indices("layer", None, 2), check_indices("layer", 3, 4)
-        ([0, 2], [0, 1], [3])
-    """
-    if chosen is None:
-        return list(range(n))
-    given = [chosen] if isinstance(chosen, SupportsIndex) and not isinstance(chosen, Iterable) else chosen
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise ValueError(f"There is no {what} {chosen!r}; name {what}s by whole numbers, 0 to {n - 1}.")
-    indices: set[int] = set()
-    for each in given:
-        index = each.__index__() if isinstance(each, SupportsIndex) and not isinstance(each, bool | np.bool_) else -1
-        if not 0 <= index < n:
-            raise ValueError(f"There is no {what} {each!r}; this model has {what}s 0 to {n - 1}.")
-        indices.add(index)
-    return sorted(indices)
+        return KVVectors(self.keys * factor, self.values * factor, self.card.after(step))

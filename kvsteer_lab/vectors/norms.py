@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.cache import slot_from_end
+from ..edits.slots import slot_from_end
 from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from .._util.files import write_atomically
 from .._util.html import Html
-from .._util.json import first_fault, read_json
 from .._util.pair_html import pair_html
 from ..models.prompts import check_text, render, template_hash
 from ..models.tokens import encode
 from ..tasks.base import Chat, Task
-from ..tasks.traces.task import TracedTask, TracesTask
 from .contrasts import ACT_AS, as_texts, fill, from_instructions, opened, sides
-from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
-
-_FORMAT: Literal["kvsteer_lab.contrastive_set.1"] = "kvsteer_lab.contrastive_set.1"
-
-
-class _Header(BaseModel):
-    """The first line of a file: what all of its pairs have in common."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-    format: Literal["kvsteer_lab.contrastive_set.1"]
-    n: int
-    recipe: dict[str, Any]
-    template_hash: str | None
-    last_token: str | None
-
-
-class _Pair(BaseModel):
-    """Each further line."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-    positive: str
-    negative: str
+from .few_shot import few_shot_contrasts
+from .pairs_file import read_pairs, write_pairs
 
 
 @dataclass(frozen=True)
@@ -151,64 +123,19 @@ class ContrastiveSet:
             ValueError: a style that the task doesn't have, too few questions, an encoder that isn't installed, or a
                 question that leaves no room for an example.
         """
-        if n < 1 or shots < 1:
-            raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
-        if select not in ("random", "nearest"):
-            raise ValueError(f"select={select!r} is unknown; choose 'random' or 'nearest'.")
-        if encoder is not None and select != "nearest":
-            raise ValueError(f"encoder={encoder!r} does nothing for examples at random; pass select='nearest', too.")
-        pool = worked(task, (style, against), seed)
-        if len(pool) < max(n, shots + 1):
-            found = f"Task {task.name!r} has {len(pool)} questions for extraction"
-            raise ValueError(
-                f"{found}, too few for {n} pairs with {shots} shots; counted are those with replies in both styles."
-            )
-        rng = random.Random(seed)
-        asked = rng.sample(range(len(pool)), n)
-        texts = [w.question.text for w in pool]
-        ranked = by_nearness(texts, asked, encoder) if select == "nearest" else at_random(rng, len(pool), asked, shots)
-        chosen = [order[:shots] for order in ranked]
-        recipe = dict(
-            task=task.name,
+        pairs, recipe = few_shot_contrasts(
+            task,
+            tokenizer,
             style=style,
             against=against,
+            n=n,
             shots=shots,
             select=select,
+            encoder=encoder,
+            max_prompt_tokens=max_prompt_tokens,
             seed=seed,
-            questions=[pool[q].question.id for q in asked],
         )
-        recipe |= {"encoder": encoder} if encoder is not None else {}
-        recipe |= {"traces": task.traces.digest} if isinstance(task, TracedTask | TracesTask) else {}
-
-        def chats(question: int, examples: Sequence[int]) -> list[Chat]:
-            shown, last = [pool[i] for i in examples], task.chat(pool[question].question)
-            return [put_before(shots_chat(task, shown, side), last) for side in (style, against)]
-
-        if max_prompt_tokens is not None:
-
-            def fits(question: int, examples: Sequence[int]) -> bool:
-                return all(
-                    len(encode(tokenizer, render(tokenizer, chat))) <= max_prompt_tokens
-                    for chat in chats(question, examples)
-                )
-
-            drawn, size = chosen, [len(w) for w in pool]
-            chosen = [fit(order, shots, size, partial(fits, q)) for q, order in zip(asked, ranked, strict=True)]
-            if [] in chosen:
-                crowded = pool[asked[chosen.index([])]].question.id
-                raise ValueError(
-                    f"Question {crowded!r} leaves no room for an example within max_prompt_tokens={max_prompt_tokens};"
-                    " allow more tokens."
-                )
-            fewer, changed = (
-                sum(len(kept) < shots for kept in chosen),
-                sum(kept != taken for kept, taken in zip(chosen, drawn, strict=True)),
-            )
-            recipe |= dict(max_prompt_tokens=max_prompt_tokens, pairs_changed=changed, pairs_with_fewer_shots=fewer)
-        if select == "nearest":
-            chosen = [kept[::-1] for kept in chosen]
-        pairs = [chats(q, kept) for q, kept in zip(asked, chosen, strict=True)]
-        return cls.from_chats([p for p, _ in pairs], [n for _, n in pairs], tokenizer, recipe=recipe)
+        return cls.from_chats([p.positive for p in pairs], [p.negative for p in pairs], tokenizer, recipe=recipe)
 
     @classmethod
     def from_chats(
@@ -362,16 +289,7 @@ class ContrastiveSet:
 
     def save(self, path: str | Path) -> Path:
         """Write JSON lines: a header with the recipe, then one pair a line."""
-        header = dict(
-            format=_FORMAT,
-            n=len(self),
-            recipe=dict(self.recipe),
-            template_hash=self.template_hash,
-            last_token=self.last_token,
-        )
-        lines = [header, *({"positive": p, "negative": q} for p, q in self)]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_pairs(path, self.positive, self.negative, self.recipe, self.template_hash, self.last_token)
 
     @classmethod
     def load(cls, path: str | Path) -> ContrastiveSet:
@@ -380,23 +298,7 @@ class ContrastiveSet:
         Raises:
             ValueError: no such file, a foreign or a truncated one.
         """
-        try:
-            # Not splitlines: texts may hold characters that it takes for the end of a line.
-            first, *others = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-            for number, line in enumerate((first, *others), 1):
-                read_json(line, what=f"line {number}")
-            header, rows = _Header.model_validate_json(first), [_Pair.model_validate_json(line) for line in others]
-            if header.n != len(rows):
-                raise ValueError(f"{header.n} pairs announced, {len(rows)} found")
-        except OSError as error:
-            raise ValueError(f"There is no contrastive set at {path}: {error.strerror}.") from error
-        except ValueError as error:
-            reason = first_fault(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
-            raise ValueError(
-                f"{path} is not a complete contrastive set ({reason}); save it again with ContrastiveSet.save."
-            ) from error
-        sides = [tuple(getattr(row, side) for row in rows) for side in ("positive", "negative")]
-        return cls(sides[0], sides[1], header.recipe, header.template_hash, header.last_token)
+        return cls(*read_pairs(path))
 
     # --- looking ----------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ def random_like(vectors: Vectors, seed: int) -> Vectors:
         [5.0, 0.0]
     """
     generator = torch.Generator().manual_seed(seed)
-    card = replace(vectors.card, history=(*vectors.card.history, f"random, seed {seed}"))
+    card = vectors.card.after(f"random, seed {seed}")
     if isinstance(vectors, KVVectors):
         keys, values = (_random_direction(part, generator) for part in (vectors.keys, vectors.values))
         return KVVectors(keys, values, card)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import kvsteer_lab as kv
 from kvsteer_lab.edits import Add, Bank, Erase, Insert, LastSlot, Map, Replace
-from kvsteer_lab.edits.operators import SlotEdit
+from kvsteer_lab.edits.base import SlotEdit
 from kvsteer_lab.edits.spans import Everything, Slots
 
 Load = Callable[[str], kv.Model]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import kvsteer_lab as kv
 from kvsteer_lab.edits.residual import LayerEdit, Placed, layer_edits
-from kvsteer_lab.generation import decoding
-from kvsteer_lab.generation.decoding import editing, fill_rows
+from kvsteer_lab.generation import filling
+from kvsteer_lab.generation.editing import editing
+from kvsteer_lab.generation.filling import fill_rows
 from kvsteer_lab.generation.rows import make_rows
 from kvsteer_lab.models.layers import decoder_layers
 
@@ -97,9 +98,9 @@ def test_methods_of_all_kinds_share_a_run(batch_size: int, model: kv.Model) -> N
 
 def test_rows_with_the_same_prefill_share_it(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     filled: list[int] = []
-    original = decoding.fill
+    original = filling.fill
     monkeypatch.setattr(
-        decoding, "fill", lambda m, ids, mask, **rest: filled.append(len(ids)) or original(m, ids, mask, **rest)
+        filling, "fill", lambda m, ids, mask, **rest: filled.append(len(ids)) or original(m, ids, mask, **rest)
     )
     sampled = {**ENDLESS, "do_sample": True}
     kv.generate(
@@ -249,7 +250,7 @@ def test_sums_are_made_in_float32_and_cast_once() -> None:
 def test_what_does_not_fit_is_refused_before_anything_runs(
     model: kv.Model, load_random: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "fill", lambda *_, **__: pytest.fail("nothing may be computed"))
+    monkeypatch.setattr(filling, "fill", lambda *_, **__: pytest.fail("nothing may be computed"))
     good = torch.ones(model.n_layers, 64)
     wrong = {
         r"A residual delta is \(4, 32\), but .* has \(4, 64\) \(layers, hidden width\); use vectors of this model": (

@@ -11,7 +11,7 @@ import torch
 from random_models import PROMPTS, vectors_for
 
 import kvsteer_lab as kv
-from kvsteer_lab.edits.cache import RoundingWarning, added_to
+from kvsteer_lab.edits.rounding import RoundingWarning, added_to
 from kvsteer_lab.models.finite import NotFiniteError
 
 SHORT = {"max_new_tokens": 4}

@@ -60,12 +60,12 @@ def test_the_batch_size_does_not_matter(batch_size: int, model: kv.Model) -> Non
 
 
 def test_a_prompt_shared_by_interventions_is_prefilled_once(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kvsteer_lab.generation.decoding as decoding
+    import kvsteer_lab.generation.filling as filling
 
     filled: list[int] = []
-    original = decoding.fill
+    original = filling.fill
     monkeypatch.setattr(
-        decoding, "fill", lambda m, ids, mask, **rest: filled.append(len(ids)) or original(m, ids, mask, **rest)
+        filling, "fill", lambda m, ids, mask, **rest: filled.append(len(ids)) or original(m, ids, mask, **rest)
     )
     grid = [kv.CacheSteering(vectors_for(model), 1, cv) for cv in range(10)]
     kv.generate(model, PROMPTS, grid, generation=ENDLESS)

@@ -10,7 +10,7 @@ import torch
 from random_models import CONFIGS
 
 import kvsteer_lab as kv
-from kvsteer_lab.generation import decoding
+from kvsteer_lab.generation import filling
 from kvsteer_lab.generation.rows import make_rows
 from kvsteer_lab.models.model import Model
 from kvsteer_lab.models.shared_prefix import counts_slots, worth_sharing
@@ -47,11 +47,11 @@ def test_the_cache_is_that_of_whole_prompts(
     model = load_random(name)
     rows = rows_of(model, kv.Nothing())
     rows = [*rows, rows[2]]
-    cache, ids, mask = decoding.fill_rows(model, rows)
+    cache, ids, mask = filling.fill_rows(model, rows)
     columns = sum(n * width for n, width in read)
-    monkeypatch.setattr(decoding, "worth_sharing", lambda *_: 0)
+    monkeypatch.setattr(filling, "worth_sharing", lambda *_: 0)
     read.clear()
-    whole, same_ids, same_mask = decoding.fill_rows(model, rows)
+    whole, same_ids, same_mask = filling.fill_rows(model, rows)
     assert ids.tolist() == same_ids.tolist()
     assert mask.tolist() == same_mask.tolist()
     held = mask[:, : cache.get_seq_length()].bool()
@@ -79,7 +79,7 @@ def test_texts_and_scores_are_those_of_whole_prompts(
 
     texts, scores = everything()
     tokens = sum(n * width for n, width in read)
-    monkeypatch.setattr(decoding, "worth_sharing", lambda *_: 0)
+    monkeypatch.setattr(filling, "worth_sharing", lambda *_: 0)
     read.clear()
     whole_texts, whole_scores = everything()
     assert texts == whole_texts

@@ -13,7 +13,7 @@ from random_models import PROMPTS, activations_for, newline, vectors_for
 from torch import Tensor, nn
 
 import kvsteer_lab as kv
-from kvsteer_lab.generation.decoding import fill_rows
+from kvsteer_lab.generation.filling import fill_rows
 from kvsteer_lab.generation.rows import make_rows
 from kvsteer_lab.models.layers import decoder_layers
 

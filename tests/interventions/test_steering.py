@@ -17,7 +17,7 @@ from random_models import PROMPTS, activations_for, vectors_for
 import kvsteer_lab as kv
 from kvsteer_lab.evaluation.identity import describe
 from kvsteer_lab.interventions import Steering
-from kvsteer_lab.interventions.steering import check_adds
+from kvsteer_lab.interventions.checks import check_adds
 
 ENDLESS = {"max_new_tokens": 8, "eos_token_id": []}
 

@@ -15,7 +15,7 @@ from ...evaluation.grids import Grid, run_grid
 from ...evaluation.identity import describe, hash_of
 from ...evaluation.measures import measure_briefly
 from ...evaluation.results import Results
-from ...evaluation.tuning.search import check_disjoint
+from ...evaluation.tuning.tuning import check_disjoint
 from ...interventions.cache import CacheSteering
 from ...models.model import Model
 from ...stats.significance import control_p, holm, mcnemar

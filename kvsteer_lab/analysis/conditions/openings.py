@@ -14,10 +14,11 @@ from ..._util.batching import in_batches
 from ..._util.progress import bar
 from ...evaluation.measures import share
 from ...generation.decoding import decode
-from ...generation.generate import check_intervention, generate_all
+from ...generation.generate import generate_all
 from ...generation.rows import Row, check_context, group_rows, make_rows
 from ...generation.settings import Settings, resolve
 from ...interventions.base import Intervention, Nothing
+from ...interventions.checks import check_intervention
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.tokens import offset_token

@@ -18,7 +18,7 @@ from ...evaluation.bands import band
 from ...evaluation.grids import Grid, run_grid
 from ...interventions.base import Intervention
 from ...interventions.cache import CacheSteering, check_cache_steering
-from ...interventions.steering import check_adds
+from ...interventions.checks import check_adds
 from ...models.model import Model
 from ...stats.shares import vector_difference, vector_share
 from ...tasks.base import Task

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ...evaluation.grids import run_grid
 from ...evaluation.measures import lengths, measure_samples
-from ...interventions.steering import Steering, check_adds
+from ...interventions.checks import check_adds
+from ...interventions.steering import Steering
 from ...models.model import Model
 from ...stats.shares import paired_difference
 from ...tasks.base import Task

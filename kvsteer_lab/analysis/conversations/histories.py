@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ...edits.cache import CacheDelta
+from ...edits.addition import CacheDelta
 from ...generation.conversation import Conversation
 from ...generation.settings import Settings
 from ...interventions.cache import CacheSteering

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ... import methods
+from ...edits.addition import Add
 from ...edits.banks import Bank
-from ...edits.cache import Add
-from ...edits.operators import CacheEdit
+from ...edits.base import CacheEdit
 from ...edits.spans import Everything
 from ...interventions.activation import ActivationSteering
 from ...interventions.cache import CacheSteering

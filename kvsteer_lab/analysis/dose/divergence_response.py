@@ -12,8 +12,8 @@ from ...evaluation.doses import check_coefficients
 from ...generation.divergence import divergence, divergences
 from ...generation.generate import generate_all
 from ...interventions.base import Nothing
+from ...interventions.checks import check_adds
 from ...interventions.scaled import Scaled
-from ...interventions.steering import check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 

@@ -18,8 +18,8 @@ from ...evaluation.grids import Grid, run_grid
 from ...evaluation.measures import measure
 from ...generation.divergence import divergences
 from ...generation.generate import generate_all
+from ...interventions.checks import check_adds
 from ...interventions.scaled import Scaled
-from ...interventions.steering import check_adds
 from ...models.model import Model
 from ...tasks.base import Task
 

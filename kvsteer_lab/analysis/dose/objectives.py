@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ...evaluation.doses import check_unit
 from ...evaluation.grids import run_grid
-from ...evaluation.tuning.search import check_disjoint
-from ...interventions.steering import Steering, check_adds
+from ...evaluation.tuning.tuning import check_disjoint
+from ...interventions.checks import check_adds
+from ...interventions.steering import Steering
 from ...models.model import Model
 from ...tasks.base import Task
 
@@ -111,11 +113,7 @@ def robustness_outcomes(
     asked = task.questions(split, n, seed)
     check_disjoint(tuned_on, [q.id for q in asked])
     unit = steering.unit_dose(model, [task.chat(q) for q in asked])
-    if unit == 0:
-        raise ValueError(
-            f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
-            " and heads."
-        )
+    check_unit(steering, unit)
     ratios = np.geomspace(1 / span, span, points)
     ratios[points // 2] = 1.0
     steered = {float(r): steering.at(star * float(r), f"{r:.4g} c*") for r in ratios}

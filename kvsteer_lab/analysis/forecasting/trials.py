@@ -20,7 +20,7 @@ from ...models.model import Model
 from ...stats.shares import paired_difference
 from ...tasks.base import Task
 from ...vectors.extraction import PairDifferences, extract_pairs
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ...vectors.norms import slot_norms
 from ...vectors.pairs import ContrastiveSet
 from ..pairs.grams import CACHE_PARTS

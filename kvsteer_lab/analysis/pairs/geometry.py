@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 
 from ...vectors.extraction import PairDifferences
-from ...vectors.kv import check_indices
+from .checks import check_finite, check_layers
 from .grams import CACHE_PARTS
 
 _NOISE = 1e-5  # of the part's largest layer: less is rounding, which PCA would blow up to a picture
@@ -172,16 +172,12 @@ def panels(differences: Mapping[str, PairDifferences], layers: Sequence[int] | N
     """
     _check(differences)
     first = next(iter(differences.values()))
-    chosen = check_indices("layer", layers, first.keys.shape[1])
-    if not chosen:
-        raise ValueError("The list of layers is empty; name at least one, or leave layers out for all.")
+    chosen = check_layers(layers, first.keys.shape[1])
     found = []
     for part in CACHE_PARTS:
+        for own in differences.values():
+            check_finite(getattr(own, part), part)
         every = np.concatenate([getattr(own, part).double().flatten(2).numpy() for own in differences.values()])
-        if not np.isfinite(every).all():
-            raise ValueError(
-                f"The differences' {part} hold NaN or infinity; extract them again, in float32 or bfloat16."
-            )
         size = np.linalg.norm(every, axis=2).max(0)
         found += [Panel(layer, part, every[:, layer]) for layer in chosen if size[layer] > _NOISE * size.max()]
     empty = set(chosen) - {panel.layer for panel in found} if layers is not None else set()

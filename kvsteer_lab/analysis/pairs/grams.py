@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...vectors.extraction import PairDifferences
-from ...vectors.kv import check_indices
+from .checks import check_finite, check_layers, check_single_pairs
 
 CACHE_PARTS = ("keys", "values")
 _NOISE = 1e-5  # of the part's largest layer: less is rounding
@@ -57,10 +57,7 @@ def pair_grams(
         >>> [(gram.layer, gram.part) for gram in pair_grams(around(1.0), parts=["values"])]
         [(0, 'values'), (1, 'values'), (None, 'values')]
     """
-    if not isinstance(differences, PairDifferences):
-        raise ValueError(
-            f"Single pairs are looked at; pass what kv.extract_pairs returned, not {type(differences).__name__}."
-        )
+    check_single_pairs(differences)
     if len(differences) < 2:
         raise ValueError(
             f"How far pairs agree can't be seen in {len(differences)} pair{'s' * (len(differences) != 1)}; take at"
@@ -70,16 +67,11 @@ def pair_grams(
         raise ValueError(
             f"Parts are 'keys' and 'values', not {', '.join(map(repr, parts)) or 'none'}; name one or both."
         )
-    chosen = check_indices("layer", layers, differences.keys.shape[1])
-    if not chosen:
-        raise ValueError("The list of layers is empty; name at least one, or leave layers out for all.")
+    chosen = check_layers(layers, differences.keys.shape[1])
     found: list[PairGram] = []
     for part in parts:
+        check_finite(getattr(differences, part), part)
         every = getattr(differences, part).double().flatten(2).numpy()
-        if not np.isfinite(every).all():
-            raise ValueError(
-                f"The differences' {part} hold NaN or infinity; extract them again, in float32 or bfloat16."
-            )
         size = np.linalg.norm(every, axis=2).max(0)
         own = [
             PairGram(layer, part, every[:, layer] @ every[:, layer].T)

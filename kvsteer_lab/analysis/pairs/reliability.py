@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from ...vectors.extraction import PairDifferences
+from .checks import check_finite, check_single_pairs
 from .grams import agreement, half_cosines, halves, pair_grams
 
 
@@ -48,10 +49,7 @@ def convergence(
         >>> bool(mean[1] < mean[4])
         True
     """
-    if not isinstance(differences, PairDifferences):
-        raise ValueError(
-            f"Single pairs are looked at; pass what kv.extract_pairs returned, not {type(differences).__name__}."
-        )
+    check_single_pairs(differences)
     total = len(differences)
     if total < 2:
         raise ValueError(f"Convergence needs at least two pairs, not {total}.")
@@ -64,11 +62,8 @@ def convergence(
     rows = []
     for part in ("keys", "values"):
         all_pairs = getattr(differences, part).flatten(1)
+        check_finite(all_pairs, part)
         reference = all_pairs[held_out].mean(0)
-        if not torch.isfinite(all_pairs).all():
-            raise ValueError(
-                f"The differences' {part} hold NaN or infinity; extract them again, in float32 or bfloat16."
-            )
         if not reference.any():
             raise ValueError(
                 f"The mean difference of the {part} is zero; the two sides of the pairs don't differ there."

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from ..._util.batching import in_batches
 from ..._util.progress import counted
-from ...edits.cache import slot_from_end
-from ...generation.generate import check_interventions
+from ...edits.slots import slot_from_end
 from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.base import Intervention
+from ...interventions.checks import check_interventions
 from ...models.attention import Attention, Watching, query_heads
 from ...models.finite import check_logits
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import rows_within
 from .followed_text import Continuations, FollowedText, follow
 

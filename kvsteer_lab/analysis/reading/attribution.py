@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._util.batching import in_batches
 from ..._util.progress import counted
-from ...edits.cache import slot_from_end
+from ...edits.slots import slot_from_end
 from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.cache import CacheSteering
@@ -26,7 +26,7 @@ from ...models.heads import head_matrices, output_projections
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import rows_within
 from ..checks import check_steering
 from .followed_text import Continuations, FollowedText, follow

@@ -15,10 +15,10 @@ from torch import Tensor
 from ..._util.batching import in_batches
 from ..._util.progress import counted
 from ...edits.hiding import HiddenSlot
-from ...generation.generate import check_intervention
 from ...generation.rows import Row, group_rows
 from ...generation.scoring import logits_along
 from ...interventions.base import Intervention
+from ...interventions.checks import check_intervention
 from ...models.finite import check_logits
 from ...models.lock import locked
 from ...models.model import Model

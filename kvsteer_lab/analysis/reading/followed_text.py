@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..._util.batching import check_batch_size
-from ...edits.cache import check_slot, slot_from_end
-from ...generation.generate import check_interventions, generate_all
+from ...edits.slots import check_slot, slot_from_end
+from ...generation.generate import generate_all
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
 from ...interventions.base import Intervention
+from ...interventions.checks import check_interventions
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ..checks import check_edits

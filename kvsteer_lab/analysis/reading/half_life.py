@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..._util.progress import counted
-from ...generation.generate import check_interventions
 from ...interventions.base import Intervention
+from ...interventions.checks import check_interventions
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap

@@ -8,11 +8,11 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...edits.cache import check_slot, slot_from_end
+from ...edits.slots import check_slot, slot_from_end
 from ...interventions.hiding import HideSlot
 from ...models.attention import query_heads
 from ...models.model import Model
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 
 KNOCK_OUT_WAYS = (
     "everything",

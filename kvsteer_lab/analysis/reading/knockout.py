@@ -10,8 +10,8 @@ import pandas as pd
 
 from ...evaluation.grids import run_grid
 from ...evaluation.measures import measure_beside
-from ...generation.generate import check_intervention
 from ...interventions.base import Intervention
+from ...interventions.checks import check_intervention
 from ...interventions.hiding import HideSlot
 from ...interventions.together import Together
 from ...models.model import Model

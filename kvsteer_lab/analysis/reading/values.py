@@ -18,7 +18,7 @@ from ...models.attention import query_heads
 from ...models.heads import head_writes
 from ...models.model import Model
 from ...stats.significance import control_p
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import logits_within
 from ..residual.unembedding import check_unembedding, unembed
 

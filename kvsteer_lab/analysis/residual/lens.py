@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ..._util.batching import check_batch_size, in_batches
 from ..._util.progress import counted
-from ...generation.generate import check_intervention
 from ...generation.rows import Row, check_context
 from ...generation.scoring import match_continuations, rows_under
 from ...interventions.cache import CacheSteering
+from ...interventions.checks import check_intervention
 from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..budget import logits_within, rows_within
 from ..checks import check_steering
 from ..reading.kl_in_groups import kl_to_first

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from ...edits.cache import CacheDelta, apply
+from ...edits.addition import CacheDelta
+from ...edits.cache import apply
 from ...models.architectures import UnsteerableModelError
 from ...models.attention import Attending, query_heads
 from ...models.finite import check_logits

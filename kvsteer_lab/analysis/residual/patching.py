@@ -26,7 +26,7 @@ from ...models.prompts import Prompt, as_list
 from ...models.tokens import offset_token
 from ...stats.intervals import paired_bootstrap
 from ...stats.significance import control_p
-from ...vectors.kv import check_indices
+from ...vectors.indices import check_indices
 from ..checks import check_steering
 from ..watched_token import first_tokens, token_id
 from .patched_runs import WAYS, Patch, PatchedRuns, ReadPrompt

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...generation.decoding import fill_rows
+from ...generation.filling import fill_rows
 from ...generation.rows import Row
 from ...models.architectures import UnsteerableModelError
 from ...models.finite import check_logits

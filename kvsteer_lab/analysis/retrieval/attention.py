@@ -14,10 +14,11 @@ from ..._util.batching import in_batches
 from ..._util.progress import counted
 from ...edits.spans import Chunks
 from ...edits.spans.spans import CachedPrompt
-from ...generation.generate import check_interventions
-from ...generation.rows import asked_under, group_rows
+from ...generation.asking import asked_under
+from ...generation.rows import group_rows
 from ...generation.scoring import logits_along
 from ...interventions.base import Intervention
+from ...interventions.checks import check_interventions
 from ...models.attention import Attention, Watching
 from ...models.finite import check_logits
 from ...models.lock import locked

@@ -15,10 +15,10 @@ from ..._util.progress import counted
 from ...edits.spans import Chunks
 from ...edits.spans.spans import CachedPrompt
 from ...generation.elicitation import letter_tokens
-from ...generation.generate import check_interventions
 from ...generation.rows import Row, check_context, group_rows
 from ...generation.scoring import read_rows, rows_under
 from ...interventions.base import Intervention, Nothing
+from ...interventions.checks import check_interventions
 from ...interventions.scaled import Scaled
 from ...models.lock import LOCK
 from ...models.model import Model

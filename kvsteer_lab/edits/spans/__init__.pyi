@@ -1,9 +1,9 @@
+from .chunkers import Delimited as Delimited
+from .chunkers import Messages as Messages
+from .chunkers import Offsets as Offsets
 from .chunks import Chunk as Chunk
 from .chunks import ChunkEnds as ChunkEnds
 from .chunks import Chunks as Chunks
-from .chunks import Delimited as Delimited
-from .chunks import Messages as Messages
-from .chunks import Offsets as Offsets
 from .chunks import find_chunks as find_chunks
 from .spans import Everything as Everything
 from .spans import Message as Message

@@ -13,7 +13,8 @@ from ...interventions.scaled import Scaled
 from ...models.model import Model
 from ...models.prompts import Prompt
 from ...vectors.activation import ActivationVectors
-from ...vectors.kv import KVVectors, check_indices
+from ...vectors.indices import check_indices
+from ...vectors.kv import KVVectors
 
 Build = Callable[[float, str], Intervention]
 """From a dose and a name to an intervention. A dose is the norm of what is added over the norm of what it is added

@@ -1,5 +1,5 @@
-"""The search for coefficients: every method gets the same number of cells, the range is extended while the best cell
-lies on its edge, and the chosen point is confirmed once on questions that the search never saw.
+"""The search for coefficients: every method gets the same number of cells, and the range is extended while the best
+cell lies on its edge.
 """
 
 from __future__ import annotations
@@ -8,108 +8,26 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..._util.locks import one_writer
-from ...interventions.base import Intervention, Nothing
+from ...interventions.base import Nothing
 from ...models.model import Model
 from ...tasks.base import Task
-from ..evaluate import evaluate_all
 from ..grids import run_grid
 from ..measures import measure_briefly
 from ..outcomes.divergence import measure_divergence
-from ..results import Results
 from ..runs import OtherRunError
-from .methods import Build, Search
+from .methods import Search
 from .objectives import Bounds, Goal, Objective
+from .rounds import best_cell, first_round, is_edge, next_round
+from .tuning import Tuning
 
 _WAIT = 2.0  # seconds for another process that is about to end
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A finished search. Made by `tune`.
-
-    Attributes:
-        cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson
-            interval `low`, `high`, `reasoned`, `tokens`, another objective and bounded outcomes, `chosen`.
-        best: the chosen intervention of each method.
-        on_edge: methods whose best dose still lies at an end of what was tried.
-        baseline: the same measures of the baseline, which every search tries as a cell of dose 0.
-        objective: the column of `cells` that was maximised: `"accuracy"`, `"reasoned"`, ...
-        flat: whether no cell differed from the baseline beyond noise; the search then stopped after its first round.
-        no_better: methods whose best cell is not above the baseline.
-        questions: ids of the questions that were used.
-        model, task, searches, settings: what was searched, and how.
-    """
-
-    cells: pd.DataFrame = field(repr=False)
-    best: Mapping[str, Intervention]
-    on_edge: tuple[str, ...]
-    baseline: Mapping[str, Any]
-    objective: str
-    flat: bool
-    no_better: tuple[str, ...]
-    questions: tuple[str, ...] = field(repr=False)
-    model: Model = field(repr=False)
-    task: Task = field(repr=False)
-    searches: tuple[Search, ...] = field(repr=False)
-    settings: Mapping[str, Any] = field(repr=False)
-
-    def confirm(
-        self,
-        others: Sequence[Intervention] = (),
-        *,
-        n: int | None = 200,
-        split: str = "test",
-        seed: int = 0,
-        controls: int = 40,
-        out: str | Path | None = None,
-        progress: bool = True,
-    ) -> Results:
-        """Run each method's chosen point on questions that the search never saw. Do it once, when everything is chosen.
-
-        Args:
-            others: what else to run beside them: prompts, forced prefixes.
-            n, split, seed, out, progress: as in `kv.evaluate`.
-            controls: random controls of each chosen point; 0: none.
-
-        Raises:
-            ValueError: some of the questions were used in the search, or a chosen point that has no random controls.
-            KeyboardInterrupt: the run was interrupted; with `out`, it goes on there when it is called again.
-        """
-        asked = self.task.questions(split, n, seed)
-        check_disjoint(self.questions, [q.id for q in asked])
-        drawn = [c for s in self.searches if controls for c in s.controls(self.best[s.name], controls, seed)]
-        methods = [*others, *self.best.values(), *drawn]
-        return evaluate_all(
-            self.model, self.task, methods, n=n, split=split, seed=seed, out=out, progress=progress, **self.settings
-        )
-
-
-def check_disjoint(tuned: Sequence[str], tested: Sequence[str]) -> None:
-    """Refuse questions that were used both to choose and to test.
-
-    Args:
-        tuned, tested: ids of questions.
-
-    Raises:
-        ValueError: they have questions in common.
-
-    Example:
-        >>> check_disjoint(["a", "b"], ["c"])
-    """
-    both = sorted(set(tuned) & set(tested))
-    if both:
-        raise ValueError(
-            f"{len(both)} questions were used in tuning and are among the test questions ({both[0]!r}, ...); test on"
-            " another split."
-        )
 
 
 def tune(
@@ -182,7 +100,7 @@ def tune(
     prompts = [task.chat(q) for q in questions]
     settings: dict[str, Any] = dict(offset=offset, generation=generation, batch_size=batch_size)
     variants = {s.name: s.variants(model, prompts) for s in chosen}
-    grids = {name: _first_grid(name, builds, cells, doses) for name, builds in variants.items()}
+    grids = {name: first_round(name, builds, cells, doses) for name, builds in variants.items()}
     table, on_edge, flat = pd.DataFrame(), tuple(grids), False
     for turn in range(extensions + 1):
         built = {
@@ -212,7 +130,7 @@ def tune(
         cells_now = grid.table(("method", "variant", "dose"), lambda rows: measure_briefly(rows) | goal.measure(rows))
         cells_now.insert(3, "round", turn)
         table = pd.concat([table, cells_now], ignore_index=True)
-        best = {name: _best(table, name, goal) for name in variants}
+        best = {name: best_cell(table, name, goal) for name in variants}
         if turn == 0:
             plain = grid.results.rows[grid.results.rows.intervention == "baseline"]
             baseline = measure_briefly(plain) | goal.measure(plain) if len(plain) else {}
@@ -224,10 +142,10 @@ def tune(
                     " another objective (an outcome such as 'tokens' or 'connectives'), or more questions.",
                     stacklevel=2,
                 )
-        on_edge = tuple(name for name, row in best.items() if _is_edge(table, row))
+        on_edge = tuple(name for name, row in best.items() if is_edge(table, row))
         if flat or not on_edge:
             break
-        grids = {name: _extend(table, row, max(1, cells // 4)) for name, row in best.items()}
+        grids = {name: next_round(table, row, max(1, cells // 4)) for name, row in best.items()}
     if on_edge and not flat:
         warnings.warn(
             f"The best dose of {', '.join(on_edge)} lies on an edge of what was tried; raise extensions or widen"
@@ -284,45 +202,3 @@ def _check(searches: Sequence[Search], split: str, doses: tuple[float, float], e
         raise ValueError(f"Doses must be two positive numbers, the smaller one first, not {doses}.")
     if extensions < 0:
         raise ValueError(f"extensions={extensions} leaves out the first round; pass 0 for that round alone.")
-
-
-def _first_grid(
-    name: str, builds: Mapping[str, Build], cells: int, doses: tuple[float, float]
-) -> list[tuple[str, float]]:
-    if not builds:
-        raise ValueError(f"The search {name!r} has no variants; give it at least one layer, share of keys or steering.")
-    if cells < 3 * len(builds) or cells % len(builds):
-        raise ValueError(
-            f"{name!r} has {len(builds)} variants, and {cells} cells don't give each of them the same three or more"
-            f" doses; choose a multiple of {len(builds)}."
-        )
-    return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
-
-
-def _best(table: pd.DataFrame, name: str, goal: Goal) -> pd.Series:
-    own = table[(table.method == name) & goal.allowed(table)]
-    if own.empty:
-        bounds = ", ".join(f"{name} in {low} to {high}" for name, (low, high) in goal.bounds.items())
-        raise ValueError(f"No cell of {name!r} lies within the bounds ({bounds}); widen them, or take smaller doses.")
-    return own.sort_values([goal.column, "dose"], ascending=[False, True], kind="stable").iloc[0]
-
-
-def _tried(table: pd.DataFrame, best: pd.Series) -> list[float]:
-    return sorted(table[(table.method == best.method) & (table.variant == best.variant)].dose)
-
-
-def _is_edge(table: pd.DataFrame, best: pd.Series) -> bool:
-    tried = _tried(table, best)
-    return best.dose in (tried[0], tried[-1])
-
-
-def _extend(table: pd.DataFrame, best: pd.Series, n: int) -> list[tuple[str, float]]:
-    """`n` more doses of the best variant: beyond the edge that it lies on, or between its neighbours."""
-    tried = _tried(table, best)
-    at = tried.index(best.dose)
-    if at in (0, len(tried) - 1):
-        ratio = tried[0] / tried[1] if at == 0 else tried[-1] / tried[-2]
-        return [(best.variant, float(best.dose * ratio**i)) for i in range(1, n + 1)]
-    below = np.geomspace(tried[at - 1], best.dose, n // 2 + 2)[1:-1]
-    above = np.geomspace(best.dose, tried[at + 1], n - n // 2 + 2)[1:-1]
-    return [(best.variant, float(d)) for d in (*below, *above)]

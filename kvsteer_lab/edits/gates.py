@@ -1,0 +1,94 @@
+"""Gates: what decides, from a prompt's last cached slot, whether a row is edited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LastSlot:
+    """What a gate is shown: a prompt's last cached slot before any edit, float32 on the CPU.
+
+    Attributes:
+        keys, values: `[layers, kv_heads, head_dim]`.
+
+    >>> import torch
+    >>> LastSlot(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).values.shape
+    torch.Size([4, 2, 32])
+    """
+
+    keys: Float[Tensor, "layers kv_heads head_dim"]
+    values: Float[Tensor, "layers kv_heads head_dim"]
+
+
+Gate = Callable[[LastSlot], bool]
+
+
+@dataclass(frozen=True)
+class Similar:
+    """A gate that opens where the last slot's values point along a direction (conditional steering as in CAST, Lee et
+    al. 2024, on the cache): cosine at one layer, all KV heads together.
+
+    Args:
+        values: `[layers, kv_heads, head_dim]`, the direction; `kv.KVVectors.values`, say.
+        layer: where it is compared.
+        at_least: the cosine from which on the gate is open.
+
+    >>> import torch
+    >>> here = torch.ones(4, 2, 32)
+    >>> Similar(here, layer=1, at_least=0.9)(LastSlot(here, 2 * here))
+    True
+    """
+
+    values: Float[Tensor, "layers kv_heads head_dim"]
+    layer: int
+    at_least: float
+
+    def __call__(self, last: LastSlot) -> bool:
+        here, wanted = last.values[self.layer].flatten(), self.values[self.layer].flatten()
+        return bool(torch.nn.functional.cosine_similarity(here, wanted, dim=0) >= self.at_least)
+
+
+def check_gate(when: Gate | None) -> None:
+    """Refuse a gate that can't be asked.
+
+    Args:
+        when: what was given as a gate; `None`: none.
+
+    Raises:
+        ValueError: it isn't callable.
+
+    >>> check_gate(None), check_gate(Similar(torch.ones(4, 2, 32), layer=1, at_least=0.9))
+    (None, None)
+    """
+    if when is not None and not callable(when):
+        raise ValueError(f"The gate is {when!r}; when= takes a function of a LastSlot that gives True or False.")
+
+
+def opens(gate: Gate, last: LastSlot, row: int) -> bool:
+    """What a gate says of one row.
+
+    Args:
+        gate: the gate.
+        last: the prompt's last slot.
+        row: its number, for the error.
+
+    Raises:
+        ValueError: a gate that raises or gives no truth value.
+
+    >>> import torch
+    >>> opens(lambda last: bool(last.values.sum() > 0), LastSlot(torch.zeros(1, 1, 2), torch.ones(1, 1, 2)), 0)
+    True
+    """
+    try:
+        said = gate(last)
+    except Exception as error:
+        raise ValueError(f"The gate {gate!r} failed on row {row}: {error}; nothing was edited.") from error
+    if not isinstance(said, bool):
+        raise ValueError(f"The gate {gate!r} gave {said!r}; it must give True or False.")
+    return said

@@ -1,0 +1,137 @@
+"""What an intervention's edits come to in each row: spans looked up, early gates asked, banks and erased slots told
+apart from what is done to the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+
+from ..edits.addition import Add
+from ..edits.banks import Bank, joined
+from ..edits.base import CacheEdit, SlotEdit
+from ..edits.gates import LastSlot, opens
+from ..edits.hiding import HiddenSlot
+from ..edits.operators import Erase, Insert
+from ..edits.spans.spans import CachedPrompt
+from ..models.attention import query_heads
+from ..models.model import Model
+from ..models.prefill import last_slots
+from ..models.prompts import Prompt
+from ..models.tokens import pad_left
+
+_TOGETHER = 16  # prompts that are read once more for their gates
+
+
+@dataclass(frozen=True, eq=False)
+class Inserted:
+    """What stands before a prompt.
+
+    Attributes:
+        bank: its slots.
+        hidden: those that some layers don't read.
+    """
+
+    bank: Bank
+    hidden: tuple[HiddenSlot, ...] = ()
+
+
+class RowEdits(NamedTuple):
+    """What is done to a batch, an entry a row.
+
+    Attributes:
+        deltas: edits of the cache, in order, with slots by number.
+        hidden: slots of the prompt that what is read next doesn't read.
+        banks: what stands before the prompt.
+        lasting: what is done to every slot that is cached after the prompt.
+    """
+
+    deltas: list[tuple[CacheEdit, ...]]
+    hidden: list[tuple[HiddenSlot, ...]]
+    banks: list[Inserted | None]
+    lasting: list[tuple[SlotEdit, ...]]
+
+
+def look_up(
+    model: Model,
+    deltas: Sequence[tuple[CacheEdit, ...]],
+    hidden: Sequence[tuple[HiddenSlot, ...]],
+    prompts: Sequence[Sequence[int]],
+    lengths: Sequence[int],
+    chats: Sequence[Prompt],
+) -> RowEdits:
+    """Each row's edits with their spans looked up; what is erased goes to what is hidden, what is inserted becomes the
+    row's bank, what is done to new slots is kept by itself. Plain additions are left as they are, and cost nothing.
+
+    Args:
+        model: the model that runs.
+        deltas, hidden: per row, what the intervention asks for.
+        prompts: token ids.
+        lengths: per row, how many of them the cache holds.
+        chats: what the ids were made from, for spans by message; empty: unknown.
+
+    Raises:
+        ValueError: a span that isn't found, or a gate that raises or gives no truth value.
+    """
+    if all(isinstance(edit, Add) and edit.plain for row in deltas for edit in row):
+        return RowEdits(list(deltas), list(hidden), [None] * len(prompts), [()] * len(prompts))
+    deltas = _behind_gates(model, deltas, prompts, lengths)
+    banks: dict[tuple[int, ...], Inserted] = {}
+    edited, erased, lasting, inserted = [], [], [], list[Inserted | None]()
+    for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
+        prompt = CachedPrompt.of(model.tokenizer, ids[:length], chats[row] if chats else None)
+        found = [edit for given in deltas[row] for edit in given.resolve(prompt, row)]
+        given = [edit for edit in found if isinstance(edit, Insert)]
+        key = tuple(map(id, given))
+        if given and key not in banks:
+            banks[key] = _inserted(model, given)  # one object for all rows: they share a prompt's prefill
+        inserted.append(banks.get(key))
+        barred = [slot for edit in found if isinstance(edit, Erase) for slot in edit.hidden_slots(model)]
+        erased.append((*hidden[row], *barred))
+        edited.append(tuple(edit for edit in found if not isinstance(edit, Insert | Erase)))
+        lasting.append(tuple(edit for edit in deltas[row] if isinstance(edit, SlotEdit) and edit.every))
+    return RowEdits(edited, erased, inserted, lasting)
+
+
+def _inserted(model: Model, edits: Sequence[Insert]) -> Inserted:
+    """Banks one behind the other, and what layers that weren't chosen don't read of them."""
+    hidden, slot = [], 0
+    for edit in edits:
+        if edit.layers is not None:
+            barred = torch.ones(model.n_layers, query_heads(model.hf), dtype=torch.bool)
+            barred[list(edit.layers)] = False
+            hidden += [HiddenSlot(barred, slot + i) for i in range(len(edit.bank))]
+        slot += len(edit.bank)
+    return Inserted(joined([edit.bank for edit in edits]), tuple(hidden))
+
+
+def _behind_gates(
+    model: Model, deltas: Sequence[tuple[CacheEdit, ...]], prompts: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> list[tuple[CacheEdit, ...]]:
+    """The edits without those that act before or after the cache is there, and whose gate is closed: these gates are
+    shown the last slot of the prompt by itself, read once more for them. The others are asked when the cache is there.
+    """
+
+    def early(edit: CacheEdit) -> bool:
+        here = isinstance(edit, Insert | Erase) or (isinstance(edit, SlotEdit) and edit.every)
+        return here and getattr(edit, "when", None) is not None
+
+    asked = [row for row, edits in enumerate(deltas) if any(map(early, edits))]
+    shown: dict[tuple[int, ...], LastSlot] = {}
+    distinct = list(dict.fromkeys(tuple(prompts[row][: lengths[row]]) for row in asked))
+    for start in range(0, len(distinct), _TOGETHER):
+        some = distinct[start : start + _TOGETHER]
+        keys, values = last_slots(model, *pad_left(some, model.pad_id, model.device))
+        shown |= {ids: LastSlot(k, v) for ids, k, v in zip(some, keys, values, strict=True)}
+    open_edits = list(deltas)
+    for row in asked:
+        last = shown[tuple(prompts[row][: lengths[row]])]
+        open_edits[row] = tuple(
+            replace(edit, when=None) if early(edit) else edit  # type: ignore[type-var]  # operators are dataclasses
+            for edit in deltas[row]
+            if not early(edit) or opens(edit.when, last, row)  # type: ignore[attr-defined]
+        )
+    return open_edits
