@@ -12,7 +12,7 @@ from ..models.tokens import encode
 from ..tasks.base import Task
 from ..tasks.traces.task import TracedTask, TracesTask
 from .contrasts import Contrast
-from .shots import at_random, by_nearness, fit, put_before, shots_chat, worked
+from .shots import at_random, by_nearness, fit, put_before, shared, shots_chat, worked
 
 
 def few_shot_contrasts(
@@ -23,7 +23,7 @@ def few_shot_contrasts(
     against: str,
     n: int,
     shots: int,
-    select: Literal["random", "nearest"],
+    select: Literal["random", "nearest", "shared"],
     encoder: str | None,
     max_prompt_tokens: int | None,
     seed: int,
@@ -39,20 +39,24 @@ def few_shot_contrasts(
     """
     if n < 1 or shots < 1:
         raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
-    if select not in ("random", "nearest"):
-        raise ValueError(f"select={select!r} is unknown; choose 'random' or 'nearest'.")
+    if select not in ("random", "nearest", "shared"):
+        raise ValueError(f"select={select!r} is unknown; choose 'random', 'nearest' or 'shared'.")
     if encoder is not None and select != "nearest":
         raise ValueError(f"encoder={encoder!r} does nothing for examples at random; pass select='nearest', too.")
     pool = worked(task, (style, against), seed)
-    if len(pool) < max(n, shots + 1):
+    if len(pool) < (n + shots if select == "shared" else max(n, shots + 1)):
         found = f"Task {task.name!r} has {len(pool)} questions for extraction"
+        apart = " of their own" * (select == "shared")
         raise ValueError(
-            f"{found}, too few for {n} pairs with {shots} shots; counted are those with replies in both styles."
+            f"{found}, too few for {n} pairs with {shots} shots{apart}; counted are those with replies in both styles."
         )
     rng = random.Random(seed)
     asked = rng.sample(range(len(pool)), n)
     texts = [w.question.text for w in pool]
-    ranked = by_nearness(texts, asked, encoder) if select == "nearest" else at_random(rng, len(pool), asked, shots)
+    if select == "nearest":
+        ranked = by_nearness(texts, asked, encoder)
+    else:
+        ranked = shared(rng, len(pool), asked) if select == "shared" else at_random(rng, len(pool), asked, shots)
     chosen = [order[:shots] for order in ranked]
     recipe = dict(
         task=task.name,

@@ -98,7 +98,7 @@ class ContrastiveSet:
         against: str = "direct",
         n: int = 100,
         shots: int = 5,
-        select: Literal["random", "nearest"] = "random",
+        select: Literal["random", "nearest", "shared"] = "random",
         encoder: str | None = None,
         max_prompt_tokens: int | None = None,
         seed: int = 0,
@@ -112,7 +112,9 @@ class ContrastiveSet:
             against: how the negative examples answer.
             n: number of pairs; each ends in another question.
             shots: examples in each prompt.
-            select: examples at random, or those whose questions are nearest (the nearest last).
+            select: examples at random for each pair, as in the paper; those whose questions are nearest (the nearest
+                last); or the same ones in all pairs, which are read once: far faster, but pairs then share what the
+                examples happen to say.
             encoder: for the nearest: a sentence-transformers model by its name; `None`: TF-IDF.
             max_prompt_tokens: both prompts of a pair are kept within so many tokens. The longest example gives way to a
                 shorter one, and where there is none, the prompts have fewer examples. The recipe counts the pairs that

@@ -74,6 +74,13 @@ def at_random(rng: random.Random, n: int, asked: Sequence[int], shots: int) -> l
     return [taken + [i for i in more if i not in taken][:SPARE] for taken, more in zip(first, spare, strict=True)]
 
 
+def shared(rng: random.Random, n: int, asked: Sequence[int]) -> list[list[int]]:
+    """The same order of examples for every index in `asked`: all indices below `n` that aren't asked."""
+    rest = sorted(set(range(n)) - set(asked))
+    rng.shuffle(rest)
+    return [rest for _ in asked]
+
+
 def _others(rng: random.Random, n: int, index: int, k: int) -> list[int]:
     return [i + (i >= index) for i in rng.sample(range(n - 1), k)]
 

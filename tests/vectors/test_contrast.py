@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +39,7 @@ def test_a_pair_differs_in_how_its_examples_answer_and_in_nothing_else(tokenizer
 
 
 def test_the_asked_question_is_not_among_the_examples_and_each_pair_asks_another(tokenizer: Any) -> None:
-    for select in ("random", "nearest"):
+    for select in ("random", "nearest", "shared"):
         pairs = few_shot(tokenizer, select=select, n=20)
         asked = []
         for positive, _ in pairs:
@@ -61,6 +61,24 @@ def test_nearest_examples_are_those_with_the_same_words(tokenizer: Any) -> None:
 
     assert alike(few_shot(tokenizer, select="nearest", n=20)) == 1.0
     assert alike(few_shot(tokenizer, select="random", n=20)) < 0.7
+
+
+def test_shared_examples_stand_first_in_all_prompts_of_a_side_and_are_asked_in_none(tokenizer: Any) -> None:
+    pairs = few_shot(tokenizer, select="shared", n=57)
+    for side in (pairs.positive, pairs.negative):
+        opening = _opening(side)
+        assert opening.count("How many legs") >= 3, "the three examples, and what all questions begin with"
+        examples = {line.split()[4] for line in opening.splitlines()[:-1] if line.startswith("How many")}
+        assert len(examples) == 3
+        assert not examples & {str(question).removeprefix("toy/") for question in pairs.recipe["questions"]}
+    other = few_shot(tokenizer, select="shared", n=57, seed=1)
+    assert _opening(other.positive) != _opening(pairs.positive)
+
+
+def _opening(texts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    same = [len(set(letters)) == 1 for letters in zip(*texts, strict=False)]
+    return texts[0][: [*same, False].index(False)]
 
 
 def test_a_seed_fixes_questions_and_examples(tokenizer: Any) -> None:
@@ -180,8 +198,9 @@ def test_empty_or_unequal_sides_are_refused(tokenizer: Any) -> None:
     [
         ({"n": 0}, "n and shots must be at least 1, not 0 and 3"),
         ({"shots": 0}, "n and shots must be at least 1, not 8 and 0"),
-        ({"select": "best"}, "select='best' is unknown; choose 'random' or 'nearest'"),
+        ({"select": "best"}, "select='best' is unknown; choose 'random', 'nearest' or 'shared'"),
         ({"n": 61}, "Task 'toy' has 60 questions for extraction, too few for 61 pairs with 3 shots"),
+        ({"n": 58, "select": "shared"}, "too few for 58 pairs with 3 shots of their own"),
         ({"shots": 60}, "too few for 8 pairs with 60 shots"),
         ({"style": "analogical"}, "Task 'toy' has no replies in style 'analogical'; choose one of: direct, stepwise"),
         ({"against": "rude"}, "no replies in style 'rude'"),

@@ -18,7 +18,7 @@ def extract(
     against: str = "direct",
     n: int = 100,
     shots: int = 5,
-    select: Literal["random", "nearest"] = "random",
+    select: Literal["random", "nearest", "shared"] = "random",
     encoder: str | None = None,
     max_prompt_tokens: int | None = None,
     seed: int = 0,
@@ -39,7 +39,8 @@ def extract(
         against: how the negative examples answer.
         n: number of contrastive pairs.
         shots: examples in each prompt.
-        select: examples at random, or those whose questions are nearest.
+        select: examples at random for each pair, those whose questions are nearest, or the same ones in all pairs,
+            which are read once.
         encoder: for the nearest: a sentence-transformers model; by default TF-IDF.
         max_prompt_tokens: longer prompts get shorter or fewer examples.
         seed: which questions and examples.
