@@ -15,7 +15,6 @@ from ..vectors.kv import KVVectors
 from .choosing import Chosen, rebuild
 from .compact import CompactReplication, hash_reply
 from .methods import LAST
-from .sizes import Sizes
 from .sources import with_demonstrations
 
 
@@ -44,7 +43,7 @@ def methods_of(found: CompactReplication, task: str, model: Model) -> Chosen:
     vectors = KVVectors.load(found.path / f"{task}.vectors.safetensors")
     vectors.check_fits(model)
     activations = ActivationVectors.load(found.path / f"{task}.activations.safetensors")
-    sizes, seed = Sizes(**found.settings["asked"]), int(found.settings["seed"])
+    sizes, seed = found.sizes(task), int(found.settings["seed"])
     return rebuild(model, with_demonstrations(task, None, None), vectors, activations, found.chosen[task], sizes, seed)
 
 
@@ -90,7 +89,7 @@ def recompute(model: Model, found: CompactReplication, task: str, *, questions: 
         model,
         [get(task).chat(asked[name]) for name in picked],
         list(firsts.values()),
-        generation={"max_new_tokens": Sizes(**found.settings["asked"]).limit(task)},
+        generation={"max_new_tokens": found.sizes(task).limit(task)},
     )
     table = []
     for text in texts:

@@ -15,11 +15,14 @@ import pandas as pd
 from .._util.files import write_atomically
 from .._util.json import read_json
 from ..evaluation.runs import Run
+from .sizes import Sizes
 from .stored import SETTINGS, Replication, gather_latency
 from .tables import comparison_table, read_texts
 
 TEXTS = ("text", "forced", "closing", "gold")
 """Columns that may hold a benchmark's words, or its answers."""
+SAME = ("model", "fingerprint", "dtype", "seed")
+"""What all tasks of a folder have in common."""
 KEPT = (
     *("task", "group", "question", "intervention", "control_of", "control_kind", "finish_reason", "tokens"),
     *("read_answer", "correct", "style", "reasoned", "repetition", "loop", "cut", "words", "connectives", "enumerates"),
@@ -33,7 +36,7 @@ class CompactReplication:
 
     Attributes:
         path: the folder.
-        settings: model, sizes and seed; `costs` and `dates` by task.
+        settings: model and seed; `asked`, the sizes, and `costs` and `dates` by task.
         rows: one row a reply on test questions: `KEPT`; `hash` is of the whole reply.
         cells: every cell that was tried on development questions.
         chosen: by task, what was chosen.
@@ -57,6 +60,10 @@ class CompactReplication:
         """The comparison, computed from the rows: see `comparison_table`."""
         return comparison_table(self.rows, self.latency)
 
+    def sizes(self, task: str) -> Sizes:
+        """How large the replication was on a task."""
+        return Sizes(**self.settings["asked"][task])
+
 
 def hash_reply(text: str) -> str:
     """The first 16 hex digits of a reply's SHA-256.
@@ -74,7 +81,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
     """Write a replication's numbers, readings and hashes, without any text of a benchmark or a reply.
 
     Tasks can be done on several machines, one after another: those that the folder holds already stay, and those of the
-    replication come after them, or in their place.
+    replication come after them, or in their place. Each task keeps the sizes that it was asked with.
 
     Args:
         replication: from `kv.replicate` or `kv.replication.load`.
@@ -85,7 +92,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: no replies yet, or the folder holds results of another model, seed or size.
+        ValueError: no replies yet, or the folder holds results of another model or seed.
         OSError: the folder can't be written.
 
     Example:
@@ -102,7 +109,8 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
     whole = rows.forced + rows.text
     rows = rows.assign(words=whole.str.split().str.len(), hash=whole.map(hash_reply))[list(KEPT)]
     settings = {
-        **replication.settings,
+        **{name: replication.settings[name] for name in (*SAME, "version")},
+        "asked": {task: replication.settings["asked"] for task in tasks},
         "costs": {task: _cost(replication.path / task) for task in tasks},
         "dates": {task: _dates(replication.path / task) for task in tasks},
     }
@@ -114,7 +122,7 @@ def write_compact(replication: Replication, out: str | Path) -> Path:
             pd.concat([old[~old.task.isin(tasks)], new], ignore_index=True) if len(old) else new
             for old, new in ((before.rows, rows), (before.cells, cells), (before.latency, latency))
         )
-        for name in ("costs", "dates"):
+        for name in ("asked", "costs", "dates"):
             settings[name] = {**before.settings[name], **settings[name]}
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "rows.parquet", lambda file: rows.to_parquet(file, index=False, compression="zstd"))
@@ -160,7 +168,7 @@ def read_compact(path: str | Path) -> CompactReplication:
 
 def _check_same(there: CompactReplication, settings: dict[str, Any]) -> None:
     """Refuse to mix the results of two experiments."""
-    for name in ("model", "fingerprint", "dtype", "seed", "sizes"):
+    for name in SAME:
         if there.settings[name] != settings[name]:
             raise ValueError(
                 f"{there.path} holds results with {name} {there.settings[name]!r}, not {settings[name]!r}; choose"

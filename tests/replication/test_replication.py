@@ -145,7 +145,13 @@ def test_compact_results_hold_no_texts_and_give_the_same_table(finished: Path, t
 
 def test_compact_results_keep_the_tasks_of_other_machines(finished: Path, tmp_path: Path) -> None:
     here = kv.replication.load(finished)
-    elsewhere = replace(here, rows=here.rows.assign(task="other"), cells=here.cells.assign(task="other"))
+    larger = {**here.settings["asked"], "dev": here.settings["asked"]["dev"] + 1}
+    elsewhere = replace(
+        here,
+        settings={**here.settings, "asked": larger},
+        rows=here.rows.assign(task="other"),
+        cells=here.cells.assign(task="other"),
+    )
     (finished / "other").symlink_to(finished / TASK)
     try:
         kv.replication.write_compact(elsewhere, tmp_path)
@@ -153,7 +159,9 @@ def test_compact_results_keep_the_tasks_of_other_machines(finished: Path, tmp_pa
         (finished / "other").unlink()
     for _ in range(2):  # a task that is there already is replaced
         both = kv.replication.read_compact(kv.replication.write_compact(here, tmp_path))
-        assert list(both.settings["costs"]) == list(both.settings["dates"]) == list(both.chosen) == ["other", TASK]
+        by_task = [list(both.settings[name]) for name in ("asked", "costs", "dates")]
+        assert by_task == [["other", TASK]] * 3 and list(both.chosen) == ["other", TASK]
+        assert both.sizes("other").dev == here.settings["asked"]["dev"] + 1 and both.sizes(TASK).limit(TASK) > 0
         assert len(both.rows) == 2 * len(here.rows) and len(both.cells) == 2 * len(here.cells)
         alone = both.table[both.table.task == TASK].drop(columns="p_holm").reset_index(drop=True)
         pd.testing.assert_frame_equal(alone, here.table.drop(columns="p_holm"))

@@ -214,7 +214,9 @@ def test_a_failure_is_told_the_others_run_and_the_next_run_tries_again(books, ou
     write_notebook(books, "03_runs", "Runs", "print('ran')")
     assert run(out) == 2
     told = capsys.readouterr().out
-    assert re.search(r"01_fails: failed after \d+ s \(\d+ s of a core\): AssertionError: a <reason> of two lines\n", told)
+    assert re.search(
+        r"01_fails: failed after \d+ s \(\d+ s of a core\): AssertionError: a <reason> of two lines\n", told
+    )
     assert re.search(r"02_dies: failed after \d+ s \(.*[Kk]ernel died", told)
     assert "1 of 3 notebooks ran to the end" in told and texts(out, "03_runs") == "ran\n"
     page = (out / "index.html").read_text()
