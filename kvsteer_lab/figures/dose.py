@@ -36,10 +36,10 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
         axes, ("reasoned", "accuracy"), ("replies that reason", "correct answers"), strict=True
     ):
         _draw(axis, table, column, COLORS["steered"])
-        axis.set(title=title, xlabel="relative strength: $|c_v S^V|$ / norm of the slot's own values")
+        axis.set(title=title, xlabel="dose: $|c_v S^V|$ / norm of the slot's own values")
     axes[0].set_ylabel("share of questions")
     axes[0].annotate(
-        "strength\n($c_v$)",
+        "dose\n($c_v$)",
         (0, 0),
         xytext=(-26, -11),
         xycoords="axes fraction",
@@ -76,7 +76,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     )
     for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
         _draw(axis, table, column, color_of(label))
-        axis.set(title=for_figure(label), xlabel="relative strength (coefficient)")
+        axis.set(title=for_figure(label), xlabel="dose (coefficient)")
         axis.tick_params(axis="x", labelsize=6)
     axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
     handles, labels = axes[0, 0].get_legend_handles_labels()

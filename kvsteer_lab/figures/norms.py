@@ -51,7 +51,7 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
         >>> figure = kv.figures.plot_relative_norms(pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2],
         ...                                                       "values": [0.9, 1.4]}))
         >>> figure.axes[0].get_ylabel()
-        'relative strength at coefficient 1'
+        'dose at coefficient 1'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
     axis.plot(relative.layer, relative["keys"], "o--", color=PARTS["keys"], label="keys, $|S^K|/|K|$")
@@ -67,7 +67,7 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
     )
     axis.set(
         xlabel="layer",
-        ylabel="relative strength at coefficient 1",
+        ylabel="dose at coefficient 1",
         xticks=relative.layer if len(relative) <= 16 else relative.layer[:: len(relative) // 8],
     )
     axis.set_ylim(bottom=0)

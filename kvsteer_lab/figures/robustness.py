@@ -41,7 +41,7 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
         _draw_gains(axis, own, color_of(method))
         dose = own.dose[np.isclose(own.ratio, 1)].iloc[0]
         axis.set(
-            title=f"{for_figure(method)}, $c^*$ at strength {dose:.2g}\n{_verdict(own)}",
+            title=f"{for_figure(method)}, $c^*$ at dose {dose:.2g}\n{_verdict(own)}",
             xlabel="coefficient / $c^*$",
         )
     axes[0, 0].set_ylabel(f"gain over the baseline,\n{int(table.n.iloc[0])} questions")
@@ -85,7 +85,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         )
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), layout="constrained", sharey=True)
     units = {
-        "dose": "relative strength: added norm / norm of what it's added to",
+        "dose": "dose: added norm / norm of what it's added to",
         "kl": "KL(steered || plain) on the baseline's text, nats",
     }
     for axis, (unit, label) in zip(axes, units.items(), strict=True):

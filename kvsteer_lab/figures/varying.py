@@ -55,7 +55,7 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
                 markerfacecolor="white" if i % 2 == 0 else COLORS["steered"],
                 elinewidth=0.7,
             )
-            axis.errorbar(place, own[column], error, color=COLORS["steered"], label=f"strength {dose:g}", **look)
+            axis.errorbar(place, own[column], error, color=COLORS["steered"], label=f"dose {dose:g}", **look)
             if column == "adopted":
                 name = "lowest to highest vector" if i == 0 else None
                 axis.vlines(
