@@ -69,3 +69,4 @@ from .vectors.extraction import extract as extract
 from .vectors.extraction import extract_pairs as extract_pairs
 from .vectors.kv import KVVectors as KVVectors
 from .vectors.pairs import ContrastiveSet as ContrastiveSet
+from .vectors.styles import extract_styles as extract_styles

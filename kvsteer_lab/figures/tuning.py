@@ -31,7 +31,7 @@ def plot_tuning(cells: pd.DataFrame, objective: str = "accuracy") -> Figure:
         >>> cells = pd.DataFrame({"dose": [0.5, 1.0, 2.0], "accuracy": [0.5, 0.9, 0.7], "chosen": [False, True, False]})
         >>> cells = cells.assign(method="cache steering", variant="values", low=0.4, high=0.95, n=40)
         >>> kv.figures.plot_tuning(cells).axes[0].get_title().splitlines()[-1]
-        '3 cells, chosen: values, dose 1'
+        'chosen: values, strength 1'
     """
     if objective not in cells:
         raise ValueError(f"The cells have no column {objective!r}; pass the search's own, tuning.objective.")
@@ -60,13 +60,13 @@ def plot_tuning(cells: pd.DataFrame, objective: str = "accuracy") -> Figure:
             markeredgecolor="black",
             markeredgewidth=0.9,
         )
-        title = f"{for_figure(method)}\n{len(own)} cells, chosen: {for_figure(best.variant)}, dose {best.dose:.2g}"
+        title = f"{for_figure(method)}, {len(own)} cells\nchosen: {for_figure(best.variant)}, strength {best.dose:.2g}"
         axis.set_title(title, fontsize=7)
         axis.set(xscale="log", ylim=(-0.04, 1.04) if share else (None, None))
         axis.xaxis.set_major_locator(LogLocator(2, numticks=6))
         axis.xaxis.set_major_formatter("{x:.2g}")
         axis.minorticks_off()
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=6)
-    figure.supxlabel("dose: norm of what is added / norm of what it is added to", fontsize=8)
+    figure.supxlabel("relative strength: norm of what is added / norm of what it is added to", fontsize=8)
     axes[0, 0].set_ylabel(f"{for_figure(objective)}, {int(cells.n.iloc[0])} development questions")
     return figure

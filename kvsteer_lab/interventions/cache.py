@@ -16,8 +16,11 @@ from ..edits.base import CacheEdit
 from ..edits.slots import check_slot
 from ..models.model import Model
 from ..models.prompts import Prompt
+from ..tasks.base import Task
+from ..vectors.extraction import extract
 from ..vectors.indices import check_indices
 from ..vectors.kv import KVVectors
+from ..vectors.pairs import ContrastiveSet
 from ..vectors.randomised import random_like
 from .checks import check_adds, check_coefficient, check_vectors
 from .steering import Steering
@@ -69,6 +72,48 @@ class CacheSteering(Steering):
         heads = None if self.heads is None else tuple(check_indices("KV head", self.heads, self.vectors.n_kv_heads))
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "heads", heads)
+
+    @staticmethod
+    def of_style(
+        model: Model,
+        task: Task,
+        style: str,
+        *,
+        ck: float,
+        cv: float,
+        n: int = 100,
+        shots: int = 5,
+        seed: int = 0,
+        name: str | None = None,
+        progress: bool = True,
+    ) -> CacheSteering:
+        """Steering towards a task's style: few-shot pairs, their vectors, and these coefficients, in one call.
+
+        The same as `kv.extract` on `kv.ContrastiveSet.few_shot`, for where neither pairs nor vectors are looked at.
+
+        Args:
+            model: the model to extract from.
+            task: pairs come from its extraction split.
+            style: how the positive examples answer; the negative ones answer directly.
+            ck, cv: coefficients of keys and values.
+            n: pairs.
+            shots: examples in each prompt.
+            seed: fixes questions and examples.
+            name: the label, if it isn't to be made from the settings.
+            progress: whether to show a bar.
+
+        Raises:
+            ValueError: a coefficient that is NaN or infinite, or as `ContrastiveSet.few_shot` and `kv.extract`.
+
+        Example:
+            >>> import kvsteer_lab as kv
+            >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+            >>> kv.CacheSteering.of_style(model, task, "stepwise", ck=0, cv=2, n=8, shots=2, progress=False).label
+            'steered stepwise ck=0 cv=2'
+        """
+        ck, cv = check_coefficient(ck, "ck"), check_coefficient(cv, "cv")
+        pairs = ContrastiveSet.few_shot(task, model.tokenizer, style=style, n=n, shots=shots, seed=seed)
+        return CacheSteering(extract(model, pairs, progress=progress), ck, cv, name=name)
 
     @property
     def label(self) -> str:

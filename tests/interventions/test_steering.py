@@ -180,3 +180,24 @@ def test_other_things_than_vectors_and_numbers_are_refused_in_a_sentence(model: 
     ):
         with pytest.raises(ValueError, match=message):
             build()
+
+
+def test_steering_of_a_style_is_extraction_from_its_pairs() -> None:
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    pairs = kv.ContrastiveSet.few_shot(task, model.tokenizer, style="analogical", n=6, shots=2, seed=4)
+    steering = kv.CacheSteering.of_style(
+        model, task, "analogical", ck=0.5, cv=2, n=6, shots=2, seed=4, name="by style", progress=False
+    )
+    vectors = kv.extract(model, pairs, progress=False)
+    assert (steering.ck, steering.cv, steering.label) == (0.5, 2.0, "by style")
+    assert torch.equal(steering.vectors.keys, vectors.keys) and torch.equal(steering.vectors.values, vectors.values)
+    assert steering.vectors.card == vectors.card and vectors.values.abs().max() > 0.05
+
+
+def test_steering_of_a_style_refuses_a_bad_coefficient_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvsteer_lab.interventions.cache.extract", lambda *_, **__: pytest.fail("it ran"))
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    with pytest.raises(ValueError, match="ck"):
+        kv.CacheSteering.of_style(model, task, "stepwise", ck=float("nan"), cv=2)
+    with pytest.raises(ValueError, match="haiku"):
+        kv.CacheSteering.of_style(model, task, "haiku", ck=0, cv=2)

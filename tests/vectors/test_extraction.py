@@ -188,3 +188,27 @@ def test_a_batch_size_below_one_is_refused(model: kv.Model) -> None:
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size must be at least 1, not {size}"):
             kv.extract(model, PAIRS, batch_size=size, progress=False)
+
+
+def test_styles_are_extracted_from_the_same_questions_each_as_by_itself(tiny: kv.Model) -> None:
+    task = kv.tasks.get("tiny-arithmetic")
+    settings = dict(n=5, shots=2, seed=3)
+    found = kv.extract_styles(tiny, task, keys="position_free", progress=False, **settings)
+    assert list(found) == [style for style in task.styles if style != "direct"] and len(found) == 5
+    recipes = [own.card.recipe for own in found.values()]
+    assert all(recipe["questions"] == recipes[0]["questions"] for recipe in recipes)
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="analogical", **settings)
+    alone = kv.extract_pairs(tiny, pairs, keys="position_free", progress=False)
+    assert torch.equal(found["analogical"].keys, alone.keys) and found["analogical"].card == alone.card
+    assert not torch.equal(found["analogical"].values, found["stepwise"].values)
+
+
+@pytest.mark.parametrize(
+    ("styles", "said"), [([], "No style"), (["stepwise", "stepwise"], "named twice"), (["haiku"], "haiku")]
+)
+def test_styles_that_cannot_be_extracted_are_refused_before_anything_runs(
+    styles: list[str], said: str, tiny: kv.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvsteer_lab.vectors.styles.extract_pairs", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match=said):
+        kv.extract_styles(tiny, kv.tasks.get("tiny-arithmetic"), styles)
