@@ -37,10 +37,11 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
         )
     panels = [(name, part.droplevel(0)) for name, part in table.groupby(level=0, sort=False)]
     most = max(len(part) for _, part in panels)
+    width, above = (ONE_COLUMN, 0.0) if len(panels) == 1 else (TWO_COLUMNS, 0.4)
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS, 0.8 + 0.26 * most),
+        figsize=(width, 0.8 + above + 0.26 * most),
         layout="constrained",
         squeeze=False,
     )
@@ -81,4 +82,5 @@ def _counted(table: pd.DataFrame) -> str:
     more = (table.difference > 0) & (table.p_holm < 0.05)
     counts = more.groupby([_short(label, name) for name, label in table.index], sort=False).sum()
     found = ", ".join(f"{for_figure(label)} {count}" for label, count in counts.items())
-    return f"Shown more often than without it, of {table.index.get_level_values(0).nunique()} behaviours: {found}"
+    n = table.index.get_level_values(0).nunique()
+    return f"Shown more often than without it, after Holm's correction,\nof {n} behaviours: {found}"
