@@ -120,7 +120,10 @@ def test_a_picture_of_several_behaviours_counts_in_how_many_each_method_does_mor
     }
     table = pd.DataFrame.from_dict(rows, orient="index").assign(n=24, baseline=0.1, low=0.0, high=1.0)
     figure = kv.figures.plot_behaviours(table)
-    said = "Shown more often than without it, after Holm's correction,\nof 2 behaviours: system prompt 2, cache steering 0"
-    assert figure.get_suptitle() == said
+    said = (
+        "Shown more often than without it, after Holm's correction,",
+        "of 2 behaviours: system prompt 2, cache steering 0",
+    )
+    assert figure.get_suptitle().split("\n") == list(said)
     assert [axis.get_title() for axis in figure.axes] == ["loud, 24 prompts", "brief, 24 prompts"]
     assert kv.figures.plot_behaviours(table.loc[["loud"]]).get_suptitle() == ""
