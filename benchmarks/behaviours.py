@@ -3,7 +3,7 @@
     python benchmarks/behaviours.py --model smollm2-135m --runs runs/behaviours
     python benchmarks/behaviours.py --entangle 12       # what the stored steerings do to facts and refusals
 
-Chapter 16 reads what it writes to results/behaviours/. A run that was stopped goes on.
+Chapter 16 reads what it writes to results/behaviours/, a folder a model. A run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def main(
         behaviours: names of `kv.behaviours.NAMES`.
         runs: where unfinished runs are kept.
         sizes: how much is done.
-        out: where the results go.
+        out: where the results go, in a folder of the model's name.
         entangle: instead, on so many questions each, what the stored cache steerings do to simple facts and to harmless
             requests, with two random vectors each.
     """
-    loaded = kv.load(model)
+    loaded, out = kv.load(model), out / Path(model).name
     if entangle:
         study = kv.behaviours.read_study(out)
         table = measure_entanglement(loaded, study, entangle, runs / "entanglement")

@@ -1,6 +1,8 @@
 """The methods of `kv.methods` at equal divergence on one model: numbers for chapter 15, no texts.
 
-python benchmarks/methods.py --model tiny --task tiny-arithmetic --style stepwise
+    python benchmarks/methods.py --model tiny --task tiny-arithmetic --style stepwise
+    python benchmarks/methods.py --model smollm2-135m --controls 19 --n 6 --pairs 8 --max-new-tokens 16 \\
+        --steps 8 --tolerance 0.05 --together 4 --only "mean difference" "keys only" "learned"
 
 All methods are made from the same pairs, scaled until KL(steered || plain) along the baseline's replies is what is
 asked for, and evaluated on the same questions, each beside random controls that are scaled to the same divergence.
@@ -27,9 +29,12 @@ def main() -> None:
     parser.add_argument("--style", default="stepwise")
     parser.add_argument("--nats", type=float, default=0.5)
     parser.add_argument("--span", type=float, default=8.0)
+    parser.add_argument("--tolerance", type=float, default=0.01, help="of the coefficient's logarithm")
     parser.add_argument("--controls", type=int, default=39)
     parser.add_argument("--n", type=int, default=12, help="questions of the test split")
     parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=40, help="of the learned delta")
+    parser.add_argument("--only", nargs="*", default=[], help="these methods, in this order; none: all")
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--together", type=int, default=6, help="methods done at a time")
     parser.add_argument("--batch-size", type=int, default=256)
@@ -38,9 +43,13 @@ def main() -> None:
     model, task = kv.load(asked.model), kv.tasks.get(asked.task)
     path = asked.out / f"{asked.model}.parquet"
     done = pd.read_parquet(path) if path.is_file() else pd.DataFrame({"method": []})
-    named = kv.analysis.steering_methods(model, task, asked.style, pairs=asked.pairs)
+    learned = "learned" in (asked.only or ["learned"]) and "learned" not in set(done.method)
+    named = kv.analysis.steering_methods(
+        model, task, asked.style, pairs=asked.pairs, learned=learned, steps=asked.steps
+    )
     first = next(iter(named))
-    waiting = [name for name in named if name not in set(done.method)]
+    waiting = [name for name in asked.only or named if name not in set(done.method)]
+    print(f"{len(waiting)} methods to do", flush=True)
     while waiting:
         some, waiting = waiting[: asked.together], waiting[asked.together :]
         began = time.process_time()
@@ -50,6 +59,7 @@ def main() -> None:
             {name: named[name] for name in dict.fromkeys([first, *some])},
             [asked.nats],
             span=asked.span,
+            tolerance=asked.tolerance,
             controls=asked.controls,
             n=asked.n,
             split="test",
@@ -59,12 +69,13 @@ def main() -> None:
         )
         cost = (time.process_time() - began) / len(table)
         settings = dict(style=asked.style, task=asked.task, pairs=asked.pairs, controls=asked.controls)
-        settings |= dict(span=asked.span, max_new_tokens=asked.max_new_tokens, cpu_s=cost)
+        settings |= dict(span=asked.span, tolerance=asked.tolerance, steps=asked.steps)
+        settings |= dict(max_new_tokens=asked.max_new_tokens, cpu_s=cost)
         new = table[table.method.isin(some)].assign(**settings)
         done = pd.concat([done, new], ignore_index=True) if len(done) else new
         path.parent.mkdir(parents=True, exist_ok=True)
         done.to_parquet(path, index=False)
-        print(f"{len(done)} of {len(named)} methods, {cost:.1f} s of one core a method", flush=True)
+        print(f"{len(done)} methods, {cost:.1f} s of one core a method", flush=True)
 
 
 if __name__ == "__main__":

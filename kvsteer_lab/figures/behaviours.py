@@ -17,7 +17,8 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
 
     Lines are Wilson's 95% intervals; the dashed line is the baseline. The pale bar behind a steering holds the middle
     95% of random vectors of its size, and the diamond is their mean. A cross is the share of replies that end in a
-    loop, where there are any.
+    loop, where there are any. With several behaviours the title counts in how many of them a method shows the behaviour
+    more often than the baseline does (p < .05 after Holm's correction).
 
     Raises:
         ValueError: a table that isn't indexed by behaviour and method.
@@ -36,15 +37,18 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
         )
     panels = [(name, part.droplevel(0)) for name, part in table.groupby(level=0, sort=False)]
     most = max(len(part) for _, part in panels)
+    width, above = (ONE_COLUMN, 0.0) if len(panels) == 1 else (TWO_COLUMNS, 0.4)
     figure, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(ONE_COLUMN if len(panels) == 1 else TWO_COLUMNS, 0.8 + 0.26 * most),
+        figsize=(width, 0.8 + above + 0.26 * most),
         layout="constrained",
         squeeze=False,
     )
+    if len(panels) > 1 and {"difference", "p_holm"} <= set(table.columns):
+        figure.suptitle(_counted(table))
     for axis, (name, part) in zip(axes[0], panels, strict=True):
-        labels = [str(label).removesuffix(f" {name}") for label in part.index]
+        labels = [_short(label, name) for label in part.index]
         for place, (label, row) in enumerate(zip(labels, part.to_dict("records"), strict=True)):
             y = len(part) - 1 - place
             color = COLORS["prompt"] if "prompt" in label else color_of(label)
@@ -66,3 +70,17 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
             yticklabels=[for_figure(label) for label in labels[::-1]],
         )
     return figure
+
+
+def _short(label: object, name: object) -> str:
+    """A method without the behaviour that its label ends in."""
+    return str(label).removesuffix(f" {name}")
+
+
+def _counted(table: pd.DataFrame) -> str:
+    """In how many behaviours each method does more than nothing, in words."""
+    more = (table.difference > 0) & (table.p_holm < 0.05)
+    counts = more.groupby([_short(label, name) for name, label in table.index], sort=False).sum()
+    found = ", ".join(f"{for_figure(label)} {count}" for label, count in counts.items())
+    n = table.index.get_level_values(0).nunique()
+    return f"Shown more often than without it, after Holm's correction,\nof {n} behaviours: {found}"

@@ -15,14 +15,14 @@ _OWN, _RANDOM = color_of("steered"), color_of("random")
 @styled
 def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
     """Every method's share of replies and their length, beside its random controls, all at the same divergence: the
-    table of `kv.analysis.match_divergence` with one divergence. The title counts the methods that lie above all of
+    table of `kv.analysis.match_divergence` with one divergence. The titles count the methods that lie above all of
     their controls.
 
     Thin lines are 95% intervals (Wilson's); broad ones hold the middle 95% of the controls. A method that doesn't reach
     the divergence has no mark.
 
     Args:
-        table: one row a method.
+        table: one row a method; with a column `model` one row a model and method, and two panels a model.
         measure: `"adopted"`, the share in the intended style, or `"accuracy"`.
 
     Raises:
@@ -41,21 +41,39 @@ def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
     missing = {measure, f"{own}low", f"{band}low", p, "tokens"} - set(table.columns)
     if missing or table.nats.nunique() != 1:
         raise ValueError(f"The table needs one divergence and {', '.join(sorted(missing)) or 'no second one'}.")
-    part = table[::-1].reset_index(drop=True)
+    models = dict(list(table.groupby("model", sort=False))) if "model" in table else {"": table}
+    names = list(dict.fromkeys(table.method))[::-1]
     figure, axes = plt.subplots(
-        1, 2, figsize=(TWO_COLUMNS, 0.9 + 0.17 * len(part)), layout="constrained", sharey=True, width_ratios=(2, 1)
+        1,
+        2 * len(models),
+        figsize=(TWO_COLUMNS, 0.9 + 0.17 * len(names)),
+        layout="constrained",
+        sharey=True,
+        width_ratios=(2, 1) * len(models),
     )
-    axes[0].hlines(part.index, part[f"{band}low"], part[f"{band}high"], color=_RANDOM, linewidth=5)
-    axes[0].hlines(part.index, part[f"{own}low"], part[f"{own}high"], color=_OWN, linewidth=1)
-    axes[0].plot(part[measure], part.index, "o", color=_OWN)
-    axes[1].plot(part.tokens, part.index, "o", color=_OWN)
+    for (model, part), shares, lengths in zip(models.items(), axes[::2], axes[1::2], strict=True):
+        at = part.method.map(names.index)
+        shares.hlines(at, part[f"{band}low"], part[f"{band}high"], color=_RANDOM, linewidth=5)
+        shares.hlines(at, part[f"{own}low"], part[f"{own}high"], color=_OWN, linewidth=1)
+        shares.plot(part[measure], at, "o", color=_OWN)
+        lengths.plot(part.tokens, at, "o", color=_OWN)
+        shares.set(title=_counted(part, measure, p, str(model)), xlim=(-0.03, 1.03))
+        shares.set(xlabel="in the style" if measure == "adopted" else measure)
+        lengths.set(xlabel="tokens a reply", xlim=(0, None))
+    if len(models) > 1:
+        figure.suptitle(f"Methods that do more than all of their random controls at {table.nats.iloc[0]:g} nats")
+    axes[0].set(yticks=range(len(names)), yticklabels=[for_figure(name) for name in names])
+    axes[0].set(ylim=(-0.6, len(names) - 0.4))
+    return figure
+
+
+def _counted(part: pd.DataFrame, measure: str, p: str, model: str) -> str:
+    """How many methods lie above all of their controls, in words."""
     above = int((part[p] <= 1 / (part.matched + 1) + 1e-9).sum())
     reached = int(part[measure].notna().sum())
-    title = (
-        f"At {table.nats.iloc[0]:g} nats {above} of {reached} methods {'does' if above == 1 else 'do'} more than\n"
+    if model:
+        return f"{for_figure(model)}: {above} of {reached}"
+    return (
+        f"At {part.nats.iloc[0]:g} nats {above} of {reached} methods {'does' if above == 1 else 'do'} more than\n"
         f"all of {'its' if above == 1 else 'their'} random controls"
     )
-    axes[0].set(title=title, xlabel="in the style" if measure == "adopted" else measure, xlim=(-0.03, 1.03))
-    axes[0].set(yticks=part.index, yticklabels=[for_figure(name) for name in part.method], ylim=(-0.6, len(part) - 0.4))
-    axes[1].set(xlabel="tokens a reply", xlim=(0, None))
-    return figure

@@ -71,6 +71,15 @@ def test_random_vectors_are_made_as_large_as_it_takes(tiny, task, methods, table
     assert other.p_random[0] == kv.stats.control_p(other.accuracy[0], [other.random_low[0]])
 
 
+def test_a_tolerance_bounds_the_search(tiny, task, methods):
+    """Halving within a factor of two from 1 stops where it is within the tolerance of what a finer search finds."""
+    few = dict(span=2.0, controls=0) | QUICK
+    fine, coarse = (
+        match_divergence(tiny, task, {"cache": methods["cache"]}, [1.2], tolerance=t, **few) for t in (0.01, 0.4)
+    )
+    assert 0 < abs(math.log(fine.coefficient[0] / coarse.coefficient[0])) < 0.4
+
+
 def test_methods_are_tested_against_the_first_on_the_same_questions(tiny, task, methods):
     both = {"cache": methods["cache"], "the same": methods["cache"]}
     table = match_divergence(tiny, task, both, [1.2], controls=0, **QUICK)
@@ -97,6 +106,7 @@ def test_what_can_t_be_matched_is_refused(tiny, task, methods):
         ({"a": steering}, [0.0], {}, "positive numbers of nats"),
         ({"a": steering}, [float("nan")], {}, "positive numbers of nats"),
         ({"a": steering}, [1], dict(span=1), "span must be a number above 1, not 1"),
+        ({"a": steering}, [1], dict(tolerance=0), "tolerance must be a positive number, not 0"),
         (
             {"a": kv.CacheSteering(steering.vectors, 0, 0)},
             [1],

@@ -109,3 +109,21 @@ def test_a_study_is_stored_read_and_computed_again(tmp_path: Path) -> None:
     larger = replace(study, settings={**study.settings, "sizes": {**study.settings["sizes"], "test": 4}})
     with pytest.raises(ValueError, match=r"holds studies with sizes .* choose another folder"):
         kv.behaviours.write_study([larger], tmp_path / "out")
+
+
+def test_a_picture_of_several_behaviours_counts_in_how_many_each_method_does_more() -> None:
+    rows = {
+        ("loud", "system prompt loud"): dict(value=0.9, difference=0.8, p_holm=0.01),
+        ("loud", "cache steering"): dict(value=0.4, difference=0.3, p_holm=0.2),
+        ("brief", "system prompt brief"): dict(value=0.8, difference=0.7, p_holm=0.02),
+        ("brief", "cache steering"): dict(value=0.0, difference=-0.1, p_holm=0.01),
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").assign(n=24, baseline=0.1, low=0.0, high=1.0)
+    figure = kv.figures.plot_behaviours(table)
+    said = (
+        "Shown more often than without it, after Holm's correction,",
+        "of 2 behaviours: system prompt 2, cache steering 0",
+    )
+    assert figure.get_suptitle().split("\n") == list(said)
+    assert [axis.get_title() for axis in figure.axes] == ["loud, 24 prompts", "brief, 24 prompts"]
+    assert kv.figures.plot_behaviours(table.loc[["loud"]]).get_suptitle() == ""

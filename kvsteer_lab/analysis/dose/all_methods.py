@@ -30,6 +30,7 @@ def steering_methods(
     shots: int = 1,
     layer: int | None = None,
     learned: bool = True,
+    steps: int = 40,
     seed: int = 0,
 ) -> dict[str, Scaled]:
     """Every method of `kv.methods` that has a size, with the same budget: the same pairs of the task's extraction
@@ -42,6 +43,7 @@ def steering_methods(
         pairs, shots, seed: of `ContrastiveSet.few_shot`.
         layer: of activation steering; `None`: the one below the middle.
         learned: whether a delta is learned, too, by gradient descent.
+        steps: of that descent.
 
     Returns:
         Interventions by name, the mean difference first.
@@ -99,7 +101,7 @@ def steering_methods(
         found[name] = ActivationSteering(residual, at, 0.5, scope=scope, name=name)  # type: ignore[arg-type]
     if learned:
         replies = [task.demonstrate(question, style) for question in questions]
-        delta, _ = methods.learned_delta(model, chats, replies, steps=40, seeds=(seed,))
+        delta, _ = methods.learned_delta(model, chats, replies, steps=steps, seeds=(seed,))
         found["learned"] = _edits("learned", style, Add(delta.keys, delta.values))
     first = ["mean difference", "mean difference, keys too"]
     return {name: found[name] for name in (*first, *(name for name in found if name not in first))}

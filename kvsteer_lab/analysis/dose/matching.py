@@ -23,7 +23,6 @@ from ...interventions.scaled import Scaled
 from ...models.model import Model
 from ...tasks.base import Task
 
-_STEP = 0.01  # in log coefficient: where KL goes with its square, within 1% of the nats asked for
 _LEAST = 1e-12  # nats; less is rounding
 _BANDS = ("random_low", "random_high", "p_random", "random_adopted_low", "random_adopted_high", "p_random_adopted")
 
@@ -35,6 +34,7 @@ def match_divergence(
     nats: Sequence[float],
     *,
     span: float = 16.0,
+    tolerance: float = 0.01,
     controls: int = 40,
     n: int = 16,
     split: str = "dev",
@@ -56,6 +56,8 @@ def match_divergence(
         steerings: by name; of each, a coefficient near which to look.
         nats: the divergences to compare at.
         span: how far from a steering's own coefficient to look, as a factor, upwards and downwards.
+        tolerance: how near to look, in the logarithm of the coefficient; where KL goes with the coefficient's square,
+            0.01 is within 1% of the nats asked for.
         controls: random vectors a steering; 0: none.
         max_new_tokens: of the replies.
 
@@ -68,8 +70,9 @@ def match_divergence(
         of `adopted`. A steering that doesn't get there has no numbers.
 
     Raises:
-        ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a steering that adds
-            nothing or has a coefficient of 0, or what `kv.evaluate` refuses; before anything is generated.
+        ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a tolerance that
+            isn't positive, a steering that adds nothing or has a coefficient of 0, or what `kv.evaluate` refuses;
+            before anything is generated.
         KeyboardInterrupt: the search or the run was interrupted; with `out`, the replies go on there.
 
     Example:
@@ -88,6 +91,8 @@ def match_divergence(
         raise ValueError(f"Divergences are one or more positive numbers of nats, not {list(nats)}.")
     if not 1 < span < math.inf:
         raise ValueError(f"The span must be a number above 1, not {span}.")
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"The tolerance must be a positive number, not {tolerance}.")
     for name, steering in steerings.items():
         check_adds(steering)
         if steering.coefficient == 0:
@@ -108,7 +113,7 @@ def match_divergence(
         for name, steering in steerings.items():
             vectors: dict[str, Scaled] = {"steering": steering}
             vectors |= {f"random {seed + i}": c for i, c in enumerate(steering.controls(controls, seed))}
-            for (vector, x), factor in _factors(vectors, targets, span, move).items():
+            for (vector, x), factor in _factors(vectors, targets, span, tolerance, move).items():
                 own = vectors[vector]
                 cells[name, x, vector] = own.at(factor * own.coefficient, f"{name}, {vector}, {x:g} nats")
             shown.update(1)
@@ -162,6 +167,7 @@ def _factors(
     vectors: Mapping[str, Scaled],
     nats: Sequence[float],
     span: float,
+    tolerance: float,
     move: Callable[[Sequence[Scaled]], list[float]],
 ) -> dict[tuple[str, float], float]:
     """The smallest factor at which each vector moves the model each of `nats`; those that it doesn't reach are left
@@ -187,7 +193,8 @@ def _factors(
             start = next((i for i in range(len(seen) - 1) if seen[i] < math.log(wanted) <= seen[i + 1]), None)
             if start is not None:
                 between[name, wanted] = (grid[start], grid[start + 1])
-    for _ in range(math.ceil(math.log2((grid[1] - grid[0]) / _STEP)) if between else 0):
+    halvings = max(0, math.ceil(math.log2((grid[1] - grid[0]) / tolerance)))
+    for _ in range(halvings if between else 0):
         middles = {key: (low + high) / 2 for key, (low, high) in between.items()}
         for (key, middle), moved in zip(
             middles.items(), log_moves([(name, x) for (name, _), x in middles.items()]), strict=True
