@@ -1,8 +1,8 @@
 """llama.cpp's C interface, out of the shared library that the package xllamacpp ships: the functions used here.
 
 The package's own classes reach no cache. Its wheels are built for Linux, macOS and Windows, so nothing is compiled;
-its library is opened by `ctypes` and its Python code isn't run. Structures are passed by value, so they must be those of
-this very version of llama.cpp (`include/llama.h` of build 11549): another one is refused.
+its library is opened by `ctypes` and its Python code isn't run. Structures are passed by value, so they must be those
+of this very version of llama.cpp (`include/llama.h` of build 11549): another one is refused.
 """
 
 from __future__ import annotations
