@@ -30,7 +30,7 @@ class FileServer:
     Attributes:
         path: the file, or a folder with one.
         host, port: where to listen. Beyond this machine a key is needed.
-        context: tokens of prompt and reply together.
+        context: tokens of prompt and reply together, at most as many as the model has positions.
         cache: how keys and values are held: `"f32"` or `"f16"`.
         threads: of the processor; `None`: one a core.
         any_weights, check_weights: as in `check_file_fit`.
@@ -68,8 +68,9 @@ class FileServer:
             raise ValueError(
                 f"llama.cpp serves GGUF files, not {self.path}; give a .gguf file, or leave --backend out."
             )
-        engine = LlamaEngine(file, self.context, self.cache, self.threads or os.cpu_count() or 1)
         model, quantisation = load_weightless(file), read_header(file).quantisation
+        room = min(self.context, model.context or self.context)  # beyond it the model was never trained
+        engine = LlamaEngine(file, room, self.cache, self.threads or os.cpu_count() or 1)
         check_same_model(model, engine, file)
         doubts = check_file_fit(
             catalogue.vectors, model, file, any_weights=self.any_weights, check_weights=self.check_weights

@@ -22,7 +22,6 @@ from .completion import Asked
 
 MOST_WAITING = 64
 """Requests that may wait; more are refused."""
-
 SELF_TEST = "The history of the sea is long, and many ships have crossed it."
 
 
@@ -192,8 +191,8 @@ class OneSequence:
             noise, moved = np.abs(again - zero).max(), np.abs(steered - zero).max()
             if not moved > 2 * noise:
                 raise ValueError(
-                    f"The self-test failed: vectors {name!r} at ck={dose:g} cv={dose:g} change no logit (by {moved:.2g},"
-                    f" and {noise:.2g} without steering), so this server would answer unsteered."
+                    f"The self-test failed: vectors {name!r} at ck={dose:g} cv={dose:g} change no logit (by"
+                    f" {moved:.2g}, and {noise:.2g} without steering), so this server would answer unsteered."
                 )
 
 

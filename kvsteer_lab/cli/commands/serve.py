@@ -31,8 +31,8 @@ def serve(
     """Serve a model with vLLM; a request's "kv_steering": {"vectors": NAME, "ck": 0, "cv": 4} steers it.
 
     Prints the equivalent vLLM command and becomes it. Without --host after the "--" only this machine can reach it;
-    --api-key is vLLM's own. With --backend llama.cpp it serves a GGUF file, one sequence at a time; clients need the key
-    in KVSTEER_API_KEY, if there is one.
+    --api-key is vLLM's own. With --backend llama.cpp it serves a GGUF file, one sequence at a time; clients need the
+    key in KVSTEER_API_KEY, if there is one.
 
     Args:
         model: "smollm2-135m", "gemma3-270m", a folder or a hub id; for llama.cpp a GGUF file.
