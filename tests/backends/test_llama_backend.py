@@ -16,7 +16,7 @@ from sweep_plans import same_rows
 import kvsteer_lab as kv
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python isn't installed (the extra [llama-cpp])"
+    importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp isn't installed (the extra [llama-cpp])"
 )
 SHORT = {"max_new_tokens": 16}
 
