@@ -1,7 +1,8 @@
-"""What each extra weighs in a fresh environment, and whether it does there what it is for: the table in
-docs/installation.md. `python docs/extras.py [EXTRA ...] [--folder FOLDER]`
+"""What each extra adds to a plain installation, and whether it does there what it is for: the table in
+docs/installation.md. `python docs/extras.py [EXTRA ...] [--plain FOLDER]`
 
-An environment is made, weighed, tried with one of the tests, and deleted. Lines of extras that aren't named stay.
+A fresh environment with no extra is made, and a copy of it for each extra, which is weighed, tried with a test and deleted.
+Lines of extras that aren't named stay.
 """
 
 from __future__ import annotations
@@ -19,33 +20,34 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "installation.md"
 BEGIN, END = "<!-- extras -->\n", "<!-- extras end -->\n"
 PINNED = ("-c", "constraints.txt", "-e")
+NONE = "no extra"
 TRIED = {
-    "no extra": ((*PINNED, "."), "generation/test_oracles.py::test_the_oracles_hold_on_the_bundled_model"),
-    "slurm": ((*PINNED, ".[slurm]"), "sweeps/test_sweep_clusters.py::test_submitit_runs_a_sweep_on_this_machine"),
-    "ray": ((*PINNED, ".[ray]"), "sweeps/test_sweep_clusters.py::test_a_worker_of_ray_that_dies_is_replaced"),
-    "lm-eval": ((*PINNED, ".[lm-eval]"), "integrations/test_lm_eval.py::test_the_harness_runs_local_tasks_end_to_end"),
-    "inspect": ((*PINNED, ".[inspect]"), "integrations/test_inspect.py::test_inspect_runs_a_local_task_end_to_end"),
+    NONE: "generation/test_oracles.py::test_the_oracles_hold_on_the_bundled_model",
+    "lm-eval": "integrations/test_lm_eval.py::test_the_harness_runs_local_tasks_end_to_end",
+    "inspect": "integrations/test_inspect.py::test_inspect_runs_a_local_task_end_to_end",
+    "slurm": "sweeps/test_sweep_clusters.py::test_submitit_runs_a_sweep_on_this_machine",
+    "ray": "sweeps/test_sweep_clusters.py::test_a_worker_of_ray_that_dies_is_replaced",
 }
-"""What pip is asked for, and the test that tries it."""
+"""The test that tries each."""
 
 
-def measure(extra: str, folder: Path) -> str:
-    """One line of the table; the environment is gone afterwards."""
-    asked, test = TRIED[extra]
-    python, pip = folder / "bin" / "python", [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    try:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([*pip, *asked], cwd=ROOT, check=True)
-        weighed = subprocess.run(["du", "-sm", folder], check=True, capture_output=True, text=True).stdout
-        packages = len(list(folder.glob("lib/python3*/site-packages/*.dist-info")))
-        subprocess.run([*pip, *PINNED[:2], "pytest", "psutil", "setuptools"], cwd=ROOT, check=True)
-        quiet = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run([python, "-m", "pytest", "-q", f"tests/{test}"], cwd=ROOT, env=quiet)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    said = "passes" if done.returncode == 0 else "**fails**"
-    size, name, date = int(weighed.split()[0]), test.partition("::")[2], datetime.now(UTC).date()
-    return f"| {extra} | `pip install {' '.join(asked)}` | {size:,} MB | {packages} | `{name}` {said} | {date} |"
+def install(environment: Path, *asked: str) -> None:
+    """What pip is asked for, at the pinned versions."""
+    subprocess.run([environment / "bin" / "python", "-m", "pip", "install", "--quiet", *asked], cwd=ROOT, check=True)
+
+
+def measure(extra: str, environment: Path) -> str:
+    """One line of the table, of an environment in which nothing but the extra is to be installed."""
+    asked = "." if extra == NONE else f".[{extra}]"
+    install(environment, *PINNED, asked)
+    weighed = subprocess.run(["du", "-sm", environment], check=True, capture_output=True, text=True).stdout
+    packages = len(list(environment.glob("lib/python3*/site-packages/*.dist-info")))
+    install(environment, *PINNED[:2], "pytest", "psutil", "setuptools")
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    test = [environment / "bin" / "python", "-m", "pytest", "-q", f"tests/{TRIED[extra]}"]
+    said = "passes" if subprocess.run(test, cwd=ROOT, env=quiet).returncode == 0 else "**fails**"
+    size, name, date = int(weighed.split()[0]), TRIED[extra].partition("::")[2], datetime.now(UTC).date()
+    return f"| {extra} | {size:,} MB | {packages} | `{name}` {said} | {date} |"
 
 
 def write(line: str) -> None:
@@ -61,9 +63,16 @@ def write(line: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("extras", nargs="*", default=list(TRIED), help=f"of {', '.join(TRIED)}; by default all")
-    parser.add_argument("--folder", type=Path, help="where environments are made; a temporary folder by default")
+    parser.add_argument("--plain", type=Path, help="where the environment with no extra is, or is to be; it stays")
     given = parser.parse_args()
-    for extra in given.extras:
-        line = measure(extra, Path(tempfile.mkdtemp(prefix=f"extra-{extra}-", dir=given.folder)))
-        print(line, flush=True)
-        write(line)
+    with tempfile.TemporaryDirectory(prefix="extras-", dir=given.plain and given.plain.parent) as made:
+        plain = given.plain or Path(made) / "plain"
+        if not (plain / "bin" / "python").exists():
+            subprocess.run([sys.executable, "-m", "venv", plain], check=True)
+            install(plain, *PINNED, ".")
+        for extra in given.extras:
+            subprocess.run(["cp", "-al", plain, copy := Path(made) / extra], check=True)
+            line = measure(extra, copy)
+            print(line, flush=True)
+            write(line)
+            shutil.rmtree(copy)
