@@ -128,9 +128,15 @@ def build_command(
         What is added to the environment, and the words of the command.
 
     Raises:
-        ValueError: as `check_flags`.
+        ValueError: as `check_flags`; or vectors in the model's own folder.
     """
     check_flags(flags)
+    for one in catalogue.vectors.values():
+        if Path(one.path).resolve().parent == Path(model).resolve():
+            raise ValueError(
+                f"{one.path} lies in the model's folder, where vLLM reads every safetensors file as weights; move it"
+                " elsewhere."
+            )
     names = {flag.partition("=")[0].replace("_", "-") for flag in flags}
     # `vllm serve` is the same, but some builds of vLLM install no such script that works
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]

@@ -35,6 +35,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+from vllm.outputs import RequestError
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.request import RequestStatus
@@ -49,6 +50,7 @@ from .layout import add_to_slot, find_places, own_heads
 from .request import KEY, SteeringRequest
 from .salting import first_own_block, salted
 
+NO_ROOM = "A steered prompt needs room in the context for the offset token and one token more; shorten it."
 SELF_TEST_PROMPT = "The history of the sea is long, and many ships have crossed it."
 
 
@@ -223,7 +225,11 @@ class SteeringScheduler(AsyncScheduler):
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         if request.kv_steering is not None and request.kv_steering[1] < 0:
-            self.grammar_compile_error_reqs.add(request.request_id)
+            errors = self.grammar_compile_error_reqs
+            if isinstance(errors, dict):  # since vLLM 0.33, which tells the client
+                errors[request.request_id] = RequestError(code="validation_error", message=NO_ROOM)
+            else:
+                errors.add(request.request_id)
             return False
         return super()._handle_blocked_waiting_request(request)
 

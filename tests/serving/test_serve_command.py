@@ -51,6 +51,12 @@ def test_the_command_names_import_paths_and_the_loopback_interface(file):
     assert "--host" not in chosen and chosen[-1] == "--host=0.0.0.0"
 
 
+def test_vectors_in_the_models_folder_are_refused(file):
+    """vLLM would read them as weights, and end minutes later."""
+    with pytest.raises(ValueError, match="lies in the model's folder"):
+        build_command(str(file.parent), Catalogue.load({"stepwise": file}))
+
+
 def test_a_printed_command_hides_keys():
     words = ["vllm", "--api-key", "one", "two", "--port", "1", "--api-key=three", "--api_key", "four"]
     shown = show_command({"A": "b c"}, words)

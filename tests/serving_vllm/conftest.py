@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_smollm2 import Server
+from vllm_server import Server
 
 HERE = Path(__file__).parent
 QUIET = {
@@ -59,6 +59,7 @@ def environment() -> Iterator[None]:
 def server(reference_folder: Path, environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
-        running = Server(reference_folder, tmp_path_factory.mktemp("server") / "log")
+        files = {name: reference_folder / f"{name}.safetensors" for name in ("stepwise", "half")}
+        running = Server("smollm2-135m", files, tmp_path_factory.mktemp("server") / "log")
     yield running
     running.stop()

@@ -57,7 +57,7 @@ def compare(model: kv.Model, backend: kv.backends.VLLM, prompts: list[str], give
         labels = {row.intervention for row in there}
         expected = [row for row in here if row.intervention in labels]
         equal = sum(a.token_ids == b.token_ids for a, b in zip(there, expected, strict=True))
-        print(f"{model.name}, {len(some)} interventions: {equal} of {len(expected)} rows equal")
+        print(f"{Path(model.name).name}, {len(some)} interventions: {equal} of {len(expected)} rows equal")
         assert list(there.rows) == expected
     plain = [row.token_ids for row in here.of("baseline")]
     return sum(

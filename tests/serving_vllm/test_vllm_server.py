@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-from served_smollm2 import KEY, Server
 from serving_bodies import bodies
 from serving_reference import DOSES
+from vllm_server import KEY, Server
 
 from kvsteer_lab.serving.request import HEADER, NAMES_PATH
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from served_smollm2 import KEY, Server
+from vllm_server import KEY, Server
 
 import kvsteer_lab as kv
 

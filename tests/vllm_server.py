@@ -1,4 +1,4 @@
-"""`kvsteer serve` with SmolLM2 in a process of its own, for the tests of vLLM."""
+"""`kvsteer serve` in processes of its own, for the tests of vLLM."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,13 @@ FLAGS = (
 class Server:
     """A running `kvsteer serve` and a client with the key."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, model: str | Path, vectors: Mapping[str, Path], log: Path, more: Sequence[str] = ()) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        named = [f"{name}={folder / name}.safetensors" for name in ("stepwise", "half")]
-        words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", "smollm2-135m", "--limit", "32", "--body-mb", "1"]
-        words += [word for one in named for word in ("--vectors", one)]
-        words += ["--", "--port", str(port), "--api-key", KEY, *FLAGS]
+        words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", str(model), "--limit", "32", "--body-mb", "1"]
+        words += [word for name, file in vectors.items() for word in ("--vectors", f"{name}={file}")]
+        words += ["--", "--port", str(port), "--api-key", KEY, *FLAGS, *more]
         self.log, begin = log, time.time()
         with log.open("w") as out:
             self.process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=dict(os.environ))
