@@ -1,6 +1,6 @@
+from .ablation.confirmation import confirm_best as confirm_best
 from .ablation.layers import ablate_heads as ablate_heads
 from .ablation.layers import ablate_layers as ablate_layers
-from .ablation.layers import confirm_best as confirm_best
 from .conditions.costs import decode_costs as decode_costs
 from .conditions.mixing import style_mixes as style_mixes
 from .conditions.mixing import style_mixing as style_mixing
