@@ -16,8 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..generation.decoding import cut
-from ..generation.stopping import StopStrings, read_said
+from ..generation.stopping import StopStrings, cut, read_said
 from ..models.model import Model
 from ..models.token_texts import text_after
 from ..tasks.traces.http_request import import_anyio
