@@ -22,6 +22,7 @@ from ..generation.settings import Settings
 from ..models.finite import NotFiniteError
 from ..models.model import Model
 from ..serving.llama_engine import LlamaEngine
+from ..serving.llama_fitting import check_same_model, order_of_keys
 
 NAME = "llama.cpp"
 
@@ -64,23 +65,7 @@ class LlamaCpp:
         for row in rows:
             last_slot_addition(row, NAME)
         engine = self._engine(rows, settings)
-        there = (engine.n_layers, engine.n_kv_heads, engine.head_dim)
-        if there != (model.n_layers, model.n_kv_heads, model.head_dim) or engine.n_tokens != model.n_tokens:
-            form = "{} layers, {} KV heads of width {}, {} tokens"
-            raise ValueError(
-                f"{self.path} has {form.format(*there, engine.n_tokens)}; {model.name} has"
-                f" {form.format(model.n_layers, model.n_kv_heads, model.head_dim, model.n_tokens)}; give the file of"
-                " the same model."
-            )
-        texts = engine.tokens()
-        known = model.tokenizer.convert_ids_to_tokens(range(min(len(model.tokenizer), len(texts))))
-        for token, text in enumerate(known):
-            if text is not None and text.encode() != texts[token]:
-                raise ValueError(
-                    f"Token {token} is {texts[token].decode(errors='replace')!r} in {self.path} and {text!r} in"
-                    f" {model.name}; give the file of the same model."
-                )
-        order_of_keys(model, engine)
+        check_same_model(model, engine, self.path)
 
     def decode(self, model: Model, rows: Sequence[Row], settings: Settings, seed: int) -> Iterator[Finished]:
         """Decode row by row; a prompt is read once for all its rows."""
@@ -132,29 +117,3 @@ class LlamaCpp:
             room = -(-need // 512) * 512
             self._engines[room] = LlamaEngine(self.path, room, self.cache, self.threads)
         return self._engines[room]
-
-
-def order_of_keys(model: Model, engine: LlamaEngine) -> list[int]:
-    """Where each entry of a file's key stands in transformers' key: llama.cpp rotates neighbours in some architectures
-    whose pairs are the two halves in transformers.
-
-    Args:
-        model: as transformers has it.
-        engine: the same model in llama.cpp.
-
-    Returns:
-        `head_dim` places.
-
-    Raises:
-        ValueError: rotations that don't correspond.
-    """
-    modes, width = set(model.rotary.modes), engine.head_dim
-    if modes == {"half"} and engine.rotates_neighbours:
-        cos, _ = model.rotary.angles(torch.tensor([1]), 0, "half")
-        if cos.shape[-1] == width:
-            return [half * width // 2 + pair for pair in range(width // 2) for half in (0, 1)]
-    elif modes in ({"none"}, {"interleaved"} if engine.rotates_neighbours else {"half"}):
-        return list(range(width))
-    raise ValueError(
-        f"{model.name} rotates its keys in a way that llama.cpp's layout isn't known for; run it without backend=..."
-    )

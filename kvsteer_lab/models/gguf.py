@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .architectures import UnsteerableModelError, refuse_by_config
 from .gguf_header import GGUFHeader, read_header
@@ -95,14 +95,9 @@ def read_gguf(
     Traceback (most recent call last):
     FileNotFoundError: [Errno 2] No such file or directory: 'model.gguf'
     """
-    if find_spec("gguf") is None:
-        raise ValueError("Reading a GGUF file needs the package gguf; install it with pip install gguf.")
-    header = read_header(path)
-    _refuse_parts(header)
+    header = _read_header(path)
     with _alone(path) as folder, _plain_errors(path):
-        config = AutoConfig.from_pretrained(folder, gguf_file=path.name)
-        refuse_by_config(config)
-        _compare_with_config(header, config)
+        config = _read_config(folder, header)
         hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=path.name,
@@ -114,10 +109,51 @@ def read_gguf(
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
     _check_weights(header, hf, report)
-    split_as_trained(tokenizer, header)
     _forget_the_quantiser(hf, path, header.quantisation)
-    tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(path)
-    return hf, tokenizer
+    return hf, _finish_tokenizer(tokenizer, header)
+
+
+@locked
+def read_gguf_outline(path: Path) -> tuple[PreTrainedConfig, Any]:
+    """The config and the tokenizer of a GGUF file, whose weights aren't read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError, UnsteerableModelError: as `read_gguf`.
+
+    >>> read_gguf_outline(Path("model.gguf"))
+    Traceback (most recent call last):
+    FileNotFoundError: [Errno 2] No such file or directory: 'model.gguf'
+    """
+    header = _read_header(path)
+    with _alone(path) as folder, _plain_errors(path):
+        config = _read_config(folder, header)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+    config.name_or_path = str(path)
+    return config, _finish_tokenizer(tokenizer, header)
+
+
+def _read_header(path: Path) -> GGUFHeader:
+    if find_spec("gguf") is None:
+        raise ValueError("Reading a GGUF file needs the package gguf; install it with pip install gguf.")
+    header = read_header(path)
+    _refuse_parts(header)
+    return header
+
+
+def _read_config(folder: str, header: GGUFHeader) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(folder, gguf_file=header.path.name)
+    refuse_by_config(config)
+    _compare_with_config(header, config)
+    return config
+
+
+def _finish_tokenizer(tokenizer: Any, header: GGUFHeader) -> Any:
+    split_as_trained(tokenizer, header)
+    tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(header.path)
+    return tokenizer
 
 
 def _refuse_parts(header: GGUFHeader) -> None:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from .architectures import probe_cache, refuse_by_config
 from .fingerprint import UNREAD, config_hash
+from .gguf import find_gguf, read_gguf_outline
 from .loading import _place
 from .lock import locked
 from .missing import BUNDLED
@@ -57,7 +58,8 @@ def load_weightless(
     model of the same config. Should it be run here after all, nnsight loads the weights then.
 
     Args:
-        source: a name, folder or hub id as in `kv.load`, no GGUF file.
+        source: a name, folder, hub id or GGUF file as in `kv.load`. A file's prompts can be made, and its texts by a
+            backend, but nothing is run remotely.
         dtype: in which the weights are held where they are; by default as in `kv.load`.
         template: as in `kv.load`.
 
@@ -73,25 +75,31 @@ def load_weightless(
     (4, 2, 32, 'meta')
     """
     name = str(source)
-    path = _place(name)
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # a damaged file makes transformers raise almost anything
-        raise ValueError(f"Cannot read the config and tokenizer of {name!r}; give a folder or a hub id.") from error
-    refuse_by_config(config)
+    file = find_gguf(Path(name).expanduser())
+    path = name if file is not None else _place(name)
+    if file is not None:
+        config, tokenizer = read_gguf_outline(file)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except Exception as error:  # a damaged file makes transformers raise almost anything
+            raise ValueError(f"Cannot read the config and tokenizer of {name!r}; give a folder or a hub id.") from error
+        refuse_by_config(config)
     held = dtype or (torch.float32 if name in BUNDLED else config.dtype) or torch.float32
     with torch.device("meta"):
         hf: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=held).eval()
     try:
         hf.generation_config = GenerationConfig.from_pretrained(path)
-    except OSError:  # a checkpoint without one
+    except OSError:  # a checkpoint without one, or a file
         hf.generation_config = GenerationConfig.from_model_config(config)
     try:
         shape = probe_cache(hf)
     except (RuntimeError, NotImplementedError) as error:  # an operation that torch has no meta kernel for
         raise ValueError(f"The shapes of {name} can't be told without its weights; load it with kv.load.") from error
-    traced = TransformersModel(path, task="text-generation", tokenizer=copy.deepcopy(tokenizer), dtype=held)
+    traced = None
+    if file is None:
+        traced = TransformersModel(path, task="text-generation", tokenizer=copy.deepcopy(tokenizer), dtype=held)
     return WeightlessModel(hf, traced, with_template(tokenizer, template, None), name, shape)
 
 

@@ -84,10 +84,11 @@ class LlamaEngine:
         return [self._api.llama_vocab_get_text(self._vocabulary, i) or b"" for i in range(self.n_tokens)]
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Begin anew with a prompt."""
+        """Begin anew with a prompt, which may be empty."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
         self._length = 0
-        self.read(ids)
+        if ids:
+            self.read(ids)
 
     def read(self, ids: Sequence[int]) -> Float[np.ndarray, " vocabulary"]:
         """Read tokens behind what is cached; the logits of the next one.

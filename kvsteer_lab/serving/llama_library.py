@@ -1,8 +1,8 @@
 """llama.cpp's C interface, out of the shared library that the package xllamacpp ships: the functions used here.
 
 The package's own classes reach no cache. Its wheels are built for Linux, macOS and Windows, so nothing is compiled;
-its library is opened by `ctypes` and its Python code isn't run. Structures are passed by value, so they must be those of
-this very version of llama.cpp (`include/llama.h` of build 11549): another one is refused.
+its library is opened by `ctypes` and its Python code isn't run. Structures are passed by value, so they must be those
+of this very version of llama.cpp (`include/llama.h` of build 11549): another one is refused.
 """
 
 from __future__ import annotations
@@ -134,8 +134,10 @@ _SILENT = Log(lambda level, text, data: None)
 def _check_layout(library: c.CDLL) -> None:
     """Refuse structures whose defaults aren't where they should be."""
     model, context = library.llama_model_default_params(), library.llama_context_default_params()
-    found = (model.n_gpu_layers, model.split_mode, model.extra_buffers, model.vocab_only, context.n_ctx)
-    found += (context.n_seq_max, context.flash_attention, context.yarn_slow, context.type_k, context.type_v)
-    found += (context.embeddings, context.offload, context.whole_window, context.samplers, context.other)
-    if found != (-1, 1, True, False, 512, 1, -1, -1.0, 1, 1, False, True, True, None, None):
+    expected = {
+        model: dict(n_gpu_layers=-1, split_mode=1, extra_buffers=True, vocab_only=False),
+        context: dict(n_ctx=512, n_seq_max=1, flash_attention=-1, yarn_slow=-1.0, type_k=1, type_v=1, offload=True)
+        | dict(embeddings=False, whole_window=True, samplers=None, other=None),
+    }
+    if any(getattr(one, name) != value for one, values in expected.items() for name, value in values.items()):
         raise ValueError(f"llama.cpp's structures aren't laid out as expected; install xllamacpp=={VERSION}.")
