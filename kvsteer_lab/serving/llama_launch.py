@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from .._util.extras import import_extra
+import uvicorn
+
 from ..models.gguf import find_gguf
 from ..models.gguf_header import read_header
 from ..models.tokens import encode
@@ -18,6 +19,7 @@ from .launch import LOOPBACK
 from .llama_engine import LlamaEngine
 from .llama_fitting import check_file_fit, check_same_model, describe_precision, order_of_keys
 from .one_sequence import SELF_TEST, OneSequence
+from .one_sequence_server import ServedFile, build_app
 
 API_KEY = "KVSTEER_API_KEY"
 """The environment variable with the key that clients must send; `kv.backends.Server` reads the same."""
@@ -53,16 +55,12 @@ class FileServer:
             say: is told what the file's precision means, what is doubtful, and the address.
 
         Raises:
-            ImportError: a package of the extra is missing.
+            ImportError: xllamacpp isn't installed.
             ValueError: no such file, one that can't be steered, vectors of another model, an edit without effect, or
                 an address beyond this machine without a key.
         """
         key = os.environ.get(API_KEY) or None
         check_address(self.host, key)
-        uvicorn = import_extra("uvicorn", "llama-cpp")
-        import_extra("starlette", "llama-cpp")
-        from .one_sequence_server import ServedFile, build_app
-
         file = find_gguf(Path(self.path).expanduser())
         if file is None:
             raise ValueError(

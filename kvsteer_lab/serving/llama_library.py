@@ -134,10 +134,11 @@ _SILENT = Log(lambda level, text, data: None)
 def _check_layout(library: c.CDLL) -> None:
     """Refuse structures whose defaults aren't where they should be."""
     model, context = library.llama_model_default_params(), library.llama_context_default_params()
-    expected = {
-        model: dict(n_gpu_layers=-1, split_mode=1, extra_buffers=True, vocab_only=False),
-        context: dict(n_ctx=512, n_seq_max=1, flash_attention=-1, yarn_slow=-1.0, type_k=1, type_v=1, offload=True)
-        | dict(embeddings=False, whole_window=True, samplers=None, other=None),
-    }
-    if any(getattr(one, name) != value for one, values in expected.items() for name, value in values.items()):
+    plain = dict(n_gpu_layers=-1, split_mode=1, extra_buffers=True, vocab_only=False)
+    other = dict(n_ctx=512, n_seq_max=1, flash_attention=-1, yarn_slow=-1.0, type_k=1, type_v=1, offload=True)
+    other |= dict(embeddings=False, whole_window=True, samplers=None, other=None)
+    found = [
+        (getattr(one, name), value) for one, all_ in ((model, plain), (context, other)) for name, value in all_.items()
+    ]
+    if any(there != expected for there, expected in found):
         raise ValueError(f"llama.cpp's structures aren't laid out as expected; install xllamacpp=={VERSION}.")

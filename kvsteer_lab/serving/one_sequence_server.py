@@ -20,6 +20,7 @@ from ..generation.decoding import cut
 from ..generation.stopping import StopStrings, read_said
 from ..models.model import Model
 from ..models.token_texts import text_after
+from ..tasks.traces.http_request import import_anyio
 from .admission import PATHS, Admission, App, Receive, Refusal, Send, send_json
 from .completion import Asked, read_completion
 from .one_sequence import Gone, OneSequence
@@ -51,6 +52,7 @@ def build_app(sequence: OneSequence, served: ServedFile, api_key: str | None = N
         served: what the server says of itself.
         api_key: what clients of `/v1` must send; `None`: nothing.
     """
+    import_anyio()  # what Starlette runs on
     chat, plain = PATHS
 
     async def complete(request: Request) -> Response:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..._util.extras import import_extra
 from ..printing import say_error, say_line
 
 
@@ -62,6 +63,8 @@ def serve(
     check_flags(flags)
     catalogue = Catalogue.load(read_pairs(vectors), limit, body_mb)
     if backend == "llama.cpp":
+        for package in ("starlette", "uvicorn"):
+            import_extra(package, "llama-cpp")
         from ...serving.llama_launch import FileServer
 
         options = dict(any_weights=any_weights, check_weights=check_weights)
