@@ -17,7 +17,7 @@ from .._util.json import first_fault, read_json
 from .._util.text import visible
 from ..generation.settings import Settings, end_tokens, resolve
 from ..models.model import Model
-from ..models.prompts import as_chat, render
+from ..models.prompts import as_chat, check_text, render
 from ..models.tokens import encode
 from .admission import Refusal
 from .request import KEY, SteeringRequest
@@ -154,17 +154,17 @@ def _refuse_unknown(asked: Completion) -> None:
 
 
 def _prompt_ids(asked: Completion, model: Model, chat: bool) -> list[int]:
-    given, other = (asked.messages, asked.prompt) if chat else (asked.prompt, asked.messages)
-    if not given or other is not None:
-        raise ValueError(f"Give {'messages and no prompt' if chat else 'one prompt and no messages'}.")
     if chat:
-        return encode(model.tokenizer, render(model.tokenizer, as_chat(given)))
-    if isinstance(given, str):
-        return list(model.tokenizer(as_chat(given)[0]["content"]).input_ids)
-    ids = [int(token) for token in given]  # type: ignore[call-overload]
-    if max(ids) >= model.n_tokens:
-        raise ValueError(f"The prompt has token {max(ids)}; this model has tokens 0 to {model.n_tokens - 1}.")
-    return ids
+        if not asked.messages or asked.prompt is not None:
+            raise ValueError("Give messages and no prompt.")
+        return encode(model.tokenizer, render(model.tokenizer, as_chat(asked.messages)))
+    if not asked.prompt or asked.messages is not None:
+        raise ValueError("Give one prompt and no messages.")
+    if isinstance(asked.prompt, str):
+        return list(model.tokenizer(check_text(asked.prompt, "The prompt")).input_ids)
+    if max(asked.prompt) >= model.n_tokens:
+        raise ValueError(f"The prompt has token {max(asked.prompt)}; this model has tokens 0 to {model.n_tokens - 1}.")
+    return list(asked.prompt)
 
 
 def _settings(asked: Completion, model: Model, most: int, chat: bool) -> Settings:

@@ -134,11 +134,11 @@ _SILENT = Log(lambda level, text, data: None)
 def _check_layout(library: c.CDLL) -> None:
     """Refuse structures whose defaults aren't where they should be."""
     model, context = library.llama_model_default_params(), library.llama_context_default_params()
-    plain = dict(n_gpu_layers=-1, split_mode=1, extra_buffers=True, vocab_only=False)
-    other = dict(n_ctx=512, n_seq_max=1, flash_attention=-1, yarn_slow=-1.0, type_k=1, type_v=1, offload=True)
+    plain: dict[str, object] = dict(n_gpu_layers=-1, split_mode=1, extra_buffers=True, vocab_only=False)
+    other: dict[str, object] = dict(
+        n_ctx=512, n_seq_max=1, flash_attention=-1, yarn_slow=-1.0, type_k=1, type_v=1, offload=True
+    )
     other |= dict(embeddings=False, whole_window=True, samplers=None, other=None)
-    found = [
-        (getattr(one, name), value) for one, all_ in ((model, plain), (context, other)) for name, value in all_.items()
-    ]
-    if any(there != expected for there, expected in found):
+    defaults = [(model, *one) for one in plain.items()] + [(context, *one) for one in other.items()]
+    if any(getattr(structure, name) != value for structure, name, value in defaults):
         raise ValueError(f"llama.cpp's structures aren't laid out as expected; install xllamacpp=={VERSION}.")

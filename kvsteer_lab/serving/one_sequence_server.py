@@ -70,7 +70,7 @@ def build_app(sequence: OneSequence, served: ServedFile, api_key: str | None = N
 
     routes = [Route(path, complete, methods=["POST"]) for path in (chat, plain)]
     routes += [Route("/v1/models", models), Route("/health", health), Route("/metrics", metrics)]
-    app: App = Starlette(routes=routes)  # type: ignore[assignment]
+    app: App = Starlette(routes=routes)
     return Admission(_WithKey(app, api_key), sequence.catalogue)
 
 
