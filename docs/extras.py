@@ -2,8 +2,7 @@
 docs/installation.md. `python docs/extras.py [EXTRA ...] [--plain FOLDER]`
 
 A fresh environment with no extra is made, and a copy of it for each extra, which is weighed, tried with a test and
-deleted.
-Lines of extras that aren't named stay.
+deleted. Lines of extras that aren't named stay.
 """
 
 from __future__ import annotations
