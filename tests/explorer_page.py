@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from browsing import jupyter_lab, open_page, run_all
+from browsing import free_port, jupyter_lab, open_page, run_all, serving
 from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST, CROWDED
 from PIL import Image
 
@@ -240,6 +240,23 @@ class ExplorerPage:
         taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
             path, optimize=True
         )
+
+
+@contextlib.contextmanager
+def explorer_alone(browser: Any, folder: Path) -> Iterator[ExplorerPage]:
+    """The explorer of chapter 11 on a page of its own, as `make app` serves it."""
+    port, serve = free_port(), Path(__file__).parents[1] / "notebooks" / "serve.py"
+    command = [sys.executable, str(serve), f"--port={port}", "--no-browser"]
+    with serving(command, "/voila/static/favicon.ico", folder, port) as server:
+        (address,) = re.findall(r"http://127\.0\.0\.1:\d+/\?token=\w+", server.log.read_text())
+        page, errors = open_page(browser)
+        page.route(re.compile(r"https://.*"), lambda route: route.abort())
+        page.goto(address)
+        found = ExplorerPage(page, folder)
+        found.at("status").filter(has_text="Done.").wait_for()
+        yield found
+        page.close()
+        assert [error for error in errors if "https://" not in error] == []
 
 
 @contextlib.contextmanager

@@ -6,38 +6,25 @@
 from __future__ import annotations
 
 import os
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import chromium, free_port, left_out, open_page, serving
-from explorer_page import ExplorerPage
+from browsing import chromium, left_out
+from explorer_page import ExplorerPage, explorer_alone
 from page_scripts import CROWDED
 
 REASON = left_out()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"left out: {REASON}")
-SERVE = Path(__file__).parents[2] / "notebooks" / "serve.py"
 SCREENSHOTS = os.environ.get("KVSTEER_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExplorerPage]:
     """The explorer of chapter 11 on a page of its own, everything in its tabs done."""
-    folder, port = tmp_path_factory.mktemp("widths"), free_port()
-    command = [sys.executable, str(SERVE), f"--port={port}", "--no-browser"]
-    with chromium() as browser, serving(command, "/voila/static/favicon.ico", folder, port) as server:
-        (address,) = re.findall(r"http://127\.0\.0\.1:\d+/\?token=\w+", server.log.read_text())
-        page, errors = open_page(browser)
-        page.route(re.compile(r"https://.*"), lambda route: route.abort())
-        page.goto(address)
-        found = ExplorerPage(page, folder)
-        found.at("status").filter(has_text="Done.").wait_for()
+    with chromium() as browser, explorer_alone(browser, tmp_path_factory.mktemp("widths")) as found:
         found.fill_tabs("Done: ")
         yield found
-        page.close()
-        assert [error for error in errors if "https://" not in error] == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
