@@ -23,6 +23,7 @@ PINNED = ("-c", "constraints.txt", "-e")
 NONE = "no extra"
 TRIED = {
     NONE: "generation/test_oracles.py::test_the_oracles_hold_on_the_bundled_model",
+    "llama-cpp": "backends/test_llama_backend.py::test_rows_are_those_of_transformers",
     "lm-eval": "integrations/test_lm_eval.py::test_the_harness_runs_local_tasks_end_to_end",
     "inspect": "integrations/test_inspect.py::test_inspect_runs_a_local_task_end_to_end",
     "slurm": "sweeps/test_sweep_clusters.py::test_submitit_runs_a_sweep_on_this_machine",
@@ -65,6 +66,8 @@ if __name__ == "__main__":
     parser.add_argument("extras", nargs="*", default=list(TRIED), help=f"of {', '.join(TRIED)}; by default all")
     parser.add_argument("--plain", type=Path, help="where the environment with no extra is, or is to be; it stays")
     given = parser.parse_args()
+    if unknown := set(given.extras) - set(TRIED):
+        parser.error(f"there is no test of {', '.join(sorted(unknown))}; choose from {', '.join(TRIED)}")
     with tempfile.TemporaryDirectory(prefix="extras-", dir=given.plain and given.plain.parent) as made:
         plain = given.plain or Path(made) / "plain"
         if not (plain / "bin" / "python").exists():
