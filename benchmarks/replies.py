@@ -1,5 +1,6 @@
 """Natural replies, which end at very different times: a batch that finished rows leave against one that runs until its
-last row has ended; and extraction against a plain loop over single prompts, with examples of their own and shared ones.
+last row has ended, ours and transformers' own `generate`; and extraction against a plain loop over single prompts, with
+examples of their own and shared ones.
 
 Row-steps are passes of one row through the model after the prefill. Those of the fixed batches follow from the lengths
 of the replies; both are timed, and their tokens compared, on the first of the questions.
@@ -7,7 +8,9 @@ of the replies; both are timed, and their tokens compared, on the first of the q
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +24,7 @@ from kvsteer_lab.generation.generate import prepare
 from kvsteer_lab.generation.rows import group_rows
 from kvsteer_lab.generation.running import decode_queue
 from kvsteer_lab.models.caches import cache_of
-from kvsteer_lab.models.tokens import encode
+from kvsteer_lab.models.tokens import encode, pad_left
 
 
 def main(
@@ -41,7 +44,7 @@ def main(
         model: any that `kv.load` knows.
         task: whose questions are asked, those for development first.
         replies: how many.
-        timed: how many of them are decoded both ways, and timed.
+        timed: how many of them are decoded in all three ways, and timed.
         batch: rows decoded together.
         tokens: the longest reply.
         pairs: pairs of an extraction.
@@ -65,7 +68,7 @@ def main(
 def measure_replies(
     model: kv.Model, task: str, clock: measure.Clock, replies: int, timed: int, batch: int, tokens: int
 ) -> dict[str, Any]:
-    """Row-steps and seconds of both ways."""
+    """Row-steps of both ways, and seconds of them and of transformers' own batches."""
     asked = kv.tasks.get(task)
     questions = [*asked.questions("dev"), *asked.questions("extraction")][:replies]
     chats = [asked.chat(question) for question in questions]
@@ -92,6 +95,18 @@ def measure_replies(
         texts = [decode(model, [chosen[i] for i in part], settings, 0) for part in parts]
         return {i: ids for part, some in zip(parts, texts, strict=True) for i, ids in zip(part, some, strict=True)}
 
+    @torch.no_grad()
+    def plain(chosen: Sequence[Any]) -> dict[int, list[int]]:
+        found = {}
+        for group in group_rows(model, chosen):
+            for at in range(0, len(group), batch):
+                part = group[at : at + batch]
+                ids, mask = pad_left([chosen[i].prompt_ids + chosen[i].tail for i in part], model.pad_id, model.device)
+                config = copy.deepcopy(settings.config)
+                out = original(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+                found |= {i: settings.reply_of(ids) for i, ids in zip(part, out, strict=True)}
+        return found
+
     model.hf.generate = count
     try:
         seconds, every = clock.time(lambda: leaving(rows))
@@ -100,7 +115,7 @@ def measure_replies(
             f"{len(rows)} replies, {sum(map(len, every.values()))} tokens, {made} row-steps, {seconds:.1f} s",
             flush=True,
         )
-        ours, theirs = clock.time(lambda: leaving(rows[:timed])), clock.time(lambda: fixed(rows[:timed]))
+        ours, theirs, stock = (clock.time(partial(way, rows[:timed])) for way in (leaving, fixed, plain))
     finally:
         model.hf.generate = original
     parts = [g[at : at + batch] for g in group_rows(model, rows) for at in range(0, len(g), batch)]
@@ -117,8 +132,10 @@ def measure_replies(
         timed=timed,
         seconds_leaving=round(ours[0], 2),
         seconds_fixed=round(theirs[0], 2),
+        seconds_transformers=round(stock[0], 2),
         faster=round(theirs[0] / ours[0], 3),
-        same_texts=sum(ours[1][i] == theirs[1][i] for i in ours[1]),
+        faster_than_transformers=round(stock[0] / ours[0], 3),
+        same_texts=sum(ours[1][i] == theirs[1][i] == stock[1][i] for i in ours[1]),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
+from ..models.growing import room_to_grow
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.tokens import pad_left
@@ -100,15 +101,16 @@ def continue_ids(
     own = model.hf.generation_config
     model.hf.generation_config = GenerationConfig()
     try:
-        out = model.hf.generate(
-            ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([*readers, *processors]),
-            streamer=streamer,
-            stopping_criteria=stopping,
-            **({} if cache is None else {model.cache_argument: cache}),
-        )
+        with room_to_grow(cache, 0 if cache is None else ids.shape[1] - cache.get_seq_length() + config.max_new_tokens):
+            out = model.hf.generate(
+                ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([*readers, *processors]),
+                streamer=streamer,
+                stopping_criteria=stopping,
+                **({} if cache is None else {model.cache_argument: cache}),
+            )
     finally:
         model.hf.generation_config = own
     return out[:, ids.shape[1] :].tolist()
