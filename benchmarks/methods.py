@@ -6,7 +6,10 @@
 
 All methods are made from the same pairs, scaled until KL(steered || plain) along the baseline's replies is what is
 asked for, and evaluated on the same questions, each beside random controls that are scaled to the same divergence.
-Methods are done a few at a time, each time beside the first; what is in the file already isn't done again.
+Methods are done a few at a time, each time beside the first; what is in the file already isn't done again. A bank is
+scaled by its weight in attention, and needs a wider search:
+
+    python benchmarks/methods.py --model tiny --only "learned bank" --span 1024
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import pandas as pd
 
 import kvsteer_lab as kv
 
+LEARNED = {"learned", "learned bank"}
 RESULTS = Path(__file__).resolve().parent / "results" / "methods"
 
 
@@ -33,7 +37,7 @@ def main() -> None:
     parser.add_argument("--controls", type=int, default=39)
     parser.add_argument("--n", type=int, default=12, help="questions of the test split")
     parser.add_argument("--pairs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=40, help="of the learned delta")
+    parser.add_argument("--steps", type=int, default=40, help="of the learned delta and bank")
     parser.add_argument("--only", nargs="*", default=[], help="these methods, in this order; none: all")
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--together", type=int, default=6, help="methods done at a time")
@@ -43,7 +47,7 @@ def main() -> None:
     model, task = kv.load(asked.model), kv.tasks.get(asked.task)
     path = asked.out / f"{asked.model}.parquet"
     done = pd.read_parquet(path) if path.is_file() else pd.DataFrame({"method": []})
-    learned = "learned" in (asked.only or ["learned"]) and "learned" not in set(done.method)
+    learned = bool(LEARNED & set(asked.only or LEARNED) - set(done.method))
     named = kv.analysis.steering_methods(
         model, task, asked.style, pairs=asked.pairs, learned=learned, steps=asked.steps
     )

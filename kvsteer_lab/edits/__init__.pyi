@@ -8,6 +8,7 @@ from .cache import apply as apply
 from .displaced import Displaced as Displaced
 from .gates import LastSlot as LastSlot
 from .gates import Similar as Similar
+from .gates import opens_on as opens_on
 from .hiding import HiddenSlot as HiddenSlot
 from .operators import Erase as Erase
 from .operators import Insert as Insert

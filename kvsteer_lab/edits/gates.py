@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ..models.model import Model
+from ..models.prefill import last_slots
+from ..models.prompts import Prompt
+from ..models.tokens import pad_left
+
+_TOGETHER = 16  # prompts that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +99,40 @@ def opens(gate: Gate, last: LastSlot, row: int) -> bool:
     if not isinstance(said, bool):
         raise ValueError(f"The gate {gate!r} gave {said!r}; it must give True or False.")
     return said
+
+
+def show(model: Model, prompts: Sequence[Sequence[int]]) -> list[LastSlot]:
+    """What gates are shown of prompts by themselves.
+
+    Args:
+        model: which reads them.
+        prompts: token ids.
+
+    >>> import kvsteer_lab as kv
+    >>> [last.keys.shape for last in show(kv.load("tiny"), [[5, 6, 7]])]
+    [torch.Size([4, 2, 32])]
+    """
+    found: list[LastSlot] = []
+    for start in range(0, len(prompts), _TOGETHER):
+        read = last_slots(model, *pad_left(prompts[start : start + _TOGETHER], model.pad_id, model.device))
+        found += [LastSlot(keys, values) for keys, values in zip(*read, strict=True)]
+    return found
+
+
+def opens_on(gate: Gate, model: Model, prompts: Sequence[Prompt]) -> list[bool]:
+    """On which prompts a gate is open; try a fitted one on prompts that it wasn't fitted to. Cost: one prefill of each.
+
+    Args:
+        gate: the gate.
+        model: which reads the prompts.
+        prompts: texts or chats.
+
+    Raises:
+        ValueError: a gate that raises or gives no truth value.
+
+    >>> import kvsteer_lab as kv
+    >>> opens_on(lambda last: bool(last.values.any()), kv.load("tiny"), ["2 + 3?", "4 + 5?"])
+    [True, True]
+    """
+    shown = show(model, [model.encode(prompt) for prompt in prompts])
+    return [opens(gate, last, row) for row, last in enumerate(shown)]

@@ -1,7 +1,8 @@
-"""Cached slots that some heads don't read."""
+"""Cached slots that some heads don't read, or read as if they stood there more or less than once."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,20 +16,23 @@ from ..models.attention import Attending
 
 @dataclass(frozen=True, eq=False)
 class HiddenSlot:
-    """A slot of one row that some heads don't read while certain tokens are computed. The slot itself, and what the
-    cache holds, stay as they are.
+    """A slot of one row that some heads don't read, or count by a weight, while certain tokens are computed. The slot
+    itself, and what the cache holds, stay as they are.
 
     Attributes:
-        heads: `[layers, heads]`, which query heads don't read it.
+        heads: `[layers, heads]`, which query heads they are.
         slot: index into the prompt's ids; negative counts from the end.
-        first, end: the steps that don't read it, `end` not included; `None`: to the last. Step 0 is the offset token
+        first, end: the steps for which that holds, `end` not included; `None`: to the last. Step 0 is the offset token
             (the first token after those in the cache).
+        weight: how many slots it counts as for these heads: its logarithm is added to their scores, so 2 is the same
+            slot twice; 0 hides it.
     """
 
     heads: Bool[Tensor, "layers heads"]
     slot: int = -1
     first: int = 0
     end: int | None = None
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class PlacedSlot:
 
 
 class Hiding(Attending):
-    """Bars query heads of single rows from reading slots."""
+    """Bars query heads of single rows from reading slots, or weights them."""
 
     def __init__(self, hf: PreTrainedModel, start: int, placed: Sequence[PlacedSlot]) -> None:
         super().__init__(hf, start)
@@ -52,6 +56,7 @@ class Hiding(Attending):
         self.first = torch.tensor([p.origin + p.hidden.first for p in placed])
         self.end = torch.tensor([far if p.hidden.end is None else p.origin + p.hidden.end for p in placed])
         self.heads = torch.stack([p.hidden.heads for p in placed])
+        self.logs = torch.tensor([math.log(p.hidden.weight) if p.hidden.weight else -math.inf for p in placed])
 
     def hide(self, layer: int, column: int, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
         n_rows, n_heads, time, slots = query.shape[0], query.shape[1], query.shape[2], keys.shape[2]
@@ -62,8 +67,8 @@ class Hiding(Attending):
         chosen = barred.flatten(1).any(1)
         if not chosen.any():
             return mask
-        low = torch.finfo(mask.dtype).min
-        added = torch.zeros(barred[chosen].shape, dtype=mask.dtype).masked_fill_(barred[chosen], low).to(mask.device)
+        logs = self.logs[chosen].clamp_min(torch.finfo(mask.dtype).min).to(mask.dtype)[:, None, None]
+        added = torch.where(barred[chosen], logs, torch.zeros_like(logs)).to(mask.device)
         rows, where = self.rows[chosen].to(mask.device), where[chosen].to(mask.device)
         mask = mask.expand(n_rows, n_heads, time, slots).clone()
         heads, queries = torch.arange(n_heads, device=mask.device), torch.arange(time, device=mask.device)

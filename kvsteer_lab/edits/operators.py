@@ -5,6 +5,7 @@ Each says what becomes of the slots of a span. They compose in order: what one l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -182,9 +183,14 @@ class Insert(CacheEdit):
         bank: keys and values; several inserts stand in their order.
         layers: in which layers it can be read; `None`: in all. In the others attention is barred from it.
         when: a gate, shown the prompt's last slot as it is without the bank; it costs another prefill of each prompt.
+        weight: how many times the bank counts in attention, which need be no whole number: its logarithm is added to
+            the scores of the bank's slots. 2 is the same bank twice, with the prompt's positions as behind one; 0 is no
+            bank, and the less it weighs the nearer it is to that, except where positions are learned, for the prompt's
+            are behind the bank's at any other weight. Cost: with another weight than 1, or with layers, attention is
+            transformers' eager one.
 
     Raises:
-        ValueError: layers that aren't whole numbers, or a gate that is none.
+        ValueError: layers that aren't whole numbers, a gate that is none, or a weight that is negative or not finite.
 
     >>> import kvsteer_lab as kv
     >>> len(Insert(Bank.zeros(kv.load("tiny"), 3), layers=[1, 2]).bank)
@@ -194,15 +200,21 @@ class Insert(CacheEdit):
     bank: Bank = field(repr=False)
     layers: Sequence[int] | None = field(default=None, metadata=LATER)
     when: Gate | None = field(default=None, metadata=LATER)
+    weight: float = field(default=1.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", whole_numbers("layers", self.layers))
         check_gate(self.when)
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(
+                f"The bank's weight is {self.weight!r}; it counts slots, so it must be finite and at least 0."
+            )
 
     def check(self, model: Model) -> None:
         self.bank.check(model)
         if self.layers is not None:
             check_there("layer", self.layers, model.n_layers, model)
+        if self.layers is not None or self.weight not in (0, 1):
             query_heads(model.hf)
 
 

@@ -11,23 +11,23 @@ from torch import Tensor
 from .addition import Add
 from .base import CacheEdit, SlotEdit
 from .displaced import Displaced
-from .operators import Erase, Map
+from .operators import Erase, Insert, Map
 
 
 @singledispatch
 def scale(edit: CacheEdit, factor: float) -> CacheEdit:
     """The same edit, `factor` times as large: x -> x + s (f(x) - x), written in the edit's own terms where it can be.
-    1 leaves it as it is, 0 leaves every slot as it is.
+    1 leaves it as it is, 0 leaves every slot as it is. A bank is weighed: attention counts it `factor` times as often.
 
     Args:
-        edit: any operator on slots.
+        edit: any operator but `Erase`.
         factor: s.
 
     Returns:
         An edit of the same span, layers, heads and gate.
 
     Raises:
-        ValueError: `Insert` and `Erase`, which are there or not.
+        ValueError: `Erase`, which is done or not; a bank with a negative weight.
 
     >>> import kvsteer_lab as kv
     >>> scale(kv.edits.Map(0.5), 0.5).matrix
@@ -51,6 +51,11 @@ def _(edit: Map, factor: float) -> CacheEdit:
     else:
         matrix = 1 + factor * (edit.matrix - 1)
     return replace(edit, matrix=matrix, shift=None if edit.shift is None else factor * edit.shift)
+
+
+@scale.register
+def _(edit: Insert, factor: float) -> CacheEdit:
+    return replace(edit, weight=factor * edit.weight)
 
 
 @scale.register

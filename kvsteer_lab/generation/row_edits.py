@@ -13,17 +13,13 @@ import torch
 from ..edits.addition import Add
 from ..edits.banks import Bank, joined
 from ..edits.base import CacheEdit, SlotEdit
-from ..edits.gates import LastSlot, opens
+from ..edits.gates import opens, show
 from ..edits.hiding import HiddenSlot
 from ..edits.operators import Erase, Insert
 from ..edits.spans.spans import CachedPrompt
 from ..models.attention import query_heads
 from ..models.model import Model
-from ..models.prefill import last_slots
 from ..models.prompts import Prompt
-from ..models.tokens import pad_left
-
-_TOGETHER = 16  # prompts that are read once more for their gates
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +28,7 @@ class Inserted:
 
     Attributes:
         bank: its slots.
-        hidden: those that some layers don't read.
+        hidden: those that some layers don't read, or that are weighed.
     """
 
     bank: Bank
@@ -84,7 +80,7 @@ def look_up(
     for row, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
         prompt = CachedPrompt.of(model.tokenizer, ids[:length], chats[row] if chats else None)
         found = [edit for given in deltas[row] for edit in given.resolve(prompt, row)]
-        given = [edit for edit in found if isinstance(edit, Insert)]
+        given = [edit for edit in found if isinstance(edit, Insert) and edit.weight]
         key = tuple(map(id, given))
         if given and key not in banks:
             banks[key] = _inserted(model, given)  # one object for all rows: they share a prompt's prefill
@@ -97,14 +93,17 @@ def look_up(
 
 
 def _inserted(model: Model, edits: Sequence[Insert]) -> Inserted:
-    """Banks one behind the other, and what layers that weren't chosen don't read of them."""
-    hidden, slot = [], 0
+    """Banks one behind the other, what layers that weren't chosen don't read of them, and what the others weigh."""
+    hidden, slot = list[HiddenSlot](), 0
     for edit in edits:
-        if edit.layers is not None:
-            barred = torch.ones(model.n_layers, query_heads(model.hf), dtype=torch.bool)
-            barred[list(edit.layers)] = False
-            hidden += [HiddenSlot(barred, slot + i) for i in range(len(edit.bank))]
-        slot += len(edit.bank)
+        slots = range(slot, slot := slot + len(edit.bank))
+        if edit.layers is None and edit.weight == 1:
+            continue  # attention as it is
+        reading = torch.zeros(model.n_layers, query_heads(model.hf), dtype=torch.bool)
+        reading[range(model.n_layers) if edit.layers is None else list(edit.layers)] = True
+        for heads, weight in ((~reading, 0.0), (reading, edit.weight)):
+            if weight != 1 and heads.any():
+                hidden += [HiddenSlot(heads, at, weight=weight) for at in slots]
     return Inserted(joined([edit.bank for edit in edits]), tuple(hidden))
 
 
@@ -120,12 +119,8 @@ def _behind_gates(
         return here and getattr(edit, "when", None) is not None
 
     asked = [row for row, edits in enumerate(deltas) if any(map(early, edits))]
-    shown: dict[tuple[int, ...], LastSlot] = {}
     distinct = list(dict.fromkeys(tuple(prompts[row][: lengths[row]]) for row in asked))
-    for start in range(0, len(distinct), _TOGETHER):
-        some = distinct[start : start + _TOGETHER]
-        keys, values = last_slots(model, *pad_left(some, model.pad_id, model.device))
-        shown |= {ids: LastSlot(k, v) for ids, k, v in zip(some, keys, values, strict=True)}
+    shown = dict(zip(distinct, show(model, distinct), strict=True))
     open_edits = list(deltas)
     for row in asked:
         last = shown[tuple(prompts[row][: lengths[row]])]

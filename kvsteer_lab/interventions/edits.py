@@ -15,6 +15,7 @@ from ..edits.addition import Add
 from ..edits.base import CacheEdit, SlotEdit
 from ..edits.cache import apply
 from ..edits.displaced import Displaced, once
+from ..edits.gates import opens_on
 from ..edits.operators import Erase, Insert
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
@@ -37,8 +38,8 @@ class CacheEdits(Scaled):
     Args:
         edits: operators of `kv.edits`: `Add`, `Map`, `Replace`, `Insert`, `Erase`.
         name: the label, if it isn't to be made from the operators.
-        coefficient: how much of it is done: 1 as the operators say, 0.5 takes every slot half as far. `Insert` and
-            `Erase` are done or not.
+        coefficient: how much of it is done: 1 as the operators say, 0.5 takes every slot half as far. A bank counts so
+            many times in attention; `Erase` is done or not.
         style: the style that is aimed at, for tables that count it.
 
     Raises:
@@ -104,6 +105,23 @@ class CacheEdits(Scaled):
                 f"What {self.label!r} adds is zero, so no coefficient does anything; check what it is made of."
             )
 
+    def check_opens(self, model: Model, prompts: Sequence[Prompt]) -> None:
+        """Refuse prompts on none of which anything is done. Cost: a prefill of each, if all edits have gates.
+
+        Args:
+            model: the model that is edited.
+            prompts: texts or chats.
+
+        Raises:
+            ValueError: every gate is closed on all of them.
+        """
+        gates = [getattr(edit, "when", None) for edit in self.edits]
+        if all(gate is not None and not any(opens_on(gate, model, prompts)) for gate in gates):
+            raise ValueError(
+                f"The gate of {self.label!r} is closed on all {len(prompts)} prompts, so no coefficient does anything;"
+                " fit it to prompts like these."
+            )
+
     def at(self, coefficient: float, name: str | None = None) -> CacheEdits:
         """The same edits at another coefficient.
 
@@ -112,7 +130,7 @@ class CacheEdits(Scaled):
             name: the new label; `None`: one made from the operators.
 
         Raises:
-            ValueError: `Insert` or `Erase` among them, and a coefficient other than 1.
+            ValueError: `Erase` among them, and a coefficient other than 1; a bank, and a negative one.
 
         Example:
             >>> import kvsteer_lab as kv
@@ -233,7 +251,8 @@ def _described(edit: CacheEdit) -> str:
         return _described(edit.edit)
     if isinstance(edit, Insert):
         where = "" if edit.layers is None else f" layers={','.join(map(str, edit.layers))}"
-        return f"insert {len(edit.bank)} slots{where}{' gated' if edit.when is not None else ''}"
+        weight = "" if edit.weight == 1 else f" weight={edit.weight:g}"
+        return f"insert {len(edit.bank)} slots{where}{weight}{' gated' if edit.when is not None else ''}"
     if not isinstance(edit, SlotEdit):
         return type(edit).__name__.lower()
     part = getattr(edit, "part", "both")

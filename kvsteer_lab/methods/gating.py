@@ -20,8 +20,8 @@ def fit_gate(
 ) -> Similar:
     """A gate that tells prompts to be steered from others: the layer and the cosine at which most are told apart, by
     the values of their last slot (after CAST, Lee et al. 2024, arXiv 2409.05907, which compares the residual stream
-    with a condition vector; here on the cache). Try it on prompts that it wasn't fitted to. Cost: one prefill of each
-    prompt.
+    with a condition vector; here on the cache). Try it on prompts that it wasn't fitted to, with `kv.edits.opens_on`.
+    Cost: one prefill of each prompt.
 
     Args:
         model: from `kv.load`.

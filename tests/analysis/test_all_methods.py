@@ -12,7 +12,7 @@ from kvsteer_lab.generation.divergence import divergences
 def test_methods_are_made_from_the_same_pairs_and_scale(tiny: kv.Model) -> None:
     task = kv.tasks.get("tiny-arithmetic")
     named = kv.analysis.steering_methods(tiny, task, "stepwise", pairs=4)
-    assert next(iter(named)) == "mean difference" and len(named) == 23
+    assert next(iter(named)) == "mean difference" and len(named) == 25
     assert [method.label for method in named.values()] == list(named)
     assert {method.style for name, method in named.items() if "residual" not in name} == {"stepwise"}
     chat = task.chat(task.questions("dev", 1)[0])
@@ -21,6 +21,11 @@ def test_methods_are_made_from_the_same_pairs_and_scale(tiny: kv.Model) -> None:
     halves, wholes = (divergences(tiny, chat, text, given) for given in (methods, list(named.values())))
     moved = [(half.totals[0], whole.totals[0]) for half, whole in zip(halves, wholes, strict=True)]
     assert sum(half < whole for half, whole in moved) >= len(moved) - 3  # more is more, nearly everywhere
+    gated = named["mean difference, gated"].edits[0].when  # type: ignore[attr-defined]
+    asked = [task.chat(question) for question in task.questions("test", 6)]
+    assert all(kv.edits.opens_on(gated, tiny, asked))
+    assert not any(kv.edits.opens_on(gated, tiny, ["How are you?", "Tell me about the moon."]))
+    assert len(named["learned bank"].edits[0].bank) == 4  # type: ignore[attr-defined]
     for method in named.values():
         (control,) = method.controls(1)
         assert control.control_of == method.label and control.control_kind == "random"

@@ -10,7 +10,7 @@ from random_models import PROMPTS, vectors_for
 from toy import Toy
 
 import kvsteer_lab as kv
-from kvsteer_lab.edits import Add, Bank, CachedPrompt, Erase, Insert, Map, Replace, SlotEdit, randomise, scale
+from kvsteer_lab.edits import Add, Bank, CachedPrompt, Erase, Insert, LastSlot, Map, Replace, SlotEdit, randomise, scale
 from kvsteer_lab.edits.spans import Everything, Slots
 from kvsteer_lab.evaluation.identity import describe
 
@@ -130,3 +130,25 @@ def test_edits_are_compared_at_equal_divergence_with_controls(tiny: kv.Model) ->
     assert control.at(0.5).label == control.label and control.at(0.5).control_of == added.label
     one, half = (c.deltas(tiny, [9])[0][0].values for c in (control, control.at(0.5)))  # type: ignore[attr-defined]
     torch.testing.assert_close(half, 0.5 * one)
+
+
+def test_banks_and_gated_edits_are_compared_at_equal_divergence(tiny: kv.Model) -> None:
+    task = kv.tasks.get("tiny-arithmetic")
+    chats = [task.chat(question) for question in task.questions("dev", 4, 0)]
+    lasts = torch.stack([Bank.of(tiny, chat, Slots(-1)).values[:, :, 0] for chat in chats])
+    values = 6 * lasts.mean(0)
+
+    def first_two(last: LastSlot) -> bool:
+        return int((lasts - last.values).pow(2).flatten(1).sum(1).argmin()) < 2
+
+    some = kv.CacheEdits([Add(0 * values, values, when=first_two)], name="some")
+    assert kv.edits.opens_on(first_two, tiny, chats) == [True, True, False, False]
+    bank = kv.CacheEdits([Insert(Bank.of(tiny, "Step 1 is", chat=False))], name="bank")
+    given = dict(n=4, max_new_tokens=8, controls=2, span=1024, progress=False)
+    table = kv.analysis.match_divergence(tiny, task, {"bank": bank, "some": some}, [0.2], **given)
+    assert table.kl.tolist() == pytest.approx([0.2, 0.2], rel=0.03) and set(table.matched) == {2}
+    closed = kv.CacheEdits([Add(0 * values, values, when=lambda last: False)], name="closed")
+    with pytest.raises(ValueError, match="The gate of 'closed' is closed on all 4 prompts, so no coefficient does"):
+        kv.analysis.match_divergence(tiny, task, {"bank": bank, "closed": closed}, [0.2], **given)
+    both = kv.CacheEdits([Add(0 * values, values, when=lambda last: False), Map(0.5)], name="both")
+    both.check_opens(tiny, chats)  # one of them is done

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ... import methods
+from ...behaviours.catalogue import get
 from ...edits.addition import Add
 from ...edits.banks import Bank
 from ...edits.base import CacheEdit
+from ...edits.operators import Insert
 from ...edits.spans import Everything
 from ...interventions.activation import ActivationSteering
 from ...interventions.cache import CacheSteering
@@ -18,6 +20,7 @@ from ...vectors.extraction import extract_pairs
 from ...vectors.pairs import ContrastiveSet
 from ..reading.attribution import attribute_heads
 
+_SLOTS = 4  # of a learned bank, which begins as the first tokens of a reply in the style
 _SCOPES = ("one-shot", "onward", "all tokens")
 
 
@@ -33,16 +36,18 @@ def steering_methods(
     steps: int = 40,
     seed: int = 0,
 ) -> dict[str, Scaled]:
-    """Every method of `kv.methods` that has a size, with the same budget: the same pairs of the task's extraction
-    split, and where replies are learned, those of as many questions. Their coefficients are no choice: compare them
-    with `kv.analysis.match_divergence`.
+    """Every method of `kv.methods`, with the same budget: the same pairs of the task's extraction split, and where
+    replies are learned or a gate is fitted, as many questions. Their coefficients are no choice: compare them with
+    `kv.analysis.match_divergence`. A bank's is its weight in attention; look for it with a span of 1000, for a learned
+    bank moves the model at a small part of its weight, and a random one at many times it. The gate is fitted to tell
+    the task's questions from everyday ones.
 
     Args:
         model, task: from `kv.load` and `kv.tasks.get`.
         style: what is steered towards.
         pairs, shots, seed: of `ContrastiveSet.few_shot`.
         layer: of activation steering; `None`: the one below the middle.
-        learned: whether a delta is learned, too, by gradient descent.
+        learned: whether a delta and a bank are learned, too, by gradient descent.
         steps: of that descent.
 
     Returns:
@@ -56,7 +61,7 @@ def steering_methods(
         >>> model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
         >>> named = kv.analysis.steering_methods(model, task, "stepwise", pairs=2, learned=False)
         >>> list(named)[:3], len(named)
-        (['mean difference', 'mean difference, keys too', 'first component'], 22)
+        (['mean difference', 'mean difference, keys too', 'first component'], 23)
     """
     given = ContrastiveSet.few_shot(task, model.tokenizer, style=style, n=pairs, shots=shots, seed=seed)
     differences = extract_pairs(model, given, progress=False)
@@ -94,6 +99,12 @@ def steering_methods(
             "value Gram", style, methods.value_gram(differences, last, 2.0, span=Everything(), every=True)
         ),
     }
+    everyday = get("french")  # whose questions ask for nothing in particular
+    others = [everyday.task.chat(question) for question in everyday.questions["extraction"][:pairs]]
+    gate = methods.fit_gate(model, chats, others)
+    found["mean difference, gated"] = _edits(
+        "mean difference, gated", style, Add(0 * mean.keys, 1.2 * mean.values, layers=range(1, model.n_layers), when=gate)
+    )
     residual = methods.mean_difference(extract_activation_pairs(model, given, progress=False))
     at = max(0, model.n_layers // 2 - 1) if layer is None else layer
     for scope in _SCOPES:
@@ -103,6 +114,10 @@ def steering_methods(
         replies = [task.demonstrate(question, style) for question in questions]
         delta, _ = methods.learned_delta(model, chats, replies, steps=steps, seeds=(seed,))
         found["learned"] = _edits("learned", style, Add(delta.keys, delta.values))
+        first_words = model.encode(replies[0], chat=False)[:_SLOTS]
+        start = Bank.of_tokens(model, first_words, range(len(first_words)))
+        bank, _ = methods.learned_bank(model, start, chats, replies, steps=steps, seeds=(seed,))
+        found["learned bank"] = _edits("learned bank", style, Insert(bank))
     first = ["mean difference", "mean difference, keys too"]
     return {name: found[name] for name in (*first, *(name for name in found if name not in first))}
 

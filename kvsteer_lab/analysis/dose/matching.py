@@ -19,6 +19,7 @@ from ...evaluation.measures import measure
 from ...generation.divergence import divergences
 from ...generation.generate import generate_all
 from ...interventions.checks import check_adds
+from ...interventions.edits import CacheEdits
 from ...interventions.scaled import Scaled
 from ...models.model import Model
 from ...tasks.base import Task
@@ -49,7 +50,8 @@ def match_divergence(
 
     The KL is summed over the baseline's own replies, which are the same for all, and averaged over questions. Vectors
     of equal norm may move the model very differently; here a random vector is made as large as it takes. One that
-    doesn't get there within the span is left out and counted.
+    doesn't get there within the span is left out and counted. Where a gate is closed on a question, its KL is 0 and
+    counts in the mean.
 
     Args:
         model, task, n, split, seed, batch_size, out, progress: as in `kv.evaluate`.
@@ -71,8 +73,8 @@ def match_divergence(
 
     Raises:
         ValueError: no steerings or nats, nats that aren't positive, a span that isn't above 1, a tolerance that
-            isn't positive, a steering that adds nothing or has a coefficient of 0, or what `kv.evaluate` refuses;
-            before anything is generated.
+            isn't positive, a steering that adds nothing, has a coefficient of 0 or a gate that no question opens, or
+            what `kv.evaluate` refuses; before anything is generated.
         KeyboardInterrupt: the search or the run was interrupted; with `out`, the replies go on there.
 
     Example:
@@ -101,6 +103,9 @@ def match_divergence(
             )
     targets = list(dict.fromkeys(map(float, nats)))
     chats = [task.chat(q) for q in task.questions(split, n, seed)]
+    for steering in steerings.values():
+        if isinstance(steering, CacheEdits):
+            steering.check_opens(model, chats)
     texts = generate_all(
         model, chats, generation=dict(max_new_tokens=max_new_tokens), seed=seed, batch_size=batch_size, progress=False
     ).token_ids
