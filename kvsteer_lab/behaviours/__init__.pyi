@@ -1,6 +1,5 @@
 from .behaviour import Behaviour as Behaviour
 from .behaviour import BehaviourCard as BehaviourCard
-from .behaviour import make as make
 from .catalogue import NAMES as NAMES
 from .catalogue import get as get
 from .catalogue import table as table
@@ -15,6 +14,7 @@ from .languages import language_of as language_of
 from .lexicons import formality as formality
 from .lexicons import sentiment as sentiment
 from .lexicons import sounds_like_pirate as sounds_like_pirate
+from .making import make as make
 from .prompting import SystemPrompt as SystemPrompt
 from .stored_studies import read_study as read_study
 from .stored_studies import recompute_study as recompute_study

@@ -11,19 +11,17 @@ from ..evaluation.outcomes.judge import Endpoint, Judge
 from ..evaluation.outcomes.outcome import SHARE, Outcome
 from ..models.prompts import render, template_hash
 from ..models.tokens import encode
-from ..tasks.base import ListedTask, Question, Rule, by_hash, content_ids
-from ..vectors.contrasts import as_texts, fill, opened, sides, with_system
+from ..tasks.base import Question, Rule
+from ..vectors.contrasts import opened, with_system
 from ..vectors.pairs import ContrastiveSet
 from .choices import Choice
 from .prompting import SystemPrompt
+from .questions import NOT_SHOWN, SHOWN, BehaviourTask
 
 Score = Callable[[str], float | bool]
 """What is measured of a reply: true or false, or a number above 0 where it shows the behaviour; NaN: no telling."""
 Kind = Literal["prompts", "openings", "shared openings", "choices"]
 """What pairs are made of; see `Behaviour.pairs`."""
-
-SHOWN, NOT_SHOWN = "shown", "not shown"
-DEV, TEST = 0.3, 0.4  # shares of the questions; each of the others gives several pairs
 
 
 @dataclass(frozen=True)
@@ -46,30 +44,6 @@ class BehaviourCard:
     scorer: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-
-
-class BehaviourTask(ListedTask):
-    """A behaviour's questions, for `kv.evaluate` and `kv.tune`: a reply is correct if it shows the behaviour."""
-
-    styles: tuple[str, ...] = ()
-    max_new_tokens = 48
-
-    def __init__(self, name: str, listed: Mapping[str, Sequence[Question]], rule: Rule) -> None:
-        self.name, self._listed, self._rule = name, listed, rule
-
-    @property
-    def listed(self) -> Mapping[str, Sequence[Question]]:
-        """Split -> its questions."""
-        return self._listed
-
-    @property
-    def rules(self) -> Mapping[str, Rule]:
-        """One rule: whether the reply shows the behaviour."""
-        return {"shows": self._rule}
-
-    def read_answer(self, text: str) -> str | None:
-        """`"shown"` or `"not shown"`, for behaviours that don't depend on the question."""
-        return self._rule(Question("", "", SHOWN), text)
 
 
 @dataclass(frozen=True)
@@ -224,84 +198,6 @@ class Behaviour:
             [(begun(c.question, c.matching.rstrip(")")), begun(c.question, c.other.rstrip(")")))]
             for c in self.choices["extraction"]
         ]
-
-
-def make(
-    name: str,
-    positive: str | Sequence[str],
-    negative: str | Sequence[str],
-    questions: str | Sequence[str],
-    score: Score,
-    *,
-    title: str | None = None,
-    against: str = "plain",
-    template: str | None = None,
-    openings: tuple[Sequence[str], Sequence[str]] | None = None,
-    rubric: str = "",
-    card: BehaviourCard | None = None,
-    scorer: str = "",
-) -> Behaviour:
-    """A behaviour of your own: instructions, questions and a function.
-
-    Args:
-        name: by which labels call it.
-        positive, negative: system messages that ask for either side, pair by pair; personas where there is a template.
-        questions: what is asked; divided 30 : 30 : 40 into extraction, dev and test by a hash of the question.
-        score: a function of the reply: true or false, or a number above 0 where the reply shows the behaviour.
-        title: in words, as in "replies in French"; `None`: made from the name.
-        against: the name of the other side.
-        template: with `{persona}` in it.
-        openings: how replies of the two sides begin, pair by pair.
-        rubric: for a judge.
-        card: licence and source; `None`: "your own".
-        scorer: the function in words; `None`: the first line of its docstring.
-
-    Returns:
-        The behaviour.
-
-    Raises:
-        ValueError: unequal sides, no questions, something that isn't a function.
-
-    Warns:
-        UserWarning: a question that is listed twice; it is used once.
-
-    >>> asked = [f"What is {i} + {i}?" for i in range(9)]
-    >>> loud = make("loud", "SHOUT.", "Whisper.", asked, str.isupper)
-    >>> sum(map(len, loud.questions.values())), loud.score("FOUR")
-    (9, True)
-    """
-    if not callable(score):
-        raise ValueError(f"score={score!r} isn't a function; pass one from a reply to true or false, or to a number.")
-    both = sides(positive, negative, "instruction")
-    if template is not None:
-        both = ([fill(template, who) for who in both[0]], [fill(template, who) for who in both[1]])
-    begun = () if openings is None else tuple(zip(*sides(*openings, "opening"), strict=True))
-    said = scorer or next(iter((getattr(score, "__doc__", None) or "").strip().splitlines()), "")
-    return Behaviour(
-        name,
-        title or f"is {name}",
-        against,
-        in_splits(as_texts(questions, "question")),
-        tuple(both[0]),
-        tuple(both[1]),
-        score,
-        card or BehaviourCard("your own", "your own", said),
-        openings=begun,
-        rubric=rubric,
-    )
-
-
-def in_splits(texts: Sequence[str]) -> dict[str, list[Question]]:
-    """Questions by split, by a hash of their text.
-
-    Args:
-        texts: distinct questions.
-
-    >>> {split: len(found) for split, found in in_splits([f"{i}?" for i in range(100)]).items()}
-    {'extraction': 33, 'dev': 22, 'test': 45}
-    """
-    questions = [Question(i, text, SHOWN) for i, text in zip(content_ids(texts), texts, strict=True)]
-    return by_hash(questions, DEV, TEST)
 
 
 def _in_turn(groups: Sequence[Sequence[tuple[str, str]]], n: int | None, name: str) -> list[tuple[str, str]]:

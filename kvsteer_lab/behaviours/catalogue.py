@@ -13,11 +13,13 @@ import pandas as pd
 
 from ..stats.texts import is_refusal
 from ..tasks.base import Question, by_hash, content_ids
-from .behaviour import DEV, NOT_SHOWN, SHOWN, TEST, Behaviour, BehaviourCard, Score, in_splits, make
+from .behaviour import Behaviour, BehaviourCard, Score
 from .fetched import CAA, REPENG, read_caa, read_repeng
 from .forms import is_brief, is_bulleted, is_json
 from .languages import language_of
 from .lexicons import formality, sentiment, sounds_like_pirate
+from .making import make
+from .questions import DEV, NOT_SHOWN, SHOWN, TEST, in_splits
 
 _DATA = files("kvsteer_lab") / "behaviours" / "data"
 

@@ -20,9 +20,10 @@ from .._util.json import first_fault, read_json
 from ..models.named import cache_folder
 from ..stats.texts import is_refusal
 from ..tasks.base import split_of
-from .behaviour import Behaviour, BehaviourCard, in_splits
+from .behaviour import Behaviour, BehaviourCard
 from .choices import Choice
 from .lexicons import sentiment
+from .questions import in_splits
 
 _CAA = "nrimsky/CAA"
 _CAA_COMMIT = "e1fce128b6165a9926093c6abdf6ea9a24f4b5c4"
