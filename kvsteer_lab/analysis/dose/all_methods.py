@@ -102,9 +102,9 @@ def steering_methods(
     everyday = get("french")  # whose questions ask for nothing in particular
     others = [everyday.task.chat(question) for question in everyday.questions["extraction"][:pairs]]
     gate = methods.fit_gate(model, chats, others)
-    found["mean difference, gated"] = _edits(
-        "mean difference, gated", style, Add(0 * mean.keys, 1.2 * mean.values, layers=range(1, model.n_layers), when=gate)
-    )
+    steered = range(1, model.n_layers)  # as in `CacheSteering`
+    gated = Add(0 * mean.keys, 1.2 * mean.values, layers=steered, when=gate)
+    found["mean difference, gated"] = _edits("mean difference, gated", style, gated)
     residual = methods.mean_difference(extract_activation_pairs(model, given, progress=False))
     at = max(0, model.n_layers // 2 - 1) if layer is None else layer
     for scope in _SCOPES:
