@@ -1,4 +1,4 @@
-"""The dose of a steering, measured at its own slot."""
+"""The relative strength of a steering, measured at its own slot."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
         ValueError: no layers.
     """
     if not steering.edited_layers:
-        raise ValueError("No layers are steered, so there is no dose; name at least one.")
+        raise ValueError("No layers are steered, so there is no relative strength; name at least one.")
     own_keys, own_values = norms
     chosen, layers = steering.added, list(steering.edited_layers)
     keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]
