@@ -80,7 +80,7 @@ def run_style_demo(
         task: a task with replies in several reasoning styles.
         n: test questions.
         controls: random vectors a style.
-        n_dev: development questions for each dose.
+        n_dev: development questions for each relative strength.
         pairs: contrastive pairs a style.
         shots: examples in a prompt.
     """
@@ -228,8 +228,8 @@ def _extract(model: Model, task: Task, style: str, pairs: int, shots: int) -> KV
 def _choose(
     model: Model, task: Task, vectors: dict[str, KVVectors], n: int
 ) -> tuple[dict[str, CacheSteering], dict[str, float]]:
-    """For each style the smallest of the doses whose replies have it most often; styles that no dose brings are left
-    out.
+    """For each style the smallest of the relative strengths whose replies have it most often; styles that no relative
+    strength brings are left out.
     """
     chats = [task.chat(question) for question in task.questions("dev", n, 0)]
     cells: dict[tuple[str, float], CacheSteering] = {}

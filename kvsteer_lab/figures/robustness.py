@@ -1,4 +1,4 @@
-"""Robustness of a tuned coefficient, and methods compared at equal dose and at equal divergence."""
+"""Robustness of a tuned coefficient, and methods compared at equal relative strength and at equal divergence."""
 
 from __future__ import annotations
 
