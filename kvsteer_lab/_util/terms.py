@@ -22,7 +22,7 @@ MEASURES = {
     "reasoned": COT_RATE,
     "adopted": "share in the style",
     "same_style": "share whose style is kept",
-    "tokens": "tokens",
+    "tokens": "mean tokens",
     "truncated": "share cut off",
     "loops": "share that loops",
     "repetition": "repeated 4-grams",
