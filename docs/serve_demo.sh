@@ -22,6 +22,6 @@ ask() {
       \"messages\": [{\"role\": \"user\", \"content\": \"What is 17 + 5?\"}], \"max_tokens\": 40, \"temperature\": 0 $2}" |
         grep -i -E '^HTTP|^x-kv-steering|"content"|"error"' | sed -E 's/.*"(content|message)": *"(([^"\\]|\\.)*)".*/\2/; s/\r//'
 }
-ask "dose zero: the baseline" ', "kv_steering": {"vectors": "stepwise", "cv": 0}'
+ask "coefficient zero: the baseline" ', "kv_steering": {"vectors": "stepwise", "cv": 0}'
 ask "steered" ', "kv_steering": {"vectors": "stepwise", "ck": 0, "cv": 8}'
 ask "a name that the server doesn't have" ', "kv_steering": {"vectors": "other", "cv": 8}'

@@ -85,7 +85,7 @@ def pairs(result: Result, size: int, key: str) -> float:
 
 
 def forced(result: Result, key: str) -> float:
-    """The most accurate forced prefix."""
+    """The most accurate response prefill."""
     return float(max(row[key] for row in result["baselines"] if row["forced"]))
 
 
@@ -98,7 +98,7 @@ def checks() -> list[Check]:
         for i, (name, (words, test)) in enumerate(zip(views, limits, strict=True))
     ]
     rows += [
-        (f"1 few-shot reasoned, {name}", words, view(i, "reasoned"), test)
+        (f"1 few-shot CoT rate, {name}", words, view(i, "reasoned"), test)
         for i, (name, (words, test)) in enumerate(zip(views, limits, strict=True))
     ]
     rows += [
@@ -113,7 +113,7 @@ def checks() -> list[Check]:
             (f"3 window at c_k = {c_k}, to", ">= 3x", bound(c_k, -1), any_value),
         ]
     rows += [
-        ("3 (0.3, 6), reasoned", "", lambda r: curve_at(r, "0.3", 6.0, "reasoned"), any_value),
+        ("3 (0.3, 6), CoT rate", "", lambda r: curve_at(r, "0.3", 6.0, "reasoned"), any_value),
         ("3 (0.3, 6), accuracy", "", lambda r: curve_at(r, "0.3", 6.0, "accuracy"), any_value),
         ("4 least adopted style", ">= 0.90", lambda r: min(row["adopted"] for row in r["styles"]), at_least(0.90)),
         ("5 random vectors in the lower half, worst mean", "<= 0.05", lambda r: random_worst(r, "mean"), at_most(0.05)),
@@ -125,7 +125,7 @@ def checks() -> list[Check]:
         ("6 adoption at the edge, 1 pair", "", lambda r: pairs(r, 1, "adopted"), any_value),
         ("6 adoption at the edge, 100 pairs", "", lambda r: pairs(r, 100, "adopted"), any_value),
         ("6 adoption at the edge, 1000 pairs", "", lambda r: pairs(r, 1000, "adopted"), any_value),
-        ("7 best forced prefix, accuracy", "", lambda r: forced(r, "accuracy"), any_value),
+        ("7 best response prefill, accuracy", "", lambda r: forced(r, "accuracy"), any_value),
         ("7 best steered, accuracy", "", lambda r: max(x["accuracy"] for x in r["steering"]["0.0"]), any_value),
     ]
     return rows

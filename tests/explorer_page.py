@@ -19,7 +19,7 @@ from browsing import free_port, jupyter_lab, open_page, run_all, serving
 from page_scripts import CANCEL_CLOCK, CLOCK, CONTRAST, CROWDED
 from PIL import Image
 
-TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Keep")
+TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Export")
 UNNAMED = re.compile(
     r"^\s*- (?:button|slider|textbox|combobox|spinbutton|checkbox|tab|gridcell|option|progressbar)(?: \[[^\]]*\])*:?$",
     re.MULTILINE,
@@ -111,7 +111,7 @@ class ExplorerPage:
         self.at("status").filter(has_text="Done.").wait_for()
 
     def _state_button(self, path: Path, button: str, answer: str) -> None:
-        self.tab("Keep")
+        self.tab("Export")
         self.type("state-path", str(path))
         self.at(button).click()
         self.at("keep-status").filter(has_text=answer).wait_for()
@@ -174,7 +174,7 @@ class ExplorerPage:
         self.at("cell-texts").locator("tr").nth(1).wait_for()
         self.tab("Geometry")
         self.root.locator(".kv-scatter > svg .kv-point").first.wait_for(state="attached")
-        self.tab("Keep")
+        self.tab("Export")
         for name in ("figure", "vectors", "state", "html"):
             self.type(f"{name}-path", name)
         self.tab("Side by side")

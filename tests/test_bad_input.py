@@ -241,7 +241,7 @@ def test_a_model_that_computes_nan_gives_no_vectors(tokenizer: Any) -> None:
         ([], "The list of interventions is empty; leave it out for the baseline"),
         (["steer"], r"'steer' is not an intervention; use kv\.CacheSteering, kv\.Nothing and the like"),
         ([kv.Nothing(), kv.Nothing()], r"Two interventions are called 'baseline'; tell them apart with name=\.\.\."),
-        ([kv.ForcedPrefix("")], "A forced prefix needs some text"),
+        ([kv.ForcedPrefix("")], "A response prefill needs some text"),
     ],
 )
 def test_bad_interventions(interventions: Any, message: str, idle: kv.Model) -> None:

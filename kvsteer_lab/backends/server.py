@@ -28,8 +28,8 @@ NAME = "the server"
 class Server:
     """A running `kvsteer serve`. Prompts are sent as token ids; vectors are named, never sent. It decodes greedily.
 
-    What isn't steered, prompts and forced words included, is an ordinary request. A steered answer counts only if the
-    server says in its header what it added: another server ignores the field, and would answer unsteered.
+    What isn't steered, prompts and response prefills included, is an ordinary request. A steered answer counts only if
+    the server says in its header what it added: another server ignores the field, and would answer unsteered.
 
     Args:
         url: where it listens: `"http://127.0.0.1:8000"`.

@@ -40,11 +40,11 @@ class Sizes:
         pairs: of each kind, at most.
         dev, test: questions, at most.
         tokens: of a reply.
-        cells: doses x kinds of pairs that each method tries on dev.
+        cells: relative strengths x kinds of pairs that each method tries on dev.
         doses: of cache steering, the smallest and the largest: the norm of what is added over the norm of what it is
             added to.
         activation_doses: of activation steering, which adds to every new token, so that it needs less.
-        extensions: how often a range is extended while the best dose lies at its end.
+        extensions: how often a range is extended while the best relative strength lies at its end.
         controls: random vectors of each chosen steering.
         seed: of all draws.
 

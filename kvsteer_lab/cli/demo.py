@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .._util.terms import COT_RATE, label_name
 from ..evaluation.evaluate import evaluate_all
 from ..evaluation.results import Results
 from ..figures.comparison import plot_comparison
@@ -77,7 +78,7 @@ def run_demo(
     least = f"{1 / (controls + 1):.3f} is the smallest possible"
     say_text(
         f"Against {controls} random vectors of its size: p = {row.p_random:.3f} in accuracy, p ="
-        f" {row.p_random_reasoned:.3f} in reasoning ({least}).\n"
+        f" {row.p_random_reasoned:.3f} in CoT rate ({least}).\n"
     )
     asked = {q.id: q.text for q in questions.questions("test", n, 0)}
     print_side_by_side(results, asked, ["baseline", steering.label], 3)
@@ -97,12 +98,12 @@ def format_table(summary: pd.DataFrame) -> str:
         {
             "accuracy": [f"{r.accuracy:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in summary.itertuples()],
             "p": ["" if pd.isna(p) else f"{p:.1e}" if p < 0.001 else f"{p:.3f}" for p in summary.p],
-            "reasoned": summary.reasoned.map("{:.2f}".format).to_list(),
+            COT_RATE: summary.reasoned.map("{:.2f}".format).to_list(),
             "tokens": summary.tokens.map("{:.1f}".format).to_list(),
             "truncated": summary.truncated.map("{:.2f}".format).to_list(),
             "repetition": summary.repetition.map("{:.2f}".format).to_list(),
         },
-        index=pd.Index(summary.index, name=None),
+        index=pd.Index(map(label_name, summary.index), name=None),
     )
     return shown.to_string()
 
@@ -115,5 +116,7 @@ def print_side_by_side(results: Results, texts: Mapping[str, str], labels: Seque
         say_text(f"Q  {texts[question]}   (gold: {asked.gold.iloc[0]})")
         for label in labels:
             row = asked.loc[label]
-            say_text(f"   {label}: {(row.forced + row.text).strip()}  [{'right' if row.correct else 'wrong'}]")
+            say_text(
+                f"   {label_name(label)}: {(row.forced + row.text).strip()}  [{'right' if row.correct else 'wrong'}]"
+            )
         say_line("")

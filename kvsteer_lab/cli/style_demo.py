@@ -1,8 +1,8 @@
 """The same story on a pretrained model: one edit of one cached slot decides how the model opens its reply.
 
-Vectors of five reasoning styles, their dose chosen on development questions and tested once on others, beside random
-vectors of the same size. What is counted is the style of the opening; replies are cut there, so nothing is said about
-right answers.
+Vectors of five reasoning styles, their relative strength chosen on development questions and tested once on others,
+beside random vectors of the same size. What is counted is the style of the opening; replies are cut there, so nothing
+is said about right answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .._util.terms import STRENGTH
 from ..evaluation.evaluate import evaluate
 from ..evaluation.results import Results
 from ..figures.adoption import plot_adoption
@@ -34,7 +35,7 @@ from ..vectors.pairs import ContrastiveSet
 from .printing import say_line, say_text
 
 DOSES = (0.5, 0.8, 1.2, 1.8, 2.7)
-"""The doses that are tried: the norm of what is added over the norm of the slot's own values."""
+"""The relative strengths that are tried: the norm of what is added over the norm of the slot's own values."""
 TOKENS = 24
 """How much of a reply is generated: enough to see how it opens, and whether it says the same again and again."""
 _MOST_REPEATED = 0.5  # share of a reply's 4-grams; one with more has no style
@@ -70,8 +71,8 @@ def run_style_demo(
     pairs: int = 16,
     shots: int = 2,
 ) -> StyleDemo:
-    """Extract the vectors of every reasoning style of a task, choose their doses on development questions, steer test
-    questions beside random vectors, print and save what happened.
+    """Extract the vectors of every reasoning style of a task, choose relative strengths on development questions, steer
+    test questions beside random vectors, print and save what happened.
 
     Args:
         out: the folder for vectors, results and figure.
@@ -79,7 +80,7 @@ def run_style_demo(
         task: a task with replies in several reasoning styles.
         n: test questions.
         controls: random vectors a style.
-        n_dev: development questions for each dose.
+        n_dev: development questions for each relative strength.
         pairs: contrastive pairs a style.
         shots: examples in a prompt.
     """
@@ -93,13 +94,14 @@ def run_style_demo(
         f" {shots} examples), and the mean difference of keys and values at the prompts' last token."
     )
     vectors = {style: _extract(loaded, questions, style, pairs, shots) for style in styles}
-    say_line(f"3. Choose a dose for each style on {n_dev} development questions (doses {', '.join(map(str, DOSES))}).")
+    tried = ", ".join(map(str, DOSES))
+    say_line(f"3. Choose a relative strength for each style on {n_dev} development questions ({tried}).")
     chosen, doses = _choose(loaded, questions, vectors, n_dev)
     if not chosen:
-        raise ValueError(f"No dose of any vectors brings its style to {model!r} on {n_dev} development questions.")
+        raise ValueError(f"No strength of any vectors brings its style to {model!r} on {n_dev} development questions.")
     say_line(
-        f"4. Add it once to the last cached slot of {n} other questions, beside {controls} random vectors of the same"
-        " size for each style."
+        f"4. The held-out test: add it once to the last cached slot of {n} other questions, beside {controls} random"
+        " vectors of the same size for each style."
     )
     forced = {style: ForcedPrefix.of_style(questions, loaded.tokenizer, style) for style in chosen}
     methods: list[Intervention] = [*chosen.values(), *dict.fromkeys(forced.values())]
@@ -124,11 +126,11 @@ def run_style_demo(
 
 def adoption(results: Results, labels: dict[str, tuple[str, ForcedPrefix]]) -> pd.DataFrame:
     """Of each style, how many replies have it under its vectors, under the baseline and each random vector, and behind
-    the style's forced first token. A reply that mostly repeats itself has no style.
+    a response prefill with the style's first token. A reply that mostly repeats itself has no style.
 
     Args:
         results: of an evaluation.
-        labels: by style, the label of its steering and its forced first token.
+        labels: by style, the label of its steering and its response prefill.
     """
     made = []
     for style, (label, forced) in labels.items():
@@ -177,13 +179,13 @@ def format_adoption(summary: pd.DataFrame, doses: dict[str, float]) -> str:
     shown = pd.DataFrame(
         {
             "opens": summary.opening,
-            "dose": [f"{doses[style]:g}" for style in summary.index],
+            STRENGTH: [f"{doses[style]:g}" for style in summary.index],
             "vectors": [f"{r.adopted:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in summary.itertuples()],
             "baseline": summary.baseline.map("{:.2f}".format),
             "p": summary.p_holm.map(lambda p: f"{p:.1e}" if p < 0.001 else f"{p:.3f}"),
             "random": [f"{r.random:.2f}, {r.highest:.2f}" for r in summary.itertuples()],
             "p random": summary.p_random.map("{:.3f}".format),
-            "first token forced": summary.forced.map("{:.2f}".format),
+            "response prefill": summary.forced.map("{:.2f}".format),
         }
     )
     return shown.to_string()
@@ -212,8 +214,8 @@ def verdict(summary: pd.DataFrame, controls: int, n: int) -> str:
     behind = summary[summary.forced >= summary.adopted].index.tolist()
     if behind:
         lines.append(
-            f"Forcing the style's first token does at least as much in {', '.join(behind)}, so the edit may do no more"
-            " than choose it."
+            f"A response prefill with the style's first token does at least as much in {', '.join(behind)}, so the edit"
+            " may do no more than choose it."
         )
     return "\n".join([*lines, f"Replies are cut at {TOKENS} tokens: nothing here is about right answers."])
 
@@ -226,15 +228,15 @@ def _extract(model: Model, task: Task, style: str, pairs: int, shots: int) -> KV
 def _choose(
     model: Model, task: Task, vectors: dict[str, KVVectors], n: int
 ) -> tuple[dict[str, CacheSteering], dict[str, float]]:
-    """For each style the smallest of the doses whose replies have it most often; styles that no dose brings are left
-    out.
+    """For each style the smallest of the relative strengths whose replies have it most often; styles that no relative
+    strength brings are left out.
     """
     chats = [task.chat(question) for question in task.questions("dev", n, 0)]
     cells: dict[tuple[str, float], CacheSteering] = {}
     for style, own in vectors.items():
         unit = CacheSteering(own, ck=0, cv=1).unit_dose(model, chats)
         for dose in DOSES:
-            cells[style, dose] = CacheSteering(own, ck=0, cv=dose / unit, name=f"{style}, dose {dose:g}")
+            cells[style, dose] = CacheSteering(own, ck=0, cv=dose / unit, name=f"{style}, relative strength {dose:g}")
     tried = _ask(model, task, list(cells.values()), n, "dev")
     share = {cell: _adopts(tried, steering.label, cell[0]).mean() for cell, steering in cells.items()}
     doses = {}
@@ -242,7 +244,7 @@ def _choose(
         most = max(share[style, dose] for dose in DOSES)
         if most:
             doses[style] = min(dose for dose in DOSES if share[style, dose] == most)
-        verdict = f"chosen {doses[style]:g}" if most else "no dose brings it, a null; it is left out below"
+        verdict = f"chosen {doses[style]:g}" if most else "no strength brings it, a null; it is left out below"
         say_line(f"   {style}: {', '.join(f'{share[style, dose]:.2f}' for dose in DOSES)}; {verdict}")
     return {style: cells[style, dose] for style, dose in doses.items()}, doses
 

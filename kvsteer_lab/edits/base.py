@@ -52,8 +52,8 @@ class SlotEdit(CacheEdit):
         heads: which KV heads; `None`: all.
         when: a gate, shown the prompt's last slot; the edit is left out where it says no. `None`: always.
         every: whether what is read after the prompt is edited, too, each token's slot as it is cached: the offset
-            token, forced words, the reply. A token reads its own edited slot. Cost: the edit again in every pass, of
-            one slot a layer.
+            token, response prefill, the reply. A token reads its own edited slot. Cost: the edit again in every pass,
+            of one slot a layer.
 
     Raises:
         ValueError: layers or heads that aren't whole numbers, or a span or gate that is none. When it is used: layers

@@ -30,7 +30,7 @@ def compare(
 
     Args:
         runs: results of one or several tasks.
-        against: the label of what is compared with: the baseline, the chain-of-thought prompt, the forced prefix.
+        against: the label of what is compared with: the baseline, the chain-of-thought prompt, the response prefill.
         interventions: labels to compare; `None`: all but `against`, controls left out.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Dose and response: what a steering does at each coefficient, beside random vectors of the same size."""
+"""Relative strength and response: what a steering does at each coefficient, beside random vectors of the same size."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def dose_response(
 
 
 def unit_dose(model: Model, steering: Scaled, prompts: Prompt | Sequence[Prompt]) -> float:
-    """The dose at coefficient 1: the norm of what is added over the norm of what it is added to.
+    """The relative strength at coefficient 1: the norm of what is added over the norm of what it is added to.
 
     For cache steering |S^V| / |V| at the steered slot, for activation steering |r| / |h| of the residual stream at that
     token; averaged over the layers that are edited and over the prompts.
@@ -115,14 +115,14 @@ def unit_dose(model: Model, steering: Scaled, prompts: Prompt | Sequence[Prompt]
 
 
 def check_unit(steering: Scaled, unit: float) -> None:
-    """Refuse a steering that has no dose.
+    """Refuse a steering that has no relative strength.
 
     Args:
         steering: what is added.
-        unit: its dose at coefficient 1.
+        unit: its relative strength at coefficient 1.
 
     Raises:
-        ValueError: the dose is 0.
+        ValueError: the relative strength is 0.
 
     Example:
         >>> import kvsteer_lab as kv

@@ -20,7 +20,7 @@ def read_reply(task: Task, question: Question, answer: str, closing: str, letter
     Args:
         task: whose rules read.
         question: what was asked.
-        answer: forced words and reply.
+        answer: the response prefill and the reply.
         closing: closing words and their continuation; empty without a second stage.
         letter: the likeliest choice; `None` without a second stage.
 

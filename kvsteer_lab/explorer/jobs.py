@@ -172,7 +172,7 @@ class Jobs:
     # --- the dose ---------------------------------------------------------------------------------------------
 
     def show_dose(self) -> None:
-        """Show the present state's dose, as far as it is known."""
+        """Show the present state's relative strength, as far as it is known."""
         state, line = self._current(), self.page.controls.dose
         try:
             line.show(self._doses.dose(state), state.slot)

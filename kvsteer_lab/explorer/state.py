@@ -62,7 +62,7 @@ class ExplorerState:
         layers, heads: what is steered; `None`: layer 1 and above, all KV heads.
         slot, offset: the steered slot, and the token that is read after the prompt.
         arms: what is compared.
-        cot, prefix: the instruction of the CoT prompt, and the forced words.
+        cot, prefix: the instruction of the CoT prompt, and the response prefill.
         activation_layer, activation_coefficient, every_token: of activation steering.
         control_seed, n_controls: which random vectors, and how many of them.
         sample, temperature, top_p, seed, max_new_tokens: how texts are generated; `sample=False` is greedy.

@@ -64,7 +64,7 @@ def read_state(source: str | Path, what: str) -> dict[str, Any]:
     found = read_json(source, what=what)
     if not isinstance(found, dict) or "format" not in found:
         raise ValueError(
-            f"{what} is not one of the explorer: it doesn't name its format; save one with the explorer's Keep tab."
+            f"{what} is not one of the explorer: it doesn't name its format; save one with the explorer's Export tab."
         )
     if (version := found.pop("format")) != FORMAT:
         raise ValueError(

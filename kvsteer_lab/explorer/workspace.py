@@ -105,7 +105,7 @@ class Workspace:
         if not -shortest <= slot < shortest:
             which = "shortest prompt" if len(asked) > 1 else "prompt"
             raise ValueError(
-                f"There is no slot {slot}: the {which} has {shortest} tokens; choose {-shortest} to {shortest - 1}."
+                f"There is no position {slot}: the {which} has {shortest} tokens; choose {-shortest} to {shortest - 1}."
             )
 
     # --- what is compared -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, label_of, styled
 
 
 @styled
@@ -67,7 +67,7 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
             xlim=(-0.03, 1.03),
             ylim=(-0.6, most - 0.4),
             yticks=range(len(part)),
-            yticklabels=[for_figure(label) for label in labels[::-1]],
+            yticklabels=[label_of(label) for label in labels[::-1]],
         )
     return figure
 
@@ -81,6 +81,6 @@ def _counted(table: pd.DataFrame) -> str:
     """In how many behaviours each method does more than nothing, in words."""
     more = (table.difference > 0) & (table.p_holm < 0.05)
     counts = more.groupby([_short(label, name) for name, label in table.index], sort=False).sum()
-    found = ", ".join(f"{for_figure(label)} {count}" for label, count in counts.items())
+    found = ", ".join(f"{label_of(label)} {count}" for label, count in counts.items())
     n = table.index.get_level_values(0).nunique()
     return f"Shown more often than without it, after Holm's correction,\nof {n} behaviours: {found}"

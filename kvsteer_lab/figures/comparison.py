@@ -1,4 +1,4 @@
-"""Comparison of interventions: accuracy with intervals, and the share of replies that reason."""
+"""Comparison of interventions: accuracy with intervals, and the CoT rate."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from .._util.text import for_figure
-from .style import TWO_COLUMNS, color_of, styled
+from .._util.terms import COT_RATE
+from .style import TWO_COLUMNS, color_of, label_of, styled
 
 
 @styled
 def plot_comparison(summary: pd.DataFrame) -> Figure:
-    """Accuracy and reasoned share of each intervention: the table that `Results.summary` gives.
+    """Accuracy and CoT rate of each intervention: the table that `Results.summary` gives.
 
     Bars of accuracy are 95% Wilson intervals; the one of the random vectors holds the middle 95% of them.
 
@@ -23,7 +23,7 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
         >>> rows = dict(n=40, accuracy=[0.5, 0.8], low=[0.4, 0.7], high=[0.6, 0.9], reasoned=[0.1, 0.9])
         >>> figure = kv.figures.plot_comparison(pd.DataFrame(rows, index=["baseline", "cache steering"]))
         >>> [axis.get_xlabel() for axis in figure.axes]
-        ['accuracy, 40 questions', 'share of replies that reason']
+        ['accuracy, 40 questions', 'CoT rate']
     """
     place = np.arange(len(summary))[::-1]
     figure, axes = plt.subplots(
@@ -39,9 +39,9 @@ def plot_comparison(summary: pd.DataFrame) -> Figure:
         )
     axes[0].set(
         yticks=place,
-        yticklabels=list(map(for_figure, summary.index)),
+        yticklabels=list(map(label_of, summary.index)),
         xlim=(-0.03, 1.03),
         xlabel=f"accuracy, {int(summary.n.iloc[0])} questions",
     )
-    axes[1].set(xlim=(0, 1.12), xlabel="share of replies that reason", xticks=[0, 0.5, 1])
+    axes[1].set(xlim=(0, 1.12), xlabel=COT_RATE, xticks=[0, 0.5, 1])
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, color_of, styled
+from .style import TWO_COLUMNS, color_of, label_of, styled
 
 MARKERS = "osD^v"
 
@@ -60,7 +60,7 @@ def plot_costs(table: pd.DataFrame) -> Figure:
             xscale="log",
             xlabel="time a token / plain, cached",
         )
-        axis.set_yticks(range(len(methods)), list(map(for_figure, methods[::-1])))
+        axis.set_yticks(range(len(methods)), list(map(label_of, methods[::-1])))
         axis.margins(x=0.3)
         axis.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")

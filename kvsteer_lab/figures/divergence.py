@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, attach, color_of, styled, tint
+from .style import TWO_COLUMNS, attach, color_of, label_of, styled, tint
 
 _HATCHES = ("", "////", "....", "xxxx")
 _SHADES = (1.0, 0.45, 0.7, 0.25)
@@ -66,7 +66,7 @@ def plot_divergence(frames: Mapping[tuple[str, str], pd.DataFrame], steps: int =
             )
             color = tint(color_of(method), _SHADES[i % 4])
             axis.bar(place, mean, width, yerr=error, color=color, label=for_figure(text), ecolor="black", **look)
-        axis.set(title=for_figure(method), xlabel="token")
+        axis.set(title=label_of(method), xlabel="token")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(loc="best")
     axes[0, 0].set_ylabel("KL to the plain model, nats")

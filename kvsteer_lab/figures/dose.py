@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .._util.text import for_figure
+from .._util.terms import measure_name
 from ..stats.intervals import wilson
-from .style import COLORS, TWO_COLUMNS, attach, color_of, styled
+from .style import COLORS, TWO_COLUMNS, attach, color_of, label_of, styled
 
 
 @styled
 def plot_dose_response(table: pd.DataFrame) -> Figure:
-    """Share of reasoned replies and accuracy against the dose: the table that `kv.dose_response` gives.
+    """CoT rate and accuracy against the relative strength: the table that `kv.dose_response` gives.
 
     Bars are 95% Wilson intervals; the band holds the middle 95% of the random controls, the dotted line is their mean.
 
@@ -29,17 +29,15 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
         ...                       "reasoned": [0.1, 0.9]})
         >>> figure = kv.figures.plot_dose_response(table.assign(vector="steering", n=40))
         >>> [axis.get_title() for axis in figure.axes]
-        ['replies that reason', 'correct answers']
+        ['CoT rate', 'accuracy']
     """
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.4), layout="constrained", sharey=True)
-    for axis, column, title in zip(
-        axes, ("reasoned", "accuracy"), ("replies that reason", "correct answers"), strict=True
-    ):
+    for axis, column in zip(axes, ("reasoned", "accuracy"), strict=True):
         _draw(axis, table, column, COLORS["steered"])
-        axis.set(title=title, xlabel="dose: $|c_v S^V|$ / norm of the slot's own values")
+        axis.set(title=measure_name(column), xlabel="relative strength: $|c_v S^V|$ / norm of the values there")
     axes[0].set_ylabel("share of questions")
     axes[0].annotate(
-        "dose\n($c_v$)",
+        "strength\n($c_v$)",
         (0, 0),
         xytext=(-26, -11),
         xycoords="axes fraction",
@@ -54,7 +52,7 @@ def plot_dose_response(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
-    """Several methods over doses in the same units, a panel each: tables of `kv.dose_response` by label. Bars and bands
+    """Several methods over relative strengths, a panel each: tables of `kv.dose_response` by label. Bars and bands
     as in `plot_dose_response`.
 
     Raises:
@@ -76,9 +74,9 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     )
     for axis, (label, table) in zip(axes[0], tables.items(), strict=True):
         _draw(axis, table, column, color_of(label))
-        axis.set(title=for_figure(label), xlabel="dose (coefficient)")
+        axis.set(title=label_of(label), xlabel="relative strength (coefficient)")
         axis.tick_params(axis="x", labelsize=6)
-    axes[0, 0].set_ylabel({"accuracy": "accuracy", "reasoned": "share of replies that reason"}[column])
+    axes[0, 0].set_ylabel(measure_name(column))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     # each panel has its colour
     shown = dict(zip(labels, handles, strict=True)) | {"steering vectors": Line2D([], [], color="black", marker="o")}

@@ -12,9 +12,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
 from .geometry import look, words
-from .style import AMOUNT, ONE_COLUMN, TWO_COLUMNS, color_of, ink, styled
+from .style import AMOUNT, ONE_COLUMN, TWO_COLUMNS, color_of, ink, label_of, styled
 
 _FEW = 5  # columns of a sweep that can be read in one column of a paper, beside the names of its rows
 _MARKERS = {
@@ -85,7 +86,7 @@ def plot_sweep(
     below = f"{texts} text{'s' * (texts != 1)} a cell" + (f"; baseline {plain.iloc[0]:.2f}" if len(plain) else "")
     # Over the whole width: the axes alone are narrower than a long title.
     figure.suptitle(
-        f"{for_figure(title)}{': ' if title else ''}{for_figure(measure)}\n{below}",
+        f"{for_figure(title)}{': ' if title else ''}{measure_name(measure)}\n{below}",
         fontsize=plt.rcParams["axes.titlesize"],
     )
     figure.colorbar(image, ax=axes, shrink=0.9, aspect=12)
@@ -110,7 +111,7 @@ def span_of(values: Sequence[float], measure: str) -> tuple[float, float]:
 
 @styled
 def plot_tokens(table: pd.DataFrame) -> Figure:
-    """Texts token by token: the change of each token's log-probability against the baseline, and KL summed up, by step.
+    """Texts token by token: the change of each token's log-probability against the baseline, and the total KL up to it.
 
     Args:
         table: one row per arm and token, with `arm`, `step` (from 1), `change` and `kl` in nats: what
@@ -124,18 +125,18 @@ def plot_tokens(table: pd.DataFrame) -> Figure:
         >>> import kvsteer_lab as kv
         >>> table = pd.DataFrame({"arm": "cache steering", "step": [1, 2], "change": [0.5, -0.1], "kl": [0.2, 0.1]})
         >>> [axis.get_title() for axis in kv.figures.plot_tokens(table).axes]
-        ['each token', 'KL against the baseline, summed up']
+        ['each token', 'total KL against the baseline']
     """
     if table.empty:
         raise ValueError("There are no texts to draw; compare something with the baseline first.")
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.3), layout="constrained", sharex=True)
     for arm, own in table.groupby("arm", sort=False):
-        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=for_figure(arm))
+        look = dict(color=color_of(str(arm)), marker=_MARKERS.get(str(arm), "*"), markersize=3, label=label_of(arm))
         axes[0].plot(own.step, own.change, linewidth=0.6, **look)
         axes[1].plot(own.step, own.kl.cumsum(), **look)
     axes[0].axhline(0, color="black", linewidth=0.5)
     axes[0].set(xlabel="token", ylabel="change of log-probability (nats)", title="each token")
-    axes[1].set(xlabel="token", ylabel="KL (nats)", title="KL against the baseline, summed up")
+    axes[1].set(xlabel="token", ylabel="total KL so far (nats)", title="total KL against the baseline")
     axes[1].set_ylim(bottom=0)
     axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)

@@ -24,7 +24,7 @@ _NAMES = {
     "stability": "stability of halves (cosine)",
     "signal_to_noise": "signal to noise",
     "pairs": "number of pairs",
-    "norm": "norm of the mean / slot's own norm",
+    "norm": "relative strength at coefficient 1",
 }
 
 
@@ -34,14 +34,18 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
     `analysis.forecast_correlations`.
 
     Left a forest of Spearman's correlations with their 95% intervals, a group of rows for each scope; a correlation
-    that has no interval is hollow, and one that isn't defined is left out. Right, small, the points themselves under
-    the forecast that is first in the table: markers are places, filled for the first model and hollow for others.
+    that has no interval is hollow, and one that isn't defined is left out, as is a scope without any. Right, small,
+    the points themselves under the forecast that is first in the table: markers are places, filled for the first model
+    and hollow for others.
 
     Args:
         table: the points.
         correlations: a row per scope and forecast.
         effect: the column on the vertical axis of the points: `"effect"` (adoption of the style) or `"gain"`
             (accuracy).
+
+    Raises:
+        ValueError: no correlation is defined.
 
     Example:
         >>> import pandas as pd
@@ -53,12 +57,15 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['all points']
     """
-    names = list(dict.fromkeys(correlations.forecast))
-    scopes = list(dict.fromkeys(correlations["scope"]))
+    defined = correlations.dropna(subset="rho")  # between places, say, where there is only one
+    if defined.empty:
+        raise ValueError("No correlation of the table is defined; take points in which forecasts and effects differ.")
+    names = list(dict.fromkeys(defined.forecast))
+    scopes = list(dict.fromkeys(defined["scope"]))
     size = (TWO_COLUMNS, max(2.4, 0.9 + 0.11 * len(scopes) * (len(names) + 1)))
     figure, (forest, inset) = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=(1.7, 1))
     gap = 0.8 / len(names)
-    for row in correlations.dropna(subset="rho").to_dict("records"):
+    for row in defined.to_dict("records"):
         number = names.index(row["forecast"])
         y = scopes.index(row["scope"]) + (number - (len(names) - 1) / 2) * gap
         color, known = _SHADES[number % len(_SHADES)], not pd.isna(row["low"])

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, color_of, styled
+from .style import TWO_COLUMNS, color_of, label_of, styled
 
 
 @styled
@@ -49,9 +49,9 @@ def plot_gains(table: pd.DataFrame, against: str = "baseline") -> Figure:
         title = for_figure(task) if table.model.nunique() == 1 else f"{for_figure(model)}\n{for_figure(task)}"
         axis.set(
             title=title,
-            xlabel=f"points over {for_figure(against)}",
+            xlabel=f"points over {label_of(against)}",
             yticks=range(len(labels)),
-            yticklabels=list(map(for_figure, labels[::-1])),
+            yticklabels=list(map(label_of, labels[::-1])),
             ylim=(-0.6, len(labels) - 0.4),
         )
         axis.margins(x=0.3 if len(panels) > 1 else 0.15)

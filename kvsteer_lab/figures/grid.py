@@ -12,18 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
 from .style import AMOUNT, TWO_COLUMNS, ink, styled
 
-MEASURES = {
-    "accuracy": "accuracy",
-    "reasoned": "share that reasons",
-    "adopted": "share in the style",
-    "tokens": "tokens",
-    "truncated": "share cut off",
-    "loops": "share that loops",
-    "repetition": "repeated 4-grams",
-}
+_MEASURES = ("accuracy", "reasoned", "adopted", "tokens", "truncated", "loops", "repetition")
 _MOST_WRITTEN = 72  # cells of a panel that can still be read
 
 
@@ -55,8 +48,8 @@ def plot_coefficient_grid(
         raise ValueError(
             "There are no cells or no measures to draw; pass the table that kv.analysis.coefficient_grid returned."
         )
-    if unknown := [m for m in measures if m not in MEASURES]:
-        raise ValueError(f"There is no measure {unknown[0]!r}; choose from {', '.join(MEASURES)}.")
+    if unknown := [m for m in measures if m not in _MEASURES]:
+        raise ValueError(f"There is no measure {unknown[0]!r}; choose from {', '.join(_MEASURES)}.")
     tasks = list(dict.fromkeys(table.task))
     rows = cells.ck.nunique()
     size = (TWO_COLUMNS, 0.75 + len(tasks) * (0.55 + 0.17 * max(rows, 4)))
@@ -68,7 +61,7 @@ def plot_coefficient_grid(
         for axis, task in zip(column, tasks, strict=True):
             image = _draw(axis, cells[cells.task == task], measure, most)
             baseline = table[(table.task == task) & (table.cell == "baseline")][measure].iloc[0]
-            axis.set_title(f"{MEASURES[measure]}\nbaseline {_write(baseline)}", fontsize=7)
+            axis.set_title(f"{measure_name(measure)}\nbaseline {_write(baseline)}", fontsize=7)
         bar = figure.colorbar(image, ax=column, location="bottom", aspect=18, pad=0.02, fraction=0.05)
         bar.ax.tick_params(labelsize=6)
         bar.outline.set_visible(False)

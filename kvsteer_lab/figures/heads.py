@@ -1,4 +1,4 @@
-"""Effects in single heads: the parts of each head's change, and analyses against what hiding the slot from it costs."""
+"""Effects in single heads: the parts of each head's change, and analyses against what its attention knockout costs."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def plot_attribution(table: pd.DataFrame, step: int = 0, most: int = 16) -> Figu
 def plot_judged(
     named: Mapping[str, pd.DataFrame], knocked_out: pd.DataFrame, column: str = "first", k: int = 3
 ) -> Figure:
-    """What each analysis says of each head against what hiding the slot from that head costs: the tables that
-    `kv.analysis.judge_heads` takes.
+    """What each analysis says of each head against what the slot's attention knockout in that head costs: the tables
+    that `kv.analysis.judge_heads` takes.
 
     Filled marks are the k heads that cost most, with their names; open ones with names are those that the analysis
     names instead. Lines on the marks are 95% bootstrap intervals over prompts. The dotted rule is the most that another
-    slot is worth, hidden from all heads; where the slot itself is worth no more, no head is named.
+    slot is worth, knocked out in all heads; where the slot itself is worth no more, no head is named.
 
     Raises:
         ValueError: nothing to draw.
@@ -174,13 +174,13 @@ def plot_judged(
                 fontsize=6,
             )
         axis.axhline(
-            other, color=COLORS["random"], linestyle=":", linewidth=1, label="another slot, hidden from all heads"
+            other, color=COLORS["random"], linestyle=":", linewidth=1, label="another position, all heads knocked out"
         )
         axis.set_yscale("symlog", linthresh=_FLOOR, linscale=0.4)
         axis.set(xlabel=for_figure(name), ylim=(-0.2 * _FLOOR, 3 * max(cost.max(), other, 10 * _FLOOR)))
         axis.margins(x=0.06)
         drawn[name] = said.assign(nats=cost, nats_low=costs.low, nats_high=costs.high).reset_index()
-    axes[0, 0].set_ylabel("nats lost without the head")
+    axes[0, 0].set_ylabel("nats lost by attention knockout")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if width == TWO_COLUMNS else 1
     )

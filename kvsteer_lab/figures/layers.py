@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
 from ..stats.intervals import wilson
 from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, ink, styled
@@ -26,7 +27,7 @@ _MOST_WRITTEN = 16  # columns whose numbers can still be read
 
 @styled
 def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
-    """Accuracy, or the share of `"reasoned"` replies, of each mask: a table of `kv.analysis.ablate_layers` or
+    """Accuracy, or the CoT rate (`"reasoned"`), of each mask: a table of `kv.analysis.ablate_layers` or
     `ablate_heads`.
 
     A panel per part (keys, values, both), a row per mask, a column per layer or KV head; titles give the baseline and
@@ -74,7 +75,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
             image = _draw(axis, grids[part, unit], column)
             axis.set_xlabel(unit if part == parts[-1] else "")
         line[0].set_title(_title(table, part, column), loc="left")
-    what = {"accuracy": "accuracy", "reasoned": "share that reasons"}[column]
+    what = measure_name(column)
     n = int(masks.n.iloc[0])
     low, high = wilson(n // 2, n)
     figure.colorbar(

@@ -6,15 +6,16 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, color_of, styled
+from .style import TWO_COLUMNS, color_of, label_of, styled
 
 _OWN, _RANDOM = color_of("steered"), color_of("random")
 
 
 @styled
 def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
-    """Every method's share of replies and their length, beside its random controls, all at the same divergence: the
+    """Every method's share of replies and their length, beside its random controls, all at the same total KL: the
     table of `kv.analysis.match_divergence` with one divergence. The titles count the methods that lie above all of
     their controls.
 
@@ -34,7 +35,7 @@ def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
         >>> row = dict(method="mean difference", nats=0.5, adopted=0.9, adopted_low=0.7, adopted_high=1.0, tokens=30.0)
         >>> row |= dict(random_adopted_low=0.0, random_adopted_high=0.1, p_random_adopted=0.025, matched=39)
         >>> kv.figures.plot_methods(pd.DataFrame([row])).axes[0].get_title()
-        'At 0.5 nats 1 of 1 methods does more than\\nall of its random controls'
+        'At a total KL of 0.5 nats 1 of 1 methods does\\nmore than all of its random controls'
     """
     own, band = ("", "random_") if measure == "accuracy" else (f"{measure}_", f"random_{measure}_")
     p = "p_random" if measure == "accuracy" else f"p_random_{measure}"
@@ -58,11 +59,12 @@ def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
         shares.plot(part[measure], at, "o", color=_OWN)
         lengths.plot(part.tokens, at, "o", color=_OWN)
         shares.set(title=_counted(part, measure, p, str(model)), xlim=(-0.03, 1.03))
-        shares.set(xlabel="in the style" if measure == "adopted" else measure)
+        shares.set(xlabel="in the style" if measure == "adopted" else measure_name(measure))
         lengths.set(xlabel="tokens a reply", xlim=(0, None))
     if len(models) > 1:
-        figure.suptitle(f"Methods that do more than all of their random controls at {table.nats.iloc[0]:g} nats")
-    axes[0].set(yticks=range(len(names)), yticklabels=[for_figure(name) for name in names])
+        nats = table.nats.iloc[0]
+        figure.suptitle(f"Methods that do more than all of their random controls at a total KL of {nats:g} nats")
+    axes[0].set(yticks=range(len(names)), yticklabels=[label_of(name) for name in names])
     axes[0].set(ylim=(-0.6, len(names) - 0.4))
     return figure
 
@@ -74,6 +76,6 @@ def _counted(part: pd.DataFrame, measure: str, p: str, model: str) -> str:
     if model:
         return f"{for_figure(model)}: {above} of {reached}"
     return (
-        f"At {part.nats.iloc[0]:g} nats {above} of {reached} methods {'does' if above == 1 else 'do'} more than\n"
-        f"all of {'its' if above == 1 else 'their'} random controls"
+        f"At a total KL of {part.nats.iloc[0]:g} nats {above} of {reached} methods {'does' if above == 1 else 'do'}\n"
+        f"more than all of {'its' if above == 1 else 'their'} random controls"
     )

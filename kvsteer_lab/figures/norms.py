@@ -43,7 +43,7 @@ def plot_norms(vectors: KVVectors) -> Figure:
 
 @styled
 def plot_relative_norms(relative: pd.DataFrame) -> Figure:
-    """The dose at coefficient 1, per layer: the table that `KVVectors.relative_to` gives.
+    """The relative strength at coefficient 1, per layer: the table that `KVVectors.relative_to` gives.
 
     Example:
         >>> import pandas as pd
@@ -51,14 +51,14 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
         >>> figure = kv.figures.plot_relative_norms(pd.DataFrame({"layer": [0, 1], "keys": [0.1, 0.2],
         ...                                                       "values": [0.9, 1.4]}))
         >>> figure.axes[0].get_ylabel()
-        'dose at coefficient 1'
+        'relative strength at coefficient 1'
     """
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2), layout="constrained")
     axis.plot(relative.layer, relative["keys"], "o--", color=PARTS["keys"], label="keys, $|S^K|/|K|$")
     axis.plot(relative.layer, relative["values"], "s-", color=PARTS["values"], label="values, $|S^V|/|V|$")
     axis.axhline(1, color=COLORS["baseline"], linewidth=0.6, zorder=0)
     axis.annotate(
-        "as large as the slot's own",
+        "as large as what was there",
         (relative.layer.iloc[-1], 1),
         ha="right",
         va="bottom",
@@ -67,7 +67,7 @@ def plot_relative_norms(relative: pd.DataFrame) -> Figure:
     )
     axis.set(
         xlabel="layer",
-        ylabel="dose at coefficient 1",
+        ylabel="relative strength at coefficient 1",
         xticks=relative.layer if len(relative) <= 16 else relative.layer[:: len(relative) // 8],
     )
     axis.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Reading of the steered slot: attention to it, the effect of hiding it, and its influence from each step on."""
+"""Reading of the steered slot: attention to it, its attention knockout, and its influence from each step on."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
-from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, ink, styled
+from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, attach, color_of, ink, label_of, styled
 
 _HATCHES = ["", "////", "....", "xxxx"]
 _MAPS = {
-    "hidden from one": ("one layer", "one head"),
-    "read by one alone": ("all but one layer", "all but one head"),
+    "attention knockout in one": ("one layer", "one head"),
+    "in all but one": ("all but one layer", "all but one head"),
 }
 _ORDER = {way: i for i, way in enumerate(("nothing", "everything", "from step", "only at step", "other slot"))}
 _STRIP = {
-    "nothing": "read",
-    "everything": "hidden from everything",
-    "from step": "hidden from token {step} on",
-    "only at step": "hidden at token {step} only",
-    "other slot": "slot {slot} hidden",
+    "nothing": "no knockout",
+    "everything": "knocked out in all layers",
+    "from step": "from token {step} on",
+    "only at step": "at token {step} only",
+    "other slot": "position {slot} instead",
 }
 _FEWEST_TOKENS = 5
-_SHARES = {"accuracy": "accuracy", "reasoned": "share that reasons", "same_style": "share whose style is kept"}
 _MOST_WRITTEN = 72  # cells of a map that can still be read
 _MOST_TICKS = 8
 
@@ -78,7 +78,7 @@ def plot_attention(table: pd.DataFrame) -> Figure:
         image = axis.imshow(mean.to_numpy(), aspect="auto", cmap=AMOUNT, vmin=0, vmax=1, interpolation="nearest")
         step = -(-mean.shape[1] // _MOST_TICKS)
         axis.set(
-            title=for_figure(label),
+            title=label_of(label),
             xlabel="step",
             xticks=range(0, mean.shape[1], step),
             xticklabels=mean.columns[::step],
@@ -88,7 +88,7 @@ def plot_attention(table: pd.DataFrame) -> Figure:
     every = -(-len(heads) // 20)
     names = [f"{layer}.{head}" for layer, head in order]
     axes[0, 0].set(yticks=range(0, len(heads), every), yticklabels=names[::every], ylabel="layer.query head")
-    figure.colorbar(image, ax=axes, label="attention to the slot", pad=0.02)
+    figure.colorbar(image, ax=axes, label="attention to the steered position", pad=0.02)
     return attach(
         figure, own.groupby(["intervention", "layer", "head", "step"], sort=False).attention.mean().reset_index()
     )
@@ -96,7 +96,8 @@ def plot_attention(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
-    """Accuracy, or the share of `"reasoned"` replies, with the slot hidden: a table of `kv.analysis.knock_out_reading`.
+    """Accuracy, or the CoT rate (`"reasoned"`), under attention knockout of the slot: a table of
+    `kv.analysis.knock_out_reading`.
 
     Maps of layers and query heads, of those that the slot is hidden from and of those that alone still read it, as far
     as the table has them; the column `all` is the layer as a whole. The strip beside them holds what is about no layer:
@@ -114,7 +115,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         >>> table = table.astype({"layer": "Int64"}).assign(intervention="cache steering")
         >>> table = table.assign(reasoned_low=table.reasoned - 0.1, reasoned_high=table.reasoned + 0.1)
         >>> [axis.get_title() for axis in kv.figures.plot_knock_out(table).axes[:2]]
-        ['hidden from one', 'the whole slot -1, and others']
+        ['attention knockout in one', 'position -1 in all layers']
     """
     if not (table.way != "nothing").any():
         raise ValueError(
@@ -135,7 +136,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         squeeze=False,
         width_ratios=[*([max(columns, 3)] * len(grids)), 5],
     )
-    what = _SHARES.get(column, for_figure(column))
+    what = for_figure(measure_name(column))
     for axis, (name, grid) in zip(axes[0], grids.items(), strict=False):
         image = _draw_map(axis, grid)
         axis.set_title(name)
@@ -144,7 +145,7 @@ def plot_knock_out(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         figure.colorbar(image, ax=list(axes[0, :-1]), label=what, location="bottom", aspect=30, pad=0.03)
     _draw_strip(axes[0, -1], strip, column)
     slot = table[table.way != "other slot"].slot.iloc[0]
-    axes[0, -1].set(xlabel=what, title=f"the whole slot {for_figure(slot)}, and others")
+    axes[0, -1].set(xlabel=what, title=f"position {for_figure(slot)} in all layers")
     return figure
 
 
@@ -204,7 +205,7 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         >>> steps = pd.DataFrame({"step": [0, 1, 2], "left": [4.0, 1.0, 0.1], "left_low": 0.05, "left_high": 5.0})
         >>> figure = kv.figures.plot_half_life(steps.assign(intervention="cache steering"))
         >>> figure.axes[0].get_xlabel()
-        'slot hidden from token (0: offset token)'
+        'attention knockout from token on (0: offset token)'
     """
     labels = list(dict.fromkeys(steps.intervention))
     last = steps[steps.left >= 0.01 * steps.left.max()].step.max()
@@ -218,7 +219,7 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         look: dict[str, Any] = dict(
             hatch=hatch, edgecolor="white", linewidth=0, ecolor="black", error_kw={"elinewidth": 0.8}
         )
-        axis.bar(place, part.left, width, yerr=error, color=color, label=for_figure(label), **look)
+        axis.bar(place, part.left, width, yerr=error, color=color, label=label_of(label), **look)
         if summary is not None:
             most = float(summary.set_index("intervention").other[label])
             ends = place.iloc[0] + np.array([-0.5, 0.5]) * width
@@ -230,8 +231,8 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
                 path_effects=[withStroke(linewidth=3, foreground="white")],
             )
     if summary is not None:
-        axis.plot([], [], color="black", linewidth=1.4, label="another slot, at most")
-    axis.set(xlabel="slot hidden from token (0: offset token)", ylabel="nats lost in the rest of the text")
+        axis.plot([], [], color="black", linewidth=1.4, label="another position, at most")
+    axis.set(xlabel="attention knockout from token on (0: offset token)", ylabel="nats lost in the rest of the text")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, [axis], 2)
     return figure

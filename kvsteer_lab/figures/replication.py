@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .._util.text import for_figure
-from .style import TWO_COLUMNS, color_of, styled
+from .style import TWO_COLUMNS, color_of, label_of, styled
 
 
 @styled
@@ -53,7 +53,7 @@ def plot_replication(table: pd.DataFrame) -> Figure:
             axis.axvline(middle, color="black", linewidth=0.6, linestyle="--", zorder=0)
             axis.set(xlabel=name, ylim=(-0.6, len(part) - 0.4), yticks=range(len(part)))
         pair[0].set(xlim=(-0.02, 1.02), title=f"{for_figure(str(task))}, {int(base.n)} questions")
-        pair[0].set_yticklabels([for_figure(label) for label in part.intervention[::-1]])
+        pair[0].set_yticklabels([label_of(label) for label in part.intervention[::-1]])
         pair[1].set_yticklabels([])
         pair[1].set_xlim(left=0)
     return figure

@@ -88,8 +88,8 @@ def plot_erasure(erasure: pd.DataFrame, notes: pd.DataFrame) -> Figure:
     said = {
         "whole": "chunk there vs chat without it",
         "left": "chunk erased vs chat without it",
-        "notes": "chunk erased vs never read, same places",
-        "moved": "never read, same places vs chat without it",
+        "notes": "chunk erased vs never read, same positions",
+        "moved": "never read, same positions vs chat without it",
     }
     for y, name in enumerate(reversed(said)):
         each = erasure.groupby("prompt")[name].mean().tolist()

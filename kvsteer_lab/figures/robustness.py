@@ -1,4 +1,4 @@
-"""Robustness of a tuned coefficient, and methods compared at equal dose and at equal divergence."""
+"""Robustness of a tuned coefficient, and methods compared at equal relative strength and at equal divergence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .._util.text import for_figure
+from .._util.terms import measure_name
 from ..stats.intervals import wilson
-from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, styled
+from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, label_of, styled
 
 MARKERS = "os^Dv"
 
@@ -41,7 +41,7 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
         _draw_gains(axis, own, color_of(method))
         dose = own.dose[np.isclose(own.ratio, 1)].iloc[0]
         axis.set(
-            title=f"{for_figure(method)}, $c^*$ at dose {dose:.2g}\n{_verdict(own)}",
+            title=f"{label_of(method)}\n$c^*$ at relative strength {dose:.2g}\n{_verdict(own)}",
             xlabel="coefficient / $c^*$",
         )
     axes[0, 0].set_ylabel(f"gain over the baseline,\n{int(table.n.iloc[0])} questions")
@@ -59,7 +59,7 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
-    """Methods against relative dose on the left, and against the divergence from the plain model on the right.
+    """Methods against relative strength on the left, and against the total KL from the plain model on the right.
 
     Args:
         table: `kv.dose_response` merged with `kv.analysis.divergence_response` on `coefficient` and `vector`, with a
@@ -68,7 +68,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         column: `"accuracy"` or `"reasoned"`.
 
     Raises:
-        ValueError: a table without doses, divergences and methods.
+        ValueError: a table without relative strengths, divergences and methods.
 
     Example:
         >>> import pandas as pd
@@ -76,7 +76,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         >>> table = pd.DataFrame({"dose": [0.5, 1.5], "kl": [0.2, 4.0], "accuracy": [0.5, 0.9]})
         >>> figure = kv.figures.plot_matched(table.assign(method="cache steering", vector="steering", n=40))
         >>> figure.axes[1].get_xlabel()
-        "KL(steered || plain) on the baseline's text, nats"
+        "total KL(steered || plain) on the baseline's text, nats"
     """
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
         raise ValueError(
@@ -85,8 +85,8 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         )
     figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), layout="constrained", sharey=True)
     units = {
-        "dose": "dose: added norm / norm of what it's added to",
-        "kl": "KL(steered || plain) on the baseline's text, nats",
+        "dose": "relative strength: added norm / norm there",
+        "kl": "total KL(steered || plain) on the baseline's text, nats",
     }
     for axis, (unit, label) in zip(axes, units.items(), strict=True):
         for i, (method, own) in enumerate(table.groupby("method", sort=False)):
@@ -107,7 +107,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                 linestyle=("-", "--", ":")[i % 3],
                 elinewidth=0.7,
             )
-            axis.errorbar(line[unit], line[column], _error(line, column), label=for_figure(method), **look)
+            axis.errorbar(line[unit], line[column], _error(line, column), label=label_of(method), **look)
             if len(others):
                 axis.plot(
                     [],
@@ -116,7 +116,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
                     color=COLORS["random"],
                     markersize=4,
                     markeredgewidth=0.9,
-                    label=f"random for {for_figure(method)}",
+                    label=f"random for {label_of(method)}",
                 )
         axis.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[1].locator_params(axis="x", nbins=4)
@@ -126,7 +126,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         [f"{t:.2g}" for t in ticks],
     )
     axes[0].minorticks_off()
-    axes[0].set_ylabel({"accuracy": "accuracy", "reasoned": "share that reasons"}[column])
+    axes[0].set_ylabel(measure_name(column))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

@@ -16,6 +16,9 @@ from matplotlib.figure import Figure
 from pandas.api.types import is_integer_dtype
 from pandas.api.typing import DataFrameGroupBy
 
+from .._util.terms import label_name
+from .._util.text import for_figure
+
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths in inches of one and of two columns of a paper."""
 
@@ -61,11 +64,11 @@ _KINDS = {
     "random": (
         r"(\d+ )?(random|(label|layer) shuffle|sign flip|other slot|other vectors)( \d+)?( (vectors|control))*("
         r" (for|of)\b.*)?"
-        r"|slot -?\d+ for .*|.+ for (steered|cache steering)\b.*"
+        r"|(slot|position) -?\d+ for .*|.+ for (steered|cache steering)\b.*"
     ),
     "activation": r".*\bactivation\b.*",
-    "prompt": r"(CoT|forced|few-shot|\d+-shot)\b.*",
-    "baseline": r"baseline|no offset|offset\b.*|slot (-?\d+ )?hidden\b.*",
+    "prompt": r"(CoT|forced|response prefill|few-shot|\d+-shot)\b.*",
+    "baseline": r"baseline|no offset|offset\b.*|slot (-?\d+ )?hidden\b.*|attention knockout\b.*",
 }
 """What labels of a kind look like, the first that fits counts; anything else is the name of a steering."""
 
@@ -225,6 +228,16 @@ def color_of(label: str) -> str:
     parts = re.sub(r"'[^']*'|\"[^\"]*\"", "''", label).split(" + ")  # forced words may hold anything
     kinds = {next((kind for kind, look in _KINDS.items() if re.fullmatch(look, part)), "steered") for part in parts}
     return COLORS[next(kind for kind in ("random", "activation", "steered", "prompt", "baseline") if kind in kinds)]
+
+
+def label_of(label: object) -> str:
+    """An intervention's label as figures write it: in the field's terms, on one line, no part of it a formula.
+
+    Example:
+        >>> label_of("forced 'Step'")
+        "response prefill 'Step'"
+    """
+    return for_figure(label_name(str(label)))
 
 
 def tint(color: str, share: float) -> str:

@@ -10,14 +10,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, styled, tint
 
-_LABELS = {
-    "accuracy": "accuracy",
-    "reasoned": "share that reasons",
-    "adopted": "share in the style",
-    "change": "change of the first token's log-odds, nats",
+_LABELS = {column: measure_name(column) for column in ("accuracy", "reasoned", "adopted")} | {
+    "change": "change of the first token's log-odds, nats"
 }
 _MARKS = ("o", "s", "^", "D")
 

@@ -1,4 +1,4 @@
-"""Dependence of an effect on the pairs, the temperature, the slot and the offset token."""
+"""Dependence of an effect on the pairs, the temperature, the position and the offset token."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._util.terms import measure_name
 from .._util.text import for_figure
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
-_NAMES = {"accuracy": "accuracy", "reasoned": "share that reasons", "adopted": "share in the style"}
 
 
 @styled
 def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted") -> Figure:
-    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per dose: tables of
+    """Adoption (or `"gain"`) against numbers of pairs or shots, one line per relative strength: tables of
     `kv.analysis.vary_extraction` by `"pairs"` or `"shots"`.
 
     Bars are 95% intervals over both vectors and questions. Black lines beside adoption run from the lowest to the
@@ -55,7 +55,9 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
                 markerfacecolor="white" if i % 2 == 0 else COLORS["steered"],
                 elinewidth=0.7,
             )
-            axis.errorbar(place, own[column], error, color=COLORS["steered"], label=f"dose {dose:g}", **look)
+            axis.errorbar(
+                place, own[column], error, color=COLORS["steered"], label=f"relative strength {dose:g}", **look
+            )
             if column == "adopted":
                 name = "lowest to highest vector" if i == 0 else None
                 axis.vlines(
@@ -74,7 +76,7 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
         axis.set(xscale="log", xlabel=what, ylim=(-0.05, 1.05) if column == "adopted" else None)
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
-    axes[0, 0].set_ylabel(_NAMES.get(column, "gain in accuracy"))
+    axes[0, 0].set_ylabel(measure_name(column) if column == "adopted" else "gain in accuracy")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2 if width == ONE_COLUMN else 4)
     return figure
@@ -126,7 +128,7 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
             )
         axis.set(
             xlabel="temperature (0: greedy)",
-            title=_NAMES[column],
+            title=measure_name(column),
             ylim=(-0.04, 1.04),
             xticks=sorted(table.temperature.unique()),
         )
@@ -137,7 +139,7 @@ def plot_temperature(table: pd.DataFrame) -> Figure:
 
 @styled
 def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> Figure:
-    """A panel for the steered slot, one for the offset token: tables of `slot_response` and `offset_response` by
+    """A panel for the steered position, one for the offset token: tables of `slot_response` and `offset_response` by
     `"slot"` and `"offset"`.
 
     Bars are 95% Wilson intervals; the broad bars under the points hold the middle 95% of random vectors.
@@ -151,7 +153,7 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
         >>> table = pd.DataFrame({"slot": [None, -1], "token": ["", "\\n"], "accuracy": [0.5, 0.9], "low": 0.4,
         ...                       "high": 0.95})
         >>> kv.figures.plot_slots({"slot": table.astype({"slot": "Int64"})}).axes[0].get_xlabel()
-        'steered slot and its token'
+        'steered position and its token'
     """
     if not tables or set(tables) - {"slot", "offset"}:
         raise ValueError("Pass the tables of kv.analysis.slot_response and offset_response by 'slot' and 'offset'.")
@@ -162,11 +164,12 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
             _draw_slots(axis, table, column)
         else:
             _draw_offsets(axis, table, column)
-    axes[0, 0].set(ylabel=_NAMES[column], ylim=(-0.04, 1.04))
+    axes[0, 0].set(ylabel=measure_name(column), ylim=(-0.04, 1.04))
     handles = {
         label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    columns = len(handles) if width == TWO_COLUMNS else 2
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
     return figure
 
 
@@ -186,7 +189,7 @@ def _draw_slots(axis: Axes, table: pd.DataFrame, column: str) -> None:
     axis.set_xticks(
         place, [f"{slot}\n{_token(token)}" for slot, token in zip(own.slot, own.token, strict=True)], fontsize=6
     )
-    axis.set(xlabel="steered slot and its token", xlim=(-0.5, len(own) - 0.5))
+    axis.set(xlabel="steered position and its token", xlim=(-0.5, len(own) - 0.5))
 
 
 def _draw_offsets(axis: Axes, table: pd.DataFrame, column: str) -> None:

@@ -93,7 +93,7 @@ def divergence(
     Each side reads the continuation from its own cache, edited or not: KL_t = sum_x p_t(x) log(p_t(x) / q_t(x)), where
     p_t is the distribution of the next token under the intervention, after its own prompt, its own tail and the
     continuation's first t tokens, and q_t the same under the baseline. So where an intervention renders another chat (a
-    chain-of-thought prompt) or adds forced words, those
+    chain-of-thought prompt) or adds a response prefill, those
     are part of what is compared; the continuation is what follows them, the same for both. Text that one side wrote
     favours that side: measure on steered and on baseline texts.
 

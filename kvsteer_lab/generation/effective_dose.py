@@ -1,7 +1,8 @@
 """What an edit of the cache comes to once it is rounded to the cache's dtype.
 
-The dose of a layer is the norm of what is added to a slot, relative to the norm of the slot's own keys or values. In
-bfloat16 a number has 8 significant bits: a dose of a hundredth or less is rounded away against the slot's own value.
+The relative strength of a layer is the norm of what is added to a slot, relative to the norm of the slot's own keys or
+values. In bfloat16 a number has 8 significant bits: a relative strength of a hundredth or less is rounded away against
+the slot's own value.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def effective_dose(
     offset: str | int | None = "\n",
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """The dose that arrives in the cache beside the one that was asked for, layer by layer.
+    """The relative strength that arrives in the cache beside the one that was asked for, layer by layer.
 
-    A dose of keys that were extracted as they are cached (`keys="post_rope"`, the default) is largely one of rotation,
-    for the prompts of a pair differ in length; `kvsteer_lab.vectors.key_norms` gives their norms as cached and
-    position-free.
+    A relative strength of keys that were extracted as they are cached (`keys="post_rope"`, the default) is largely one
+    of rotation, for the prompts of a pair differ in length; `kvsteer_lab.vectors.key_norms` gives their norms as cached
+    and position-free.
 
     Args:
         model: from `kv.load`.

@@ -271,8 +271,8 @@ def prepare(
 def read_row(model: Model, row: Row, index: tuple[int, str, int], ids: list[int], settings: Settings) -> Generation:
     """A row's new tokens as a generation.
 
-    Forced words and new tokens are decoded together and then parted, for some tokenizers (SentencePiece) drop the space
-    before a token that is decoded alone.
+    The response prefill and new tokens are decoded together and then parted, for some tokenizers (SentencePiece) drop
+    the space before a token that is decoded alone.
 
     Args:
         model: whose tokenizer decodes.

@@ -36,7 +36,7 @@ class Generation:
 
     @property
     def answer(self) -> str:
-        """Forced words and text together: what detectors and scorers read."""
+        """The response prefill and the text together: what detectors and scorers read."""
         return self.forced + self.text
 
 

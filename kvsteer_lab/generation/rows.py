@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         prompt_ids: what the cache is filled with.
-        tail: what is read next, from the edited cache: the offset token, forced words.
+        tail: what is read next, from the edited cache: the offset token, the response prefill.
         deltas: what is done to the cache, in order, with slots by number.
         noise_key: which noise a sampled row sees.
         residuals: what is added to the residual stream.

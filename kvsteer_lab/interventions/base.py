@@ -72,7 +72,7 @@ class Intervention:
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         """Token ids put between the prompt's last cached slot and the first generated token: the offset token, then
-        forced words.
+        the response prefill.
 
         Args:
             tokenizer: the model's.

@@ -152,7 +152,7 @@ class ForcedPrefix(Intervention):
 
     def tail(self, tokenizer: Any, offset: int | None) -> list[int]:
         if not isinstance(self.text, str) or not self.text:
-            raise ValueError(f"A forced prefix needs some text, not {self.text!r}.")
+            raise ValueError(f"A response prefill needs some text, not {self.text!r}.")
         return super().tail(tokenizer, offset) + encode(tokenizer, self.text)
 
 
@@ -174,7 +174,7 @@ def openings(task: Task, tokenizer: Any, style: str, tokens: int = 1) -> list[tu
     1.0
     """
     if tokens < 1:
-        raise ValueError(f"A forced prefix needs at least 1 token, not {tokens}.")
+        raise ValueError(f"A response prefill needs at least 1 token, not {tokens}.")
     shown = worked(task, (style,), seed=0)[:200]
     counted = Counter(tuple(encode(tokenizer, w.replies[style])[:tokens]) for w in shown)
     return [(opening, count / len(shown)) for opening, count in counted.most_common()]

@@ -1,5 +1,5 @@
-"""What has a coefficient: it can be done by degrees, its dose measured, and matched random controls drawn for it.
-Steering is of this kind, and so are edits of the cache.
+"""What has a coefficient: it can be done by degrees, its relative strength measured, and matched random controls drawn
+for it. Steering is of this kind, and so are edits of the cache.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scaled(Intervention, ABC):
 
     @abstractmethod
     def unit_doses(self, model: Model, prompts: Prompt | Sequence[Prompt]) -> pd.Series:
-        """The dose at coefficient 1 of each part that is edited, relative to what is there.
+        """The relative strength at coefficient 1 of each part that is edited, relative to what is there.
 
         Args:
             model: the model that is edited.
@@ -54,8 +54,8 @@ class Scaled(Intervention, ABC):
         """
 
     def unit_dose(self, model: Model, prompts: Prompt | Sequence[Prompt]) -> float:
-        """The dose that a coefficient of 1 amounts to: that of the values, or of the residual stream. Multiply it by a
-        coefficient for that one's dose.
+        """The relative strength that a coefficient of 1 amounts to: that of the values, or of the residual stream.
+        Multiply it by a coefficient for that one's relative strength.
 
         Args:
             model: the model to be steered.

@@ -1,9 +1,9 @@
 """Steering: a method that adds fixed vectors, times a coefficient, to the cache or to the residual stream.
 
-Scaling, doses, random controls and the check that anything is added at all are the same for every such method, and are
-written here once. A new kind of steering is a frozen dataclass with the fields `vectors`, `coefficient` and `name`. It
-defines its label, says which layers it edits, and
-overrides the one hook that adds its vectors: `deltas` for the cache, `residuals` for the residual stream.
+Scaling, relative strengths, random controls and the check that anything is added at all are the same for every such
+method, and are written here once. A new kind of steering is a frozen dataclass with the fields `vectors`, `coefficient`
+and `name`. It defines its label, says which layers it edits, and overrides the one hook that adds its vectors: `deltas`
+for the cache, `residuals` for the residual stream.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Steering(Scaled):
         name: the label, if it isn't made from the settings.
 
     Example:
-        The same value vectors, added to the last two slots of the prompt. Doses and controls come with the class.
+        The same value vectors, added to the last two slots of the prompt. Relative strengths and controls come with the
+        class.
 
         >>> from dataclasses import dataclass
         >>> import torch
@@ -134,8 +135,8 @@ class Steering(Scaled):
         return replace(self, coefficient=coefficient, name=name)  # type: ignore[type-var]
 
     def unit_doses(self, model: Model, prompts: Prompt | Sequence[Prompt]) -> pd.Series:
-        """The dose at coefficient 1 of each part that is edited: the norm of what is added over the norm of what it is
-        added to.
+        """The relative strength at coefficient 1 of each part that is edited: the norm of what is added over the norm
+        of what it is added to.
 
         Args:
             model: the model to be steered.

@@ -1,6 +1,6 @@
 """What all extraction methods share: they turn the differences of single pairs into one vector for each layer (and KV
 head), of keys and values or of the residual stream, which has the norm of the mean difference, so that a coefficient
-means the same dose for all of them.
+means the same relative strength for all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steering that keeps the length of what it steers: its dose is an angle."""
+"""Steering that keeps the length of what it steers: its strength is an angle."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def norm_preserving(vectors: KVVectors, ck: float, cv: float) -> Turn:
 
 
 def turned(vectors: KVVectors, degrees: float) -> Turn:
-    """Turn the last slot's values by an angle towards v, head by head, in the plane of both: the dose is the angle
-    (after angular steering, Vu and Nguyen 2025, arXiv 2510.26243, which turns the residual stream within one fixed
-    plane). Cost: that of cache steering.
+    """Turn the last slot's values by an angle towards v, head by head, in the plane of both: the strength is
+    the angle (after angular steering, Vu and Nguyen 2025, arXiv 2510.26243, which turns the residual stream within one
+    fixed plane). Cost: that of cache steering.
 
     Args:
         vectors: v; its keys aren't used.

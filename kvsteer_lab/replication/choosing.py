@@ -158,7 +158,7 @@ def _tune(
     for number, (doses, group) in enumerate(searches(vectors, activations).items()):
         with warnings.catch_warnings():
             # what both warnings say, the table of cells and the baseline beside it say
-            warnings.filterwarnings("ignore", message="The best dose")
+            warnings.filterwarnings("ignore", message="The best relative strength")
             warnings.filterwarnings("ignore", message="The objective")
             tuning = tune(
                 model,

@@ -69,7 +69,7 @@ def hash_reply(text: str) -> str:
     """The first 16 hex digits of a reply's SHA-256.
 
     Args:
-        text: forced words and generated ones.
+        text: the response prefill and what was generated.
 
     >>> hash_reply("4")
     '4b227777d4dd1fc6'

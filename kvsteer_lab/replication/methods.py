@@ -23,7 +23,8 @@ VALUES = "cache steering, values only"
 ARTICLES = "cache steering, ck=0.3 cv=6"
 RELEASED = "cache steering, ck=0 cv=4"
 """The middle of what the authors released: c_k = 0 in 23 of 24 settings, c_v from 1 to 10. Tuning for accuracy may end
-at a dose that does nothing; this one is fixed beforehand, so that random vectors stand beside a dose that works.
+at a relative strength that does nothing; this one is fixed beforehand, so that random vectors stand beside a relative
+strength that works.
 """
 LAST = "activation, last position"
 SCOPES: dict[str, Scope] = {
@@ -34,11 +35,12 @@ SCOPES: dict[str, Scope] = {
 """The scopes that are tuned. `LAST` computes every token anew, too dear to tune: it takes the settings of "onward"."""
 CACHE_DOSES = (0.25, 4.0)
 ACTIVATION_DOSES = (0.1, 1.6)
-"""The range of doses that is searched: the norm of what is added over the norm of what it is added to."""
+"""The range of relative strengths that is searched: the norm of what is added over the norm of what it is added to."""
 
 
 def searches(vectors: KVVectors, activations: ActivationVectors) -> dict[tuple[float, float], list[Search]]:
-    """What is tuned, by the range of doses: two kinds of cache steering and three scopes of activation steering.
+    """What is tuned, by the range of relative strengths: two kinds of cache steering and three scopes of activation
+    steering.
 
     Keys and values have three ratios, values alone one; activation steering has three layers. Each gets the same number
     of cells.
@@ -102,7 +104,7 @@ def chosen_methods(
 
 
 def arms(model: Model, task: Task, made: Mapping[str, Steering]) -> list[Intervention]:
-    """All that is compared with the cache in use: baselines, prompts, the forced first token, steering.
+    """All that is compared with the cache in use: baselines, prompts, the response prefill of one token, steering.
 
     Args:
         model: whose tokenizer cuts the forced token.

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .._util.files import write_atomically
 from .._util.json import read_json
+from .._util.terms import label_name
 from .._util.text import visible
 from .sentences import describe_table
 
@@ -60,7 +61,7 @@ def _shown(row: Mapping[Hashable, Any]) -> dict[str, str]:
         return number(name, form) + ends
 
     return dict(
-        method=str(row["intervention"]),
+        method=label_name(str(row["intervention"])),
         n=number("n", ".0f"),
         accuracy=interval("accuracy", "low", "high", ".2f"),
         gain=interval("gain", "gain_low", "gain_high", "+.2f"),
@@ -89,8 +90,8 @@ def _chosen(cells: pd.DataFrame, task: str, place: Path) -> list[str]:
     return [
         f"baseline: accuracy {plain['accuracy']:.2f} on {plain['n']} development questions",
         *(
-            f"{row.method}: {row.variant}, dose {row.dose:.3g}, accuracy {row.accuracy:.2f} on {row.n} development"
-            " questions"
+            f"{row.method}: {row.variant}, relative strength {row.dose:.3g}, accuracy {row.accuracy:.2f} on {row.n}"
+            " development questions"
             for row in best.itertuples()
         ),
     ]

@@ -25,7 +25,7 @@ def write_release(out: Path, name: str, task: Task, rows: pd.DataFrame) -> list[
 
     The files hold questions and replies, so they stay where the benchmark's licence lets them. Metrics are computed by
     the paper's own rules. Random vectors are released as an ablation; what the release knows no kind for, no offset
-    token and the forced first token, has a `subtask` of its own, so that it is compared with nothing.
+    token and the response prefill of one token, has a `subtask` of its own, so that it is compared with nothing.
 
     Args:
         out: folder of the replication.

@@ -52,9 +52,9 @@ def replicate(
 
     Tasks are done one after another, so the table of each is usable when the next begins. A killed run goes on where
     it was; one with larger test sizes goes on where the smaller one ended. The methods are the baseline, no offset
-    token, chain-of-thought prompts, the forced first token, cache steering of keys and values, of values alone, with a
-    chain-of-thought prompt and at the coefficients of the articles, activation steering in its published scopes, and
-    random vectors at the coefficients of the values' steering and at its divergence.
+    token, chain-of-thought prompts, the response prefill of one token, cache steering of keys and values, of values
+    alone, with a chain-of-thought prompt and at the coefficients of the articles, activation steering in its published
+    scopes, and random vectors at the coefficients of the values' steering and at its divergence.
 
     Args:
         model: from `kv.load`.

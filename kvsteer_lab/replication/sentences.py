@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._util.terms import label_name
 from .methods import ARTICLES, RELEASED, VALUES
 
 
@@ -52,9 +53,9 @@ def _tests(part: pd.DataFrame) -> str:
     tested = part[part.p.notna()]
     sure = tested[tested.p_holm < 0.05]
     gains, losses = sure[sure.gain > 0].intervention.tolist(), sure[sure.gain < 0].intervention.tolist()
-    up = f"{len(gains)} of {len(tested)} methods gain accuracy ({'; '.join(gains)})" if gains else ""
+    up = f"{len(gains)} of {len(tested)} methods gain accuracy ({'; '.join(map(label_name, gains))})" if gains else ""
     up = up or f"none of {len(tested)} methods gains accuracy"
-    down = f"{len(losses)} lose some ({'; '.join(losses)})" if losses else "none loses any"
+    down = f"{len(losses)} lose some ({'; '.join(map(label_name, losses))})" if losses else "none loses any"
     return f"After Holm {up} and {down}."
 
 

@@ -53,8 +53,8 @@ class Workload:
 
 
 def measure(model: Model, task: Task, profile: Profile, size: Size) -> tuple[Units, Speed]:
-    """What turns doses into coefficients on this model, and how fast it is here: from vectors of the profile's first
-    style and a few short replies.
+    """What turns relative strengths into coefficients on this model, and how fast it is here: from vectors of the
+    profile's first style and a few short replies.
 
     Args:
         model: from `kv.load`.

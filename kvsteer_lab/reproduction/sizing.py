@@ -10,10 +10,10 @@ from .profile import Profile, Size
 
 @dataclass(frozen=True)
 class Units:
-    """What turns relative doses into coefficients.
+    """What turns relative strengths into coefficients.
 
     Attributes:
-        keys, values: the dose that a coefficient of 1 amounts to.
+        keys, values: the relative strength that a coefficient of 1 amounts to.
         n_layers: of the model.
     """
 

@@ -168,7 +168,7 @@ class OneSequence:
         return "\n".join(lines) + "\n"
 
     def self_test(self, ids: Sequence[int]) -> None:
-        """Steer one prompt with every vectors and compare with dose zero.
+        """Steer one prompt with every vectors and compare with coefficients of zero.
 
         Args:
             ids: the prompt.

@@ -174,7 +174,7 @@ class SteeringMiddleware(Admission):
 
 
 async def self_test(engine: Any) -> None:
-    """Steer one prompt with every vectors and compare with dose zero.
+    """Steer one prompt with every vectors and compare with coefficients of zero.
 
     Raises:
         RuntimeError: the first token's log-probabilities are the same, so the edit doesn't reach the model.

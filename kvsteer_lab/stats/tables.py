@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .._util.html import TextTable
+from .._util.terms import in_terms
 
 
 def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
@@ -16,7 +17,8 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
             column has one format; by default three digits each.
 
     Returns:
-        A table of strings with the same index and columns.
+        A table of strings. Columns and labels that the field calls otherwise have its terms: `reasoned` is the CoT
+        rate, `dose` the relative strength, `forced 'Step'` a response prefill.
 
     Examples:
         >>> import pandas as pd
@@ -26,10 +28,11 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
         >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0]}), decimals=2).gain.tolist()
         ['0.12', '-1.00']
     """
-    return TextTable(
+    written = TextTable(
         {name: [_write(str(name), value, decimals) for value in table[name]] for name in table.columns},
         index=table.index,
     )
+    return in_terms(written)
 
 
 def _write(name: str, value: object, decimals: int | None) -> str:

@@ -29,7 +29,7 @@ class SweepPlan(Record):
         models: names as in `kv.load`, or mappings with `source`, `template`, `dtype` and `device_map`.
         tasks: names as in `kv.tasks.get`.
         interventions: sets by name: `vectors` (a file; `{model}` and `{task}` stand for the run's), `doses` (each `ck`,
-            `cv`), `layers`, `heads`, `controls` a dose, `prefix`.
+            `cv`), `layers`, `heads`, `controls` of each, `prefix`.
         n, split, seed, samples, batch_size, chunk_size: as in `kv.evaluate`.
         generation: settings of generation, as in `kv.generate`.
         shards: parts of each run: what is given to a worker at a time.

@@ -64,7 +64,7 @@ class InterventionSet(Record):
         vectors: a file of `KVVectors`.
         doses: one steering each, with its own random controls.
         layers, heads: as in `kv.CacheSteering`.
-        controls: random controls of each dose.
+        controls: random controls of each of them.
         prefix: words that are forced as the answer's first on the unsteered model.
     """
 

@@ -115,7 +115,8 @@ class ActivationVectors:
         return pd.DataFrame({"layer": range(self.n_layers), "residuals": self.residuals.norm(dim=-1).double().numpy()})
 
     def relative_to(self, model: Model, prompts: Prompt | Sequence[Prompt], *, chat: bool = True) -> pd.DataFrame:
-        """The dose at coefficient 1: |S_l| over the norm of the residual stream at the steered slot, per layer.
+        """The relative strength at coefficient 1: |S_l| over the norm of the residual stream at the steered slot, per
+        layer.
 
         Args:
             model: the model to be steered.

@@ -13,7 +13,7 @@ _LINE = "| {} | {} |"
 
 
 def describe(card: Card, title: str, *, licence: str = "mit", shape: str = "", load: str = "") -> str:
-    """The page: model, pairs, what is claimed with its dose and its random controls, how to load it.
+    """The page: model, pairs, what is claimed with its relative strength and its random controls, how to load it.
 
     Args:
         card: of the vectors.
@@ -73,10 +73,10 @@ def _claimed(claim: Mapping[str, Any] | None) -> list[str]:
         return ["No claim is made: nobody has measured on the card what these vectors do.", ""]
     drawn = claim["random"]
     chosen = (("layers", claim.get("layers")), ("heads", claim.get("heads")))
-    dose = f"c_k = {claim['ck']:g}, c_v = {claim['cv']:g}, slot {claim['slot']}"
-    dose += "".join(f", {what} {value}" for what, value in chosen if value is not None)
+    at = f"c_k = {claim['ck']:g}, c_v = {claim['cv']:g}, position {claim['slot']}"
+    at += "".join(f", {what} {value}" for what, value in chosen if value is not None)
     lines = [
-        f"At {dose} they shift the log-odds of the target replies by **{claim['nats']:+.3f} nats** on"
+        f"At {at} they shift the log-odds of the target replies by **{claim['nats']:+.3f} nats** on"
         f" {len(claim['prompts'])} prompts (mean over prompts, against unsteered).",
         "",
     ]

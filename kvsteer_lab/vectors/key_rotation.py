@@ -14,8 +14,8 @@ def key_norms(model: Model, pairs: ContrastiveSet, *, batch_size: int = 16, prog
     """Norms of the mean difference in keys, as cached and position-free, layer by layer.
 
     The two prompts of a pair differ in length, and a key at another position is rotated by another angle. So where the
-    norm as cached is much the larger one, most of such a vector is rotation, not content, and a dose of it is mostly a
-    dose of rotation; `kv.extract(..., keys="position_free")` leaves it out.
+    norm as cached is much the larger one, most of such a vector is rotation, not content, and a relative strength of it
+    is mostly one of rotation; `kv.extract(..., keys="position_free")` leaves it out.
 
     Args:
         model: the model to extract from.

@@ -130,9 +130,11 @@ class KVVectors:
     def relative_to(
         self, model: Model, prompts: Prompt | Sequence[Prompt], *, slot: int = -1, chat: bool = True
     ) -> pd.DataFrame:
-        """The dose at coefficient 1: |S| over the norm of the steered slot's own keys or values, per layer.
+        """The relative strength at coefficient 1: |S| over the norm of the steered slot's own keys or values, per
+        layer.
 
-        Multiply by a coefficient to get that coefficient's dose. Layers are compared whole (all KV heads at once).
+        Multiply by a coefficient to get that coefficient's relative strength. Layers are compared whole (all KV heads
+        at once).
 
         Args:
             model: the model to be steered.

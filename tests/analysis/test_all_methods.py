@@ -38,7 +38,10 @@ def test_a_figure_counts_what_its_title_says() -> None:
         row = dict(method=name, nats=0.5, adopted=adopted, adopted_low=low, adopted_high=high, tokens=30.0, matched=39)
         rows.append(row | dict(random_adopted_low=0.0, random_adopted_high=0.1, p_random_adopted=p))
     figure = kv.figures.plot_methods(pd.DataFrame(rows))
-    assert figure.axes[0].get_title() == "At 0.5 nats 1 of 2 methods does more than\nall of its random controls"
+    assert (
+        figure.axes[0].get_title()
+        == "At a total KL of 0.5 nats 1 of 2 methods does\nmore than all of its random controls"
+    )
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["keys only", "every token", "mean difference"]
     both = pd.concat([pd.DataFrame(rows).assign(model="a"), pd.DataFrame(rows[:1]).assign(model="b", matched=19)])
     figure = kv.figures.plot_methods(both)

@@ -220,7 +220,7 @@ def test_nats_are_those_of_divergence_and_merge_with_doses(tiny, task, own):
     merged = doses.merge(nats, on=["coefficient", "vector"]).assign(method="cache steering")
     assert len(merged) == 4
     left, right = kv.figures.plot_matched(merged).axes
-    assert right.get_xlabel().startswith("KL") and left.get_xlabel().startswith("dose")
+    assert right.get_xlabel().startswith("total KL") and left.get_xlabel().startswith("relative strength")
     with pytest.raises(ValueError, match="no column 'kl'; merge"):
         kv.figures.plot_matched(doses.assign(method="x"))
 

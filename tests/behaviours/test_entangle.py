@@ -80,7 +80,7 @@ def test_a_system_prompt_needs_a_template_that_writes_it() -> None:
         kv.behaviours.SystemPrompt(" ")
 
 
-@pytest.mark.filterwarnings("ignore:The best dose")
+@pytest.mark.filterwarnings("ignore:The best relative strength")
 def test_a_study_is_stored_read_and_computed_again(tmp_path: Path) -> None:
     model, sizes = kv.load("tiny"), Sizes(pairs=4, dev=2, test=3, tokens=6, cells=6, controls=2, extensions=0)
     study = kv.behaviours.run_study(model, "brief", tmp_path / "runs", sizes=sizes, progress=False)

@@ -62,7 +62,9 @@ def test_words_follow_from_the_numbers():
     first, rest, forced, cut = said.splitlines()
     assert first.startswith("In works, as the first word the vectors bring the style more often")
     assert rest.startswith("In no better than random, not significant that is not shown on 16 questions")
-    assert forced.startswith("Forcing the style's first token does at least as much in as the first word")
+    assert forced.startswith(
+        "A response prefill with the style's first token does at least as much in as the first word"
+    )
     assert "nothing here is about right answers" in cut
     assert "0.90 [0.70, 1.00]" in format_adoption(made, dict.fromkeys(made.index, 1.2))
 
@@ -70,7 +72,7 @@ def test_words_follow_from_the_numbers():
 def test_where_no_dose_brings_any_style_it_says_so_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(style_demo, "DOSES", (0.01,))
     with pytest.raises(
-        ValueError, match="No dose of any vectors brings its style to 'tiny' on 2 development questions"
+        ValueError, match="No strength of any vectors brings its style to 'tiny' on 2 development questions"
     ):
         run_style_demo(tmp_path / "out", model="tiny", n=2, controls=1, n_dev=2, pairs=2, shots=1)
     assert not (tmp_path / "out").exists()

@@ -98,7 +98,7 @@ def test_every_method_gets_the_same_number_of_cells(respond, task):
     respond(
         lambda method, variant, dose: round(4 + np.log2(dose)) if method == "rising" else (7 if 1 < dose < 3 else 1)
     )
-    with pytest.warns(UserWarning, match="best dose of rising lies on an edge"):
+    with pytest.warns(UserWarning, match="best relative strength of rising lies on an edge"):
         found = tune(
             task, [Planted("rising"), Planted("settled", ("a", "b", "c"))], doses=(0.5, 4.0), cells=12, extensions=1
         )
@@ -148,7 +148,7 @@ def test_cells_of_a_real_run_are_those_of_separate_runs(tiny, task):
         found.confirm(n=N, split="dev", controls=0, progress=False)
 
 
-@pytest.mark.filterwarnings("ignore:The best dose of")
+@pytest.mark.filterwarnings("ignore:The best relative strength of")
 def test_rounds_are_kept_and_one_of_other_cells_is_told(tiny, task, tmp_path, monkeypatch):
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
     search = kv.tuning.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
@@ -237,7 +237,7 @@ def test_a_flat_objective_stops_with_a_sentence(tiny, task, tmp_path):
     assert found.baseline["accuracy"] == plain.of("baseline").correct.mean()
 
 
-@pytest.mark.filterwarnings("ignore:The best dose of")
+@pytest.mark.filterwarnings("ignore:The best relative strength of")
 def test_too_few_questions_for_a_test_are_no_flat_objective(tiny, task):
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
     search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
@@ -248,7 +248,7 @@ def test_too_few_questions_for_a_test_are_no_flat_objective(tiny, task):
         assert kv.tune(tiny, task, search, doses=(0.001, 0.002), **asked).flat, "equal on every question"
 
 
-@pytest.mark.filterwarnings("ignore:The best dose of")
+@pytest.mark.filterwarnings("ignore:The best relative strength of")
 def test_an_objective_that_moves_is_not_flat(tiny, task):
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
     search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))
@@ -257,7 +257,7 @@ def test_an_objective_that_moves_is_not_flat(tiny, task):
     assert not found.flat and found.no_better == () and found.cells.reasoned.max() == 1.0
 
 
-@pytest.mark.filterwarnings("ignore:The best dose of", "ignore:The objective")
+@pytest.mark.filterwarnings("ignore:The best relative strength of", "ignore:The objective")
 def test_length_and_kl_are_objectives_and_bounds(tiny, task):
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=8, shots=2)
     search = kv.CacheSearch(kv.extract(tiny, pairs, progress=False), key_shares=(0.0,))

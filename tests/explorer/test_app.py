@@ -84,7 +84,7 @@ def test_one_command_explores_a_model_with_given_vectors(tmp_path: Path, made: M
         explorer.at("next-tokens").locator("caption", has_text="cache steering").wait_for()
         token.press("ArrowRight")
         page.keyboard.press("Enter")
-        explorer.at("next-tokens").get_by_text("Top alternatives at token 3").wait_for()
+        explorer.at("next-tokens").get_by_text("Top-k alternatives at token 3").wait_for()
         page.close()
         assert [error for error in errors if "https://" not in error] == []
 

@@ -310,7 +310,7 @@ def test_the_geometry_tab_tells_each_pairs_question(explorer: ExplorerPage) -> N
 def test_a_figure_is_saved_and_tells_what_it_shows(
     explorer: ExplorerPage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    explorer.tab("Keep")
+    explorer.tab("Export")
     explorer.type("figure-path", str(tmp_path / "tokens"))
     explorer.at("save-figure").click()
     explorer.at("keep-status").filter(has_text=f"Written: {tmp_path / 'tokens'}").wait_for()
@@ -393,8 +393,8 @@ def test_text_stands_out_from_its_background(explorer: ExplorerPage, theme: str)
                 explorer.at("ladder-status").filter(has_text="Done.").wait_for()
             if title == "Side by side":
                 explorer.arm("cache steering").locator(".kv-token").nth(1).click()
-                explorer.at("next-tokens").get_by_text("Top alternatives at token 2").wait_for()
-            if title == "Keep":
+                explorer.at("next-tokens").get_by_text("Top-k alternatives at token 2").wait_for()
+            if title == "Export":
                 for name in ("figure", "vectors", "state"):
                     explorer.type(f"{name}-path", f"{theme.lower()}/{name}")
                 explorer.at("save-state").click()

@@ -65,7 +65,7 @@ def test_a_token_of_a_reply_is_picked_by_mouse_by_keys_and_by_touch(explorer: Ex
     tokens, shown = explorer.arm("cache steering").locator(".kv-token"), explorer.at("next-tokens")
 
     def tells(step: int) -> None:
-        shown.get_by_text(f"Top alternatives at token {step}").wait_for()
+        shown.get_by_text(f"Top-k alternatives at token {step}").wait_for()
         for arm in ("baseline", "cache steering"):
             assert re.search(arm, shown.inner_text(), re.IGNORECASE), shown.inner_text()
         assert re.search(r"\d\.\d", shown.inner_text()), "probabilities"
@@ -115,7 +115,7 @@ def test_the_static_page_shows_the_texts_without_scripts(
     explorer: ExplorerPage, page: tuple[Any, ExplorerPage, dict[str, Any]], tmp_path: Path
 ) -> None:
     browser, steered = page[0], explorer.arm("cache steering").locator(".kv-text").inner_text()
-    explorer.tab("Keep")
+    explorer.tab("Export")
     explorer.type("html-path", str(tmp_path / "explorer.html"))
     explorer.root.get_by_role("button", name="Export HTML").click()
     explorer.at("keep-status").filter(has_text="Written").wait_for()

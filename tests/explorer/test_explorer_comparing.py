@@ -167,7 +167,7 @@ def test_part_layers_heads_and_slot_reach_the_steering(made: Made) -> None:
         ({"layers": ()}, "No layers are chosen"),
         ({"heads": ()}, "No KV heads are chosen"),
         ({"layers": (9,)}, "There is no layer 9"),
-        ({"slot": -999}, r"There is no slot -999: the prompt has \d+ tokens; choose -\d+ to \d+\.$"),
+        ({"slot": -999}, r"There is no position -999: the prompt has \d+ tokens; choose -\d+ to \d+\.$"),
         ({"offset": "two words"}, "is 2 tokens|tokens for this tokenizer, not one"),
         ({"mix": {"nobody": 1.0}}, "There are no vectors called 'nobody' here, only 'stepwise', 'analogical'"),
         ({"mix": {"stepwise": 0.0}}, "All weights of the mix are zero"),

@@ -283,6 +283,6 @@ def test_the_dose_is_never_that_of_another_setting(explorer: Explorer) -> None:
     gate.set()
     assert explorer.wait(PATIENCE) and "not measured yet" in dose.value
     find(explorer, "kv-run").click()
-    assert explorer.wait(PATIENCE) and "Dose, relative to slot -2" in dose.value
+    assert explorer.wait(PATIENCE) and "at position -2: " in dose.value
     find(explorer, "kv-slot").value = -1
     assert dose.value == double and explorer.wait(PATIENCE) and dose.value == double

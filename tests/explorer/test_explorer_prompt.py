@@ -122,7 +122,7 @@ def test_it_is_read_once_when_the_strip_is_unfolded(explorer: Explorer, counted:
     assert counted == [("kvsteer-explorer", False)] * 2
     n = len(explorer.comparison.prompt)  # type: ignore[union-attr]
     own = explorer.prompt_attention.arms["cache steering"][-2]  # type: ignore[union-attr]
-    assert len(lines) == n and lines[-2].startswith(f"Position {n - 2}, slot -2, ")
+    assert len(lines) == n and lines[-2].startswith(f"Position {n - 2} (-2), ")
     assert f"cache steering {own.mean:.3f} (most {own.most:.3f}, in layer {own.layer}, head {own.head})" in lines[-2]
     for number in range(1, 4):
         explorer.page.picking.asked = number  # a token is pointed at

@@ -109,7 +109,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(made: Made, monkey
         ({"layers": ()}, "No layers"),
         ({"offset": "a b c"}, "not one"),
         ({"max_new_tokens": 3000}, "context"),
-        ({"slot": 700}, "There is no slot 700: the shortest prompt has"),
+        ({"slot": 700}, "There is no position 700: the shortest prompt has"),
     ]:
         with pytest.raises(ValueError, match=message):
             swept(made.workspace(), made.state(sweep="layers", **changes))

@@ -70,12 +70,12 @@ def test_knock_outs_are_maps_of_layers_and_a_strip_of_controls(model: kv.Model, 
     )
     figure = kv.figures.plot_knock_out(table, "accuracy")
     one, others, strip = figure.axes[:3]
-    assert [axis.get_title() for axis in (one, others)] == ["hidden from one", "read by one alone"]
+    assert [axis.get_title() for axis in (one, others)] == ["attention knockout in one", "in all but one"]
     for axis, way in ((one, "one layer"), (others, "all but one layer")):
         shown = axis.images[0].get_array()[:, 0].tolist()
         assert shown == table[table.way == way].sort_values("layer").accuracy.tolist()
     labels = [label.get_text() for label in strip.get_yticklabels()]
-    assert labels[:3] == ["read", "hidden from everything", "hidden from token 1 on"] and len(labels) == 5
+    assert labels[:3] == ["no knockout", "knocked out in all layers", "from token 1 on"] and len(labels) == 5
     drawn = [bars.lines[0].get_xdata()[0] for bars in strip.containers]
     kinds = ["nothing", "everything", "from step", "other slot"]
     assert drawn == [share for way in kinds for share in table[table.way == way].accuracy]
@@ -116,7 +116,7 @@ def test_the_judged_are_drawn_against_the_cost_of_each_head(model: kv.Model, ste
     assert [s[:, 0].tolist() for s in across] == [pytest.approx([r.value_low, r.value_high]) for r in data.itertuples()]
     assert [s[:, 1].tolist() for s in up] == [pytest.approx([r.nats_low, r.nats_high]) for r in data.itertuples()]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["the 2 heads that cost most", "other heads", "another slot, hidden from all heads"]
+    assert legend == ["the 2 heads that cost most", "other heads", "another position, all heads knocked out"]
     below = kv.figures.plot_judged({"falls": table.assign(change=-table.change)}, worth, k=2)
     pd.testing.assert_frame_equal(data_of(below).drop(columns="analysis"), data.drop(columns="analysis"))
     filled = [

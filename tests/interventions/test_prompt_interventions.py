@@ -156,7 +156,7 @@ def test_every_part_is_checked_against_the_model(model: kv.Model, tiny: kv.Model
         ),
         (
             lambda: kv.ForcedPrefix.of_style(kv.tasks.get("tiny-arithmetic"), None, "stepwise", 0),
-            "A forced prefix needs at least 1 token, not 0",
+            "A response prefill needs at least 1 token, not 0",
         ),
     ],
 )
@@ -172,5 +172,5 @@ def test_examples_beyond_the_context_are_refused_before_anything_is_computed(tin
 
 
 def test_a_prefix_without_words_is_refused(tiny: kv.Model) -> None:
-    with pytest.raises(ValueError, match="A forced prefix needs some text"):
+    with pytest.raises(ValueError, match="A response prefill needs some text"):
         kv.generate(tiny, "hi", kv.CoTPrefix(""))

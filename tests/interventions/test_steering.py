@@ -173,7 +173,7 @@ def test_other_things_than_vectors_and_numbers_are_refused_in_a_sentence(model: 
         ),
         (lambda: kv.FewShot("abc"), "Few-shot examples are messages of the user and the assistant in turn"),
         (lambda: kv.FewShot(None), "Few-shot examples are messages of the user and the assistant in turn"),
-        (lambda: kv.generate(model, "a", kv.ForcedPrefix(5)), "A forced prefix needs some text, not 5"),
+        (lambda: kv.generate(model, "a", kv.ForcedPrefix(5)), "A response prefill needs some text, not 5"),
         (lambda: kv.HideSlot(layers=[1.5]), "Layers and heads are named by whole numbers, not by 1.5"),
         (lambda: kv.HideSlot(first="a"), "first='a' is not a step; steps are whole numbers, counted from 0"),
         (lambda: kv.evaluate(model, kv.tasks.get("tiny-arithmetic"), None, n=1), "None is not an intervention; use"),

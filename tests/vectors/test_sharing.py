@@ -53,7 +53,7 @@ def test_the_page_says_model_pairs_dose_controls_and_verdict(steering: kv.CacheS
     page = claim.on(steering.vectors).page("me/stepwise")
     front, _, body = page.removeprefix("---\n").partition("\n---\n")
     assert "license: mit" in front and "base_model: tiny" in front
-    for part in ("| pairs | 12 |", "style: stepwise", "c_k = 0, c_v = 6, slot -1", f"{claim.nats:+.3f} nats"):
+    for part in ("| pairs | 12 |", "style: stepwise", "c_k = 0, c_v = 6, position -1", f"{claim.nats:+.3f} nats"):
         assert part in body
     assert "5 random vectors of the same size" in body and "Replication: held once." in body
     assert 'KVVectors.from_hub("me/stepwise")' in body and "No claim is made" not in body

@@ -45,7 +45,7 @@ def forced_openings(
     reply.
 
     Where the unsteered model, so begun, answers as the steered one does, the edit did no more than choose these tokens.
-    A forced prefix of the style is the same question with one text for all; here every question gets its own.
+    A response prefill of the style is the same question with one text for all; here every question gets its own.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, progress: as in `kv.evaluate`; greedy.

@@ -1,5 +1,5 @@
 """The dependence of an effect on the extraction: vectors from other seeds, fewer pairs, and other numbers of shots, all
-at equal relative dose.
+at equal relative strength.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def vary_extraction(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Extract the same style again from other pairs, and steer with each of the vectors at the same relative dose; all
-    of them in one run.
+    """Extract the same style again from other pairs, and steer with each of the vectors at the same relative strength;
+    all of them in one run.
 
-    Every number of pairs is crossed with every number of shots, every seed and every dose. Of one seed and number of
-    shots, fewer pairs are the first ones of more.
+    Every number of pairs is crossed with every number of shots, every seed and every relative strength. Of one seed and
+    number of shots, fewer pairs are the first ones of more.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`. Pairs come
@@ -61,17 +61,19 @@ def vary_extraction(
             makes it so.
         pairs, shots: numbers to extract with.
         seeds: of the pairs, two or more.
-        controls: random vectors at each dose, of the norms that the first seed's vectors from most pairs have there.
+        controls: random vectors at each relative strength, of the norms that the first seed's vectors from most pairs
+        have there.
 
     Returns:
-        One row per dose, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how many seeds),
-        `cv` (their mean coefficient), `n`; `accuracy` and `adopted` (the style asked for), means over the vectors, with
-        `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain` over the baseline and `adopted` with 95%
-        intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions: they are for one more
-        vector extracted like these (`kv.stats.vector_difference`, `vector_share`); `tokens`; `cosine` and `cosine_min`,
-        mean and smallest cosine between two seeds' vectors as they are added; with controls `random_low`,
-        `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at that dose, and
-        `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the mean of the vectors.
+        One row per relative strength, number of shots and number of pairs: `dose`, `shots`, `pairs`, `vectors` (how
+        many seeds), `cv` (their mean coefficient), `n`; `accuracy` and `adopted` (the style asked for), means over the
+        vectors, with `accuracy_min`, `accuracy_max`, `adopted_min`, `adopted_max`; `gain` over the baseline and
+        `adopted` with 95% intervals `low`, `high` and `adopted_low`, `adopted_high` over both vectors and questions:
+        they are for one more vector extracted like these (`kv.stats.vector_difference`, `vector_share`); `tokens`;
+        `cosine` and `cosine_min`, mean and smallest cosine between two seeds' vectors as they are added; with controls
+        `random_low`, `random_high`, `random_adopted_low`, `random_adopted_high`, the middle 95% of random vectors at
+        that relative strength, and `p_random`, `p_random_adopted`, the share of them (plus one) that do as well as the
+        mean of the vectors.
 
     Raises:
         ValueError: fewer than two seeds or questions, nothing to try, a steering whose vectors don't say which style
@@ -190,7 +192,7 @@ _Key = tuple[_Vector, float]
 
 
 def _controls(cells: Mapping[_Key, CacheSteering], n: int, seed: int) -> dict[_Key, Sequence[Intervention]]:
-    """Of the first seed's vectors from most pairs, at each dose."""
+    """Of the first seed's vectors from most pairs, at each relative strength."""
     most = max(vector.pairs for vector, _ in cells)
     first = next(vector for vector, _ in cells if vector.pairs == most)
     return {key: own.controls(n, seed) for key, own in cells.items() if key[0] is first}

@@ -1,1 +1,1 @@
-"""Effects as the dose grows, and at equal doses."""
+"""Effects as the relative strength grows, and at equal relative strengths."""

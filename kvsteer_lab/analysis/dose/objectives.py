@@ -22,8 +22,8 @@ Objective = Literal["correct", "reasoned"]
 
 
 def best_coefficient(table: pd.DataFrame, objective: Objective = "correct") -> float:
-    """The coefficient with the largest objective in a table of `kv.dose_response`; among equals the smallest dose, as
-    `kv.tune` has it.
+    """The coefficient with the largest objective in a table of `kv.dose_response`; among equals the smallest relative
+    strength, as `kv.tune` has it.
 
     Raises:
         ValueError: an unknown objective, no steered rows, or a table of test questions.

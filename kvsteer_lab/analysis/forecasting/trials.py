@@ -114,12 +114,12 @@ def realised_effects(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Every set's vector at every place, all in one forked run and at one relative dose; the forecasts are made before
-    it begins.
+    """Every set's vector at every place, all in one forked run and at one relative strength; the forecasts are made
+    before it begins.
 
-    The dose is c |S| / |slot|, averaged over the steered layers and the prompts, so that no vector does more merely
-    because it is longer; one that is short because its pairs cancel gets a larger coefficient. No two sets of one style
-    and number of shots have a pair in common.
+    The relative strength is c |S| / |slot|, averaged over the steered layers and the prompts, so that no vector does
+    more merely because it is longer; one that is short because its pairs cancel gets a larger coefficient. No two sets
+    of one style and number of shots have a pair in common.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`.
@@ -130,16 +130,16 @@ def realised_effects(
     Returns:
         One row per set and place. What was varied: `model`, `set` and `place` (names), `style`, `shots`, `pairs`,
         `draw`, `swapped`, `noise`, `part`, `layers`. What was known before: `agreement`, `stability`, `signal_to_noise`
-        (see `analysis.forecast`, over the steered layers together), and `norm`, the vector's dose at coefficient 1.
-        What was done: `dose`, `coefficient`. What came of it, on `n` questions: `adopted`, the share of replies in the
-        set's style; `effect` with `low`, `high`, that share minus the baseline's; `accuracy`, and `gain` with
-        `gain_low`, `gain_high`, accuracy minus the baseline's. Intervals are Newcombe's for paired shares (1998), which
-        don't shrink to nothing where all replies are alike; the vectors are taken as they are. `attrs["questions"]`
-        holds the questions' ids.
+        (see `analysis.forecast`, over the steered layers together), and `norm`, the vector's relative strength at
+        coefficient 1. What was done: `dose`, `coefficient`. What came of it, on `n` questions: `adopted`, the share of
+        replies in the set's style; `effect` with `low`, `high`, that share minus the baseline's; `accuracy`, and `gain`
+        with `gain_low`, `gain_high`, accuracy minus the baseline's. Intervals are Newcombe's for paired shares (1998),
+        which don't shrink to nothing where all replies are alike; the vectors are taken as they are.
+        `attrs["questions"]` holds the questions' ids.
 
     Raises:
-        ValueError: no sets or places, two that are the same, a dose that isn't positive, a place where a vector is
-            zero, or what `kv.evaluate` and `ContrastiveSet.few_shot` refuse; before anything is generated.
+        ValueError: no sets or places, two that are the same, a relative strength that isn't positive, a place where a
+            vector is zero, or what `kv.evaluate` and `ContrastiveSet.few_shot` refuse; before anything is generated.
         KeyboardInterrupt: the extraction or the run was interrupted; with `out`, the replies go on there.
 
     Example:

@@ -1,12 +1,15 @@
-"""`kvsteer evaluate`: a task's questions under cache steering, prompts, a forced prefix and random controls."""
+"""`kvsteer evaluate`: a task's questions under cache steering, prompts, a response prefill and random controls."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..backends import load_model_and_backend
 from ..printing import say_line, say_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def evaluate(
@@ -123,33 +126,30 @@ def evaluate(
             "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar (several samples: exact"
             " permutation of questions), Holm over this table"
         )
-        say_text(
-            kv.compare(results)
-            .drop(columns=["task", "model"])
-            .set_index("intervention")
-            .to_string(float_format=lambda x: f"{x:.3g}")
-        )
+        say_text(_written(kv.compare(results).drop(columns=["task", "model"]).set_index("intervention")))
         say_text("\nSide effects")
-        say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        say_text(_written(kv.side_effects(results)))
         if (results.rows.finish_reason == "length").any():
             say_text(
                 "\nLengths in tokens: replies that were cut count as longer than the limit; the median is Kaplan and"
                 " Meier's"
             )
-            say_text(results.lengths().to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+            say_text(_written(results.lengths()))
         if outcomes:
             say_text(
                 "\nOutcomes; p: paired permutation (shares: exact McNemar), Holm over this table; p_random: random"
                 " vectors as far from the baseline, on either side"
             )
-            say_text(
-                results.measure(chosen, questions)
-                .outcomes_table()
-                .to_string(float_format=lambda x: f"{x:.3g}", na_rep="")
-            )
+            say_text(_written(results.measure(chosen, questions).outcomes_table()))
         if len(results.rules) > 1:
             say_text("\nAccuracy under each rule that reads answers")
-            say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+            say_text(_written(results.by_rule(), ".3f"))
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(unfinished_code)
+
+
+def _written(table: pd.DataFrame, form: str = ".3g") -> str:
+    from ..._util.terms import in_terms
+
+    return in_terms(table).to_string(float_format=lambda x: format(x, form), na_rep="")

@@ -21,6 +21,7 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
 
     import kvsteer_lab as kv
 
+    from ..._util.terms import in_terms
     from ...tasks.traces.journal import holds_traces
 
     path = Path(source)
@@ -29,7 +30,7 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     elif path.suffix == ".parquet" or (path / "rows").is_dir():
         results = kv.Results.load(path)
         say_line(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}")
-        say_text(results.summary().to_string(float_format=lambda x: f"{x:.3g}"))
+        say_text(in_terms(results.summary()).to_string(float_format=lambda x: f"{x:.3g}"))
     elif path.suffix == ".safetensors" or (path / "vectors.safetensors").is_file():
         vectors = kv.KVVectors.load(source)
         for name, value in dataclasses.asdict(vectors.card).items():

@@ -63,6 +63,7 @@ def tune(
     import kvsteer_lab as kv
 
     from ..._util.files import write_atomically
+    from ..._util.terms import in_terms
     from ..demo import format_table
 
     if not methods:
@@ -98,22 +99,23 @@ def tune(
     write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
     say_line(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
     best = tuning.cells[tuning.cells.chosen].set_index("method")
-    say_text(
-        best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}")
-    )
+    shown = best[["variant", "dose", "accuracy", "low", "high", "tokens"]]
+    say_text(in_terms(shown).to_string(float_format=lambda x: f"{x:.3g}"))
     if tuning.no_better:
         say_line(f"No cell is above the baseline under: {', '.join(tuning.no_better)}.")
     if tuning.flat:
-        say_line("No cell differs from the baseline beyond noise, so nothing is run on test questions.")
+        say_line("No cell differs from the baseline beyond noise, so there is no held-out test.")
         return
     for search in searches:
         say_line(f"{search.name}: {tuning.best[search.name]}")
     others = [kv.CoTPrompt(), kv.CoTPrefix(), kv.ForcedPrefix.of_style(questions, loaded.tokenizer, style)]
     results = tuning.confirm(others, n=n_test, controls=controls, out=out / "test")
-    say_text(f"\nOn {n_test} test questions, once:\n{format_table(results.summary())}")
+    say_text(f"\nHeld-out test, {n_test} questions, once:\n{format_table(results.summary())}")
     say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
     say_text(
-        table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}")
+        in_terms(table.drop(columns=["task", "model"]).set_index("intervention")).to_string(
+            float_format=lambda x: f"{x:.3g}"
+        )
     )

@@ -14,7 +14,7 @@ SHARE = "share"
 
 
 class Reply(str):
-    """The whole reply, forced words included. It is a text; what else is known of it are attributes.
+    """The whole reply, response prefill included. It is a text; what else is known of it are attributes.
 
     Attributes:
         tokens: its length in tokens.

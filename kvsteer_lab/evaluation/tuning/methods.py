@@ -1,4 +1,4 @@
-"""What is searched for each method: its variants, and how a dose becomes a coefficient."""
+"""What is searched for each method: its variants, and how a relative strength becomes a coefficient."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ...vectors.indices import check_indices
 from ...vectors.kv import KVVectors
 
 Build = Callable[[float, str], Intervention]
-"""From a dose and a name to an intervention. A dose is the norm of what is added over the norm of what it is added
-to.
+"""From a relative strength and a name to an intervention. A relative strength is the norm of what is added over the
+norm of what it is added to.
 """
 
 
 class Search(ABC):
-    """One method's grid: named variants, each of which takes a dose. Subclass it to tune a method of your own.
+    """One method's grid: named variants, each of which takes a relative strength. Subclass it to tune a method of your
+    own.
 
     Attributes:
         name: the method's name in tables.
@@ -56,12 +57,12 @@ class Search(ABC):
 
 @dataclass(frozen=True)
 class CacheSearch(Search):
-    """Cache steering. A dose is c_v |S^V| / |V|, averaged over the layers that are edited. A dose of keys that were
-    extracted as cached is largely one of rotation (`kvsteer_lab.vectors.key_norms`).
+    """Cache steering. A relative strength is c_v |S^V| / |V|, averaged over the layers that are edited. A relative
+    strength of keys that were extracted as cached is largely one of rotation (`kvsteer_lab.vectors.key_norms`).
 
     Args:
         vectors: what is added.
-        key_shares: the variants: the dose of the keys as a share of the dose of the values.
+        key_shares: the variants: the relative strength of the keys as a share of the values'.
         layers, heads: as in `CacheSteering`.
         name: the method's name in tables.
 
@@ -99,7 +100,7 @@ class CacheSearch(Search):
 
 @dataclass(frozen=True)
 class SteeringSearch(Search):
-    """Any kind of steering. A dose is the coefficient times the steering's own `unit_dose`.
+    """Any kind of steering. A relative strength is the coefficient times the steering's own `unit_dose`.
 
     Args:
         steerings: the variants by name; their coefficients are replaced.
@@ -133,7 +134,7 @@ class SteeringSearch(Search):
 
 @dataclass(frozen=True)
 class ActivationSearch(Search):
-    """Activation steering. A dose is c |r_l| / |h_l| at the layer that is edited.
+    """Activation steering. A relative strength is c |r_l| / |h_l| at the layer that is edited.
 
     Args:
         vectors: what is added.

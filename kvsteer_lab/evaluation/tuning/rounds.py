@@ -1,4 +1,4 @@
-"""The rounds of a search: which doses are tried first, and which next, given the best cell so far."""
+"""The rounds of a search: which relative strengths are tried first, and which next, given the best cell so far."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .objectives import Goal
 def first_round(
     name: str, builds: Mapping[str, Build], cells: int, doses: tuple[float, float]
 ) -> list[tuple[str, float]]:
-    """The cells of one method in the first round: each variant at the same log-even doses.
+    """The cells of one method in the first round: each variant at the same log-even relative strengths.
 
     Args:
         name: of the search, for errors.
@@ -23,10 +23,10 @@ def first_round(
         doses: the smallest and the largest.
 
     Returns:
-        A variant and a dose a cell.
+        A variant and a relative strength a cell.
 
     Raises:
-        ValueError: no variants, or a number of cells that they don't divide into three doses or more.
+        ValueError: no variants, or a number of cells that they don't divide into three relative strengths or more.
 
     >>> [(v, round(dose, 3)) for v, dose in first_round("mine", {"all layers": None}, 3, (1, 4))]
     [('all layers', 1.0), ('all layers', 2.0), ('all layers', 4.0)]
@@ -42,7 +42,7 @@ def first_round(
 
 
 def best_cell(table: pd.DataFrame, name: str, goal: Goal) -> pd.Series:
-    """The best cell of a method: the largest objective within the bounds; among equals the smallest dose.
+    """The best cell of a method: the largest objective within the bounds; among equals the smallest relative strength.
 
     Args:
         table: all cells so far: `method`, `variant`, `dose`, and what the goal looks at.
@@ -60,7 +60,7 @@ def best_cell(table: pd.DataFrame, name: str, goal: Goal) -> pd.Series:
 
 
 def is_edge(table: pd.DataFrame, best: pd.Series) -> bool:
-    """Whether the best dose lies at an end of what was tried of its variant.
+    """Whether the best relative strength lies at an end of what was tried of its variant.
 
     Args:
         table: all cells so far.
@@ -71,7 +71,7 @@ def is_edge(table: pd.DataFrame, best: pd.Series) -> bool:
 
 
 def next_round(table: pd.DataFrame, best: pd.Series, n: int) -> list[tuple[str, float]]:
-    """`n` more doses of the best variant: beyond the edge that it lies on, or between its neighbours.
+    """`n` more relative strengths of the best variant: beyond the edge that it lies on, or between its neighbours.
 
     Args:
         table: all cells so far.
@@ -79,7 +79,7 @@ def next_round(table: pd.DataFrame, best: pd.Series, n: int) -> list[tuple[str, 
         n: how many cells.
 
     Returns:
-        The variant and a dose a cell.
+        The variant and a relative strength a cell.
 
     >>> tried = pd.DataFrame({"method": "mine", "variant": "all layers", "dose": [1.0, 2.0, 4.0]})
     >>> next_round(tried, tried.iloc[2], 2)

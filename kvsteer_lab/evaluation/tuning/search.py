@@ -52,22 +52,23 @@ def tune(
 ) -> Tuning:
     """Search each method's coefficients on the same development questions, as forked grids of one run a round.
 
-    Every method gets `cells` cells: its variants times log-even doses in `doses`, where a dose is the norm of what is
-    added over the norm of what it is added to. While some method's best dose lies on an edge of what was tried, a round
-    of `cells // 4` more is run for every method: outwards for a best on an edge, around the best for the others. The
-    best cell has the largest objective; among equals the smallest dose wins.
+    Every method gets `cells` cells: its variants times log-even relative strengths in `doses`, where a relative
+    strength is the norm of what is added over the norm of what it is added to. While some method's best relative
+    strength lies on an edge of what was tried, a round of `cells // 4` more is run for every method: outwards for a
+    best on an edge, around the best for the others. The best cell has the largest objective; among equals the smallest
+    relative strength wins.
 
     The baseline is in every round. Where no cell of the first one differs from it beyond noise (paired tests of the
-    objective, Holm-corrected over all cells, 5%), the objective is flat, a best dose would be noise, and the search
-    stops there with a warning. With fewer questions than such a test needs (9 for 12 cells), it goes on unless every
-    cell is the baseline's equal.
+    objective, Holm-corrected over all cells, 5%), the objective is flat, a best relative strength would be noise, and
+    the search stops there with a warning. With fewer questions than such a test needs (9 for 12 cells), it goes on
+    unless every cell is the baseline's equal.
 
     Args:
         model, task, n, split, seed, offset, generation, batch_size, out, progress: as in `kv.evaluate`; a round's run
             is kept in `out/round-0` and so on.
         searches: the methods.
         cells: of each method in the first round; a multiple of its number of variants.
-        doses: smallest and largest dose of the first round.
+        doses: smallest and largest relative strength of the first round.
         extensions: rounds after the first, at most.
         objective: accuracy (`"correct"`), the share of replies that reason (`"reasoned"`), the mean of another built-in
             outcome (`"tokens"`, `"connectives"`, `"kl"`, ...) or of one of your own; it is maximised.
@@ -76,8 +77,9 @@ def tune(
 
     Raises:
         ValueError: the test split, no searches, equal names, a search without variants, a number of cells that the
-            variants don't divide, doses that aren't positive, a negative number of extensions, an unknown objective or
-            bound, or a folder that holds another search's rounds; and later, no cell of a method within the bounds.
+            variants don't divide, relative strengths that aren't positive, a negative number of extensions, an unknown
+            objective or bound, or a folder that holds another search's rounds; and later, no cell of a method within
+            the bounds.
         OSError: `out` can't be written, or another process is tuning there.
         KeyboardInterrupt: the search was interrupted; with `out`, it goes on there when it is called again.
 
@@ -148,8 +150,8 @@ def tune(
         grids = {name: next_round(table, row, max(1, cells // 4)) for name, row in best.items()}
     if on_edge and not flat:
         warnings.warn(
-            f"The best dose of {', '.join(on_edge)} lies on an edge of what was tried; raise extensions or widen"
-            " doses.",
+            f"The best relative strength of {', '.join(on_edge)} lies on an edge of what was tried; raise extensions or"
+            " widen doses.",
             stacklevel=2,
         )
     table["chosen"] = table.index.isin([row.name for row in best.values()])
@@ -175,7 +177,7 @@ def tune(
 
 @contextmanager
 def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
-    """Say what to do where a later round was kept for a best dose that has moved since."""
+    """Say what to do where a later round was kept for a best relative strength that has moved since."""
     try:
         yield
     except OtherRunError as error:
@@ -183,8 +185,8 @@ def _told_of_rounds(place: Path | None, turn: int) -> Iterator[None]:
             raise
         raise ValueError(
             f"{place} holds a round of other cells than those that the rounds before it lead to now (a mended rule or"
-            f" another objective moves the best dose). Delete round-{turn} and later ones in {place.parent} and tune"
-            " again; the rounds before are kept."
+            f" another objective moves the best relative strength). Delete round-{turn} and later ones in"
+            f" {place.parent} and tune again; the rounds before are kept."
         ) from error
 
 

@@ -25,8 +25,8 @@ class Tuning:
         cells: one row a cell that was tried: `method`, `variant`, `dose`, `round`, `n`, `accuracy` with its Wilson
             interval `low`, `high`, `reasoned`, `tokens`, another objective and bounded outcomes, `chosen`.
         best: the chosen intervention of each method.
-        on_edge: methods whose best dose still lies at an end of what was tried.
-        baseline: the same measures of the baseline, which every search tries as a cell of dose 0.
+        on_edge: methods whose best relative strength still lies at an end of what was tried.
+        baseline: the same measures of the baseline, which every search tries as a cell of relative strength 0.
         objective: the column of `cells` that was maximised: `"accuracy"`, `"reasoned"`, ...
         flat: whether no cell differed from the baseline beyond noise; the search then stopped after its first round.
         no_better: methods whose best cell is not above the baseline.
@@ -61,7 +61,7 @@ class Tuning:
         """Run each method's chosen point on questions that the search never saw. Do it once, when everything is chosen.
 
         Args:
-            others: what else to run beside them: prompts, forced prefixes.
+            others: what else to run beside them: prompts, response prefills.
             n, split, seed, out, progress: as in `kv.evaluate`.
             controls: random controls of each chosen point; 0: none.
 

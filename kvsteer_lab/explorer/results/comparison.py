@@ -109,8 +109,8 @@ class Comparison:
         return next(own for own in self.arms if own.arm == arm)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an arm: `arm`, `text` (forced words included), the verdict, and the nats of KL over the first tokens
-        (`kl_1`, `kl_8`) and all.
+        """One row an arm: `arm`, `text` (response prefill included), the verdict, and the nats of KL over the first
+        tokens (`kl_1`, `kl_8`) and all.
         """
         rows = []
         for own in self.arms:

@@ -1,4 +1,4 @@
-"""The dose of a steering: what is added to a slot, relative to what is there."""
+"""The relative strength of a steering: what is added to a slot, relative to what is there."""
 
 from __future__ import annotations
 

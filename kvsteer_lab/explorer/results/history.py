@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from ..._util.terms import label_name
 from .comparison import Comparison
 
 MOST = 50
@@ -20,11 +21,12 @@ def describe(comparison: Comparison) -> str:
     state = comparison.state
     own = next((own for own in comparison.arms if own.arm != "baseline"), comparison.arms[0])
     where = "" if state.layers is None else f", layers {','.join(map(str, state.layers))}"
-    where += "" if state.slot == -1 else f", slot {state.slot}"
-    nats = f", KL {own.measured.nats():.2f}" if own.measured is not None and own.reader is None else ""
+    where += "" if state.slot == -1 else f", position {state.slot}"
+    nats = f", total KL {own.measured.nats():.2f}" if own.measured is not None and own.reader is None else ""
     answer = f", answer {own.verdict['answer']}" if own.verdict.get("answer") is not None else ""
     asked = f"{state.task} {state.split} {state.question}" if state.task is not None else repr(state.prompt[:24])
-    return f"{asked}: {own.arm}, ck {state.ck:g}, cv {state.cv:g}{where}{nats}, {own.verdict['tokens']} tokens{answer}"
+    setting = f"{label_name(own.arm)}, ck {state.ck:g}, cv {state.cv:g}{where}"
+    return f"{asked}: {setting}{nats}, {own.verdict['tokens']} tokens{answer}"
 
 
 def added(history: Sequence[Comparison], comparison: Comparison) -> tuple[Comparison, ...]:

@@ -44,8 +44,8 @@ class Verdict:
 
 
 def read_verdicts(comparison: Comparison) -> list[Verdict]:
-    """A verdict for each steered arm, as far as there is a baseline. Forced words and other prompts make another text
-    from the start, and have none.
+    """A verdict for each steered arm, as far as there is a baseline. A response prefill and other prompts make another
+    text from the start, and have none.
     """
     arms = {own.arm: own for own in comparison.arms}
     baseline = arms.get("baseline")

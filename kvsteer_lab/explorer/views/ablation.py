@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import ipywidgets as w
 
+from ..._util.terms import measure_name
 from ..results.sweep import Sweep, Text
 from ..state import MEASURES, SWEEPS, ExplorerState
 from ..threads import Outcome
@@ -48,7 +49,7 @@ class Ablation:
             number("sweep_questions", "questions", "how many of the split's questions each cell answers"),
             numbers("sweep_ck", "c_k values", "0, 1, 2"),
             numbers("sweep_cv", "c_v values", "0, 1, 2, 4"),
-            choice("measure", "show", MEASURES),
+            choice("measure", "show", [(measure_name(measure), measure) for measure in MEASURES]),
         ]
         for field in self.fields:
             field.bind(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..._util.terms import label_name
 from ..._util.text import for_attribute, for_html, visible
 from ..results.comparison import Compared, Comparison
 from .markup import note
@@ -23,7 +24,7 @@ def alternatives_html(comparison: Comparison, arm: str, step: int) -> str:
     if not tables:
         return note(HINT)
     return note(
-        f"Top alternatives at token {step}, each after the words of its own text, with the probability under the arm"
+        f"Top-k alternatives at token {step}, each after the words of its own text, with the probability under the arm"
         " and under the baseline."
     ) + (f'<div class="kv-tables">{"".join(tables)}</div>')
 
@@ -41,7 +42,7 @@ def _table(own: Compared, step: int, clicked: bool) -> str:
     )
     before = visible("".join(own.measured.pieces[: step - 1])[-40:], one_line=True)
     head = (
-        f"<caption>{'▸ ' if clicked else ''}{for_html(own.arm)}: …{for_html(before)}</caption>"
-        f"<tr><th>token</th><th>{for_html(against)}</th><th>baseline</th></tr>"
+        f"<caption>{'▸ ' if clicked else ''}{for_html(label_name(own.arm))}: …{for_html(before)}</caption>"
+        f"<tr><th>token</th><th>{for_html(label_name(against))}</th><th>baseline</th></tr>"
     )
     return f'<table class="kv-table" data-arm="{for_attribute(own.arm)}">{head}{rows}</table>'

@@ -11,6 +11,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from ..._util.terms import measure_name
 from ..._util.text import visible
 from ...figures.explorer import span_of
 from ...figures.geometry import look
@@ -20,13 +21,6 @@ from ..state import Measure
 
 _STATIC = files(__package__.rpartition(".")[0]) / "static"
 STYLE = (_STATIC / "explorer.css").read_text(encoding="utf-8")
-_NAMES: dict[Measure, str] = {
-    "reasoned": "share that reasons",
-    "accuracy": "accuracy",
-    "tokens": "mean tokens",
-    "loops": "share that loops",
-    "changed": "share that differs from the baseline",
-}
 
 
 class Heatmap(anywidget.AnyWidget):
@@ -56,7 +50,7 @@ class Heatmap(anywidget.AnyWidget):
         done = [value for row in values for value in row if value is not None]
         known = [*done, *([] if base is None else [base])]
         low, high = span_of(known, measure)
-        legend = f"{_NAMES[measure]} over {len(sweep.asked)} prompt{'s' * (len(sweep.asked) != 1)}"
+        legend = f"{measure_name(measure)} over {len(sweep.asked)} prompt{'s' * (len(sweep.asked) != 1)}"
         legend += f"; baseline {_write(base, measure)}" if base is not None else ""
         legend += f"; colour from {_write(low, measure)} to {_write(high, measure)}" if known else ""
         grid = sweep.grid
@@ -68,7 +62,7 @@ class Heatmap(anywidget.AnyWidget):
             columns=list(grid.columns),
         )
         with self.hold_sync():
-            self.set_trait("measure", _NAMES[measure])
+            self.set_trait("measure", measure_name(measure))
             for name, value in (frame | dict(low=low, high=high, values=values, texts=texts, legend=legend)).items():
                 self.set_trait(name, value)
 

@@ -17,7 +17,8 @@ _MANY = 12  # layers: more buttons than that are a wall
 OWN_TEXT = ""
 """Stands for no task in the list: ipywidgets take `None` for no choice at all."""
 _TEST = (
-    "A test question: each look counts. Choose settings on dev questions, and look at test once, when they are chosen."
+    "A question of the held-out test: each look counts. Choose settings on dev questions, and look at the test once,"
+    " when they are chosen."
 )
 
 
@@ -32,14 +33,14 @@ class ControlPanel:
 
     Attributes:
         box: what is displayed.
-        dose: the line with the relative dose.
+        dose: the line with the relative strength.
     """
 
     def __init__(
         self, n_layers: int, n_kv_heads: int, tasks: Sequence[str], change: Change, load: Callable[[str], None]
     ) -> None:
         splits = [
-            (f"{split}{' (each look counts)' if split == 'test' else ''}", split)
+            ("held-out test (each look counts)" if split == "test" else split, split)
             for split in ("dev", "extraction", "test")
         ]
         layers, heads = range(n_layers), range(n_kv_heads)
@@ -74,15 +75,15 @@ class ControlPanel:
             if n_layers <= _MANY
             else layer_list(n_layers),
             toggles("heads", list(heads), "KV heads", tuple(heads), "KV head", optional=True),
-            number("slot", "slot", "which slot of the prompt; negative counts from its end"),
+            number("slot", "position", "which position of the prompt; negative counts from its end"),
             words("offset", "offset token", "the token that is read first from the steered cache", escaped=True),
         ]
         self.others = [
             words("cot", "CoT prompt", "the instruction of the CoT prompt"),
-            words("prefix", "forced words", "the answer's first words"),
-            number("activation_layer", "act. layer", "after which layer activation steering adds its vector"),
-            number("activation_coefficient", "act. coeff.", "coefficient of activation steering", whole=False),
-            tick("every_token", "activation steering at every token", "or at the slot alone"),
+            words("prefix", "resp. prefill", "response prefill: the reply's first words"),
+            number("activation_layer", "after layer", "after which layer activation steering adds its vector"),
+            number("activation_coefficient", "coefficient", "coefficient of activation steering", whole=False),
+            tick("every_token", "at every token", "or at the steered position alone"),
             number("n_controls", "controls", "how many random vectors of the steering's size are compared"),
             number("control_seed", "their seed", "which random vectors"),
         ]
@@ -110,9 +111,11 @@ class ControlPanel:
         for field in self.fields:
             field.bind(change)
         folded = {
-            "Layers, heads and slot": _all(self.where),
+            "Layers, heads and position": _all(self.where),
             "Compare with": [arms.widget],
-            "The other interventions": _all(self.others),
+            "Prompt and response prefill": _all(self.others[:2]),
+            "Activation steering": _all(self.others[2:5]),
+            "Random controls": _all(self.others[5:]),
             "Sampling": _all(self.sampling),
             "Load vectors": [self.path, self.loading],
         }

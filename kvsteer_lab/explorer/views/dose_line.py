@@ -1,4 +1,4 @@
-"""The line below the coefficients that shows their dose."""
+"""The line below the coefficients that shows their relative strength."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .markup import dose_html, note
 
 
 class DoseLine:
-    """The dose of the present setting, or that it isn't known.
+    """The relative strength of the present setting, or that it isn't known.
 
     Attributes:
         html: what is displayed.
@@ -19,9 +19,9 @@ class DoseLine:
         self.html = w.HTML()
 
     def show(self, dose: Dose | None, slot: int) -> None:
-        """Show a dose at a slot; `None`: the slot hasn't been measured."""
-        self.html.value = note("Dose: not measured yet.") if dose is None else dose_html(dose, slot)
+        """Show a relative strength at a slot; `None`: the slot hasn't been measured."""
+        self.html.value = note("Relative strength: not measured yet.") if dose is None else dose_html(dose, slot)
 
     def fail(self, message: str) -> None:
-        """Say why there is no dose."""
-        self.html.value = note(f"Dose: unknown. {message}")
+        """Say why there is no relative strength."""
+        self.html.value = note(f"Relative strength: unknown. {message}")

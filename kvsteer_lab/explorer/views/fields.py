@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
+from ..._util.terms import label_name
 from ..state import ExplorerState
 from ..threads import OwnChanges
 
@@ -179,7 +180,9 @@ def toggles(
     field: str, names: Sequence[Any], label: str, default: Sequence[Any], hint: str, *, optional: bool
 ) -> Field:
     """A button for each of several things, each on or off; with `optional`, the default is written as `None`."""
-    buttons = [w.ToggleButton(description=str(name), tooltip=f"{hint} {name}") for name in names]
+    buttons = [
+        w.ToggleButton(description=label_name(str(name)), tooltip=f"{hint} {label_name(str(name))}") for name in names
+    ]
     for name, button in zip(names, buttons, strict=True):
         button.add_class("kv-toggle").add_class(f"kv-{field}-{str(name).replace(' ', '-')}")
     line = w.Box(buttons, layout={"flex_flow": "row wrap"})

@@ -47,8 +47,8 @@ class Geometry:
         self.agreement = w.HTML()
         css(self.agreement, "geometry-agreement")
         meaning = note(
-            "Each point is one pair: its positive side minus its negative side, at the slot whose mean is the steering"
-            " vector."
+            "Each point is one pair: its positive side minus its negative side, at the position whose mean is the"
+            " steering vector."
         )
         layer, part = (field.widget for field in self.fields)
         self.box = w.VBox([part, self.agreement, layer, self.said, w.HTML(meaning), self.scatter])

@@ -1,4 +1,4 @@
-"""The tab "Keep": code, figures, vectors and the state itself, taken out of the explorer."""
+"""The tab "Export": code, figures, vectors and the state itself, taken out of the explorer."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Keep:
         self.html_path = _path("page", base / "explorer.html", "an HTML page that needs no kernel")
         self.overwrite = w.Checkbox(description="overwrite existing files", indent=False)
         self.save_figure = w.Button(
-            description="Save figure", tooltip="write PDF, SVG, PNG and the plotted data as CSV"
+            description="Export figure", tooltip="write PDF, SVG, PNG and the plotted data as CSV"
         )
         self.save_vectors = w.Button(
-            description="Save vectors", tooltip="write the chosen vectors, mixed as they are, with their card"
+            description="Export vectors", tooltip="write the chosen vectors, mixed as they are, with their card"
         )
         self.save_state = w.Button(description="Save state", tooltip="write all settings")
         self.load_state = w.Button(description="Restore state", tooltip="set everything as the file says")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..._util.terms import label_name
 from ..._util.text import for_attribute, for_html
 from ..results.attention import ArmAttention
 from ..results.comparison import Compared
@@ -44,7 +45,7 @@ LEGEND = (
     ' style="--kv-strength:60%">likelier</span> (underlined) or <span class="kv-token kv-down"'
     f' style="--kv-strength:60%">less likely</span> (dotted), in full colour from {FULL:g} nats. Point at a token for'
     " its numbers. The baseline's own text is coloured by how the steered model would have judged it. <span"
-    ' class="kv-forced">Forced words</span> are not read by the baseline.</p>'
+    ' class="kv-forced">A response prefill</span> is not read by the baseline.</p>'
 )
 
 
@@ -54,7 +55,7 @@ def arm_html(title: str, text: str, *, body: str | None = None, facts: str = "",
     """
     shown = for_html(text) if body is None else body
     return (
-        f'<div class="kv-arm" data-arm="{for_attribute(arm or title)}"><h4>{for_html(title)}</h4><div'
+        f'<div class="kv-arm" data-arm="{for_attribute(arm or title)}"><h4>{for_html(label_name(title))}</h4><div'
         f' class="kv-text">{shown}</div>{facts}</div>'
     )
 
@@ -63,7 +64,7 @@ def tokens_html(own: Compared) -> str:
     """A text with each token coloured by the change of its log-probability."""
     assert own.measured is not None
     forced = (
-        f'<span class="kv-forced" title="forced">{for_html(own.generation.forced)}</span>'
+        f'<span class="kv-forced" title="response prefill">{for_html(own.generation.forced)}</span>'
         if own.generation.forced
         else ""
     )
@@ -90,11 +91,10 @@ def facts_html(own: Compared) -> str:
     parts.append(f"<b>{verdict['tokens']}</b> tokens{' (cut)' if verdict['cut'] else ''}")
     parts.append("<b>loops</b>" if verdict["loop"] else "no loop")
     if own.measured is not None and own.reader is None and own.arm != "baseline":
-        parts.append(
-            f"KL <b>{own.measured.nats(1):.2f}</b> nats at the first token, <b>{own.measured.nats():.2f}</b> in all"
-        )
+        first, total = own.measured.nats(1), own.measured.nats()
+        parts.append(f"KL <b>{first:.2f}</b> nats at the first token, total KL <b>{total:.2f}</b> nats")
     elif own.measured is not None and own.reader is not None:
-        parts.append(f"KL of {for_html(own.reader)} on this text <b>{own.measured.nats():.2f}</b> nats in all")
+        parts.append(f"total KL of {for_html(own.reader)} on this text <b>{own.measured.nats():.2f}</b> nats")
     return '<div class="kv-facts">' + "".join(f"<span>{part}</span>" for part in parts) + "</div>"
 
 
@@ -117,12 +117,12 @@ def folded_html(own: Compared) -> str:
 
 
 def attention_html(found: Sequence[ArmAttention]) -> str:
-    """Per arm a heatmap of layers and query heads: the mean attention weight on the slot; beside it, what the offset
-    token pays to the slot, and what other slots get.
+    """Per arm a heatmap of layers and query heads: the mean attention weight on the steered position; beside it,
+    what the offset token pays to it, and what other positions get.
     """
     most = max((weight for own in found for layer in own.layers for weight in layer.heads), default=0.0) or 1.0
     return note(
-        "Mean attention weight on the steered slot over the first tokens, by layer and query head; full colour is"
+        "Mean attention weight on the steered position over the first tokens, by layer and query head; full colour is"
         f" {most:.3f}. Attention alone does not show what a head does with what it reads."
     ) + (f'<div class="kv-tables">{"".join(_heads_table(own, most) for own in found)}</div>')
 
@@ -141,15 +141,15 @@ def _heads_table(own: ArmAttention, most: float) -> str:
         )
     n = max((len(layer.heads) for layer in own.layers), default=0)
     head = (
-        f"<caption>{for_html(own.arm)}, {own.steps} tokens</caption>"
+        f"<caption>{for_html(label_name(own.arm))}, {own.steps} tokens</caption>"
         f'<tr><th>layer</th><th colspan="{n}">query heads 0 to {n - 1}</th><th>offset token</th>'
-        "<th>other slots</th></tr>"
+        "<th>other positions</th></tr>"
     )
     return f'<table class="kv-table kv-heads-table">{head}{rows}</table>'
 
 
 def dose_html(dose: Dose, slot: int) -> str:
-    """The relative dose beside the coefficients."""
+    """The relative strength beside the coefficients."""
     layers = f"layer {dose.layers[0]}" if len(dose.layers) == 1 else f"mean of {len(dose.layers)} layers"
     each = "; ".join(
         f"layer {layer}: K ×{k:.2g}, V ×{v:.2g}"
@@ -157,8 +157,8 @@ def dose_html(dose: Dose, slot: int) -> str:
     )
     said = f"keys <b>×{dose.mean_keys:.2g}</b>, values <b>×{dose.mean_values:.2g}</b>"
     return (
-        f'<p class="kv-note kv-dose-line" title="{for_attribute(each)}">Dose, relative to slot {slot}\'s own norm:'
-        f" {said} ({layers})</p>"
+        f'<p class="kv-note kv-dose-line" title="{for_attribute(each)}">Relative strength (norm added / norm there)'
+        f" at position {slot}: {said} ({layers})</p>"
     )
 
 

@@ -20,7 +20,7 @@ from .ladder import StrengthLadder
 from .markup import status
 from .side_by_side import SideBySide
 
-TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Keep")
+TABS = ("Side by side", "Strength ladder", "Ablation", "Geometry", "Export")
 
 
 @dataclass(frozen=True)

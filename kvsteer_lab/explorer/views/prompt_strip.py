@@ -27,7 +27,7 @@ def prompt_html(tokens: Sequence[str], slot: int, found: Sequence[str] = ()) -> 
     spans = []
     for i, token in enumerate(tokens):
         chosen = i in (slot, slot + n)
-        title = f"position {i}, slot {i - n}{': steered' if chosen else ': click to steer here'}"
+        title = f"position {i} ({i - n}){': steered' if chosen else ': click to steer here'}"
         title = found[i] if found else title
         mark = ' kv-here" aria-pressed="true' if chosen else '" aria-pressed="false'
         spans.append(
@@ -42,7 +42,7 @@ def legend_html() -> str:
     return (
         note(HINT)
         + note(
-            "Attention is the weight that a slot gets from the offset token, which is read right after the prompt:"
+            "Attention is the weight that a position gets from the offset token, which is read right after the prompt:"
             " there the reply's first token is decided. Mean over all layers and query heads. It does not show what a"
             " head does with what it reads."
         )
@@ -65,5 +65,5 @@ def attention_lines(tokens: Sequence[str], found: PromptAttention) -> list[str]:
             for arm, own in found.arms.items()
         )
         said = visible(token, one_line=True)
-        lines.append(f"Position {i}, slot {i - n}, “{said}”. Attention from the offset token “{reader}”: {arms}.")
+        lines.append(f"Position {i} ({i - n}), “{said}”. Attention from the offset token “{reader}”: {arms}.")
     return lines

@@ -67,8 +67,8 @@ def _by_layer(table: pd.DataFrame) -> tuple[LayerAttention, ...]:
 
 
 def acting(method: Intervention) -> Intervention:
-    """The method, or nothing where it adds nothing: here a dose of 0 is a setting like any other, and looks like the
-    baseline.
+    """The method, or nothing where it adds nothing: here a relative strength of 0 is a setting like any other, and
+    looks like the baseline.
     """
     try:
         check_edits(method)

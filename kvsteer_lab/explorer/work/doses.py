@@ -1,4 +1,4 @@
-"""The dose of a steering, measured at its own slot."""
+"""The relative strength of a steering, measured at its own slot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _REMEMBERED = 64  # slots whose norms are kept
 
 
 class KnownDoses:
-    """Doses of states. The slot's own norms take the model and are measured once a slot; the rest is arithmetic.
+    """Relative strengths of states. The slot's own norms take the model and are measured once a slot; the rest is
+    arithmetic.
 
     Args:
         workspace: the model and what is at hand.
@@ -36,7 +37,7 @@ class KnownDoses:
         return slot_of(state) in self._norms
 
     def dose(self, state: ExplorerState) -> Dose | None:
-        """The dose of a state, or `None` if its slot has not been measured.
+        """The relative strength of a state, or `None` if its slot has not been measured.
 
         Raises:
             ValueError: what `Workspace.steering` refuses.
@@ -63,7 +64,7 @@ def slot_of(state: ExplorerState) -> tuple[Any, ...]:
 
 
 def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
-    """The dose of a steering at a slot.
+    """The relative strength of a steering at a slot.
 
     At the last slot it is the coefficient times what `KVVectors.relative_to` gives.
 
@@ -75,7 +76,7 @@ def find_dose(steering: CacheSteering, norms: Norms) -> Dose:
         ValueError: no layers.
     """
     if not steering.edited_layers:
-        raise ValueError("No layers are steered, so there is no dose; name at least one.")
+        raise ValueError("No layers are steered, so there is no relative strength; name at least one.")
     own_keys, own_values = norms
     chosen, layers = steering.added, list(steering.edited_layers)
     keys = (abs(steering.ck) * chosen.keys.flatten(1).norm(dim=-1) / own_keys.clamp_min(1e-12))[layers]

@@ -22,7 +22,7 @@ from .attention import acting
 from .running import holding_the_model
 
 ARMS: tuple[Arm, ...] = ("baseline", "cache steering", "activation steering", "random control")
-"""Arms that read the prompt that is shown: a CoT prompt is another one, and a forced prefix is read later."""
+"""Arms that read the prompt that is shown: a CoT prompt is another one, and a response prefill is read later."""
 
 
 def read_prompt_attention(

@@ -198,7 +198,7 @@ def _activations(code: _Code, state: ExplorerState) -> list[str]:
 _METHODS: dict[Arm, Callable[[ExplorerState], str]] = {
     "baseline": lambda state: "kv.Nothing()",
     "CoT prompt": lambda state: f"kv.CoTPrompt({state.cot!r})",
-    "forced prefix": lambda state: f"kv.ForcedPrefix({state.prefix!r}, name='forced prefix')",
+    "forced prefix": lambda state: f"kv.ForcedPrefix({state.prefix!r}, name='response prefill')",
     "cache steering": lambda state: "steering",
     "activation steering": lambda state: "activation",
     "random control": lambda state: f"*kv.random_controls(steering, {state.n_controls}, seed={state.control_seed})",
