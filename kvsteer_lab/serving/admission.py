@@ -163,7 +163,7 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     Raises:
         Refusal: what can't be done as asked.
     """
-    if KEY.encode() not in body and b"\\u" not in body:
+    if KEY.encode() not in body and b"\\u" not in body and b"\0" not in body:  # zeros: UTF-16 or 32, which servers read
         return body, None
     try:
         value = read_json(body, what="The request's body")
@@ -195,12 +195,13 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
 
 
 def _names_key(body: bytes) -> bool:
-    """Whether a more forgiving reader would find the field, its name written with escapes."""
+    """Whether a more forgiving reader would find the name anywhere: written with escapes, or in UTF-16."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        return KEY in json.dumps(json.loads(body))
+    except ValueError:
         return False
-    return isinstance(found, dict) and KEY in found
+    except RecursionError:  # too deep to be looked through
+        return True
 
 
 async def send_json(send: Send, status: int, value: object) -> None:

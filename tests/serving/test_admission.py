@@ -136,6 +136,17 @@ def test_a_bad_request_is_refused_in_one_sentence(catalogue, more, says):
     assert answered["error"]["param"] == KEY
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_another_encoding_hides_nothing(catalogue, encoding):
+    """Python's JSON reader, which servers use, takes UTF-16 and 32: the field would be ignored, or reach the engine."""
+    server = Server(catalogue)
+    for more in ({"kv_steering": GOOD}, {"vllm_xargs": {"kv_steering": json.dumps(GOOD)}, "use_beam_search": True}):
+        status, answered, _ = server.ask(body(**more).decode().encode(encoding))
+        assert status == 400 and answered["error"]["message"].endswith(".") and not server.bodies
+    plain = body().decode().encode(encoding)
+    assert server.ask(plain)[0] == 200 and server.bodies == [plain] and json.loads(plain) == CHAT
+
+
 def test_other_paths_refuse_what_they_would_ignore(catalogue):
     server = Server(catalogue)
     for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate", "/invocations", "/tokenize"):
