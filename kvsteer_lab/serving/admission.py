@@ -174,7 +174,7 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     if not isinstance(value, dict):
         return body, None
     for name, inside in value.items():
-        if name != KEY and isinstance(inside, dict) and KEY in inside:
+        if name != KEY and _holds_key(inside):
             raise Refusal(400, f"{KEY} must stand at the top of the request's body, not in {visible(name)[:64]!r}.")
     if value.get(KEY) is None:
         return (json.dumps({k: v for k, v in value.items() if k != KEY}).encode() if KEY in value else body), None
@@ -192,6 +192,13 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
         raise Refusal(400, "vllm_xargs must be an object; leave it out.")
     value["vllm_xargs"] = {**(extra or {}), KEY: request.model_dump_json()}
     return json.dumps(value).encode(), request
+
+
+def _holds_key(value: object) -> bool:
+    """Whether the field stands anywhere in a value: some paths let a client set what the engine reads, deep inside."""
+    if isinstance(value, dict):
+        return KEY in value or any(map(_holds_key, value.values()))
+    return isinstance(value, list) and any(map(_holds_key, value))
 
 
 def _names_key(body: bytes) -> bool:
