@@ -127,6 +127,35 @@ def test_chats_are_those_of_transformers(url: str, model: kv.Model, vectors: kv.
     assert {said for _, _, said in found[len(random_models.PROMPTS) :]} == {"stepwise ck=1 cv=1"}
 
 
+def test_streams_that_are_cut_off_leave_others_alone(url: str, model: kv.Model, vectors: kv.KVVectors) -> None:
+    body = {"prompt": "Why?", "max_tokens": 300, "temperature": 0, "ignore_eos": True, "stream": True}
+    body["kv_steering"] = {"vectors": "stepwise", "ck": 1, "cv": 1}
+
+    def cut() -> int:
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+            return next(seen for seen, _ in enumerate(answer.iter_lines()) if seen > 4)
+
+    methods = [kv.Nothing(), kv.CacheSteering(vectors, 1, 1)]
+    backend = kv.backends.Server(url, {"stepwise": vectors}, concurrency=4)
+    before = generated(url)
+    with ThreadPoolExecutor(4) as pool:
+        cuts = [pool.submit(cut) for _ in range(4)]
+        there = kv.generate(model, random_models.PROMPTS, methods, generation=SHORT, backend=backend)
+        assert [one.result() for one in cuts] == [5] * 4
+    assert there.rows == kv.generate(model, random_models.PROMPTS, methods, generation=SHORT).rows
+    assert generated(url) - before < 4 * 300, "a client that has left is answered to the end"
+
+
+def generated(url: str) -> int:
+    """New tokens so far, once no request is open."""
+    begin = time.time()
+    while "kvsteer:requests_open 0\n" not in (said := httpx.get(f"{url}/metrics").text):
+        assert time.time() < begin + 60
+        time.sleep(0.1)
+    (count,) = [line for line in said.splitlines() if line.startswith("kvsteer:generated_tokens_total ")]
+    return int(count.split()[1])
+
+
 def test_five_hundred_bodies_and_the_server_lives(url: str, model: kv.Model, vectors: kv.KVVectors) -> None:
     """Half of them chats; what is admitted is decoded by llama.cpp itself."""
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
