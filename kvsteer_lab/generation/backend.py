@@ -7,7 +7,8 @@ texts, scores and stored runs are the same whatever decodes, and what it can't d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from inspect import getattr_static
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,6 @@ Finished = list[tuple[int, list[int]]]
 """Numbers of rows whose texts have ended, with their new token ids, the end token kept."""
 
 
-@runtime_checkable
 class Backend(Protocol):
     """What decodes rows. Make one from `kv.backends`, or write a class with these three.
 
@@ -42,6 +42,9 @@ class Backend(Protocol):
         """Decode all rows, each handed out once."""
 
 
+_PARTS = ("about", "check", "decode")
+
+
 def check_backend(backend: object) -> None:
     """Refuse what isn't a backend.
 
@@ -55,7 +58,8 @@ def check_backend(backend: object) -> None:
     Traceback (most recent call last):
     ValueError: 'vllm' is no backend; make one from kv.backends, or leave it out for transformers in this process.
     """
-    if backend is not None and not isinstance(backend, Backend):
+    # looked up without asking for `about`: that may read a whole file, or ask a server, before anything is refused
+    if backend is not None and any(getattr_static(backend, part, None) is None for part in _PARTS):
         raise ValueError(
             f"{backend!r} is no backend; make one from kv.backends, or leave it out for transformers in this process."
         )

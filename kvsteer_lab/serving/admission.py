@@ -163,7 +163,7 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     Raises:
         Refusal: what can't be done as asked.
     """
-    if KEY.encode() not in body and b"\\u" not in body:
+    if KEY.encode() not in body and b"\\u" not in body and b"\0" not in body:  # zeros: UTF-16 or 32, which servers read
         return body, None
     try:
         value = read_json(body, what="The request's body")
@@ -174,7 +174,7 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     if not isinstance(value, dict):
         return body, None
     for name, inside in value.items():
-        if name != KEY and isinstance(inside, dict) and KEY in inside:
+        if name != KEY and _holds_key(inside):
             raise Refusal(400, f"{KEY} must stand at the top of the request's body, not in {visible(name)[:64]!r}.")
     if value.get(KEY) is None:
         return (json.dumps({k: v for k, v in value.items() if k != KEY}).encode() if KEY in value else body), None
@@ -194,13 +194,21 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     return json.dumps(value).encode(), request
 
 
+def _holds_key(value: object) -> bool:
+    """Whether the field stands anywhere in a value: some paths let a client set what the engine reads, deep inside."""
+    if isinstance(value, dict):
+        return KEY in value or any(map(_holds_key, value.values()))
+    return isinstance(value, list) and any(map(_holds_key, value))
+
+
 def _names_key(body: bytes) -> bool:
-    """Whether a more forgiving reader would find the field, its name written with escapes."""
+    """Whether a more forgiving reader would find the name anywhere: written with escapes, or in UTF-16."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        return KEY in json.dumps(json.loads(body))
+    except ValueError:
         return False
-    return isinstance(found, dict) and KEY in found
+    except RecursionError:  # too deep to be looked through
+        return True
 
 
 async def send_json(send: Send, status: int, value: object) -> None:

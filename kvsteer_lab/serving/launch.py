@@ -33,6 +33,7 @@ MIDDLEWARE = f"{PLUGIN}.SteeringMiddleware"
 LOOPBACK = "127.0.0.1"
 
 _OURS = "--scheduler-cls --logits-processors --kv-transfer-config --model --config".split()
+_SECRETS = ("--api-key", "--hf-token")
 _REFUSED = {
     "--speculative-config": "speculative decoding",
     "--spec-method": "speculative decoding",
@@ -149,14 +150,14 @@ def build_command(
 
 
 def show_command(environment: Mapping[str, str], words: Sequence[str]) -> str:
-    """The command as a shell takes it; an API key in it is left out.
+    """The command as a shell takes it; API keys and the hub's token in it are left out.
 
     >>> show_command({"A": "b c"}, ["vllm", "--api-key", "secret"])
     "A='b c' vllm --api-key ..."
     """
     shown, hidden = [], False
     for word in words:
-        is_key = word.replace("_", "-").startswith("--api-key")
+        is_key = word.replace("_", "-").startswith(_SECRETS)
         if hidden and not word.startswith("--"):
             shown.append("...")
         elif is_key and "=" in word:

@@ -56,6 +56,25 @@ def test_rows_are_those_of_transformers(model: kv.Model, file: Path, methods: li
         assert any(changed), f"{label} changes nothing, so equality would show nothing"
 
 
+def test_keys_that_rotate_by_halves_stay_in_order(methods: list[kv.Intervention], tmp_path: Path) -> None:
+    model = kv.load(random_models.build("qwen3"), random_models.tokenizer())
+    file = write_gguf(tmp_path / "qwen3.gguf", model.hf, model.tokenizer, architecture="qwen3")
+    steered = kv.CacheSteering(random_models.vectors_for(model), 1, 1, name="both")
+    some = [*methods[:4], steered, steered.random_control(0)]
+    here = kv.generate(model, random_models.PROMPTS, some, generation=SHORT)
+    there = kv.generate(model, random_models.PROMPTS, some, generation=SHORT, backend=kv.backends.LlamaCpp(file))
+    assert there.rows == here.rows
+    assert any(a.token_ids != b.token_ids for a, b in zip(here.of("both"), here.of("baseline"), strict=True))
+
+
+def test_sliding_windows_are_refused(tmp_path: Path) -> None:
+    model = kv.load(random_models.build("gemma3"), random_models.tokenizer())
+    shape = dict(architecture="gemma3", attention__sliding_window=8)
+    file = write_gguf(tmp_path / "gemma3.gguf", model.hf, model.tokenizer, **shape)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"gemma3\.gguf has sliding windows, whose cache llama\.cpp keeps apart"):
+        kv.generate(model, "Why?", generation=SHORT, backend=kv.backends.LlamaCpp(file))
+
+
 def test_sampled_rows_see_the_same_noise(model: kv.Model, file: Path, methods: list[kv.Intervention]) -> None:
     sampling = {**SHORT, "do_sample": True, "temperature": 1.3, "top_k": 40}
     kept = dict(generation=sampling, samples=2, seed=3)
@@ -98,6 +117,21 @@ def test_a_file_of_another_model_is_refused(model: kv.Model, file: Path, tmp_pat
         kv.generate(model, "Why?", backend=kv.backends.LlamaCpp(tmp_path / "cut.gguf"))
     with pytest.raises(ValueError, match=r"cache='q8_0' can't be added to in llama.cpp; choose one of: f32, f16"):
         kv.generate(model, "Why?", backend=kv.backends.LlamaCpp(file, cache="q8_0"))
+
+
+def test_a_folder_with_a_file_will_do_and_nothing_at_all_is_refused(
+    model: kv.Model, file: Path, methods: list[kv.Intervention], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(file.parent.parent))
+    by_folder = kv.backends.LlamaCpp(f"~/{file.parent.name}")
+    here = kv.generate(model, "Why?", methods[4], generation=SHORT)
+    assert kv.generate(model, "Why?", methods[4], generation=SHORT, backend=by_folder).rows == here.rows
+    assert by_folder.about == kv.backends.LlamaCpp(file).about
+    nowhere = kv.backends.LlamaCpp(tmp_path / "none.gguf")
+    few = dict(n=2, generation=SHORT, progress=False)
+    with pytest.raises(ValueError, match=r"There is no GGUF file at .*none\.gguf; give a \.gguf file"):
+        kv.evaluate(model, kv.tasks.get("tiny-arithmetic"), [], backend=nowhere, out=tmp_path / "run", **few)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_llama_cpp_cannot_do_is_refused_by_name(model: kv.Model, file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import httpx
@@ -20,12 +20,14 @@ import pytest
 import random_models
 import torch
 from gguf_files import write_gguf
+from one_sequence import listening
+from serving_bodies import bodies
 
 import kvsteer_lab as kv
 from kvsteer_lab.models.gguf_header import read_header
 from kvsteer_lab.serving.catalogue import Catalogue
 from kvsteer_lab.serving.llama_fitting import check_file_fit
-from kvsteer_lab.serving.llama_launch import FileServer
+from kvsteer_lab.serving.llama_launch import API_KEY, FileServer
 from kvsteer_lab.serving.request import HEADER
 
 pytestmark = pytest.mark.skipif(
@@ -125,6 +127,56 @@ def test_chats_are_those_of_transformers(url: str, model: kv.Model, vectors: kv.
     assert {said for _, _, said in found[len(random_models.PROMPTS) :]} == {"stepwise ck=1 cv=1"}
 
 
+def test_streams_that_are_cut_off_leave_others_alone(url: str, model: kv.Model, vectors: kv.KVVectors) -> None:
+    body = {"prompt": "Why?", "max_tokens": 300, "temperature": 0, "ignore_eos": True, "stream": True}
+    body["kv_steering"] = {"vectors": "stepwise", "ck": 1, "cv": 1}
+
+    def cut() -> int:
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+            return next(seen for seen, _ in enumerate(answer.iter_lines()) if seen > 4)
+
+    methods = [kv.Nothing(), kv.CacheSteering(vectors, 1, 1)]
+    backend = kv.backends.Server(url, {"stepwise": vectors}, concurrency=4)
+    before = generated(url)
+    with ThreadPoolExecutor(4) as pool:
+        cuts = [pool.submit(cut) for _ in range(4)]
+        there = kv.generate(model, random_models.PROMPTS, methods, generation=SHORT, backend=backend)
+        assert [one.result() for one in cuts] == [5] * 4
+    assert there.rows == kv.generate(model, random_models.PROMPTS, methods, generation=SHORT).rows
+    assert generated(url) - before < 4 * 300, "a client that has left is answered to the end"
+
+
+def generated(url: str) -> int:
+    """New tokens so far, once no request is open."""
+    begin = time.time()
+    while "kvsteer:requests_open 0\n" not in (said := httpx.get(f"{url}/metrics").text):
+        assert time.time() < begin + 60
+        time.sleep(0.1)
+    (count,) = [line for line in said.splitlines() if line.startswith("kvsteer:generated_tokens_total ")]
+    return int(count.split()[1])
+
+
+def test_five_hundred_bodies_and_the_server_lives(url: str, model: kv.Model, vectors: kv.KVVectors) -> None:
+    """Half of them chats; what is admitted is decoded by llama.cpp itself."""
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
+    asked = [("chat/completions", sent) for sent in bodies(19, 250, chat)]
+    asked += [("completions", sent) for sent in bodies(20, 250, {"prompt": "Hi", "max_tokens": 1, "temperature": 0})]
+    client, counts = httpx.Client(timeout=120), dict[int, int]()
+    for path, sent in asked:
+        answer = client.post(f"{url}/v1/{path}", content=sent, headers={"content-type": "application/json"})
+        counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
+        if answer.status_code == 200 and answer.headers["content-type"].startswith("application/json"):
+            assert all(len(choice) > 1 for choice in answer.json()["choices"])
+        elif answer.status_code != 200:
+            said = answer.json()["error"]["message"]
+            assert said.endswith(".") and "\n" not in said and len(said) < 600
+    assert set(counts) <= {200, 400, 404} and counts[400] > 200 and counts[200] > 50
+    steered = kv.CacheSteering(vectors, 1, 1)
+    backend = kv.backends.Server(url, {"stepwise": vectors})
+    there = kv.generate(model, random_models.PROMPTS, steered, generation=SHORT, backend=backend)
+    assert there.rows == kv.generate(model, random_models.PROMPTS, steered, generation=SHORT).rows
+
+
 def test_a_file_without_weights_prompts_as_the_whole_model_does(file: Path, model: kv.Model) -> None:
     far = kv.load_weightless(file)
     assert (far.n_layers, far.n_kv_heads, far.head_dim, far.n_tokens) == (
@@ -177,6 +229,27 @@ def test_quantised_files_and_caches_say_so(
     assert "other weights" in said[2] and said[3].endswith("one sequence at a time")
 
 
+def test_it_listens_on_this_machine_unless_there_is_a_key(
+    file: Path, vectors: kv.KVVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[Any, Any]] = []
+    monkeypatch.setattr("uvicorn.run", lambda app, host, **options: served.append((host, app)))
+    monkeypatch.delenv(API_KEY, raising=False)
+    catalogue = save(vectors, tmp_path)
+    with pytest.raises(ValueError, match=r"On 0\.0\.0\.0 other machines could ask this server; set KVSTEER_API_KEY"):
+        FileServer(str(file), host="0.0.0.0", threads=1).run(catalogue, lambda text: None)
+    assert not served
+    FileServer(str(file), threads=1).run(catalogue, lambda text: None)
+    monkeypatch.setenv(API_KEY, "secret")
+    FileServer(str(file), host="0.0.0.0", threads=1).run(catalogue, lambda text: None)
+    assert [host for host, _ in served] == ["127.0.0.1", "0.0.0.0"]
+    for (_, app), status in zip(served, (200, 401), strict=True):
+        with listening(app) as where:
+            assert httpx.get(f"{where}/v1/models").status_code == status
+            right = httpx.get(f"{where}/v1/models", headers={"authorization": "Bearer secret"})
+            assert right.status_code == 200
+
+
 def test_an_edit_that_does_nothing_is_not_served(
     file: Path, vectors: kv.KVVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,4 +257,3 @@ def test_an_edit_that_does_nothing_is_not_served(
     tiny = kv.KVVectors(vectors.keys * 0, torch.full_like(vectors.values, 1e-30), vectors.card)
     with pytest.raises(ValueError, match="The self-test failed: vectors 'stepwise' at ck=4 cv=4 change no logit"):
         FileServer(str(file), threads=1).run(save(tiny, tmp_path), lambda text: None)
-    assert "KVSTEER_API_KEY" not in os.environ

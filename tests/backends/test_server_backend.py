@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 from steered_server import Served, serving
@@ -93,6 +94,33 @@ def test_what_cannot_be_asked_of_a_server_is_refused_before_anything_runs(vector
     assert not served.asked
     with pytest.raises(ValueError, match=r"No server answers at http://127.0.0.1:9"):
         kv.generate(model, PROMPTS, generation=SHORT, backend=kv.backends.Server("http://127.0.0.1:9"))
+
+
+@dataclass(frozen=True)
+class Twice(kv.CacheSteering):
+    """Named vectors that are added in a way of its own."""
+
+    def deltas(self, model: kv.Model, lengths: Sequence[int]) -> list[tuple[kv.edits.CacheEdit, ...]]:
+        return kv.CacheSteering(self.vectors, 2 * self.ck, 2 * self.cv).deltas(model, lengths)
+
+
+def test_a_method_that_adds_in_its_own_way_is_not_asked_for_by_name(vectors: kv.KVVectors) -> None:
+    """The server would add what the name says, and the rows would be another method's."""
+    backend = kv.backends.Server("http://127.0.0.1:9", {"stepwise": vectors})
+    with pytest.raises(ValueError, match=r"'twice' does more than add vectors by name; run it without backend"):
+        kv.generate(kv.load("tiny"), PROMPTS, Twice(vectors, 0, 3, name="twice"), generation=SHORT, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"vectors": 5}, {"vectors": [5]}, {"vectors": [{}]}, {"vectors": [], "limit": "x"}]
+)
+def test_a_listing_that_is_not_understood_is_refused(vectors: kv.KVVectors, said: dict[str, object]) -> None:
+    model, served = kv.load("tiny"), Served(kv.load("tiny"), {"stepwise": vectors})
+    served.listing = lambda: said  # type: ignore[method-assign]
+    with serving(served) as url, pytest.raises(ValueError, match="lists its vectors in a form that isn't known"):
+        backend = kv.backends.Server(url, {"stepwise": vectors})
+        kv.generate(model, PROMPTS, kv.CacheSteering(vectors, 0, 3), generation=SHORT, backend=backend)
+    assert not served.asked
 
 
 def test_a_refusal_of_the_server_is_passed_on(vectors: kv.KVVectors) -> None:

@@ -127,6 +127,8 @@ def test_an_unsteered_request_is_left_as_it_is(catalogue):
         ({"kv_steering": GOOD, "vllm_xargs": 3}, "vllm_xargs"),
         ({"vllm_xargs": {"kv_steering": "{}"}}, "at the top"),
         ({"extra_body": {"kv_steering": GOOD}}, "at the top"),
+        ({"sampling_params": {"extra_args": {"kv_steering": json.dumps(GOOD)}}}, "at the top"),
+        ({"tools": [{"x": [{"kv_steering": GOOD}]}]}, "at the top"),
     ],
 )
 def test_a_bad_request_is_refused_in_one_sentence(catalogue, more, says):
@@ -136,11 +138,24 @@ def test_a_bad_request_is_refused_in_one_sentence(catalogue, more, says):
     assert answered["error"]["param"] == KEY
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_another_encoding_hides_nothing(catalogue, encoding):
+    """Python's JSON reader, which servers use, takes UTF-16 and 32: the field would be ignored, or reach the engine."""
+    server = Server(catalogue)
+    for more in ({"kv_steering": GOOD}, {"vllm_xargs": {"kv_steering": json.dumps(GOOD)}, "use_beam_search": True}):
+        status, answered, _ = server.ask(body(**more).decode().encode(encoding))
+        assert status == 400 and answered["error"]["message"].endswith(".") and not server.bodies
+    plain = body().decode().encode(encoding)
+    assert server.ask(plain)[0] == 200 and server.bodies == [plain] and json.loads(plain) == CHAT
+
+
 def test_other_paths_refuse_what_they_would_ignore(catalogue):
     server = Server(catalogue)
     for path in ("/v1/responses", "/v1/messages", "/inference/v1/generate", "/invocations", "/tokenize"):
         status, answered, _ = server.ask(body(kv_steering=GOOD), path)
         assert status == 400 and "/v1/completions only" in answered["error"]["message"]
+        inside = body(sampling_params={"extra_args": {"kv_steering": json.dumps(GOOD)}})
+        assert server.ask(inside, path)[0] == 400
         assert server.ask(body(), path)[0] == 200
     written = b"kv_steering=1"  # a form, not JSON: left to the server
     assert server.ask(written, "/v1/audio/x", headers=(("content-type", "multipart/form-data"),))[0] == 200

@@ -61,6 +61,8 @@ def test_a_printed_command_hides_keys():
     words = ["vllm", "--api-key", "one", "two", "--port", "1", "--api-key=three", "--api_key", "four"]
     shown = show_command({"A": "b c"}, words)
     assert shown == "A='b c' vllm --api-key ... ... --port 1 --api-key=... --api_key ..."
+    assert show_command({}, ["vllm", "--hf-token", "one", "--port", "1"]) == "vllm --hf-token ... --port 1"
+    assert show_command({}, ["vllm", "--hf_token=one"]) == "vllm --hf_token=..."
 
 
 @pytest.mark.parametrize(
