@@ -302,7 +302,7 @@ def _backends(found: Any) -> Iterator[tuple[str, str, str]]:
         start = f"{one['start_s']:.0f} s"
         if "start_cpu_s" in one:  # beside other work, of which the wall clock would tell
             speed = f"{one['requests_a_cpu_second']:.2f} (CPU time), ×{one['over_transformers_cpu']:.2f}"
-            start = f"{one['start_cpu_s']:.0f} s of CPU time"
+            start = f"{one['start_cpu_s']:.1f} s of CPU time"
         yield (
             f"{name}: rows with the tokens of transformers; requests a second; peak memory; start",
             f"{one['equal']} of {one['rows']}; {speed}; {one['peak_megabytes']:,.0f} MB; {start}",
