@@ -24,7 +24,7 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
     `<0.001`. Missing numbers are left blank.
 
     Args:
-        table: any table of results; columns called `p` or `p_...` hold p-values.
+        table: any table of results; columns called `p` or `p_...`, on any level, hold p-values.
         decimals: how many all numbers of the table have that aren't whole by nature (p-values keep three).
 
     Returns:
@@ -44,7 +44,7 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
         together = _places(value for name in names for value in table[name]) if decimals is None else decimals
         for name in names:
             places = 0 if all(isinstance(value, Integral) for value in table[name]) else together
-            write = _write_p if _text(name).startswith("p_") or _text(name) == "p" else _write
+            write = _write_p if _holds_p(name) else _write
             written[name] = ["" if pd.isna(value) else write(value, places) for value in table[name]]
     return TextTable({name: written[name] for name in table.columns}, index=table.index)
 
@@ -58,6 +58,10 @@ def _estimates_with_intervals(columns: Iterable[Hashable]) -> Iterable[list[Hash
             estimate = before = _text(name)
         groups.setdefault(estimate or before, []).append(name)
     return groups.values()
+
+
+def _holds_p(name: Hashable) -> bool:
+    return any(str(part) == "p" or str(part).startswith("p_") for part in (name if isinstance(name, tuple) else [name]))
 
 
 def _text(name: Hashable) -> str:

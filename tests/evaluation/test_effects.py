@@ -183,6 +183,10 @@ def test_an_interval_is_written_as_its_estimate() -> None:
     ).assign(random_low=0.1234, random_high=0.5)
     shown = kv.readable(table).iloc[0]
     assert shown.tolist() == ["24", "1.00", "0.86", "1.00", "-0.1", "0.040", "2", "0.123", "0.500"]
+    beneath = pd.DataFrame(
+        {("", "gain"): [0.5], ("random", "low"): [0.1234], ("random", "high"): [1.0], ("random", "p"): [1e-4]}
+    )
+    assert kv.readable(beneath).iloc[0].tolist() == ["0.5", "0.12", "1.00", "<0.001"]
     assert kv.readable(table, decimals=1).iloc[0].tolist()[:5] == ["24.0", "1.0", "0.9", "1.0", "-0.1"]
 
 
