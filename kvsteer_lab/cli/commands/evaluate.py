@@ -123,33 +123,24 @@ def evaluate(
             "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar (several samples: exact"
             " permutation of questions), Holm over this table"
         )
-        say_text(
-            kv.compare(results)
-            .drop(columns=["task", "model"])
-            .set_index("intervention")
-            .to_string(float_format=lambda x: f"{x:.3g}")
-        )
+        say_text(kv.readable(kv.compare(results).drop(columns=["task", "model"]).set_index("intervention")).to_string())
         say_text("\nSide effects")
-        say_text(kv.side_effects(results).to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+        say_text(kv.readable(kv.side_effects(results)).to_string())
         if (results.rows.finish_reason == "length").any():
             say_text(
                 "\nLengths in tokens: replies that were cut count as longer than the limit; the median is Kaplan and"
                 " Meier's"
             )
-            say_text(results.lengths().to_string(float_format=lambda x: f"{x:.3g}", na_rep=""))
+            say_text(kv.readable(results.lengths()).to_string())
         if outcomes:
             say_text(
                 "\nOutcomes; p: paired permutation (shares: exact McNemar), Holm over this table; p_random: random"
                 " vectors as far from the baseline, on either side"
             )
-            say_text(
-                results.measure(chosen, questions)
-                .outcomes_table()
-                .to_string(float_format=lambda x: f"{x:.3g}", na_rep="")
-            )
+            say_text(kv.readable(results.measure(chosen, questions).outcomes_table()).to_string())
         if len(results.rules) > 1:
             say_text("\nAccuracy under each rule that reads answers")
-            say_text(results.by_rule().to_string(float_format=lambda x: f"{x:.3f}"))
+            say_text(kv.readable(results.by_rule(), decimals=3).to_string())
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(unfinished_code)

@@ -98,9 +98,7 @@ def tune(
     write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
     say_line(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
     best = tuning.cells[tuning.cells.chosen].set_index("method")
-    say_text(
-        best[["variant", "dose", "accuracy", "low", "high", "tokens"]].to_string(float_format=lambda x: f"{x:.3g}")
-    )
+    say_text(kv.readable(best[["variant", "dose", "accuracy", "low", "high", "tokens"]]).to_string())
     if tuning.no_better:
         say_line(f"No cell is above the baseline under: {', '.join(tuning.no_better)}.")
     if tuning.flat:
@@ -114,6 +112,4 @@ def tune(
     say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
-    say_text(
-        table.drop(columns=["task", "model"]).set_index("intervention").to_string(float_format=lambda x: f"{x:.3g}")
-    )
+    say_text(kv.readable(table.drop(columns=["task", "model"]).set_index("intervention")).to_string())
