@@ -43,7 +43,8 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
     for names in _estimates_with_intervals(table.columns):
         together = _places(value for name in names for value in table[name]) if decimals is None else decimals
         for name in names:
-            places = 0 if all(isinstance(value, Integral) for value in table[name]) else together
+            numbers = [value for value in table[name] if _is_number(value) and not pd.isna(value)]
+            places = 0 if all(isinstance(value, Integral) for value in numbers) else together
             write = _write_p if _holds_p(name) else _write
             written[name] = ["" if pd.isna(value) else write(value, places) for value in table[name]]
     return TextTable({name: written[name] for name in table.columns}, index=table.index)

@@ -169,6 +169,15 @@ def test_a_column_has_one_format(numbers: list[object], written: list[str]) -> N
     assert kv.readable(pd.DataFrame({"x": numbers})).x.tolist() == written
 
 
+def test_whole_numbers_stay_whole_beside_words_and_gaps() -> None:
+    table = pd.DataFrame(
+        {"layer": pd.Series([0, None, 3], dtype=object), "inject": [1, 2, "all"], "x": [1.0, 2.0, 3.0]}
+    )
+    shown = kv.readable(table, decimals=2)
+    assert shown.layer.tolist() == ["0", "", "3"] and shown.inject.tolist() == ["1", "2", "all"]
+    assert shown.x.tolist() == ["1.00", "2.00", "3.00"]
+
+
 def test_an_interval_is_written_as_its_estimate() -> None:
     table = pd.DataFrame(
         {
