@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -46,15 +45,13 @@ class TextTable(pd.DataFrame):
         return None if shown is None else guard_from_mathjax(visible(shown))
 
 
-def table_html(table: pd.DataFrame, float_format: Callable[[float], str] | None = None, na_rep: str = "NaN") -> str:
+def table_html(table: pd.DataFrame) -> str:
     """A table as HTML, its texts as they were written.
 
     Args:
         table: any table.
-        float_format: writes a number.
-        na_rep: stands for a missing value.
 
     >>> "&lt;b&gt; <span>&#36;</span>2" in table_html(pd.DataFrame({"text": ["<b> $2"]}))
     True
     """
-    return guard_from_mathjax(visible(table.to_html(float_format=float_format, na_rep=na_rep)))
+    return guard_from_mathjax(visible(table.to_html()))

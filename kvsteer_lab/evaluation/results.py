@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .._util.html import table_html
-from .._util.terms import in_terms
+from ..stats.tables import readable
 from ..tasks.base import Question, Task
 from .outcomes.built_in import BUILT_IN
 from .outcomes.measuring import PREFIX, measure_rows
@@ -279,7 +279,7 @@ class Results:
     def _repr_html_(self) -> str:
         note = "" if self.complete else "<p>Interrupted: only finished questions are counted.</p>"
         table = summarise(self.rows, self.settings, self.complete, "baseline")
-        return note + table_html(in_terms(table), float_format=lambda x: f"{x:.3g}", na_rep="")
+        return note + table_html(readable(table))
 
     def questions_of(self, task: Task) -> dict[str, Question]:
         """The questions of these rows by id.

@@ -1,20 +1,32 @@
-"""Tables written for reading: p-values are never shown as zero, other numbers have three digits."""
+"""Tables written for reading: one format a column, intervals as their estimates, no p-value as zero."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import pandas as pd
 
 from .._util.html import TextTable
 from .._util.terms import in_terms
 
+_MOST_PLACES = 5
+"""A column that needs more is written with exponents."""
+
 
 def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
-    """The same table as text: numbers with three digits, p-values below 0.001 as `<0.001`, missing numbers left blank.
+    """The same table as text, in which the numbers of a column have one format.
+
+    A column has as many decimals as its largest number needs for three digits, at least two where a number lies below
+    1, but none that would be zero in all of it: whole numbers stay whole. Intervals (`low` and `high` after their
+    estimate, `gain_low` and `gain_high` of `gain`) share the estimate's. P-values have three, below 0.001 they are
+    `<0.001`. Missing numbers are left blank.
 
     Args:
-        table: any table of results; columns called `p` or `p_...` hold p-values.
-        decimals: how many all numbers of the table have that aren't whole by nature (p-values keep three), so that a
-            column has one format; by default three digits each.
+        table: any table of results; columns called `p` or `p_...`, on any level, hold p-values.
+        decimals: how many all numbers of the table have that aren't whole by nature (p-values keep three).
 
     Returns:
         A table of strings. Columns and labels that the field calls otherwise have its terms: `reasoned` is the CoT
@@ -23,32 +35,64 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
     Examples:
         >>> import pandas as pd
         >>> import kvsteer_lab as kv
-        >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0], "p": [0.0004, 0.04]})).to_numpy().tolist()
-        [['0.123', '<0.001'], ['-1', '0.040']]
-        >>> kv.stats.readable(pd.DataFrame({"gain": [0.12345, -1.0]}), decimals=2).gain.tolist()
-        ['0.12', '-1.00']
+        >>> table = pd.DataFrame({"share": [1.0, 0.5], "low": [0.839, 0.3], "n": [20.0, 4.0], "p": [0.0004, 0.04]})
+        >>> kv.stats.readable(table).to_numpy().tolist()
+        [['1.00', '0.84', '20', '<0.001'], ['0.50', '0.30', '4', '0.040']]
+        >>> kv.stats.readable(table[["share"]], decimals=3).share.tolist()
+        ['1.000', '0.500']
     """
-    written = TextTable(
-        {name: [_write(str(name), value, decimals) for value in table[name]] for name in table.columns},
-        index=table.index,
-    )
-    return in_terms(written)
+    written: dict[Hashable, list[str]] = {}
+    for names in _estimates_with_intervals(table.columns):
+        together = _places(value for name in names for value in table[name]) if decimals is None else decimals
+        for name in names:
+            numbers = [value for value in table[name] if _is_number(value) and not pd.isna(value)]
+            places = 0 if all(isinstance(value, Integral) for value in numbers) else together
+            write = _write_p if _holds_p(name) else _write
+            written[name] = ["" if pd.isna(value) else write(value, places) for value in table[name]]
+    return in_terms(TextTable({name: written[name] for name in table.columns}, index=table.index))
 
 
-def _write(name: str, value: object, decimals: int | None) -> str:
-    if pd.isna(value):
-        return ""
-    if not isinstance(value, float):
+def _estimates_with_intervals(columns: Iterable[Hashable]) -> Iterable[list[Hashable]]:
+    groups: dict[str, list[Hashable]] = {}
+    before = ""
+    for name in columns:
+        estimate, _, end = _text(name).rpartition("_")
+        if end not in ("low", "high"):
+            estimate = before = _text(name)
+        groups.setdefault(estimate or before, []).append(name)
+    return groups.values()
+
+
+def _holds_p(name: Hashable) -> bool:
+    return any(str(part) == "p" or str(part).startswith("p_") for part in (name if isinstance(name, tuple) else [name]))
+
+
+def _text(name: Hashable) -> str:
+    return "_".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _places(values: Iterable[object]) -> int:
+    sizes = [abs(float(value)) for value in values if _is_number(value) and math.isfinite(value)]
+    largest = max(sizes, default=0.0)
+    if not largest:
+        return 0
+    places = max(2 - math.floor(math.log10(largest)), 2 * any(0 < size < 1 for size in sizes))
+    while 0 < places <= _MOST_PLACES and all(round(size, places - 1) == round(size, places) for size in sizes):
+        places -= 1
+    return max(places, 0)
+
+
+def _write(value: object, places: int) -> str:
+    if not _is_number(value):
         return str(value)
-    if name == "p" or name.startswith("p_"):
-        return "<0.001" if value < 0.001 else f"{value:.3f}"
-    if decimals is not None:
-        return f"{round(float(value), decimals) + 0.0:.{decimals}f}"
-    value += 0.0  # no minus zero
-    return (
-        f"{value:.0f}"
-        if float(value).is_integer() and abs(value) < 1e6
-        else f"{value:.3g}"
-        if abs(value) < 100
-        else f"{value:.0f}"
-    )
+    if places > _MOST_PLACES:
+        return f"{value:.2e}"
+    return f"{round(float(value), places) + 0.0:.{places}f}"  # no minus zero
+
+
+def _write_p(value: object, places: int) -> str:
+    return str(value) if not _is_number(value) else "<0.001" if value < 0.001 else f"{float(value):.3f}"
+
+
+def _is_number(value: object) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,5 +1,6 @@
 """Side effects and comparisons, against numbers worked out by hand on results made up for the purpose."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import chi2
@@ -135,21 +136,67 @@ def test_comparisons_that_can_t_be_made_are_refused():
 
 
 def test_readable_tables_hide_no_p_value_and_invent_none():
-    columns = {
-        "p": [0.0004, 0.04, float("nan")],
-        "p_holm": [1.0, 0.5, 0.0],
-        "gain": [0.12345, 12345.6, -1.0],
-        "n": [3, 4, 5],
-        "style": ["a", "b", None],
-    }
-    table = pd.DataFrame(columns)
-    shown = kv.readable(table)
-    assert shown.p.tolist() == ["<0.001", "0.040", ""] and shown.p_holm.tolist() == ["1.000", "0.500", "<0.001"]
-    assert (
-        shown.gain.tolist() == ["0.123", "12346", "-1"]
-        and shown.n.tolist() == ["3", "4", "5"]
-        and shown["style"].tolist() == ["a", "b", ""]
+    nothing = float("nan")
+    shown = kv.readable(
+        pd.DataFrame({"p": [0.0004, 0.04, nothing], "p_holm": [1.0, 0.5, 0.0], "style": ["a", "b", None]})
     )
+    assert shown.p.tolist() == ["<0.001", "0.040", ""] and shown.p_holm.tolist() == ["1.000", "0.500", "<0.001"]
+    assert shown["style"].tolist() == ["a", "b", ""]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        ([0.5, 0.125, 1e-6], ["0.500", "0.125", "0.000"]),
+        ([1.0, 0.0667], ["1.00", "0.07"]),
+        ([6.0, 31.12], ["6.0", "31.1"]),
+        ([0.12345, 12345.6, -1.0], ["0.12", "12345.60", "-1.00"]),
+        ([0.25, 0.5], ["0.25", "0.50"]),
+        ([3.0, float("nan"), -0.0], ["3", "", "0"]),
+        ([0, 1.5, np.float32(2)], ["0.0", "1.5", "2.0"]),
+        ([-0.001, 0.5], ["-0.001", "0.500"]),
+        ([-0.001, 1.0], ["0", "1"]),
+        ([0.0023, 0.0], ["0.0023", "0.0000"]),
+        ([3e-6, 0.0], ["3.00e-06", "0.00e+00"]),
+        ([10**8, 1], ["100000000", "1"]),
+        ([True, False], ["True", "False"]),
+        (["baseline", 1.5, 2], ["baseline", "1.5", "2.0"]),
+        ([float("inf"), 0.5], ["inf", "0.5"]),
+    ],
+    ids=str,
+)
+def test_a_column_has_one_format(numbers: list[object], written: list[str]) -> None:
+    assert kv.readable(pd.DataFrame({"x": numbers})).x.tolist() == written
+
+
+def test_whole_numbers_stay_whole_beside_words_and_gaps() -> None:
+    table = pd.DataFrame(
+        {"layer": pd.Series([0, None, 3], dtype=object), "inject": [1, 2, "all"], "x": [1.0, 2.0, 3.0]}
+    )
+    shown = kv.readable(table, decimals=2)
+    assert shown.layer.tolist() == ["0", "", "3"] and shown.inject.tolist() == ["1", "2", "all"]
+    assert shown.x.tolist() == ["1.00", "2.00", "3.00"]
+
+
+def test_an_interval_is_written_as_its_estimate() -> None:
+    table = pd.DataFrame(
+        {
+            "n": [24.0],
+            "accuracy": [1.0],
+            "low": [0.8622],
+            "high": [1.0],
+            "gain_low": [-0.0976],
+            "p": [0.04],
+            "gain": [2],
+        }
+    ).assign(random_low=0.1234, random_high=0.5)
+    shown = kv.readable(table).iloc[0]
+    assert shown.tolist() == ["24", "1.00", "0.86", "1.00", "-0.1", "0.040", "2", "0.123", "0.500"]
+    beneath = pd.DataFrame(
+        {("", "gain"): [0.5], ("random", "low"): [0.1234], ("random", "high"): [1.0], ("random", "p"): [1e-4]}
+    )
+    assert kv.readable(beneath).iloc[0].tolist() == ["0.5", "0.12", "1.00", "<0.001"]
+    assert kv.readable(table, decimals=1).iloc[0].tolist()[:5] == ["24.0", "1.0", "0.9", "1.0", "-0.1"]
 
 
 def test_control_cosines_find_the_true_direction(tiny):

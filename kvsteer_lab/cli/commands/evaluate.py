@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..backends import load_model_and_backend
 from ..printing import say_line, say_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def evaluate(
@@ -126,30 +123,24 @@ def evaluate(
             "\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar (several samples: exact"
             " permutation of questions), Holm over this table"
         )
-        say_text(_written(kv.compare(results).drop(columns=["task", "model"]).set_index("intervention")))
+        say_text(kv.readable(kv.compare(results).drop(columns=["task", "model"]).set_index("intervention")).to_string())
         say_text("\nSide effects")
-        say_text(_written(kv.side_effects(results)))
+        say_text(kv.readable(kv.side_effects(results)).to_string())
         if (results.rows.finish_reason == "length").any():
             say_text(
                 "\nLengths in tokens: replies that were cut count as longer than the limit; the median is Kaplan and"
                 " Meier's"
             )
-            say_text(_written(results.lengths()))
+            say_text(kv.readable(results.lengths()).to_string())
         if outcomes:
             say_text(
                 "\nOutcomes; p: paired permutation (shares: exact McNemar), Holm over this table; p_random: random"
                 " vectors as far from the baseline, on either side"
             )
-            say_text(_written(results.measure(chosen, questions).outcomes_table()))
+            say_text(kv.readable(results.measure(chosen, questions).outcomes_table()).to_string())
         if len(results.rules) > 1:
             say_text("\nAccuracy under each rule that reads answers")
-            say_text(_written(results.by_rule(), ".3f"))
+            say_text(kv.readable(results.by_rule(), decimals=3).to_string())
     if not results.complete:
         say_text("\nRows are missing: run the same command again, or merge the shards.")
         sys.exit(unfinished_code)
-
-
-def _written(table: pd.DataFrame, form: str = ".3g") -> str:
-    from ..._util.terms import in_terms
-
-    return in_terms(table).to_string(float_format=lambda x: format(x, form), na_rep="")

@@ -21,7 +21,6 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
 
     import kvsteer_lab as kv
 
-    from ..._util.terms import in_terms
     from ...tasks.traces.journal import holds_traces
 
     path = Path(source)
@@ -30,13 +29,13 @@ def info(source: Annotated[str, tyro.conf.Positional]) -> None:
     elif path.suffix == ".parquet" or (path / "rows").is_dir():
         results = kv.Results.load(path)
         say_line(*(f"{k}: {v}" for k, v in results.settings.items()), f"complete: {results.complete}")
-        say_text(in_terms(results.summary()).to_string(float_format=lambda x: f"{x:.3g}"))
+        say_text(kv.readable(results.summary()).to_string())
     elif path.suffix == ".safetensors" or (path / "vectors.safetensors").is_file():
         vectors = kv.KVVectors.load(source)
         for name, value in dataclasses.asdict(vectors.card).items():
             shown = {k: v for k, v in value.items() if k != "questions"} if isinstance(value, dict) else value
             say_line(f"{name}: {shown}")
-        say_text(vectors.norms().to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+        say_text(kv.readable(vectors.norms()).to_string(index=False))
     else:
         model = kv.load(source)
         windows = sorted({w for w in model.shape.windows if w is not None})

@@ -50,7 +50,7 @@ def sweep(
     failed = kv.sweeps.sweep(read, cluster, say=say_text, every=every)
     table = kv.sweeps.results_table(read)
     if len(table):
-        say_text(table.to_string(index=False, float_format=lambda x: f"{x:.3g}", na_rep=""))
+        say_text(kv.readable(table).to_string(index=False))
         say_line(f"Wrote {write_table(read, table)}.")
     if failed:
         raise ValueError(

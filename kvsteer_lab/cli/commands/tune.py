@@ -63,7 +63,6 @@ def tune(
     import kvsteer_lab as kv
 
     from ..._util.files import write_atomically
-    from ..._util.terms import in_terms
     from ..demo import format_table
 
     if not methods:
@@ -99,8 +98,7 @@ def tune(
     write_atomically(out / "cells.csv", lambda path: tuning.cells.to_csv(path, index=False))
     say_line(f"Chosen on {n_dev} development questions of {task}, among all cells in {out / 'cells.csv'}:")
     best = tuning.cells[tuning.cells.chosen].set_index("method")
-    shown = best[["variant", "dose", "accuracy", "low", "high", "tokens"]]
-    say_text(in_terms(shown).to_string(float_format=lambda x: f"{x:.3g}"))
+    say_text(kv.readable(best[["variant", "dose", "accuracy", "low", "high", "tokens"]]).to_string())
     if tuning.no_better:
         say_line(f"No cell is above the baseline under: {', '.join(tuning.no_better)}.")
     if tuning.flat:
@@ -114,8 +112,4 @@ def tune(
     say_text("\nGain over the baseline in accuracy, Newcombe's 95% interval; p: exact McNemar, Holm over this table")
     table = kv.compare(results)
     write_atomically(out / "comparison.csv", lambda path: table.to_csv(path, index=False))
-    say_text(
-        in_terms(table.drop(columns=["task", "model"]).set_index("intervention")).to_string(
-            float_format=lambda x: f"{x:.3g}"
-        )
-    )
+    say_text(kv.readable(table.drop(columns=["task", "model"]).set_index("intervention")).to_string())
