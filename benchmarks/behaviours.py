@@ -27,6 +27,7 @@ def main(
     sizes: Sizes | None = None,
     out: Path = RESULTS,
     entangle: int = 0,
+    template: str | None = None,
 ) -> Path:
     """Run the study of every behaviour, and write their results to one folder.
 
@@ -38,8 +39,10 @@ def main(
         out: where the results go, in a folder of the model's name.
         entangle: instead, on so many questions each, what the stored cache steerings do to simple facts and to harmless
             requests, with two random vectors each.
+        template: of a base model, how a question is written: "Question: {q}\\nAnswer:".
     """
-    loaded, out = kv.load(model), out / Path(model).name
+    written = None if template is None else kv.PlainTemplate(template.replace("\\n", "\n"))
+    loaded, out = kv.load(model, template=written), out / Path(model).name
     if entangle:
         study = kv.behaviours.read_study(out)
         table = measure_entanglement(loaded, study, entangle, runs / "entanglement")
