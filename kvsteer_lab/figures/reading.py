@@ -205,7 +205,7 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
         >>> steps = pd.DataFrame({"step": [0, 1, 2], "left": [4.0, 1.0, 0.1], "left_low": 0.05, "left_high": 5.0})
         >>> figure = kv.figures.plot_half_life(steps.assign(intervention="cache steering"))
         >>> figure.axes[0].get_xlabel()
-        'attention knockout from token on (0: offset token)'
+        'attention knockout from this token on (0: offset)'
     """
     labels = list(dict.fromkeys(steps.intervention))
     last = steps[steps.left >= 0.01 * steps.left.max()].step.max()
@@ -232,7 +232,7 @@ def plot_half_life(steps: pd.DataFrame, summary: pd.DataFrame | None = None) -> 
             )
     if summary is not None:
         axis.plot([], [], color="black", linewidth=1.4, label="another position, at most")
-    axis.set(xlabel="attention knockout from token on (0: offset token)", ylabel="nats lost in the rest of the text")
+    axis.set(xlabel="attention knockout from this token on (0: offset)", ylabel="nats lost in the rest of the text")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, [axis], 2)
     return figure
