@@ -57,7 +57,7 @@ def plot_forecasts(table: pd.DataFrame, correlations: pd.DataFrame, effect: str 
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['all points']
     """
-    defined = correlations.dropna(subset="rho")  # between places, say, where there is only one
+    defined = correlations[correlations["rho"].notna()]  # between places, say, where there is only one
     if defined.empty:
         raise ValueError("No correlation of the table is defined; take points in which forecasts and effects differ.")
     names = list(dict.fromkeys(defined.forecast))

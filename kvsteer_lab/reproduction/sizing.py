@@ -86,7 +86,7 @@ def parameters_for(profile: Profile, size: Size, units: Units) -> dict[str, dict
             PLANTED=3 if size == "quick" else 10,  # 96 vectors are made of so many pairs each
         ),
         "13": dict(N=few, TURNS=3 if size == "quick" else 4),
-        "15": dict(LEARNED=own.pairs, STEPS=4, N=few) if size == "quick" else {},
+        "15": dict(LEARNED=own.pairs, STEPS=4) if size == "quick" else {},
     }
     for number, name in (
         *((number, "CONTROL") for number in ("06", "09a", "09b", "09c")),
