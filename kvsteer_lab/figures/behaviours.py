@@ -47,6 +47,7 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
     )
     if len(panels) > 1 and {"difference", "p_holm"} <= set(table.columns):
         figure.suptitle(_counted(table))
+    before: list[str] = []
     for axis, (name, part) in zip(axes[0], panels, strict=True):
         labels = [_short(label, name) for label in part.index]
         for place, (label, row) in enumerate(zip(labels, part.to_dict("records"), strict=True)):
@@ -67,8 +68,9 @@ def plot_behaviours(table: pd.DataFrame) -> Figure:
             xlim=(-0.03, 1.03),
             ylim=(-0.6, most - 0.4),
             yticks=range(len(part)),
-            yticklabels=[label_of(label) for label in labels[::-1]],
+            yticklabels=["" if labels == before else label_of(label) for label in labels[::-1]],
         )
+        before = labels  # named once where all panels have the same rows
     return figure
 
 
