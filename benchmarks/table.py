@@ -177,8 +177,9 @@ def _replies(results: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
             )
             yield (
                 f"time of {r['timed']} of them, prefill included: transformers' own batches over ours",
-                f"×{r['faster_than_transformers']:.2f} ({r['seconds_transformers']:.0f} over {r['seconds_leaving']:.0f} s;"
-                f" our own fixed batches {r['seconds_fixed']:.0f} s); {r['same_texts']} of {r['timed']} texts the same",
+                f"×{r['faster_than_transformers']:.2f} ({r['seconds_transformers']:.0f} over"
+                f" {r['seconds_leaving']:.0f} s; our own fixed batches {r['seconds_fixed']:.0f} s);"
+                f" {r['same_texts']} of {r['timed']} texts the same",
                 "≥ ×2.5",
             )
         else:
