@@ -47,7 +47,7 @@ def test_a_figure_counts_what_its_title_says() -> None:
     both = pd.concat([pd.DataFrame(rows).assign(model="a"), pd.DataFrame(rows[:1]).assign(model="b", matched=19)])
     figure = kv.figures.plot_methods(both)
     axes = figure.axes
-    assert figure.get_suptitle() == "Methods that do more than all of their random controls at 0.5 nats"
+    assert figure.get_suptitle() == "Methods that do more than all of their random controls at a total KL of 0.5 nats"
     assert (axes[0].get_title(), axes[2].get_title()) == ("a: 1 of 2", "b: 1 of 1")
     assert axes[2].lines[0].get_xydata().tolist() == [[0.9, 2]]  # beside the first model's, not below it
     with pytest.raises(ValueError, match="The table needs one divergence"):

@@ -153,7 +153,7 @@ def test_the_picture_shows_the_table(table):
     both = pd.concat([table, table.assign(task="other", accuracy=0.25)])
     figure = kv.figures.plot_coefficient_grid(both, ("accuracy", "tokens"))
     panels = [a for a in figure.axes if a.images and a.get_title()]
-    assert [a.get_title().split("\n")[0] for a in panels] == ["accuracy", "tokens"] * 2
+    assert [a.get_title().split("\n")[0] for a in panels] == ["accuracy", "mean tokens"] * 2
     shown = panels[0].images[0].get_array()
     for row in table[table.cell == "cell"].itertuples():
         assert shown[[0, 1, 4].index(row.ck), [0, 1.41, 3].index(row.cv)] == row.accuracy

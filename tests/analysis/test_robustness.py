@@ -136,7 +136,7 @@ def test_methods_are_kept_apart():
         and found["random"]["other"] == 0
     )
     figure = kv.figures.plot_robustness(robustness_curve(both))
-    assert [a.get_title().split("\n")[1] for a in figure.axes] == ["robustness 1.00", "robustness 0.56, random 0.00"]
+    assert [a.get_title().split("\n")[-1] for a in figure.axes] == ["robustness 1.00", "robustness 0.56, random 0.00"]
 
 
 def test_what_has_no_number_is_refused():

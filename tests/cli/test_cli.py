@@ -95,7 +95,7 @@ def test_demo_writes_vectors_results_and_a_figure(tmp_path, capsys):
     assert [p.name for p in demo.files] == ["vectors.safetensors", "results.parquet", "quickstart.png"] and all(
         p.is_file() for p in demo.files
     )
-    for label in ("baseline", "no offset", "CoT prompt", "forced", "steered stepwise", "3 random vectors"):
+    for label in ("baseline", "no offset", "CoT prompt", "response prefill", "steered stepwise", "3 random vectors"):
         assert label in printed
     assert printed.count("Q  ") == 3 and str(demo.files[0]) in printed
     assert kv.Results.load(demo.files[1]).rows.equals(demo.results.rows)

@@ -84,7 +84,7 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
     )
     command = ("tune", "--out", "t", *sizes)
     printed, code = kvsteer(*command)
-    assert code == 0 and "Chosen on 4 development questions" in printed and "On 6 test questions, once" in printed
+    assert code == 0 and "Chosen on 4 development questions" in printed and "Held-out test, 6 questions, once" in printed
     cells = pd.read_csv("t/cells.csv")
     assert cells.groupby("method").size().nunique() == 1 and cells.chosen.sum() == 2
     for file in (
@@ -98,7 +98,7 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
     again, code = kvsteer(*command)  # all rounds are read from disk
     assert code == 0 and again == printed
     stopped, code = kvsteer("tune", "--out", "flat", *sizes, "--max-new-tokens", "1")  # no answer, whatever the dose
-    assert code == 0 and "so nothing is run on test questions" in stopped and "test questions, once" not in stopped
+    assert code == 0 and "so there is no held-out test" in stopped and "Held-out test," not in stopped
 
 
 def test_outcomes_and_cut_replies_are_printed(kvsteer):

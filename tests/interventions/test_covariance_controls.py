@@ -46,7 +46,9 @@ def test_slots_of_real_prompts(tiny, keys):
     controls = kv.controls.in_covariance_of_slots(true, tiny, chats, 3)
     assert len({c.label for c in controls}) == 3 and torch.allclose(norms(controls[0]), norms(true), rtol=1e-4)
     again = kv.controls.in_covariance_of_slots(true, tiny, chats, 1, seed=2, batch_size=5)
-    assert torch.allclose(again[0].vectors.values, controls[2].vectors.values, atol=1e-4)
+    values = controls[2].vectors.values
+    # sums in another order, of float32 numbers as large as the largest
+    assert torch.allclose(again[0].vectors.values, values, rtol=0, atol=3e-5 * float(values.abs().max()))
     with pytest.raises(ValueError, match="next to no directions"):
         kv.controls.in_covariance_of_slots(true, tiny, chats[:2])
 
