@@ -91,7 +91,8 @@ def test_a_token_of_the_prompt_tells_its_attention(explorer: ExplorerPage) -> No
     def says(position: int) -> str:
         number = r"0\.\d{3} \(most [01]\.\d{3}, in layer \d+, head \d+\)"
         arms = f"baseline {number}; cache steering {number}\\."
-        line.filter(has_text=re.compile(rf"^Position {position} \(-\d+\), .* from the offset token .*: {arms}$")).wait_for()
+        told = rf"^Position {position} \(-\d+\), .* from the offset token .*: {arms}$"
+        line.filter(has_text=re.compile(told)).wait_for()
         return line.inner_text()
 
     last = tokens.count() - 1
