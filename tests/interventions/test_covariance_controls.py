@@ -38,7 +38,8 @@ def test_draws_have_the_covariance_of_the_samples():
 
 
 @pytest.mark.parametrize("keys", ["post_rope", "position_free"])
-def test_slots_of_real_prompts(tiny, keys):
+def test_slots_of_real_prompts(keys):
+    tiny = kv.load("tiny", dtype=torch.float64)  # in float32 what another batch rounds off can exceed the bound below
     task = kv.tasks.get("tiny-arithmetic")
     pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=1)
     true = kv.CacheSteering(kv.extract(tiny, pairs, keys=keys, progress=False), ck=0.5, cv=2.0)
@@ -46,9 +47,7 @@ def test_slots_of_real_prompts(tiny, keys):
     controls = kv.controls.in_covariance_of_slots(true, tiny, chats, 3)
     assert len({c.label for c in controls}) == 3 and torch.allclose(norms(controls[0]), norms(true), rtol=1e-4)
     again = kv.controls.in_covariance_of_slots(true, tiny, chats, 1, seed=2, batch_size=5)
-    values = controls[2].vectors.values
-    # sums in another order, of float32 numbers as large as the largest
-    assert torch.allclose(again[0].vectors.values, values, rtol=0, atol=3e-5 * float(values.abs().max()))
+    assert torch.allclose(again[0].vectors.values, controls[2].vectors.values, atol=1e-4)
     with pytest.raises(ValueError, match="next to no directions"):
         kv.controls.in_covariance_of_slots(true, tiny, chats[:2])
 
