@@ -127,12 +127,26 @@ def elicit(
     found: dict[int, Choice] = {}
     with bar(len(rows), "elicit", "text", progress) as shown:
         for group in group_rows(model, rows):
+            alike = _by_length(rows, group, batch_size)
             for batch, choices in in_batches(
-                group, batch_size, lambda b: _choose(model, [rows[i] for i in b], [words[i] for i in b], settings)
+                alike, batch_size, lambda b: _choose(model, [rows[i] for i in b], [words[i] for i in b], settings)
             ):
                 found.update(zip(batch, choices, strict=True))
                 shown.update(len(batch))
     return [found[i] for i in range(len(rows))]
+
+
+_WINDOW = 4
+"""Batches whose rows are sorted by the length of their replies. Padding costs what tokens cost, and so does a prompt in
+each further batch that it is in: among one batch's rows a third of what is read was padding, among all rows of a run as
+much were prompts read again (SmolLM2-135M, 440 replies of 47 tokens on 20 prompts of 83)."""
+
+
+def _by_length(rows: Sequence[Row], group: Sequence[int], batch_size: int) -> list[int]:
+    """A group of rows for batches: tails of like length side by side, and a prompt's rows not far apart."""
+    width = _WINDOW * max(1, batch_size)
+    windows = (group[begin : begin + width] for begin in range(0, len(group), width))
+    return [i for window in windows for i in sorted(window, key=lambda i: len(rows[i].tail))]
 
 
 def letter_tokens(tokenizer: Any, closing: str, letters: Sequence[str]) -> Words:

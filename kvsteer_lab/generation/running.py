@@ -3,7 +3,7 @@ have ended.
 
 A batch runs until a quarter of its rows have ended. These leave the cache; waiting rows are prefilled, say their first
 token by themselves, and join the others. A row's text doesn't depend on its company: all rows end in the same column,
-and what stands to their left is masked.
+and what stands to their left is masked. The first text of all is handed out at once: a progress bar moves soon.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def decode_queue(
         return
     waiting, most, budget = deque(order), batch_size, memory_budget(model.device)
     batch: _Batch | None = None
+    begun_to_yield = False
     while waiting or batch is not None:
         finished: Finished = []
         running: list[int] = [] if batch is None else list(batch.numbers)
@@ -92,7 +93,7 @@ def decode_queue(
                         batch.join(joining)
             assert batch is not None
             if batch.numbers:
-                finished += batch.run()
+                finished += batch.run(share=_ENDED if begun_to_yield else 0)
             if not batch.numbers:
                 batch = None
         except (RuntimeError, MemoryError) as error:
@@ -105,6 +106,7 @@ def decode_queue(
             joining = None
             free_memory()
         if finished:
+            begun_to_yield = True
             yield finished
 
 
@@ -196,13 +198,13 @@ class _Batch:
 
     def read_tails(self) -> Finished:
         """Decode the first token where that isn't done, so that one token a row is left to read."""
-        return self.run(1) if self.rows and not self.new[0] else []
+        return self.run(most=1) if self.rows and not self.new[0] else []
 
     @locked
     @torch.no_grad()
-    def run(self, most: int | None = None) -> Finished:
-        """Decode until a quarter of the rows have ended, or the first reaches its last token, or `most` new tokens are
-        there; rows that have ended leave.
+    def run(self, share: float = _ENDED, most: int | None = None) -> Finished:
+        """Decode until this share of the rows has ended (0: the first), or one reaches its last token, or `most` new
+        tokens are there; rows that have ended leave.
         """
         left = self.settings.max_new_tokens - max(map(len, self.new))
         self.settings.config.max_new_tokens = left if most is None else min(left, most)
@@ -213,7 +215,7 @@ class _Batch:
         stopping = None
         if (ends and self.open) or self.settings.stop:
             ending = torch.tensor(sorted(ends), dtype=torch.long, device=self.ids.device)
-            enough = max(1, int(_ENDED * len(self.rows))) if self.open else len(self.rows)
+            enough = max(1, int(share * len(self.rows))) if self.open else len(self.rows)
             strings = StopsAtStrings(self.settings.stop, width, self.new)
             over = _Enough(lambda new: torch.isin(new, ending).any(1) | strings.over, width, enough)
             stopping = StoppingCriteriaList([strings, over])

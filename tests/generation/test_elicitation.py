@@ -13,6 +13,7 @@ import torch
 from random_models import CONFIGS, PROMPTS, activations_for, newline, vectors_for
 
 import kvsteer_lab as kv
+from kvsteer_lab.generation import elicitation
 from kvsteer_lab.generation.elicitation import elicit, letter_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:The steered slot leaves the sliding window")
@@ -74,6 +75,23 @@ def by_hand(model: kv.Model, g: Any, vectors: kv.KVVectors | None) -> tuple[list
             break
         logits = reference.read_on(model.hf, said[-1:], cache)
     return said, first[letter_ids(model, LETTERS[g.prompt])]
+
+
+def test_replies_of_like_length_are_read_together(model: kv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = kv.generate(model, PROMPTS, kv.Nothing(), generation={"max_new_tokens": 24, "eos_token_id": []})
+    rows = [replace(g, sample=i, token_ids=g.token_ids[: 1 + 7 * i % 23]) for i in range(8) for g in texts]
+    texts = replace(texts, rows=tuple(rows))
+    read: list[list[int]] = []
+    original = elicitation.read_rows
+
+    def watch(model: kv.Model, batch: Any) -> Any:
+        read.append([len(row.tail) for row in batch])
+        return original(model, batch)
+
+    monkeypatch.setattr(elicitation, "read_rows", watch)
+    ask(model, kv.Nothing(), texts, batch_size=6)
+    assert len(read) == 4 and sum(map(len, read)) == 24
+    assert sum(len(batch) * max(batch) for batch in read) < 1.2 * sum(map(sum, read)), "little of it is padding"
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))

@@ -74,6 +74,25 @@ def test_a_row_in_a_batch_that_changes_is_the_row_alone(name: str, load_random: 
     assert len(steps) > 10 and used < 1.6 * useful
 
 
+def test_the_first_text_is_handed_out_as_soon_as_it_has_ended(load_random: Load) -> None:
+    """A quarter of a wide batch may take many seconds, in which a progress bar would stand still."""
+    model, seen = load_random("llama"), []
+    with pytest.MonkeyPatch.context() as patch:
+        rows = PROMPTS * 2
+        decode = running.decode_queue
+
+        def watch(*given: Any) -> Any:
+            for finished in decode(*given):
+                seen.append([len(ids) for _, ids in finished])
+                yield finished
+
+        patch.setattr("kvsteer_lab.generation.generate.decode_queue", watch)
+        lengths = [len(ids) for ids in kv.generate(model, rows, generation=ENDING, batch_size=20).token_ids]
+    assert max(seen[0]) == min(lengths) and len(seen[0]) < 0.25 * len(rows), "at the step at which the first text ended"
+    assert len(seen[1]) >= 0.25 * (len(rows) - len(seen[0])) - 1, "and the others as ever"
+    assert sorted(n for part in seen for n in part) == sorted(lengths)
+
+
 def test_hidden_slots_stay_hidden(load_random: Load) -> None:
     for name in ("llama", "gemma3"):
         model = load_random(name)
