@@ -47,16 +47,18 @@ def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
     figure, axes = plt.subplots(
         1,
         2 * len(models),
-        figsize=(TWO_COLUMNS, 0.9 + 0.17 * len(names)),
+        figsize=(TWO_COLUMNS, 1.1 + 0.17 * len(names)),
         layout="constrained",
         sharey=True,
         width_ratios=(2, 1) * len(models),
     )
     for (model, part), shares, lengths in zip(models.items(), axes[::2], axes[1::2], strict=True):
         at = part.method.map(names.index)
-        shares.hlines(at, part[f"{band}low"], part[f"{band}high"], color=_RANDOM, linewidth=5)
-        shares.hlines(at, part[f"{own}low"], part[f"{own}high"], color=_OWN, linewidth=1)
-        shares.plot(part[measure], at, "o", color=_OWN)
+        shares.hlines(
+            at, part[f"{band}low"], part[f"{band}high"], color=_RANDOM, linewidth=5, label="random controls: middle 95%"
+        )
+        shares.hlines(at, part[f"{own}low"], part[f"{own}high"], color=_OWN, linewidth=1, label="95% interval")
+        shares.plot(part[measure], at, "o", color=_OWN, label="method")
         lengths.plot(part.tokens, at, "o", color=_OWN)
         shares.set(title=_counted(part, measure, p, str(model)), xlim=(-0.03, 1.03))
         shares.set(xlabel="in the style" if measure == "adopted" else measure_name(measure))
@@ -64,6 +66,7 @@ def plot_methods(table: pd.DataFrame, measure: str = "adopted") -> Figure:
     if len(models) > 1:
         nats = table.nats.iloc[0]
         figure.suptitle(f"Methods that do more than all of their random controls at a total KL of {nats:g} nats")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     axes[0].set(yticks=range(len(names)), yticklabels=[label_of(name) for name in names])
     axes[0].set(ylim=(-0.6, len(names) - 0.4))
     return figure
