@@ -15,7 +15,7 @@ from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..interventions.checks import check_interventions
 from ..models.model import Model
-from ..tasks.base import Task
+from ..tasks.base import Task, check_task
 from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
@@ -163,6 +163,7 @@ def evaluate_all(
         >>> evaluate_all(model, task, [], n=2, generation={"max_new_tokens": 4}, progress=False).complete
         True
     """
+    check_task(task)
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
@@ -242,6 +243,6 @@ def with_baselines(interventions: Intervention | Iterable[Intervention]) -> tupl
         >>> [method.label for method in with_baselines([kv.CoTPrompt(), kv.Nothing()])]
         ['no offset', 'CoT prompt', 'baseline']
     """
-    several = isinstance(interventions, Iterable) and not isinstance(interventions, Intervention)
+    several = isinstance(interventions, Iterable) and not isinstance(interventions, Intervention | str)
     chosen: list[Any] = list(interventions) if several else [interventions]  # type: ignore[arg-type]
     return (*(b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)), *chosen)

@@ -52,7 +52,7 @@ def known_names(name: str) -> str:
     "Did you mean 'smollm2-135m'?"
     """
     near = similar_names(name, (*BUNDLED, *MODELS))
-    if near:
+    if near and near[0] != name:
         return f"Did you mean {near[0]!r}?"
     names = ", ".join(repr(one) for one in (*BUNDLED, *MODELS))
     return f"Give {names}, a folder written by save_pretrained, a .gguf file, or a hub id."

@@ -60,7 +60,7 @@ def test_short_names_of_dtypes(name: str, dtype: torch.dtype, folder: Path) -> N
 
 
 def test_an_unknown_dtype_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"dtype='bfloat61' is not a dtype; choose 'float32', 'bfloat16'"):
+    with pytest.raises(ValueError, match=r"dtype='bfloat61' is not a dtype of weights; choose 'float32', 'bfloat16'"):
         kv.load(folder, dtype="bfloat61")
 
 
@@ -99,6 +99,18 @@ def test_a_foreign_hook_is_refused(kind: str, tokenizer: Any) -> None:
         kv.load(hf, tokenizer)
     handle.remove()
     assert kv.load(hf, tokenizer).n_layers == 4
+
+
+def test_a_replaced_forward_is_refused(tokenizer: Any) -> None:
+    hf = build("llama")
+    part = hf.model.layers[1].mlp
+    part.forward = lambda given: given * 0
+    with pytest.raises(
+        kv.UnsteerableModelError, match=r"forward of model\.layers\.1\.mlp was replaced by one of \w+: .*del"
+    ):
+        kv.load(hf, tokenizer)
+    del part.forward
+    assert said(kv.load(hf, tokenizer)) == said(kv.load(build("llama"), tokenizer))
 
 
 def test_transformers_own_hooks_are_no_obstacle(tokenizer: Any) -> None:
