@@ -77,7 +77,7 @@ def evaluate(
 
     Returns:
         All rows; with `out`, those that are in the folder. After Ctrl-C, those of the questions that are finished,
-        `complete=False`, and a warning.
+        `complete=False`, and a warning. Where an outcome's function fails, the rows without outcomes, and a warning.
 
     Raises:
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
@@ -121,7 +121,13 @@ def evaluate(
     if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):
         methods = with_baselines(interventions)
         results = measure_divergence(results, model, task, methods, offset=offset, batch_size=batch_size)
-    return results.measure(chosen, task) if chosen and len(results.rows) else results
+    if not chosen or not len(results.rows):
+        return results
+    try:
+        return results.measure(chosen, task)
+    except (ValueError, OSError) as error:  # the replies took long, and can be measured later
+        warnings.warn(f"No outcome was measured: {error} results.measure(...) measures the kept replies.", stacklevel=2)
+        return results
 
 
 def evaluate_all(

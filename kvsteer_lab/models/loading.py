@@ -90,8 +90,10 @@ def load(
     name = str(source)
     device_map = device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None)
     if (file := find_gguf(Path(name).expanduser())) is not None:
-        hf, own = read_gguf(file, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation)
-        tokenizer = own if tokenizer is None else _tokenizer(tokenizer)
+        given = None if tokenizer is None else _tokenizer(tokenizer)
+        hf, tokenizer = read_gguf(
+            file, given, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation
+        )
         return wrap(hf, with_template(tokenizer, template, template_arguments), name)
     path = _place(name)
     if name in BUNDLED and dtype is None:

@@ -78,6 +78,25 @@ def test_an_adapter_s_folder_is_refused_with_its_base(tmp_path: Path, tokenizer:
         kv.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "The model's name is empty"),
+        ("https://huggingface.co/org/model/tree/main", r"is an address, .*; give the hub id, 'org/model'"),
+        (
+            "https://example.com/model.gguf",
+            "is an address, and models aren't loaded from one; give the hub id or folder",
+        ),
+        ("SmolLM2 135M", r"There is no model 'SmolLM2 135M'\. Did you mean 'smollm2-135m'\?"),
+        ("smollm2-135m/", r"There is no model 'smollm2-135m/'\. Did you mean 'smollm2-135m'\?"),
+        ("no such thing", "There is no folder no such thing: the folder .* holds none of that name"),
+    ],
+)
+def test_a_name_that_nothing_has(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        kv.load(name)
+
+
 @pytest.mark.parametrize("name", ["model.gguf", "model.bin"])
 def test_a_file_that_is_not_a_model_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"GGUF")
