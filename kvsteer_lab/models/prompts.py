@@ -175,7 +175,8 @@ def render(tokenizer: Any, chat: Chat) -> str:
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
             "The tokenizer has no chat template, as is usual for a base model; load the model with"
-            " template=kv.PlainTemplate('Question: {q}\\nAnswer:'), or set tokenizer.chat_template."
+            " template=kv.PlainTemplate('Question: {q}\\nAnswer:') (a command's --template), or set"
+            " tokenizer.chat_template."
         )
     continued = chat[-1]["role"] == "assistant"
     if continued and not chat[-1]["content"].strip():
