@@ -119,8 +119,8 @@ def test_no_chat_template(call: Callable[..., Any], tokenizer: Any) -> None:
     bare = kv.load(build("llama"), random_models.tokenizer(template=None))
     with pytest.raises(
         ValueError,
-        match=r"no chat template, .*; load the model with template=kv\.PlainTemplate\(.*\) \(a command's --template\), or set"
-        r" tokenizer\.",
+        match=r"no chat template, .*; load the model with template=kv\.PlainTemplate\(.*\) \(a command's --template\),"
+        r" or set tokenizer\.",
     ) as refused:
         call(bare, "fox")
     one_sentence(refused.value)
