@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import random_models
 import torch
@@ -19,6 +20,7 @@ from random_models import PROMPTS, build, vectors_for
 
 import kvsteer_lab as kv
 from kvsteer_lab._util.files import write_atomically
+from kvsteer_lab.tasks.base import Question
 
 
 @pytest.fixture
@@ -69,6 +71,17 @@ every_way = pytest.mark.parametrize("call", EVERY_WAY, ids=["generate", "score",
         ([], "There are no prompts; pass at least one string or chat"),
         ([None], "Prompt 0 is neither text nor a chat"),
         ([7], "Prompt 0 is neither text nor a chat"),
+        (
+            [[{"role": "usr", "content": "fox"}]],
+            "Message 0 of prompt 0 has the role 'usr', which is not 'user'; correct it",
+        ),
+        ([[{"role": "User", "content": "fox"}]], "Message 0 of prompt 0 has the role 'User', which is not 'user'"),
+        ([[{"role": None, "content": "fox"}]], "Message 0 of prompt 0 has None for its role; roles are texts"),
+        (
+            pd.DataFrame({"question": ["fox"]}),
+            r"Prompts are a whole table; pass the column .*, frame\['question'\] say",
+        ),
+        ([Question("q", "fox", "1")], r"Prompt 0 is a Question; pass its text, question\.text, or task\.chat"),
         ([[{"role": "user"}]], r"Prompt 0 is neither text nor a chat \(a list of dicts with 'role' and 'content'\)"),
         ("dog " * 600, r"The prompt has \d+ tokens, but the context of .* is 512; shorten it"),
     ],
@@ -77,6 +90,10 @@ def test_bad_prompts(call: Callable[..., Any], prompts: Any, message: str, idle:
     with pytest.raises(ValueError, match=message) as refused:
         call(idle, prompts)
     one_sentence(refused.value)
+
+
+def test_a_role_that_only_a_template_knows_is_rendered(model: kv.Model) -> None:
+    assert kv.generate(model, [[{"role": "ipython", "content": "fox"}]], generation={"max_new_tokens": 1}).texts
 
 
 @every_way
@@ -102,7 +119,8 @@ def test_no_chat_template(call: Callable[..., Any], tokenizer: Any) -> None:
     bare = kv.load(build("llama"), random_models.tokenizer(template=None))
     with pytest.raises(
         ValueError,
-        match=r"no chat template, .*; load the model with template=kv\.PlainTemplate\(.*\), or set tokenizer\.",
+        match=r"no chat template, .*; load the model with template=kv\.PlainTemplate\(.*\) \(a command's --template\),"
+        r" or set tokenizer\.",
     ) as refused:
         call(bare, "fox")
     one_sentence(refused.value)
@@ -184,7 +202,8 @@ def test_steering_without_an_offset(idle: kv.Model, vectors: kv.KVVectors) -> No
     [
         ({"layers": [4]}, "There is no layer 4; this model has layers 0 to 3"),
         ({"layers": [-1]}, "There is no layer -1; this model has layers 0 to 3"),
-        ({"layers": [1, 2.5]}, r"There is no layer 2\.5"),
+        ({"layers": [1, 2.5]}, r"There is no layer 2\.5; name layers by whole numbers, 0 to 3"),
+        ({"layers": [True, False]}, "There is no layer True; name layers by whole numbers, 0 to 3"),
         ({"heads": [2]}, "There is no KV head 2; this model has KV heads 0 to 1"),
         ({"heads": [True]}, "There is no KV head True"),
         ({"ck": float("nan")}, "The coefficient ck is nan; it must be a finite number"),
@@ -213,6 +232,60 @@ def test_a_slot_out_of_range(call: Callable[..., Any], slot: int, idle: kv.Model
             **{"interventions" if call is EVERY_WAY[0] else "intervention": kv.CacheSteering(vectors, 1, 1, slot=slot)},
         )
     one_sentence(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda vectors: "steer", "'steer' is not an intervention; use kv.CacheSteering, kv.Nothing and the like"),
+        (lambda vectors: kv.CoTPrompt, r"CoTPrompt is a class, not an intervention; call it: kv\.CoTPrompt\(\.\.\.\)"),
+        (lambda vectors: vectors, r"Vectors are not an intervention; .* with kv\.CacheSteering\(vectors, \.\.\.\)"),
+    ],
+)
+def test_what_is_no_intervention(given: Any, message: str, idle: kv.Model, vectors: kv.KVVectors) -> None:
+    task = kv.tasks.get("tiny-arithmetic")
+    for call in (
+        lambda method: kv.generate(idle, "fox", method),
+        lambda method: kv.generate(idle, "fox", [method]),
+        lambda method: kv.evaluate(idle, task, method, n=1),
+    ):
+        with pytest.raises(ValueError, match=message) as refused:
+            call(given(vectors))
+        one_sentence(refused.value)
+
+
+def test_a_task_s_name_is_no_task(idle: kv.Model) -> None:
+    traces = kv.traces.Traces.from_rows([{"question": "2 + 3?", "style": "direct", "text": "5"}])
+    for call in (
+        lambda task: kv.evaluate(idle, task, [], n=1),
+        lambda task: kv.ContrastiveSet.few_shot(task, idle.tokenizer, style="stepwise", n=1, shots=1),
+        lambda task: kv.traces.with_traces(task, traces),
+    ):
+        with pytest.raises(
+            ValueError, match=r"A task is asked for, not 'gsm8k'; get it with kv\.tasks\.get\('gsm8k'\)"
+        ):
+            call("gsm8k")
+        with pytest.raises(
+            ValueError, match=r"not something of type int; get one with kv\.tasks\.get or kv\.tasks\.from"
+        ):
+            call(5)
+
+
+def test_pairs_of_what_is_no_pair(idle: kv.Model) -> None:
+    task = kv.tasks.get("tiny-arithmetic")
+    with pytest.raises(ValueError, match="Both sides would answer in style 'direct'; name another one as against="):
+        kv.ContrastiveSet.few_shot(task, idle.tokenizer, style="direct", n=2, shots=1)
+    with pytest.raises(ValueError, match=r"A tokenizer is asked for, not a whole model; pass model\.tokenizer"):
+        kv.ContrastiveSet.few_shot(task, idle, style="stepwise", n=2, shots=1)
+
+
+def test_what_no_model_is_loaded_from(tokenizer: Any) -> None:
+    for given in (None, 5, tokenizer):
+        with pytest.raises(ValueError, match=r"loaded from something of type \w+; give a name, a folder, a file or a"):
+            kv.load(given)
+    for dtype in ("int8", torch.int8):
+        with pytest.raises(ValueError, match="is not a dtype of weights; choose 'float32', 'bfloat16', 'float16' or"):
+            kv.load("tiny", dtype=dtype)
 
 
 def test_only_names_what_there_is(vectors: kv.KVVectors) -> None:

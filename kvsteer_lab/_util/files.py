@@ -76,6 +76,32 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], folder: 
     return path
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a place where no file can be written, before what shall stand there is computed. Missing folders are made.
+
+    Args:
+        path: where the file shall be.
+
+    Raises:
+        OSError: it is a folder, or its own folder can't be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     check_writable(Path(folder, "new", "note.txt"))
+    """
+    path = Path(path).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"Cannot write {path}: {error.strerror or error}. Choose a folder that you can write to."
+        ) from error
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write files of one folder: all of them are complete beside their places before the first is put there.
 

@@ -15,7 +15,7 @@ from ..generation.settings import asked_for
 from ..interventions.base import Intervention, NoOffset, Nothing
 from ..interventions.checks import check_interventions
 from ..models.model import Model
-from ..tasks.base import Task
+from ..tasks.base import Task, check_task
 from ..tasks.recognition import warn_unrecognised
 from .chunks import ask_in_chunks
 from .interruption import EvaluationInterrupted
@@ -77,7 +77,7 @@ def evaluate(
 
     Returns:
         All rows; with `out`, those that are in the folder. After Ctrl-C, those of the questions that are finished,
-        `complete=False`, and a warning.
+        `complete=False`, and a warning. Where an outcome's function fails, the rows without outcomes, and a warning.
 
     Raises:
         ValueError: an unknown split, no questions, a folder that holds something else, or what `kv.generate` refuses;
@@ -121,7 +121,13 @@ def evaluate(
     if any(outcome.name == "kl" for outcome in chosen) and len(results.rows):
         methods = with_baselines(interventions)
         results = measure_divergence(results, model, task, methods, offset=offset, batch_size=batch_size)
-    return results.measure(chosen, task) if chosen and len(results.rows) else results
+    if not chosen or not len(results.rows):
+        return results
+    try:
+        return results.measure(chosen, task)
+    except (ValueError, OSError) as error:  # the replies took long, and can be measured later
+        warnings.warn(f"No outcome was measured: {error} results.measure(...) measures the kept replies.", stacklevel=2)
+        return results
 
 
 def evaluate_all(
@@ -163,6 +169,7 @@ def evaluate_all(
         >>> evaluate_all(model, task, [], n=2, generation={"max_new_tokens": 4}, progress=False).complete
         True
     """
+    check_task(task)
     questions = task.questions(split, n, seed)
     if not questions:
         raise ValueError(f"The {split} split of task {task.name!r} gave no questions; ask for at least one.")
@@ -242,6 +249,6 @@ def with_baselines(interventions: Intervention | Iterable[Intervention]) -> tupl
         >>> [method.label for method in with_baselines([kv.CoTPrompt(), kv.Nothing()])]
         ['no offset', 'CoT prompt', 'baseline']
     """
-    several = isinstance(interventions, Iterable) and not isinstance(interventions, Intervention)
+    several = isinstance(interventions, Iterable) and not isinstance(interventions, Intervention | str)
     chosen: list[Any] = list(interventions) if several else [interventions]  # type: ignore[arg-type]
     return (*(b for b in (Nothing(), NoOffset()) if not any(type(c) is type(b) for c in chosen)), *chosen)

@@ -133,6 +133,14 @@ def _mask(model: Model, ids: Any, mask: Any) -> Int[Tensor, "rows time"]:
         raise ValueError(
             f"input_ids must be a tensor [rows, time], not {shape}; make one prompt a row: input_ids[None]."
         )
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"input_ids must be token ids, whole numbers, not {ids.dtype}; pass the tokenizer's own.")
+    size = model.hf.get_input_embeddings().num_embeddings
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        raise ValueError(
+            f"input_ids hold {int(ids.min())} to {int(ids.max())}, but this model has tokens 0 to {size - 1}; pass the"
+            " ids of its own tokenizer."
+        )
     if mask is not None:
         if tuple(mask.shape) != tuple(ids.shape):
             raise ValueError(

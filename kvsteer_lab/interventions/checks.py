@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from ..models.model import Model
+from ..vectors.activation import ActivationVectors
+from ..vectors.kv import KVVectors
 from .base import Intervention, Nothing
 from .scaled import Scaled
 
@@ -23,19 +25,28 @@ def check_interventions(
     Raises:
         ValueError: none, two with one label, something that is not an intervention, or one that doesn't fit.
     """
-    single = isinstance(interventions, Intervention) or not isinstance(interventions, Iterable)
+    single = isinstance(interventions, Intervention | str) or not isinstance(interventions, Iterable)
     methods: list[Any] = [Nothing() if interventions is None else interventions] if single else list(interventions)  # type: ignore[arg-type]
     if not methods:
         raise ValueError("The list of interventions is empty; leave it out for the baseline.")
     for method in methods:
         if not isinstance(method, Intervention):
-            raise ValueError(f"{method!r} is not an intervention; use kv.CacheSteering, kv.Nothing and the like.")
+            raise ValueError(_no_intervention(method))
         method.check(model)
     labels = [method.label for method in methods]
     double = next((label for label in labels if labels.count(label) > 1), None)
     if double is not None:
         raise ValueError(f"Two interventions are called {double!r}; tell them apart with name=...")
     return methods
+
+
+def _no_intervention(given: object) -> str:
+    if isinstance(given, type) and issubclass(given, Intervention):
+        return f"{given.__name__} is a class, not an intervention; call it: kv.{given.__name__}(...)."
+    if isinstance(given, KVVectors | ActivationVectors):
+        steering = "CacheSteering" if isinstance(given, KVVectors) else "ActivationSteering"
+        return f"Vectors are not an intervention; say how much of them is added, with kv.{steering}(vectors, ...)."
+    return f"{given!r} is not an intervention; use kv.CacheSteering, kv.Nothing and the like."
 
 
 def check_intervention(model: Model, intervention: Intervention | None) -> Intervention:

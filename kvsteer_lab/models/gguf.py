@@ -72,6 +72,7 @@ def find_gguf(path: Path) -> Path | None:
 @locked
 def read_gguf(
     path: Path,
+    tokenizer: Any = None,
     *,
     device_map: Any = None,
     dtype: torch.dtype | str | None = None,
@@ -81,6 +82,7 @@ def read_gguf(
 
     Args:
         path: the file.
+        tokenizer: used instead of the file's own, which may then be missing.
         device_map, attn_implementation: as in transformers.
         dtype: of the dequantised weights; by default float32.
 
@@ -96,6 +98,8 @@ def read_gguf(
     FileNotFoundError: [Errno 2] No such file or directory: 'model.gguf'
     """
     header = _read_header(path)
+    if tokenizer is None:
+        _check_tokenizer(header)
     with _alone(path) as folder, _plain_errors(path):
         config = _read_config(folder, header)
         hf, report = AutoModelForCausalLM.from_pretrained(
@@ -106,11 +110,12 @@ def read_gguf(
             dtype=torch.float32 if dtype in (None, "auto") else dtype,
             attn_implementation=attn_implementation,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+        own = AutoTokenizer.from_pretrained(folder, gguf_file=path.name) if tokenizer is None else None
     _check_weights(header, hf, report)
     _forget_the_quantiser(hf, path, header.quantisation)
-    return hf, _finish_tokenizer(tokenizer, header)
+    return hf, tokenizer if own is None else _finish_tokenizer(own, header)
 
 
 @locked
@@ -128,6 +133,7 @@ def read_gguf_outline(path: Path) -> tuple[PreTrainedConfig, Any]:
     FileNotFoundError: [Errno 2] No such file or directory: 'model.gguf'
     """
     header = _read_header(path)
+    _check_tokenizer(header)
     with _alone(path) as folder, _plain_errors(path):
         config = _read_config(folder, header)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
@@ -141,6 +147,11 @@ def _read_header(path: Path) -> GGUFHeader:
     header = read_header(path)
     _refuse_parts(header)
     return header
+
+
+def _check_tokenizer(header: GGUFHeader) -> None:
+    if "tokenizer.ggml.model" not in header.fields or not header.fields.get("tokenizer.ggml.tokens"):
+        raise ValueError(f"{header.path} holds no tokenizer; pass the original one: tokenizer=, its folder or hub id.")
 
 
 def _read_config(folder: str, header: GGUFHeader) -> PreTrainedConfig:

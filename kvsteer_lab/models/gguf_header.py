@@ -81,7 +81,9 @@ def read_header(path: Path) -> GGUFHeader:
     ValueError: ... is not a GGUF file: it doesn't begin with 'GGUF'; download it again.
     """
     with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
+        if (magic := file.read(4)) == b"vers" and file.readline().startswith(b"ion https://git-lfs."):
+            raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with git lfs pull.")
+        if magic != b"GGUF":
             raise ValueError(f"{path} is not a GGUF file: it doesn't begin with 'GGUF'; download it again.")
         try:
             header = _read(file, path)

@@ -19,6 +19,9 @@ _LONGEST = 1800
 """Seconds after which a download is given up."""
 
 
+_UNREACHED = re.compile(r"connection broken by|Max retries exceeded|ConnectionError|ConnectTimeout|NameResolution")
+
+
 class FetchError(OSError):
     """One source could not serve a model; the message says why."""
 
@@ -74,15 +77,19 @@ def _run_pip(arguments: list[str], what: str) -> None:
 
 
 def _reason(output: str) -> str:
-    """The last error in pip's output, without addresses.
+    """The last error in pip's output, without addresses. An index that pip couldn't reach says so only in warnings;
+    its errors then tell of a missing package.
 
+    >>> _reason("WARNING: Retrying after connection broken by 'NewConnectionError'\\nERROR: No matching distribution")
+    "it can't be reached (No matching distribution)"
     >>> _reason("WARNING: retrying\\nERROR: No matching distribution found for x==1 from https://me:key@host/simple")
     'No matching distribution found for x==1 from (address)'
     """
     lines = [line for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")] or lines or ["pip failed"]
     told = errors[-1].removeprefix("ERROR:").strip().rstrip(".")
-    return re.sub(r"\w+://\S+", "(address)", told)[:300]
+    told = re.sub(r"\w+://\S+", "(address)", told)[:300]
+    return f"it can't be reached ({told})" if _UNREACHED.search(output) else told
 
 
 def sha256_of(path: Path) -> str:

@@ -82,11 +82,18 @@ def load(
         name = str(getattr(hf.config, "_name_or_path", "") or hf.config.model_type)
         tokenizer = _tokenizer_of(name) if tokenizer is None else _tokenizer(tokenizer)
         return wrap(hf, with_template(tokenizer, template, template_arguments), name, own)
+    if not isinstance(source, str | Path):
+        raise ValueError(
+            f"A model can't be loaded from something of type {type(source).__name__}; give a name, a folder, a file or"
+            " a loaded transformers model."
+        )
     name = str(source)
     device_map = device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None)
     if (file := find_gguf(Path(name).expanduser())) is not None:
-        hf, own = read_gguf(file, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation)
-        tokenizer = own if tokenizer is None else _tokenizer(tokenizer)
+        given = None if tokenizer is None else _tokenizer(tokenizer)
+        hf, tokenizer = read_gguf(
+            file, given, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation
+        )
         return wrap(hf, with_template(tokenizer, template, template_arguments), name)
     path = _place(name)
     if name in BUNDLED and dtype is None:
@@ -161,13 +168,14 @@ def _place(name: str) -> str:
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str:
     """A dtype, also by one of its short names."""
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
-        return dtype
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         return "auto"
-    found = getattr(torch, _DTYPES.get(str(dtype), str(dtype).removeprefix("torch.")), None)
-    if not isinstance(found, torch.dtype):
-        raise IncompleteError(f"dtype={dtype!r} is not a dtype; choose 'float32', 'bfloat16', 'float16' or 'auto'.")
+    named = _DTYPES.get(str(dtype), str(dtype).removeprefix("torch."))
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, named, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise IncompleteError(
+            f"dtype={dtype!r} is not a dtype of weights; choose 'float32', 'bfloat16', 'float16' or 'auto'."
+        )
     return found
 
 

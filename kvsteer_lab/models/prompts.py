@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
-from ..tasks.base import Chat
+from ..tasks.base import Chat, Question
 
 Prompt = str | Chat
 
@@ -42,7 +43,9 @@ def as_list(prompts: Prompt | Mapping[str, Any] | Iterable[Prompt]) -> list[Prom
     >>> as_list([{"role": "user", "content": [{"type": "text", "text": "How many?"}]}])
     [[{'role': 'user', 'content': 'How many?'}]]
     """
-    if isinstance(prompts, str | Mapping):
+    if hasattr(prompts, "columns") and hasattr(prompts, "iloc"):
+        raise ValueError("Prompts are a whole table; pass the column that holds them, frame['question'] say.")
+    if isinstance(prompts, str | Mapping | Question):
         given: list[Any] = [prompts]
     elif isinstance(prompts, Iterable):
         given = list(prompts)
@@ -80,6 +83,8 @@ def _checked(prompt: Any, name: str) -> Prompt:
         if not prompt:
             raise ValueError(f"{name} is an empty string; every prompt needs some text.")
         return check_text(str(prompt), name)
+    if isinstance(prompt, Question):
+        raise ValueError(f"{name} is a Question; pass its text, question.text, or task.chat(question).")
     messages = [prompt] if isinstance(prompt, Mapping) else prompt
     if not (
         isinstance(messages, list | tuple)
@@ -87,7 +92,21 @@ def _checked(prompt: Any, name: str) -> Prompt:
         and all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in messages)
     ):
         raise ValueError(f"{name} is neither text nor a chat (a list of dicts with 'role' and 'content').")
+    for index, message in enumerate(messages):
+        _check_role(message["role"], f"Message {index} of {name.lower()}")
     return [{**m, "content": _content(m["content"], f"Message {i} of {name.lower()}")} for i, m in enumerate(messages)]
+
+
+_ROLES = ("system", "user", "assistant", "developer", "tool", "function")
+
+
+def _check_role(role: Any, name: str) -> None:
+    """Refuse a misspelt role, which most templates would write as it is; roles of a template's own may pass."""
+    if not isinstance(role, str) or not role:
+        raise ValueError(f"{name} has {role!r} for its role; roles are texts such as 'user'.")
+    near = get_close_matches(role.lower(), _ROLES, n=1, cutoff=0.75)
+    if role not in _ROLES and near:
+        raise ValueError(f"{name} has the role {role!r}, which is not {near[0]!r}; correct it.")
 
 
 def _content(content: Any, name: str) -> str:
@@ -151,10 +170,13 @@ def render(tokenizer: Any, chat: Chat) -> str:
     '<|im_start|>user\\nHow many?<|im_end|>\\n<|im_start|>assistant\\n'
     """
     chat = as_chat(chat)
+    if hasattr(tokenizer, "tokenizer"):
+        raise ValueError("A tokenizer is asked for, not a whole model; pass model.tokenizer.")
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
             "The tokenizer has no chat template, as is usual for a base model; load the model with"
-            " template=kv.PlainTemplate('Question: {q}\\nAnswer:'), or set tokenizer.chat_template."
+            " template=kv.PlainTemplate('Question: {q}\\nAnswer:') (a command's --template), or set"
+            " tokenizer.chat_template."
         )
     continued = chat[-1]["role"] == "assistant"
     if continued and not chat[-1]["content"].strip():

@@ -31,7 +31,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     >>> tokenizer.decode(encode(tokenizer, "How many?"))
     'How many?'
     """
-    return list(tokenizer(check_text(text, "The text"), add_special_tokens=False).input_ids)
+    return list(tokenizer(check_text(text, "The text"), add_special_tokens=False, verbose=False).input_ids)
 
 
 def missing_bos(tokenizer: Any, ids: Sequence[int]) -> str | None:

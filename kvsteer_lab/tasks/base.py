@@ -220,6 +220,20 @@ def by_hash(questions: Iterable[Question], dev: float = 0.15, test: float = 0.15
     return found
 
 
+def check_task(task: object) -> None:
+    """Raise a `ValueError` that says where tasks come from, unless `task` is one.
+
+    >>> check_task("gsm8k")
+    Traceback (most recent call last):
+    ValueError: A task is asked for, not 'gsm8k'; get it with kv.tasks.get('gsm8k').
+    """
+    if not isinstance(task, Task):
+        named = isinstance(task, str)
+        found = f"{task!r}" if named else f"something of type {type(task).__name__}"
+        remedy = f"get it with kv.tasks.get({task!r})" if named else "get one with kv.tasks.get or kv.tasks.from_frame"
+        raise ValueError(f"A task is asked for, not {found}; {remedy}.")
+
+
 def check_split(split: str, splits: Sequence[str] = SPLITS) -> None:
     """Raise a `ValueError` that names the splits unless `split` is one of them."""
     if split not in splits:

@@ -137,6 +137,8 @@ def _lines(path: Path) -> Iterator[Any]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read as text in UTF-8 ({error}); copy it again.") from error
+    if text.startswith("version https://git-lfs.github.com/"):
+        raise ValueError(f"{path} is a pointer of Git LFS, not the file itself; fetch that with git lfs pull.")
     if text.lstrip().startswith("["):
         rows = read_json(text, what=str(path))
         if all(isinstance(row, dict) for row in rows):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..models.prompts import render
 from ..models.tokens import encode
-from ..tasks.base import Task
+from ..tasks.base import Task, check_task
 from ..tasks.traces.task import TracedTask, TracesTask
 from .contrasts import Contrast
 from .shots import at_random, by_nearness, fit, put_before, shared, shots_chat, worked
@@ -37,6 +37,9 @@ def few_shot_contrasts(
     Raises:
         ValueError: as there.
     """
+    check_task(task)
+    if style == against:
+        raise ValueError(f"Both sides would answer in style {style!r}; name another one as against=.")
     if n < 1 or shots < 1:
         raise ValueError(f"n and shots must be at least 1, not {n} and {shots}.")
     if select not in ("random", "nearest", "shared"):

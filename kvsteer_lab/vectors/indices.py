@@ -33,7 +33,9 @@ def check_indices(what: str, chosen: Indices | None, n: int) -> list[int]:
         raise ValueError(f"There is no {what} {chosen!r}; name {what}s by whole numbers, 0 to {n - 1}.")
     indices: set[int] = set()
     for each in given:
-        index = each.__index__() if isinstance(each, SupportsIndex) and not isinstance(each, bool | np.bool_) else -1
+        if not isinstance(each, SupportsIndex) or isinstance(each, bool | np.bool_):
+            raise ValueError(f"There is no {what} {each!r}; name {what}s by whole numbers, 0 to {n - 1}.")
+        index = each.__index__()
         if not 0 <= index < n:
             raise ValueError(f"There is no {what} {each!r}; this model has {what}s 0 to {n - 1}.")
         indices.add(index)

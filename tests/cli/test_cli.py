@@ -80,6 +80,8 @@ def test_info_tells_files_and_models_apart(kvsteer):
         (["generate", "hi", "--cv", "1"], "pass --vectors"),
         (["generate", "hi", "--model", "no/such/model"], "There is no folder no/such/model"),
         (["extract", "--out", "w.safetensors", "--task", "mmlu"], "There is no task 'mmlu'"),
+        (["extract", "--out", "w.pt"], "not to w.pt; end --out in .safetensors"),
+        (["extract", "--out", "v.safetensors/w.safetensors", "--model", "no/model"], "Cannot write v.safetensors/w"),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(folder, kvsteer, arguments, message):

@@ -1,5 +1,7 @@
 """`kvsteer evaluate`, `merge` and `tune`, called as a user calls them."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -61,6 +63,7 @@ def test_settings_that_do_nothing_are_refused(kvsteer):
         (("--ck", "0", "--cv", "2"), "pass --vectors, --ck and --cv together"),
         (("--shard", "1/2"), "pass --out"),
         (("--task", "mmlu"), "There is no task 'mmlu'"),
+        (("--temperature", "0.5"), "does nothing to a single, greedy reply; pass --samples 2 or more"),
     ]:
         assert message in kvsteer("evaluate", *arguments)[1]
 
@@ -100,6 +103,25 @@ def test_tune_writes_every_cell_and_goes_on(kvsteer):
     assert code == 0 and again == printed
     stopped, code = kvsteer("tune", "--out", "flat", *sizes, "--max-new-tokens", "1")  # no answer, whatever the dose
     assert code == 0 and "so there is no held-out test" in stopped and "Held-out test," not in stopped
+
+
+def test_tune_refuses_before_it_extracts(kvsteer, monkeypatch):
+    def computed(*args, **kwargs):
+        pytest.fail("vectors were extracted before the input was refused")
+
+    monkeypatch.setattr(kv, "extract", computed)
+    monkeypatch.setattr(kv, "extract_activations", computed)
+    Path("file").write_text("")
+    for arguments, message in [
+        (("--objective", "fame"), "objective='fame' is unknown; choose 'correct' or"),
+        (("--cells", "10"), "choose a multiple of 4, 12 at least"),
+        (("--controls", "0"), "The number of controls must be at least 1"),
+        (("--n-dev", "100000"), "at most 5000 questions of a split, not 100000"),
+        (("--n-test", "100000"), "at most 5000 questions of a split, not 100000"),
+        (("--out", "file/t"), "Cannot write file/t/cells.csv"),
+    ]:
+        assert message in kvsteer("tune", "--out", "t", *arguments)[1]
+    assert not Path("t/vectors.safetensors").exists()
 
 
 def test_outcomes_and_cut_replies_are_printed(kvsteer):

@@ -240,6 +240,29 @@ def test_what_is_no_number_is_refused(value):
         Outcome("odd", lambda question, reply: 0.5, "share").value(None, Reply("a"))
 
 
+def test_a_function_of_other_parameters_is_refused_before_anything_is_computed():
+    for given in (lambda reply: 1.0, lambda question, reply, gold: 1.0):
+        given.__name__ = "lone"
+        for outcome in (given, kv.outcomes.Outcome("lone", given)):
+            with pytest.raises(ValueError, match="The outcome 'lone' can't be called with a question and a reply"):
+                kv.evaluate(None, None, [], outcomes=[outcome])
+    assert as_outcomes([max], BUILT_IN)[0].name == "max", "of a function that isn't written in Python nothing is known"
+
+
+def test_a_function_that_fails_costs_no_replies(results):
+    def broken(question, reply):
+        raise KeyError("oops")
+
+    with pytest.raises(ValueError, match=r"The outcome 'broken' failed on question .* \(KeyError: 'oops'\); mend the"):
+        results.measure([broken])
+    model, task = kv.load("tiny"), kv.tasks.get("tiny-arithmetic")
+    with pytest.warns(
+        UserWarning, match=r"No outcome was measured: .*'broken' failed.* results\.measure\(\.\.\.\) measures"
+    ):
+        found = kv.evaluate(model, task, [], n=2, generation={"max_new_tokens": 4}, outcomes=[broken], progress=False)
+    assert len(found.rows) == 4 and not any(column.startswith("outcome ") for column in found.rows)
+
+
 def test_another_tasks_questions_are_refused(results):
     with pytest.raises(ValueError, match="pass the task that was evaluated"):
         results.measure("words", kv.tasks.get("tiny-tracking"))

@@ -177,6 +177,19 @@ def test_one_dimensional_ids_are_refused(model: kv.Model) -> None:
             steerer.steer(model.hf, wrong, max_new_tokens=2)
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1.0, 2.0]], r"input_ids must be token ids, whole numbers, not torch\.float32"),
+        ([[1, 10_000]], r"input_ids hold 1 to 10000, but this model has tokens 0 to \d+; pass the ids of its own"),
+        ([[1, -1]], r"input_ids hold -1 to 1, but this model has tokens 0 to \d+"),
+    ],
+)
+def test_ids_that_are_no_tokens(ids: Any, message: str, model: kv.Model, vectors: kv.KVVectors) -> None:
+    with pytest.raises(ValueError, match=message):
+        kv.KVSteerer(vectors).steer(model.hf, torch.tensor(ids), ck=0, cv=1)
+
+
 def test_several_rows_need_their_mask(model: kv.Model) -> None:
     steerer = kv.KVSteerer(vectors_for(model, offset_id=5))
     ids = torch.tensor([[5, 6, 7], [5, 6, 0]])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf_files
 import numpy as np
 import pytest
 import random_models
@@ -122,6 +123,29 @@ def test_a_sliding_window_that_is_left_out_is_said(hf: PreTrainedModel, tokenize
         kv.load(path)
 
 
+def test_weights_of_other_shapes_are_refused_in_our_words(hf: PreTrainedModel, tokenizer: Any, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", hf, tokenizer, architecture="falcon")
+    with pytest.raises(
+        ValueError, match=r"lacks \d+ of the model's weights \(.*\), or has them in another shape; get the"
+    ):
+        kv.load(path)
+
+
+def test_a_file_without_a_tokenizer(
+    hf: PreTrainedModel, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_files, "_write_tokenizer", lambda *given: None)
+    path = write_gguf(tmp_path / "m.gguf", hf, tokenizer)
+    with pytest.raises(ValueError, match=r"m\.gguf holds no tokenizer; pass the original one: tokenizer=, its folder"):
+        kv.load(path)
+    model = kv.load(path, tokenizer)
+    assert model.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert (
+        kv.generate(model, "fox", generation={"max_new_tokens": 4}).texts
+        == kv.generate(kv.load(hf, tokenizer), "fox", generation={"max_new_tokens": 4}).texts
+    )
+
+
 def test_control_vectors_are_not_a_model() -> None:
     with pytest.raises(ValueError, match="holds control vectors, not a model; read them with"):
         kv.load(FIXTURES / "repeng.gguf")
@@ -132,6 +156,7 @@ def test_damaged_files_are_refused_in_one_sentence(file: Path, tmp_path: Path) -
     bad = tmp_path / "bad.gguf"
     for content, reason in [
         (b"", "is not a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a pointer of Git LFS, not the file itself"),
         (b"PK\x03\x04" + whole[4:], "is not a GGUF file"),
         (whole[: len(whole) - 4096], "is cut short"),
         (whole[:5000], "cut short or damaged|longer than the file"),

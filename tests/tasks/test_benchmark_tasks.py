@@ -276,6 +276,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
             r"Line 3 of .* can't be read as JSON: .*; the file may be cut off",
         ),
         (b"\xff\xfe", "can't be read as text in UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "is a pointer of Git LFS, not the file itself"),
     ]:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):

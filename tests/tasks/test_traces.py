@@ -104,6 +104,9 @@ def test_what_is_no_trace_is_refused_by_its_line(rows: list[Any], message: str, 
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "csqa.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"is a folder; name the file of traces in it: .*csqa\.jsonl"):
+        kv.traces.Traces.load(tmp_path)
     with pytest.raises(ValueError, match=r"There are no traces at .*absent: No such file"):
         kv.Traces.load(tmp_path / "absent")
     (tmp_path / "latin").write_bytes(b'{"id": "\xe9"}')

@@ -80,6 +80,8 @@ def evaluate(
         raise ValueError("A shard has to be kept to be joined; pass --out.")
     if zero_if_shard_done and shard is None:
         raise ValueError("--zero-if-shard-done says how a shard ends; pass --shard as well, or leave it out.")
+    if temperature is not None and samples == 1:
+        raise ValueError("--temperature does nothing to a single, greedy reply; pass --samples 2 or more as well.")
     chosen = kv.outcomes.as_outcomes(
         list(kv.outcomes.BUILT_IN) if outcomes == ("all",) else outcomes, kv.outcomes.BUILT_IN
     )

@@ -52,8 +52,13 @@ def extract(
     """
     import kvsteer_lab as kv
 
+    from ..._util.files import check_writable
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"Vectors are written as safetensors, not to {out}; end --out in .safetensors.")
     if pairs is not None and traces is not None:
         raise ValueError("A contrastive set and traces can't both be extracted from; pass --pairs or --traces.")
+    check_writable(out)
     loaded = load_model(model, template)
     if pairs is not None:
         chosen = kv.ContrastiveSet.load(pairs)

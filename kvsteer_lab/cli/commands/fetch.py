@@ -23,6 +23,7 @@ def fetch(
             it answers, else the index.
     """
     from ...models.fetching import fetch as fetch_model
+    from ...models.missing import BUNDLED
     from ...models.named import MODELS, SOURCES, cache_folder, find_cached, find_named, read_source, similar_names
 
     if not name:
@@ -34,6 +35,9 @@ def fetch(
                 say_line(f"  --from {one}: {model.describe(one)}")
         return
     named = find_named(name)
+    if named is None and name in BUNDLED:
+        say_line(f"{name} comes with the package; there is nothing to fetch.")
+        return
     if named is None:
         near = similar_names(name, tuple(MODELS))
         meant = f"did you mean {near[0]!r}?" if near else f"there are {' and '.join(map(repr, MODELS))}."

@@ -31,7 +31,7 @@ def reproduce(
     page say where).
 
     Args:
-        model: a hub id, a folder, or a bundled model.
+        model: "smollm2-135m", another name, a folder, a .gguf file or a hub id.
         out: the folder.
         task: what they evaluate on; by default that of the model's profile.
         profile: sizes and strengths: quick (on a CPU, about an hour for a model of 135 M parameters), full, or own (the

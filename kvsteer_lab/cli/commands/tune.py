@@ -62,12 +62,24 @@ def tune(
     """
     import kvsteer_lab as kv
 
-    from ..._util.files import write_atomically
+    from ..._util.files import check_writable, write_atomically
+    from ...evaluation.tuning.objectives import Goal
+    from ...evaluation.tuning.rounds import check_cells
+    from ...interventions.checks import check_number_of_controls
     from ..demo import format_table
 
     if not methods:
         raise ValueError("There is nothing to tune; pass --methods cache, activation or both.")
-    questions, loaded = kv.tasks.get(task, data_dir), load_model(model, template)
+    bounds = {k: (None, most) for k, most in (("tokens", most_tokens), ("kl", most_kl)) if most is not None}
+    Goal.of(objective, bounds)
+    if "cache" in methods:
+        check_cells("cache steering", len(kv.CacheSearch.key_shares), cells)
+    check_number_of_controls(controls)
+    questions = kv.tasks.get(task, data_dir)
+    for split, asked in (("dev", n_dev), ("test", n_test)):
+        questions.questions(split, asked, seed)
+    check_writable(out / "cells.csv")
+    loaded = load_model(model, template)
     chosen = kv.ContrastiveSet.few_shot(
         questions, loaded.tokenizer, style=style, against=against, n=pairs, shots=shots, seed=seed
     )
@@ -88,7 +100,7 @@ def tune(
         cells=cells,
         objective=objective,
         stop_when_flat=stop_when_flat,
-        bounds={k: (None, most) for k, most in (("tokens", most_tokens), ("kl", most_kl)) if most is not None},
+        bounds=bounds,
         n=n_dev,
         seed=seed,
         generation=generation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,12 +86,21 @@ class Outcome:
             reply: what was answered.
 
         Raises:
-            ValueError: the function returned something that is no number, or, of a share, not 0 or 1.
+            ValueError: the function failed, or returned something that is no number, or, of a share, not 0 or 1.
+            OSError: from the function, an endpoint that doesn't answer say.
 
         >>> Outcome("words", lambda question, reply: len(reply.split())).value(None, Reply("The answer is 4."))
         4.0
         """
-        found = self.measure(question, reply)
+        try:
+            found = self.measure(question, reply)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # the user's own code
+            where = f" on question {question.id!r}" if question is not None else ""
+            raise ValueError(
+                f"The outcome {self.name!r} failed{where} ({type(error).__name__}: {error}); mend the function."
+            ) from error
         if found is None:
             return math.nan
         try:
@@ -120,7 +130,8 @@ def as_outcomes(given: Any, built_in: Mapping[str, Outcome]) -> tuple[Outcome, .
         The outcomes in order.
 
     Raises:
-        ValueError: an unknown name, something else, or two outcomes with one name.
+        ValueError: an unknown name, a function that doesn't take a question and a reply, something else, or two
+            outcomes with one name.
 
     >>> import kvsteer_lab as kv
     >>> def exclaims(question, reply):
@@ -142,6 +153,7 @@ def as_outcomes(given: Any, built_in: Mapping[str, Outcome]) -> tuple[Outcome, .
 def _as_outcome(given: Any, built_in: Mapping[str, Outcome]) -> Outcome:
     own = getattr(given, "outcome", given)
     if isinstance(own, Outcome):
+        _check_parameters(own.measure, own.name)
         return own
     if isinstance(given, str):
         if given not in built_in:
@@ -157,5 +169,20 @@ def _as_outcome(given: Any, built_in: Mapping[str, Outcome]) -> Outcome:
     name = getattr(given, "__name__", type(given).__name__)
     if name == "<lambda>":
         raise ValueError("A lambda has no name for the table; pass kv.outcomes.Outcome('name', lambda ...).")
+    _check_parameters(given, name)
     description = next(iter((given.__doc__ or "").strip().splitlines()), "")
     return Outcome(name, given, description=description)
+
+
+def _check_parameters(measure: Callable[..., Any], name: str) -> None:
+    """Refuse a function that can't be called with a question and a reply."""
+    try:
+        parameters = inspect.signature(measure)
+    except (TypeError, ValueError):  # of a function that isn't written in Python nothing is known
+        return
+    try:
+        parameters.bind(None, Reply(""))
+    except TypeError as error:
+        raise ValueError(
+            f"The outcome {name!r} can't be called with a question and a reply ({error}); give it these two parameters."
+        ) from error

@@ -33,12 +33,28 @@ def first_round(
     """
     if not builds:
         raise ValueError(f"The search {name!r} has no variants; give it at least one layer, share of keys or steering.")
-    if cells < 3 * len(builds) or cells % len(builds):
-        raise ValueError(
-            f"{name!r} has {len(builds)} variants, and {cells} cells don't give each of them the same three or more"
-            f" doses; choose a multiple of {len(builds)}."
-        )
+    check_cells(name, len(builds), cells)
     return [(v, float(d)) for v in builds for d in np.geomspace(*doses, cells // len(builds))]
+
+
+def check_cells(name: str, n_variants: int, cells: int) -> None:
+    """Refuse a number of cells that the variants of a method don't divide into three relative strengths or more.
+
+    Args:
+        name: of the search.
+        n_variants: how many variants it has.
+        cells: how many cells there are in all.
+
+    Raises:
+        ValueError: with numbers that would do.
+
+    >>> check_cells("mine", 4, 24)
+    """
+    if cells < 3 * n_variants or cells % n_variants:
+        raise ValueError(
+            f"{name!r} has {n_variants} variants, and {cells} cells don't give each of them the same three or more"
+            f" doses; choose a multiple of {n_variants}, {3 * n_variants} at least."
+        )
 
 
 def best_cell(table: pd.DataFrame, name: str, goal: Goal) -> pd.Series:

@@ -113,7 +113,8 @@ _STATEMENT = re.compile(
     r"(?<!\bthis )(?<!\bthat )(?<!\beach )\b(?:answer|choice|option)"
     rf"(?:[ \t]+(?:here|then|to (?:the|this) question))?[*_]{{0,3}}\s{{1,3}}{_IS}"
     rf"|\b(?:{_RIGHT}|my)[ \t]+(?:answer|choice|option)[*_]{{0,3}}[ \t]{{0,3}}[:=–-]"
-    r"|^[^\w\n]{0,9}(?:the[ \t]+)?(?:final[ \t]+|correct[ \t]+)?answer[*_]{0,3}[ \t]{0,3}(?:[:=–-]|$)"
+    r"|(?:^[^\w\n]{0,9}|(?<=[.!?][ \t])[*_]{0,3})(?:the[ \t]+)?(?:final[ \t]+|correct[ \t]+)?"
+    r"answer[*_]{0,3}[ \t]{0,3}(?:[:=–-]|$)"
     r"|\bI(?:'d|'ll| would| will)?[ \t]+(?:choose|pick|select|go with)\b"
     rf"|{BOX}|<answer>|答案(?:是|为|為|:)",
     re.IGNORECASE | re.MULTILINE,
@@ -142,7 +143,7 @@ _LABEL = re.compile(r"(?:(?P<label>[A-Z0-9])|(?P<small>[a-z])(?=\)))(?![^\W_]|-\
 _CLOSED = r"[*_`\"'”’»)\]}$>" + END + "]{0,12}"
 _ARTICLE = re.compile(
     r"[ \t]+(?!(?:because|since|as|and|or|but|which|for|due|if|when|so|while|with|is|was|would|seems|must|has to"
-    r"|should)\b)"
+    r"|should|instead|rather|over|not)\b)"
     r"[a-z]"
 )
 _WRONG = re.compile(
@@ -154,11 +155,16 @@ _MARKED = re.compile(rf"{_CLOSED}[ \t]{{0,2}}[:.)]")
 _JOINED = re.compile(
     rf"{_CLOSED}[ \t.]{{0,2}}(?:,[ \t]*(?:and\b|or\b)?|/|&|\band\b|\bor\b)(?:[ \t]+(?:maybe|perhaps|possibly|even)\b)?"
     rf"[\s*_\"“‘«(\[{{{BOX}]{{0,8}}(?:(?:option|choice|letter)[ \t]+)?"
-    r"(?P<label>[A-Z0-9])(?![\w'’-])(?P<word>[ \t]+[a-z])?",
+    r"(?P<label>[A-Z0-9])(?![\w'’-])"
+    r"(?![*_)\]\"”]{0,3}[ \t]+(?:(?:is|was|are) (?:not|wrong|incorrect|false|just|only|an?)\b"
+    r"|(?:is|was|does|ca|wo)n['’]t\b|cannot\b))(?P<word>[ \t]+[a-z])?",
     re.IGNORECASE,
 )
 _NEXT_ITEM = re.compile(r"[ \t*_(\[]{0,6}(?P<label>[A-Z0-9])[*_)\]]{0,3}(?:[:.)]|[ \t]*$)", re.MULTILINE)
-_SAME_LINE = re.compile(r"(?P<apart>[,;.][ \t]*|[ \t])(?:and |or )?[*_(\[]{0,4}(?P<label>[A-Z0-9])[*_)\]]{0,3}[:)]")
+_SAME_LINE = re.compile(
+    r"(?<!\bnot)(?<!\bthan)(?<!\bof)(?P<apart>[,;.][ \t]*|[ \t])(?:and |or )?"
+    r"[*_(\[]{0,4}(?P<label>[A-Z0-9])[*_)\]]{0,3}[:)](?![ \t]+(?:is|was|are|would|could|can|may|might|does|has)\b)"
+)
 
 
 def _labels_after(choices: Mapping[str, str], tail: str) -> set[str]:

@@ -31,7 +31,7 @@ _OTHER = {
     "￡": "£",
 }
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-_GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<=\d)[\u00a0\u2009\u202f'’](?=\d{3}(?!\d))")
 _VULGAR = re.compile(r"(\d?)([¼-¾⅐-⅞])")
 
 
@@ -60,6 +60,8 @@ def in_ascii(text: str) -> str:
 
 # --- markup ---------------------------------------------------------------------------------------------------
 
+_UNDERLINES = re.compile(r"(?<!\w)_{1,3}(?=[^\W_])|(?<=[^\s_])_{1,3}(?![\w{])")
+"""Emphasis by underlines: around words, where a name's or a subscript's are within one."""
 _TAG = re.compile(r"</?(?:b|i|u|em|strong|code|span|p|mark)(?: [^<>\n]{0,80})?>", re.IGNORECASE)
 _WRAPPED = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|mbox|emph|bf|rm)\s{0,9}\{([^{}]*)\}"
@@ -97,13 +99,14 @@ _SYMBOL = re.compile(
 
 
 def without_markup(text: str) -> str:
-    r"""The text without HTML tags, and with simple LaTeX as plain text: fractions as `1/2`, `\text{...}` without its
-    wrapping, a box between `BOX` and `END`.
+    r"""The text without HTML tags, with emphasis by asterisks only, and with simple LaTeX as plain text: fractions as
+    `1/2`, `\text{...}` without its wrapping, a box between `BOX` and `END`.
 
     >>> without_markup(r"\( \frac{1}{2} \) is \$9{,}500").split()
     ['1/2', 'is', '$9,500']
     """
     text = _TAG.sub("", text.replace(BOX, "").replace(END, ""))
+    text = _UNDERLINES.sub(lambda m: "*" * len(m[0]), text)
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
     for _ in range(3):  # as deep as such wrappings lie in one another
         text = _WRAPPED.sub(r" \1 ", text)
@@ -115,7 +118,8 @@ def without_markup(text: str) -> str:
 
 _NEXT = re.compile(
     r"\n[ \t]*(?:[#*>]{1,6}[ \t]*)?"
-    r"(?:(?:question|problem|exercise|instruction|human|user)\b[ \t]*\d{0,4}\**[ \t]*[:.)]|q[ \t]*\d{0,4}[ \t]*:)"
+    r"(?:(?:(?:next|another|new)[ \t]+)?(?:question|problem|exercise|instruction|prompt|human|user)\b[ \t]*\d{0,4}\**"
+    r"[ \t]*[:.)]|example[ \t]+\d{1,4}\**[ \t]*[:.)]|q[ \t]*\d{0,4}[ \t]*:|\[INST\])"
     r"|<\|(?:im_end|im_start|eot_id|end_of_text|endoftext|end|user)\|>|<end_of_turn>|</s>",
     re.IGNORECASE,
 )

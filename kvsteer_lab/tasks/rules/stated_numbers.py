@@ -37,9 +37,11 @@ _VALUE = re.compile(
 )
 _CLOSER = r"[ \t*_`\"'”’)\]}$" + END + "]*"
 _TIMES = r"times|plus|minus|divided by|multiplied by|over|x"
-_UNIT = rf"(?:[ \t]?%|(?:[ \t]*(?!(?:{_TIMES}|and|or|to)\b)[a-zA-Z°]+(?:/[a-z]+|\^\d)?){{0,2}})"
+_UNIT = rf"(?:[ \t]?%|(?:[ \t]*(?!(?:{_TIMES}|and|or|to|of)\b)[a-zA-Z°]+(?:/[a-z]+|\^\d)?){{0,4}})"
 _LINK = re.compile(
-    rf"{_CLOSER}(?:\^|{_UNIT}{_CLOSER}(?P<link>=(?!>)|≈|[-+*/×·÷–]|(?:{_TIMES})\b)){_GAP}", re.IGNORECASE
+    rf"{_CLOSER}(?:\^|{_UNIT}{_CLOSER}(?P<link>=(?!>)|≈|[-+*/×·÷–]|(?:{_TIMES})\b"
+    rf"|of(?=[ \t][$€£¥]?[\d.,]+{_UNIT}[ \t]*=))){_GAP}",
+    re.IGNORECASE,
 )
 _COMPOUND = (
     r"(?:dollars?|euros?|pounds?|hours?|hrs?|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?"
@@ -48,7 +50,7 @@ _COMPOUND = (
 """Units that are followed by a smaller one, as in "2 hours and 15 minutes"."""
 _MORE = re.compile(
     rf"{_CLOSER}(?:[ \t]*(?:,|\bor\b|\bto\b|\band\b|\bout of\b|[-–])[ \t]*[$€£¥{BOX}]{{0,2}}\d"
-    r"|[ \t]+\d|[.,:]\d|(?<=[\d)])\(\d|e[+-]?\d|/|[²³⁴-⁹]|k\b"
+    r"|[ \t]+\d|[.,:]\d|(?<=[\d)])\(\d|e[+-]?\d|/(?![a-z]{2})|['′]\d|[²³⁴-⁹]|k\b"
     r"|[ -]?(?:hundred|thousand|million|billion|trillion|dozen|hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?)\b)"
     rf"|(?:{_CLOSER}[a-z]+)?[ \t](?:more|less|fewer)(?: [a-z]+)?[ \t]than[ \t][$€£¥]?\d"
     rf"|[ \t]{_COMPOUND},?(?: and)? \d",

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 
 from ..base import Question, Rule
-from .reply import BOX, END, is_denied, own_reply, without_markup
+from .reply import BOX, END, in_ascii, is_denied, own_reply, without_markup
 
 _WINDOW = 500
 """How far a statement reaches, in characters."""
@@ -27,7 +27,7 @@ def said(words: str) -> str:
     >>> said("The **Eiffel Tower**."), said("Zu\u0308rich") == said("Z\u00fcrich")
     ('eiffel tower', True)
     """
-    composed = unicodedata.normalize("NFC", words).lower().replace("’", "'")
+    composed = unicodedata.normalize("NFC", in_ascii(words)).lower().replace("’", "'")
     bare = " ".join(composed.split()).strip(_EDGES)
     return re.sub(r"^(?:the|an?) ", "", bare).strip(_EDGES)
 
@@ -83,12 +83,18 @@ def word_rules(answers: Iterable[str]) -> Mapping[str, Rule]:
 _STATEMENT = re.compile(
     r"\banswer(?:[ \t]+(?:here|then|to (?:the|this) question))?[*_]{0,3}"
     r"[ \t]+(?:is|was|would be|will be|should be|must be)\b"
-    r"|(?:^[^\w\n]{0,9}(?:the[ \t]+)?|\b(?:final|correct|right|best|my)[ \t]+)answer[*_]{0,3}[ \t]{0,3}[:=：]"
+    r"|(?:(?:^[^\w\n]{0,9}|(?<=[.!?][ \t])[*_]{0,3})(?:the[ \t]+)?|\b(?:final|correct|right|best|my)[ \t]+)"
+    r"answer[*_]{0,3}[ \t]{0,3}[:=]"
     rf"|{BOX}|<answer>",
     re.IGNORECASE | re.MULTILINE,
 )
-_OPEN = re.compile(r"[ \t:：=*_`\"'“‘(\[{$" + BOX + r"]*(?:\n[\s*_`\"'“‘(\[{$" + BOX + r"]*(?=\S))?")
+_OPEN = re.compile(r"[ \t:=*_`\"'“‘(\[{$" + BOX + r"]*(?:\n[\s*_`\"'“‘(\[{$" + BOX + r"]*(?=\S))?")
 _NOT = re.compile(r"not\b", re.IGNORECASE)
+_SURELY = re.compile(
+    r"(?:(?:(?:most |very )?likely|probably|presumably|definitely|certainly|clearly|obviously|undoubtedly|therefore"
+    r"|thus|indeed)[,:]?[ \t]+){1,3}[*_`\"'“‘(\[{$" + BOX + r"]*(?=\w)",
+    re.IGNORECASE,
+)
 _ABBREVIATION = re.compile(
     r"(?:\b(?:St|Ste|Mr|Mrs|Ms|Dr|Prof|Jr|Sr|Mt|Ft|No|vs|Inc|Ltd|Co|Lt|Col|Gen|Sgt|Rev|Hon)|(?:^|[\s.])[A-Z])$"
 )
@@ -105,7 +111,7 @@ _BOUNDARY = re.compile(r"[.,;:!?)\"”’*_`\]}$" + END + r"\n-]|[ \t]|$")
 
 def _stated(text: str, known: Collection[str]) -> list[str]:
     """What the reply states, in order."""
-    reply, answers = without_markup(own_reply(text)), frozenset(known)
+    reply, answers = without_markup(in_ascii(own_reply(text))), frozenset(known)
     tails = [reply[m.end() : m.end() + _WINDOW] for m in _STATEMENT.finditer(reply) if not is_denied(reply, m.start())]
     return [words for tail in tails if (words := _words_at_start(tail, answers))]
 
@@ -114,9 +120,12 @@ def _stated(text: str, known: Collection[str]) -> list[str]:
 def _words_at_start(text: str, known: frozenset[str]) -> str | None:
     opening = _OPEN.match(text)
     line = text[opening.end() if opening else 0 :].partition("\n")[0]
-    for end in reversed(list(_boundaries(line[: _longest(known) + 40]))) if known else ():
-        if said(line[:end]) in known:
-            return said(line[:end])
+    if found := _known_at_start(line, known):
+        return found
+    if surely := _SURELY.match(line):
+        line = line[surely.end() :]
+        if found := _known_at_start(line, known):
+            return found
     if _NOT.match(line):
         return None
     if reason := _REASON.search(line):
@@ -126,6 +135,14 @@ def _words_at_start(text: str, known: frozenset[str]) -> str | None:
         if stop[0] != "." or is_last or not _ABBREVIATION.search(line, 0, stop.start()):
             return said(line[: stop.start()]) or None
     return said(line) or None
+
+
+def _known_at_start(line: str, known: frozenset[str]) -> str | None:
+    """The longest of the known answers with which the line begins."""
+    for end in reversed(list(_boundaries(line[: _longest(known) + 40]))) if known else ():
+        if said(line[:end]) in known:
+            return said(line[:end])
+    return None
 
 
 def _boundaries(line: str) -> Iterator[int]:

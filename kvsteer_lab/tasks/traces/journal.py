@@ -52,6 +52,9 @@ def lines_of(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     """
     try:
         text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
+    except IsADirectoryError as error:
+        names = ", ".join(sorted(file.name for file in Path(path).expanduser().glob("*.json*"))[:5])
+        raise ValueError(f"{path} is a folder; name the file of traces in it{names and ': '}{names}.") from error
     except OSError as error:
         raise ValueError(f"There are no traces at {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:

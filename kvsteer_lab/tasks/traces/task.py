@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..base import Chat, Question, Rule, Task, same_text
+from ..base import Chat, Question, Rule, Task, check_task, same_text
 from .reading import Trace, Traces
 
 
@@ -151,7 +151,10 @@ def with_traces(task: Task | None, traces: Traces) -> Task:
     >>> task.questions("extraction")[0].replies["stepwise"]
     'Step 1: 2 + 2 = 4. The answer is 4.'
     """
-    return TracesTask(traces) if task is None else TracedTask(task, traces)
+    if task is None:
+        return TracesTask(traces)
+    check_task(task)
+    return TracedTask(task, traces)
 
 
 def _check_same(question: Question, found: Mapping[str, Trace], traces: Traces) -> None:
