@@ -39,7 +39,7 @@ from .reading.divergence import nats_of_reading as nats_of_reading
 from .reading.half_life import half_life as half_life
 from .reading.judging import judge_heads as judge_heads
 from .reading.judging import judge_layers as judge_layers
-from .reading.knockout import knock_out_reading as knock_out_reading
+from .reading.replies import knock_out_reading as knock_out_reading
 from .reading.values import unembed_values as unembed_values
 from .residual.lens import Lens as Lens
 from .residual.lens import logit_lens as logit_lens

@@ -23,8 +23,6 @@ _COMMON = {
     " ese eso ante ellos del se son está están ser puede pueden tiene tienen hola gracias mi tu usted hacer si",
 }
 _STOP = {language: frozenset(words.split()) for language, words in _COMMON.items()}
-LANGUAGES = tuple(_STOP)
-"""The languages that are told apart."""
 _LEAST = 3
 
 

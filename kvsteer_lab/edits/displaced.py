@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..models.model import Model
-from .base import SlotEdit, Slotted
+from .base import CacheEdit, SlotEdit, Slotted
 from .spans.spans import CachedPrompt
+
+Edit = TypeVar("Edit", bound=CacheEdit)
 
 
 @dataclass(frozen=True, init=False)
@@ -62,6 +65,18 @@ class Displaced(SlotEdit):
         if self.seed is not None:
             step = step @ _rotations(self.seed, number, old.shape[0], old.shape[2]).to(step)
         return old + step
+
+
+def ungated(edit: Edit) -> Edit:
+    """The same edit with its gate open.
+
+    >>> import kvsteer_lab as kv
+    >>> ungated(kv.edits.Map(0.5, when=lambda last: False)).when is None
+    True
+    """
+    if isinstance(edit, Displaced):
+        return Displaced(ungated(edit.edit), edit.factor, edit.seed)  # type: ignore[return-value]
+    return replace(edit, when=None)  # type: ignore[type-var]  # operators are dataclasses
 
 
 def once(edit: SlotEdit) -> SlotEdit:

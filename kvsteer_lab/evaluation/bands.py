@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from ..stats.significance import control_p
 
@@ -39,34 +38,3 @@ def band(value: float, each: Sequence[float], name: str = "") -> dict[str, float
         f"random{suffix}_high": float(high),
         f"p_random{suffix}": control_p(value, each),
     }
-
-
-def control_means(rows: pd.DataFrame, label: str, column: str = "correct") -> list[float]:
-    """The mean of a column for each control of an intervention, in the order of the run.
-
-    Args:
-        rows: of `Results`.
-        label: of the intervention that is controlled.
-        column: of numbers or verdicts, without gaps.
-
-    Returns:
-        One mean a control; none without controls.
-
-    Raises:
-        ValueError: a control's reply without a value in the column.
-
-    Examples:
-        >>> import pandas as pd
-        >>> from kvsteer_lab.evaluation.bands import control_means
-        >>> rows = pd.DataFrame({"control_of": ["s", "s"], "intervention": ["r0", "r1"], "correct": [True, False]})
-        >>> control_means(rows, "s")
-        [1.0, 0.0]
-    """
-    controls = rows[rows.control_of == label]
-    if controls[column].isna().any():
-        raise ValueError(
-            f"A control of {label!r} has replies without a value of {column!r}, so they can't be averaged; read the"
-            " texts"
-            " again, or leave these questions out."
-        )
-    return [float(mean) for mean in controls.groupby("intervention", sort=False)[column].mean()]

@@ -128,12 +128,11 @@ def check_unit(steering: Scaled, unit: float) -> None:
         >>> import kvsteer_lab as kv
         >>> check_unit(kv.CacheEdits(kv.edits.Map(0.5), name="half"), 0.0)
         Traceback (most recent call last):
-        ValueError: What 'half' adds is zero at every coefficient, so there is no dose; check its ...
+        ValueError: What 'half' adds is zero at every coefficient; check its ...
     """
     if unit == 0:
         raise ValueError(
-            f"What {steering.label!r} adds is zero at every coefficient, so there is no dose; check its vectors, layers"
-            " and heads."
+            f"What {steering.label!r} adds is zero at every coefficient; check its vectors, layers and heads."
         )
 
 

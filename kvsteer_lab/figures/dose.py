@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from .._util.terms import measure_name
 from ..stats.intervals import wilson
+from .columns import check_column
 from .style import COLORS, TWO_COLUMNS, attach, color_of, label_of, styled
 
 
@@ -56,7 +57,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
     as in `plot_dose_response`.
 
     Raises:
-        ValueError: no tables.
+        ValueError: no tables, or another column than `"accuracy"` and `"reasoned"`.
 
     Example:
         >>> import pandas as pd
@@ -67,6 +68,7 @@ def plot_dose_responses(tables: Mapping[str, pd.DataFrame], column: str = "accur
         >>> [axis.get_title() for axis in figure.axes]
         ['cache steering', 'activation steering']
     """
+    check_column(column, ("accuracy", "reasoned"))
     if not tables:
         raise ValueError("There are no tables to draw; pass {label: kv.dose_response(...)}.")
     figure, axes = plt.subplots(

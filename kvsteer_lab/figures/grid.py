@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from .._util.terms import measure_name
 from .._util.text import for_figure
+from .columns import check_column
 from .style import AMOUNT, TWO_COLUMNS, ink, styled
 
 _MEASURES = ("accuracy", "reasoned", "adopted", "tokens", "truncated", "loops", "repetition")
@@ -48,8 +49,8 @@ def plot_coefficient_grid(
         raise ValueError(
             "There are no cells or no measures to draw; pass the table that kv.analysis.coefficient_grid returned."
         )
-    if unknown := [m for m in measures if m not in _MEASURES]:
-        raise ValueError(f"There is no measure {unknown[0]!r}; choose from {', '.join(_MEASURES)}.")
+    for measure in measures:
+        check_column(measure, _MEASURES)
     tasks = list(dict.fromkeys(table.task))
     rows = cells.ck.nunique()
     size = (TWO_COLUMNS, 0.75 + len(tasks) * (0.55 + 0.17 * max(rows, 4)))

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from .._util.terms import measure_name
 from .._util.text import for_figure
 from ..stats.intervals import wilson
+from .columns import check_column
 from .style import AMOUNT, COLORS, ONE_COLUMN, TWO_COLUMNS, ink, styled
 
 _MASKS = {
@@ -35,7 +36,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
     colour bar says how wide a 95% Wilson interval is at most; the table has each.
 
     Raises:
-        ValueError: a table without masks.
+        ValueError: another column, or a table without masks.
 
     Example:
         >>> import pandas as pd
@@ -47,6 +48,7 @@ def plot_layers(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         >>> figure.axes[0].get_title(loc="left"), [text.get_text() for text in figure.axes[0].texts]
         ('values: baseline .50, all .90', ['.80', '.60'])
     """
+    check_column(column, ("accuracy", "reasoned"))
     masks = table[~table.way.isin(["none", "all"])]
     if masks.empty:
         raise ValueError(

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from .._util.terms import measure_name
 from ..stats.intervals import wilson
+from .columns import check_column
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, color_of, label_of, styled
 
 MARKERS = "os^Dv"
@@ -68,7 +69,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         column: `"accuracy"` or `"reasoned"`.
 
     Raises:
-        ValueError: a table without relative strengths, divergences and methods.
+        ValueError: another column, or a table without relative strengths, divergences and methods.
 
     Example:
         >>> import pandas as pd
@@ -78,6 +79,7 @@ def plot_matched(table: pd.DataFrame, column: str = "accuracy") -> Figure:
         >>> figure.axes[1].get_xlabel()
         "total KL(steered || plain) on the baseline's text, nats"
     """
+    check_column(column, ("accuracy", "reasoned"))
     if missing := {"method", "dose", "kl", "vector", column} - set(table.columns):
         raise ValueError(
             f"The table has no column {min(missing)!r}; merge kv.dose_response with kv.analysis.divergence_response and"

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from .._util.terms import measure_name
 from .._util.text import for_figure
+from .columns import check_column
 from .style import COLORS, ONE_COLUMN, styled, tint
 
 _LABELS = {column: measure_name(column) for column in ("accuracy", "reasoned", "adopted")} | {
@@ -40,8 +41,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
         >>> [label.get_text() for label in kv.figures.plot_turns(table).axes[0].get_yticklabels()]
         ['plain', 'kept']
     """
-    if column not in _LABELS:
-        raise ValueError(f"There is no column {column!r} to draw; choose one of: {', '.join(_LABELS)}.")
+    check_column(column, _LABELS)
     if not (table.way != "plain").any():
         raise ValueError(
             "The table holds plain conversations only; pass the one that kv.analysis.summarise_turns returned."

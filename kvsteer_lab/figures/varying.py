@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from .._util.terms import measure_name
 from .._util.text import for_figure
+from .columns import check_column
 from .style import COLORS, ONE_COLUMN, TWO_COLUMNS, styled
 
 MARKERS, LINES = "osD^v", ("-", "--", ":", "-.")
@@ -26,7 +27,7 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
     highest vector; the band holds the middle 95% of random vectors.
 
     Raises:
-        ValueError: no tables, or a key that is neither.
+        ValueError: no tables, a key that is neither, or another column.
 
     Example:
         >>> import pandas as pd
@@ -37,6 +38,7 @@ def plot_extraction(tables: Mapping[str, pd.DataFrame], column: str = "adopted")
         >>> kv.figures.plot_extraction({"pairs": table}).axes[0].get_xlabel()
         'pairs'
     """
+    check_column(column, ("adopted", "gain"))
     if not tables or set(tables) - {"pairs", "shots"}:
         raise ValueError("Pass tables of kv.analysis.vary_extraction by what varies in them: 'pairs', 'shots' or both.")
     width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS
@@ -145,7 +147,7 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
     Bars are 95% Wilson intervals; the broad bars under the points hold the middle 95% of random vectors.
 
     Raises:
-        ValueError: no tables, or a key that is neither.
+        ValueError: no tables, a key that is neither, or another column.
 
     Example:
         >>> import pandas as pd
@@ -155,6 +157,7 @@ def plot_slots(tables: Mapping[str, pd.DataFrame], column: str = "accuracy") -> 
         >>> kv.figures.plot_slots({"slot": table.astype({"slot": "Int64"})}).axes[0].get_xlabel()
         'steered position and its token'
     """
+    check_column(column, ("accuracy", "reasoned"))
     if not tables or set(tables) - {"slot", "offset"}:
         raise ValueError("Pass the tables of kv.analysis.slot_response and offset_response by 'slot' and 'offset'.")
     width = ONE_COLUMN if len(tables) == 1 else TWO_COLUMNS

@@ -59,7 +59,8 @@ def check_backend(backend: object) -> None:
     ValueError: 'vllm' is no backend; make one from kv.backends, or leave it out for transformers in this process.
     """
     # looked up without asking for `about`: that may read a whole file, or ask a server, before anything is refused
-    if backend is not None and any(getattr_static(backend, part, None) is None for part in _PARTS):
+    lacks = any(getattr_static(backend, part, None) is None for part in _PARTS)
+    if backend is not None and (lacks or isinstance(backend, type)):
         raise ValueError(
             f"{backend!r} is no backend; make one from kv.backends, or leave it out for transformers in this process."
         )

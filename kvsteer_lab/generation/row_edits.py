@@ -5,7 +5,7 @@ apart from what is done to the cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from ..edits.addition import Add
 from ..edits.banks import Bank, joined
 from ..edits.base import CacheEdit, SlotEdit
+from ..edits.displaced import ungated
 from ..edits.gates import opens, show
 from ..edits.hiding import HiddenSlot
 from ..edits.operators import Erase, Insert
@@ -121,11 +122,13 @@ def _behind_gates(
     asked = [row for row, edits in enumerate(deltas) if any(map(early, edits))]
     distinct = list(dict.fromkeys(tuple(prompts[row][: lengths[row]]) for row in asked))
     shown = dict(zip(distinct, show(model, distinct), strict=True))
+    # one object for all rows: they share a prompt's prefill, and are edited together
+    plain = {id(edit): ungated(edit) if early(edit) else edit for row in asked for edit in deltas[row]}
     open_edits = list(deltas)
     for row in asked:
         last = shown[tuple(prompts[row][: lengths[row]])]
         open_edits[row] = tuple(
-            replace(edit, when=None) if early(edit) else edit  # type: ignore[type-var]  # operators are dataclasses
+            plain[id(edit)]
             for edit in deltas[row]
             if not early(edit) or opens(edit.when, last, row)  # type: ignore[attr-defined]
         )

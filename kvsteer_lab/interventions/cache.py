@@ -176,8 +176,7 @@ class CacheSteering(Steering):
         """
         if self.cv == 0 and self.ck != 0:
             raise ValueError(
-                f"{self.label!r} edits keys only (cv=0), so its dose can't be scaled by cv; give it a value"
-                " coefficient."
+                f"{self.label!r} edits keys only (cv=0), so it can't be scaled by cv; give it a value coefficient."
             )
         return replace(self, ck=self.ck * coefficient / self.cv if self.ck else 0.0, cv=coefficient, name=name)
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._util.batching import in_batches
-from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import Prompt, as_list
@@ -99,8 +98,7 @@ def in_covariance_of_slots(
 
     def read(batch: list[list[int]]) -> tuple[Tensor, Tensor]:
         ids, mask = pad_left(batch, model.pad_id, model.device)
-        with LOCK:
-            keys, values = last_slots(model, ids, mask)
+        keys, values = last_slots(model, ids, mask)
         return (keys if rotary is None else rotary.unrotate(keys, mask.sum(-1).cpu() - 1)), values
 
     found = [part for _, part in in_batches(rows, batch_size, lambda batch: read(list(batch)))]

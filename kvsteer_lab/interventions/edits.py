@@ -15,7 +15,7 @@ from ..edits.addition import Add
 from ..edits.base import CacheEdit, SlotEdit
 from ..edits.cache import apply
 from ..edits.displaced import Displaced, once
-from ..edits.gates import opens_on
+from ..edits.gates import opens, show
 from ..edits.operators import Erase, Insert
 from ..edits.randomised import randomise
 from ..edits.scaling import scale
@@ -91,7 +91,7 @@ class CacheEdits(Scaled):
         return self.name or ", ".join(map(_described, self.edits)) + size
 
     def check(self, model: Model) -> None:
-        for edit in self.edits:
+        for edit in self.done:
             edit.check(model)
 
     def check_adds(self) -> None:
@@ -115,8 +115,11 @@ class CacheEdits(Scaled):
         Raises:
             ValueError: every gate is closed on all of them.
         """
-        gates = [getattr(edit, "when", None) for edit in self.edits]
-        if all(gate is not None and not any(opens_on(gate, model, prompts)) for gate in gates):
+        gates = [gate for edit in self.edits if (gate := getattr(edit, "when", None)) is not None]
+        if len(gates) < len(self.edits):
+            return
+        shown = show(model, [model.encode(prompt) for prompt in prompts])
+        if not any(opens(gate, last, row) for gate in gates for row, last in enumerate(shown)):
             raise ValueError(
                 f"The gate of {self.label!r} is closed on all {len(prompts)} prompts, so no coefficient does anything;"
                 " fit it to prompts like these."

@@ -7,11 +7,9 @@ from itertools import pairwise
 
 import torch
 
-from ..edits.gates import Similar
+from ..edits.gates import Similar, show
 from ..models.model import Model
-from ..models.prefill import last_slots
 from ..models.prompts import Prompt
-from ..models.tokens import pad_left
 from ..vectors.kv import KVVectors
 
 
@@ -43,11 +41,10 @@ def fit_gate(
     """
     if not steered or not others:
         raise ValueError("A gate is fitted to prompts of both kinds; pass at least one to be steered and one other.")
-    both = []
-    for prompts in (steered, others):
-        rows = [model.encode(prompt) for prompt in prompts]
-        both.append(last_slots(model, *pad_left(rows, model.pad_id, model.device))[1].flatten(2))
-    yes, no = both
+    yes, no = (
+        torch.stack([last.values for last in show(model, list(map(model.encode, prompts)))]).flatten(2)
+        for prompts in (steered, others)
+    )
     wanted = (yes.mean(0) - no.mean(0)) if condition is None else condition.values.flatten(1)
     found = []
     for layer in range(model.n_layers):

@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def group(self) -> str:
-        """The family of comparisons, one of `runs.GROUPS`."""
+        """The family of comparisons; see `ReleasedRun.group`."""
         return self.runs[0].run.group
 
     @property

@@ -14,9 +14,6 @@ from .sources import shown
 KINDS = ("baseline", "CoT", "steered", "steered + CoT", "activation", "activation + CoT")
 """Nothing; the prompt "Let's think step by step"; cache steering; both; activation steering; both."""
 
-GROUPS = ("steering", "ablation", "activation", "search", "style")
-"""What a run belongs to. Each group is a family of comparisons of its own."""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -95,7 +92,9 @@ class ReleasedRun:
 
     @property
     def group(self) -> str:
-        """One of `GROUPS`; an ablation or a search is known by its name or its folder."""
+        """The family of comparisons that it belongs to: `"steering"`, `"activation"`, `"ablation"`, `"search"` or
+        `"style"`. An ablation or a search is known by its name or its folder.
+        """
         if self.style is not None:
             return "style"
         named = f"{self.arguments.get('experiment_name')}/{'/'.join(PurePosixPath(self.file).parts[:-2])}".lower()

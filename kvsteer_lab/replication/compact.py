@@ -19,8 +19,6 @@ from .sizes import Sizes
 from .stored import SETTINGS, Replication, gather_latency
 from .tables import comparison_table, read_texts
 
-TEXTS = ("text", "forced", "closing", "gold")
-"""Columns that may hold a benchmark's words, or its answers."""
 SAME = ("model", "fingerprint", "dtype", "seed")
 """What all tasks of a folder have in common."""
 KEPT = (

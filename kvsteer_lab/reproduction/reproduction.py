@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import TypeAdapter
 
+from .._util.batching import free_memory
 from .._util.files import write_atomically
 from .._util.json import read_json
 from .._util.locks import one_writer
@@ -218,7 +217,7 @@ def _measure(out: Path, source: str, profile: Profile, size: Size) -> tuple[Unit
     units, speed = measure(load(source), get(profile.task), profile, size)
     text = json.dumps({"asked": asked, "units": asdict(units), "speed": asdict(speed)}, indent=2) + "\n"
     write_atomically(out / MEASURED, lambda file: file.write_text(text))
-    _give_back()
+    free_memory()
     return units, speed
 
 
@@ -245,16 +244,9 @@ def _describe(source: str, task: str, size: str) -> dict[str, str]:
         "kvsteer_lab": __version__,
     }
     del model
-    _give_back()
+    free_memory()
     versions = provenance()
     return about | {name: versions[name] for name in ("torch", "transformers", "nnsight") if name in versions}
-
-
-def _give_back() -> None:
-    """Free the memory of a model that is let go."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _refuse_other(out: Path, about: dict[str, str]) -> None:

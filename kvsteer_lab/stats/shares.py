@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 
 from .outcomes import ByQuestion, Estimate, by_question, paired_questions
@@ -149,12 +149,12 @@ def vector_difference(
     questions.
 
     Each row of `ours` holds the verdicts of one vector. Newcombe's interval of each vector's gain says how far chance
-    in the questions reaches; their root mean square is joined with the spread of the vectors' gains, z standard
-    deviations. So more vectors describe that spread more finely, but do not make it smaller, and where no verdict
-    differs the width of Newcombe's interval is left.
+    in the questions reaches; their root mean square is joined with the spread of the vectors' gains, Student's
+    prediction interval for one more of K: t s sqrt(1 + 1/K). So more vectors describe that spread more finely, but do
+    not make it smaller, and where no verdict differs the width of Newcombe's interval is left.
 
     Args:
-        ours: verdicts, vectors x questions; forty vectors or more describe the spread well.
+        ours: verdicts, vectors x questions; few vectors tell little of their spread (t is 12.7 for two, 2.8 for five).
         theirs: the baseline's verdicts on the same questions.
         confidence: of the interval.
 
@@ -210,7 +210,7 @@ def vector_share(hits: Float[np.ndarray, "vectors questions"], confidence: float
 
 def _over_vectors(each: Sequence[Estimate], confidence: float, least: float) -> Estimate:
     value, low, high, error = np.array(each).T
-    spread = float(norm.ppf((1 + confidence) / 2) * value.std())
+    spread = float(t.ppf((1 + confidence) / 2, len(value) - 1) * value.std(ddof=1)) * math.sqrt(1 + 1 / len(value))
     down, up = (math.sqrt(float(np.mean(side**2)) + spread**2) for side in (value - low, high - value))
     mean = float(value.mean())
     return Estimate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
+from functools import partial
 from numbers import Integral, Real
 from typing import TypeGuard
 
@@ -43,12 +44,12 @@ def readable(table: pd.DataFrame, decimals: int | None = None) -> pd.DataFrame:
     """
     written: dict[Hashable, list[str]] = {}
     for names in _estimates_with_intervals(table.columns):
-        together = _places(value for name in names for value in table[name]) if decimals is None else decimals
+        shared = _form(value for name in names for value in table[name]) if decimals is None else f"z.{decimals}f"
         for name in names:
             numbers = [value for value in table[name] if _is_number(value) and not pd.isna(value)]
-            places = 0 if all(isinstance(value, Integral) for value in numbers) else together
-            write = _write_p if _holds_p(name) else _write
-            written[name] = ["" if pd.isna(value) else write(value, places) for value in table[name]]
+            whole = all(isinstance(value, Integral) for value in numbers)
+            write = _write_p if _holds_p(name) else str if whole else partial(_write, form=shared)
+            written[name] = ["" if pd.isna(value) else write(value) for value in table[name]]
     return in_terms(TextTable({name: written[name] for name in table.columns}, index=table.index))
 
 
@@ -71,26 +72,25 @@ def _text(name: Hashable) -> str:
     return "_".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
-def _places(values: Iterable[object]) -> int:
+def _form(values: Iterable[object]) -> str:
+    """How a column's numbers are written, as Python's formats have it; `z`: no minus zero."""
     sizes = [abs(float(value)) for value in values if _is_number(value) and math.isfinite(value)]
     largest = max(sizes, default=0.0)
     if not largest:
-        return 0
+        return "z.0f"
     places = max(2 - math.floor(math.log10(largest)), 2 * any(0 < size < 1 for size in sizes))
-    while 0 < places <= _MOST_PLACES and all(round(size, places - 1) == round(size, places) for size in sizes):
-        places -= 1
-    return max(places, 0)
-
-
-def _write(value: object, places: int) -> str:
-    if not _is_number(value):
-        return str(value)
     if places > _MOST_PLACES:
-        return f"{value:.2e}"
-    return f"{round(float(value), places) + 0.0:.{places}f}"  # no minus zero
+        return "z.2e"
+    while places > 0 and all(round(size, places - 1) == round(size, places) for size in sizes):
+        places -= 1
+    return f"z.{max(places, 0)}f"
 
 
-def _write_p(value: object, places: int) -> str:
+def _write(value: object, form: str) -> str:
+    return f"{float(value):{form}}" if _is_number(value) else str(value)
+
+
+def _write_p(value: object) -> str:
     return str(value) if not _is_number(value) else "<0.001" if value < 0.001 else f"{float(value):.3f}"
 
 

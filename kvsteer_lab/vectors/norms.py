@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.slots import slot_from_end
-from ..models.lock import LOCK
 from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import Prompt, as_list
@@ -33,8 +32,7 @@ def slot_norms(
     found: dict[str, list[Tensor]] = {"keys": [], "values": []}
     for start in range(0, len(rows), batch_size):
         ids, mask = pad_left(rows[start : start + batch_size], model.pad_id, model.device)
-        with LOCK:
-            slots = last_slots(model, ids, mask)
+        slots = last_slots(model, ids, mask)
         for name, part in zip(found, slots, strict=True):
             found[name].append(part.flatten(2).norm(dim=-1))
     return {name: torch.cat(parts) for name, parts in found.items()}

@@ -254,7 +254,7 @@ def test_what_leaves_nothing_to_vary_is_refused(tiny, task, own, steering):
             lambda: a.vary_extraction(
                 tiny, task, kv.CacheSteering(own, 1, 2, layers=[0]), [2.0], pairs=[1], seeds=[0, 1], **QUICK
             ),
-            "so it has no dose",
+            "so it has no relative strength",
         ),
         (lambda: a.temperature_response(tiny, task, steering, []), "There are no temperatures to try"),
         (lambda: a.temperature_response(tiny, task, steering, [-1.0]), "There is a temperature -1.0"),

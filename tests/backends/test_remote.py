@@ -77,6 +77,8 @@ def test_what_cannot_be_sent_is_refused_by_name(pairs: kv.ContrastiveSet) -> Non
         kv.generate(model, PROMPTS, generation={"repetition_penalty": 1.5}, backend=remote)
     with pytest.raises(ValueError, match="remote must say where"):
         kv.extract(model, pairs, remote=False)
+    with pytest.raises(ValueError, match=r"<class .*VLLM'> is no backend; make one from kv\.backends"):
+        kv.generate(model, "Why?", backend=kv.backends.VLLM)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'vllm' is no backend"):
         kv.generate(model, PROMPTS, backend="vllm")  # type: ignore[arg-type]
 

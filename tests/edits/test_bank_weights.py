@@ -45,6 +45,8 @@ def test_a_bank_of_weight_two_is_there_twice_and_of_weight_zero_not_at_all(name:
         none.check(model)  # what isn't there needs nothing
         with pytest.raises(kv.UnsteerableModelError):
             inserted(bank, "little", weight=0.1).check(model)
+        with pytest.raises(kv.UnsteerableModelError):
+            whole.at(0.1).check(model)
         return
     assert moved(inserted(bank, "nearly one", weight=1 + 1e-7), whole) < 1e-6
     if not all(model.shape.windows):  # in a short window the bank is out of sight

@@ -15,6 +15,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.edits import Add, Bank, Erase, Insert, LastSlot, Map, Replace
 from kvsteer_lab.edits.base import SlotEdit
 from kvsteer_lab.edits.spans import Everything, Slots
+from kvsteer_lab.generation.row_edits import look_up
 
 Load = Callable[[str], kv.Model]
 NEW = {"max_new_tokens": 5}
@@ -164,7 +165,7 @@ def like_first(model: kv.Model) -> Callable[[LastSlot], bool]:
     return lambda last: bool((last.values - wanted).abs().max() < 1e-3)
 
 
-@pytest.mark.parametrize("kind", ["insert", "erase", "every"])
+@pytest.mark.parametrize("kind", ["insert", "erase", "every", "half of every", "control of every"])
 def test_gates_open_row_by_row_for_what_acts_before_and_after(kind: str, model: kv.Model) -> None:
     gate, vectors = like_first(model), vectors_for(model)
 
@@ -173,6 +174,10 @@ def test_gates_open_row_by_row_for_what_acts_before_and_after(kind: str, model: 
             return Insert(Bank.of(model, "Step 1", chat=False), when=when)
         if kind == "erase":
             return Erase(span=Slots(-2, -3), when=when)
+        if kind == "half of every":
+            return kv.edits.scale(Replace(Bank.zeros(model), every=True, when=when), 0.5)
+        if kind == "control of every":
+            return kv.edits.randomise(Map(0.5, every=True, when=when), model, 0)
         return Add(vectors.keys, vectors.values, every=True, when=when)
 
     gated, always = kv.CacheEdits([edit(gate)], name="gated"), kv.CacheEdits([edit(None)], name="always")
@@ -180,6 +185,15 @@ def test_gates_open_row_by_row_for_what_acts_before_and_after(kind: str, model: 
     kl = kv.divergence(model, PROMPTS, texts, gated).totals
     assert kl[0] == pytest.approx(kv.divergence(model, PROMPTS, texts, always).totals[0], rel=1e-3)
     assert kl[0] > 0 and max(kl[1:]) < 1e-9
+
+
+def test_rows_behind_one_gate_are_given_the_same_objects(model: kv.Model) -> None:
+    """So that equal prompts are read once, and rows edited together."""
+    bank, ids = Bank.of(model, "Step 1", chat=False), model.encode(PROMPTS[0])
+    gated = (Insert(bank, when=lambda last: True), Map(0.5, every=True, when=lambda last: True))
+    rows = look_up(model, [gated] * 2, [()] * 2, [ids] * 2, [len(ids)] * 2, ())
+    assert rows.banks[0] is rows.banks[1] is not None
+    assert [edit.when for edit in rows.lasting[0]] == [None] and rows.lasting[0][0] is rows.lasting[1][0]
 
 
 def test_rows_of_one_batch_carry_different_programs(model: kv.Model) -> None:

@@ -159,6 +159,7 @@ def test_readable_tables_hide_no_p_value_and_invent_none():
         ([0.0023, 0.0], ["0.0023", "0.0000"]),
         ([3e-6, 0.0], ["3.00e-06", "0.00e+00"]),
         ([10**8, 1], ["100000000", "1"]),
+        ([2**53 + 1, 1], ["9007199254740993", "1"]),
         ([True, False], ["True", "False"]),
         (["baseline", 1.5, 2], ["baseline", "1.5", "2.0"]),
         ([float("inf"), 0.5], ["inf", "0.5"]),
@@ -176,6 +177,7 @@ def test_whole_numbers_stay_whole_beside_words_and_gaps() -> None:
     shown = kv.readable(table, decimals=2)
     assert shown.layer.tolist() == ["0", "", "3"] and shown.inject.tolist() == ["1", "2", "all"]
     assert shown.x.tolist() == ["1.00", "2.00", "3.00"]
+    assert kv.readable(pd.DataFrame({"x": [0.25, -1e-9]}), decimals=7).x.tolist() == ["0.2500000", "0.0000000"]
 
 
 def test_an_interval_is_written_as_its_estimate() -> None:

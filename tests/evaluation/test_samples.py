@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import kvsteer_lab as kv
-from kvsteer_lab.evaluation.bands import band, control_means
+from kvsteer_lab.evaluation.bands import band
 from kvsteer_lab.evaluation.measures import measure
 from kvsteer_lab.evaluation.side_effects import letter_shift
 
@@ -132,9 +132,6 @@ def test_a_missing_number_is_not_an_effect_of_zero() -> None:
         band(float("nan"), [0.1, 0.2])
     with pytest.raises(ValueError, match="NaN or infinity"):
         band(0.5, [0.1, float("nan")])
-    rows = pd.DataFrame({"control_of": ["s"] * 2, "intervention": ["r"] * 2, "correct": [True, None]})
-    with pytest.raises(ValueError, match="replies without a value of 'correct'"):
-        control_means(rows, "s")
 
 
 def test_tables_of_an_interrupted_run_say_so(verdicts: dict[str, np.ndarray]) -> None:

@@ -175,3 +175,22 @@ def test_a_mistake_in_a_figure_function_is_not_hidden(summary):
 
     with pytest.raises(AttributeError, match="no_such_method"):
         broken(summary)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda column: kv.figures.plot_layers(pd.DataFrame({"way": ["single"], column: 0.5}), column),
+        lambda column: kv.figures.plot_dose_responses({"steered": pd.DataFrame({column: [0.5]})}, column),
+        lambda column: kv.figures.plot_matched(
+            pd.DataFrame(columns=["method", "dose", "kl", "vector", column]), column
+        ),
+        lambda column: kv.figures.plot_extraction({"pairs": pd.DataFrame({column: [0.5]})}, column),
+        lambda column: kv.figures.plot_slots({"slot": pd.DataFrame({column: [0.5]})}, column),
+        lambda column: kv.figures.plot_coefficient_grid(pd.DataFrame({"task": ["t"], "cell": "cell"}), (column,)),
+    ],
+    ids=["layers", "doses", "matched", "extraction", "slots", "grid"],
+)
+def test_a_column_without_a_known_interval_is_not_drawn_under_another_name(draw):
+    with pytest.raises(ValueError, match="There is no column 'kl_8' to draw; choose one of: a"):
+        draw("kl_8")

@@ -64,7 +64,7 @@ def test_a_steering_at_another_coefficient(steerings: list[Steering]) -> None:
     assert (half.ck, half.cv, half.name) == (0.25, 4.0, "half") and replace(half, ck=0.5, cv=8.0, name=None) == cache
     assert activation.at(1.0).label == "activation layer=0,2 c=1 every token cache on"
     assert own.at(-1).label == "two slots c=-1" and own.at(8.0) == own
-    with pytest.raises(ValueError, match=r"edits keys only \(cv=0\), so its dose can't be scaled by cv"):
+    with pytest.raises(ValueError, match=r"edits keys only \(cv=0\), so it can't be scaled by cv"):
         kv.CacheSteering(cache.vectors, 1, 0).at(2)
     assert kv.CacheSteering(cache.vectors, 0, 0).at(2).cv == 2
 

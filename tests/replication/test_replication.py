@@ -16,7 +16,7 @@ import kvsteer_lab as kv
 from kvsteer_lab.cli.main import main
 from kvsteer_lab.generation.divergence import divergences
 from kvsteer_lab.replication.choosing import MATCHED_ON
-from kvsteer_lab.replication.compact import KEPT, TEXTS, hash_reply
+from kvsteer_lab.replication.compact import KEPT, hash_reply
 from kvsteer_lab.replication.matching import KIND, match_controls, scaled_controls
 from kvsteer_lab.replication.methods import ARTICLES, CACHE, LAST, RELEASED, SCOPES, VALUES
 from kvsteer_lab.replication.sources import with_demonstrations
@@ -132,7 +132,7 @@ def test_our_own_audit_scores_the_release_again(finished: Path) -> None:
 def test_compact_results_hold_no_texts_and_give_the_same_table(finished: Path, tmp_path: Path) -> None:
     whole = kv.replication.load(finished)
     compact = kv.replication.read_compact(kv.replication.write_compact(whole, tmp_path / "compact"))
-    assert tuple(compact.rows.columns) == KEPT and not set(KEPT) & set(TEXTS)
+    assert tuple(compact.rows.columns) == KEPT and not set(KEPT) & {"text", "forced", "closing", "gold"}
     pd.testing.assert_frame_equal(compact.table, whole.table)
     replies = (whole.rows.forced + whole.rows.text).tolist()
     stored = b"".join(file.read_bytes() for file in compact.path.iterdir() if file.suffix != ".safetensors")

@@ -171,6 +171,16 @@ def test_vectors_add_their_spread_and_keep_the_questions_width():
     assert (whole.low, whole.high) == pytest.approx(wilson(20, 20))
 
 
+@pytest.mark.parametrize("vectors", [2, 3, 5, 20])
+def test_one_more_vector_lies_in_the_interval_however_few_there_are(vectors):
+    rng, inside = np.random.default_rng(vectors), []
+    for _ in range(150):
+        *known, another = rng.beta(6, 4, vectors + 1)  # true shares, which differ by 0.15
+        found = vector_share(rng.random((vectors, 100)) < np.array(known)[:, None])
+        inside.append(found.low <= another <= found.high)
+    assert np.mean(inside) > 0.92  # with z standard deviations 0.66, 0.69 and 0.84 of the first three
+
+
 def test_paired_bootstrap_has_the_binomial_s_quantiles():
     # The bootstrap mean of n differences that are 0 or 1 is binomial (n, their share) / n.
     ours = outcomes(150, 0.3, 0)

@@ -95,7 +95,7 @@ def vary_extraction(
     recipe = _check(steering, doses, pairs, shots, seeds)
     if steering.cv == 0:
         raise ValueError(
-            f"{steering.label!r} edits keys only (cv=0), so its dose can't be set by cv; give it a value coefficient."
+            f"{steering.label!r} edits keys only (cv=0), so it can't be scaled by cv; give it a value coefficient."
         )
     chats = [task.chat(q) for q in task.questions(split, n, seed)]
     if len(chats) < 2:
@@ -182,8 +182,8 @@ def _unit(steering: CacheSteering, factor: torch.Tensor) -> float:
     size, layers = steering.added.values.flatten(1).norm(dim=-1), list(steering.edited_layers)
     if not size[layers].any():
         raise ValueError(
-            "The values of a vector that was extracted anew are zero in the steered layers, so it has no dose; steer"
-            " other layers."
+            "The values of a vector that was extracted anew are zero in the steered layers, so it has no relative"
+            " strength; steer other layers."
         )
     return float((size * factor)[layers].mean())
 

@@ -14,6 +14,7 @@ from ...interventions.cache import CacheSteering
 from ...interventions.edits import CacheEdits
 from ...interventions.scaled import Scaled
 from ...models.model import Model
+from ...models.tokens import encode
 from ...tasks.base import Task
 from ...vectors.activation_pairs import extract_activation_pairs
 from ...vectors.extraction import extract_pairs
@@ -40,7 +41,7 @@ def steering_methods(
     replies are learned or a gate is fitted, as many questions. Their coefficients are no choice: compare them with
     `kv.analysis.match_divergence`. A bank's is its weight in attention; look for it with a span of 1000, for a learned
     bank moves the model at a small part of its weight, and a random one at many times it. The gate is fitted to tell
-    the task's questions from everyday ones.
+    the task's questions from everyday ones, of which there are 33.
 
     Args:
         model, task: from `kv.load` and `kv.tasks.get`.
@@ -114,7 +115,7 @@ def steering_methods(
         replies = [task.demonstrate(question, style) for question in questions]
         delta, _ = methods.learned_delta(model, chats, replies, steps=steps, seeds=(seed,))
         found["learned"] = _edits("learned", style, Add(delta.keys, delta.values))
-        first_words = model.encode(replies[0], chat=False)[:_SLOTS]
+        first_words = encode(model.tokenizer, replies[0])[:_SLOTS]
         start = Bank.of_tokens(model, first_words, range(len(first_words)))
         bank, _ = methods.learned_bank(model, start, chats, replies, steps=steps, seeds=(seed,))
         found["learned bank"] = _edits("learned bank", style, Insert(bank))

@@ -99,8 +99,8 @@ def forecast_correlations(
     y = crossed[effect].to_numpy(float)
     if y.max() - y.min() < _ROUNDING:
         raise ValueError(
-            f"The column {effect!r} is {y.flat[0]:.3g} at all points, so nothing correlates with it; choose a dose at"
-            " which something differs."
+            f"The column {effect!r} is {y.flat[0]:.3g} at all points, so nothing correlates with it; choose a"
+            " relative strength at which something differs."
         )
     named, group = ", ".join(strata), np.zeros(sets, int)
     if strata:

@@ -5,5 +5,5 @@ from .half_life import HalfLife as HalfLife
 from .half_life import half_life as half_life
 from .judging import judge_heads as judge_heads
 from .judging import judge_layers as judge_layers
-from .knockout import knock_out_reading as knock_out_reading
+from .replies import knock_out_reading as knock_out_reading
 from .values import unembed_values as unembed_values
