@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.model import Model
-from .base import SlotEdit, Slotted
+from .base import CacheShape, SlotEdit, Slotted
 from .spans.spans import CachedPrompt
 
 
@@ -43,6 +43,9 @@ class Displaced(SlotEdit):
 
     def check(self, model: Model) -> None:
         self.edit.check(model)
+
+    def check_shape(self, shape: CacheShape) -> None:
+        self.edit.check_shape(shape)
 
     def acts_on(self, layer: int) -> bool:
         return self.edit.acts_on(layer)

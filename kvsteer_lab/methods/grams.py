@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.banks import Bank
-from ..edits.base import SlotEdit, Slotted
+from ..edits.base import CacheShape, SlotEdit, Slotted
 from ..edits.scaling import scale
 from ..edits.spans import Span
-from ..models.model import Model
 from ..vectors.extraction import PairDifferences
 
 
@@ -29,11 +28,12 @@ class Amplify(SlotEdit):
     directions: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
     gain: float
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        wanted = (model.n_layers, model.n_kv_heads, model.head_dim)
-        if tuple(self.directions.shape) != wanted:
-            raise ValueError(f"The directions are {tuple(self.directions.shape)}, but {model.name} has {wanted}.")
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        if tuple(self.directions.shape) != shape.vectors:
+            raise ValueError(
+                f"The directions are {tuple(self.directions.shape)}, but {shape.name} has {shape.vectors}."
+            )
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         c = self.directions[layer][:, None].to(values)

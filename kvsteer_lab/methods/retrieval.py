@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.base import SlotEdit, Slotted
+from ..edits.base import CacheShape, SlotEdit, Slotted
 from ..edits.scaling import scale
 from ..models.model import Model
 from ..models.prefill import last_slots
@@ -32,11 +32,10 @@ class Retrieved(SlotEdit):
     keys: Memory = field(repr=False)
     values: Memory = field(repr=False)
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        wanted = (model.n_layers, model.n_kv_heads, model.head_dim)
-        if tuple(self.own.shape[1:]) != wanted:
-            raise ValueError(f"The pairs are {tuple(self.own.shape[1:])}, but {model.name} has {wanted}.")
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        if tuple(self.own.shape[1:]) != shape.vectors:
+            raise ValueError(f"The pairs are {tuple(self.own.shape[1:])}, but {shape.name} has {shape.vectors}.")
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         here, there = values.transpose(0, 1).flatten(1), self.own[:, layer].flatten(1).to(values)
