@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..edits.base import CacheShape, SlotEdit, Slotted
+from ..edits.given import finite_number
 from ..edits.randomised import randomise, towards_random
 from ..edits.scaling import scale
 from ..models.model import Model
@@ -42,7 +43,7 @@ class Turn(SlotEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.degrees is not None and not 0 <= self.degrees <= 180:
+        if self.degrees is not None and not 0 <= finite_number("The angle", self.degrees) <= 180:
             raise ValueError(f"degrees={self.degrees!r} must be from 0 to 180.")
         if not (self.keys.isfinite().all() and self.values.isfinite().all()):
             raise ValueError("What is turned towards holds NaN or infinity; check the vectors.")

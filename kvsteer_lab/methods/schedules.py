@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -29,8 +29,12 @@ def scheduled(vectors: Vectors, weights: Sequence[float] | Callable[[float], flo
         (True, False)
     """
     n = vectors.n_layers
-    chosen = [weights(i / max(1, n - 1)) for i in range(n)] if callable(weights) else list(weights)
-    factors = torch.tensor([float(w) for w in chosen])
+    given = weights if isinstance(weights, Iterable) else [weights]
+    chosen = [weights(i / max(1, n - 1)) for i in range(n)] if callable(weights) else list(given)
+    try:
+        factors = torch.tensor([float(w) for w in chosen])
+    except (TypeError, ValueError):
+        factors = torch.empty(0)
     if len(factors) != n or not factors.isfinite().all():
         raise ValueError(f"A schedule has one finite weight for each of {n} layers, not {chosen}.")
     said = ", ".join(f"{w:g}" for w in factors.tolist())
