@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -29,8 +30,8 @@ def scheduled(vectors: Vectors, weights: Sequence[float] | Callable[[float], flo
         (True, False)
     """
     n = vectors.n_layers
-    given = weights if isinstance(weights, Iterable) else [weights]
-    chosen = [weights(i / max(1, n - 1)) for i in range(n)] if callable(weights) else list(given)
+    given: Any = weights if callable(weights) or isinstance(weights, Iterable) else [weights]
+    chosen = [given(i / max(1, n - 1)) for i in range(n)] if callable(given) else list(given)
     try:
         factors = torch.tensor([float(w) for w in chosen])
     except (TypeError, ValueError):
