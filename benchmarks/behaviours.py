@@ -45,8 +45,9 @@ def main(
     loaded, out = kv.load(model, template=written), out / Path(model).name
     if entangle:
         study = kv.behaviours.read_study(out)
-        table = measure_entanglement(loaded, study, entangle, runs / "entanglement")
+        table, replies = measure_entanglement(loaded, study, entangle, runs / "entanglement")
         table.to_csv(out / "entanglement.csv")
+        replies.to_parquet(out / "entanglement_replies.parquet", index=False)
         return out
     studies = []
     for name in behaviours:
@@ -56,18 +57,29 @@ def main(
     return out
 
 
-def measure_entanglement(model: kv.Model, study: kv.behaviours.BehaviourStudy, n: int, runs: Path) -> pd.DataFrame:
-    """Facts and over-refusal under every stored cache steering."""
-    return kv.behaviours.entangle(
+def measure_entanglement(
+    model: kv.Model, study: kv.behaviours.BehaviourStudy, n: int, runs: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Facts and over-refusal under every stored cache steering: the table, and the replies that it counts."""
+    measured = [kv.behaviours.get("facts"), kv.behaviours.get("over-refusal")]
+    table = kv.behaviours.entangle(
         model,
         {name: replace(cache, name=f"cache steering {name}") for name, (cache, _) in study.steerings.items()},
-        [kv.behaviours.get("facts"), kv.behaviours.get("over-refusal")],
+        measured,
         n=n,
         controls=2,
         generation={"max_new_tokens": 24},
         out=runs,
         progress=False,
     )
+    return table, pd.concat([replies_to(one, kv.Results.load(runs / one.name)) for one in measured])
+
+
+def replies_to(behaviour: kv.behaviours.Behaviour, results: kv.Results) -> pd.DataFrame:
+    """What was said to each question: `measured`, `question`, `intervention`, `text`, `correct`."""
+    asked = {question.id: question.text for question in behaviour.questions["test"]}
+    rows = results.rows[["question", "intervention", "text", "correct"]]
+    return rows.assign(question=rows.question.map(asked)).assign(measured=behaviour.name)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.model import Model
-from .base import SlotEdit
-from .slots import slot_from_end
+from .base import CacheShape, SlotEdit
+from .given import float_array
+from .slots import check_slot, slot_from_end
 from .spans import find_slots
 from .spans.spans import CachedPrompt
 
@@ -24,6 +24,10 @@ class Add(SlotEdit):
         slot: index into the row's unpadded ids; negative counts from the end. A span takes its place.
         span, layers, heads, when, every: as in every operator.
 
+    Raises:
+        ValueError: keys or values that are no array, or a slot that isn't a whole number; when it is used: vectors of
+            another model, NaN or infinity.
+
     >>> import kvsteer_lab as kv
     >>> import torch
     >>> kv.edits.Add(torch.zeros(4, 2, 32), torch.ones(4, 2, 32)).slot
@@ -34,9 +38,18 @@ class Add(SlotEdit):
     values: Float[Tensor, "layers kv_heads head_dim"]
     slot: int = -1
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        check_addition(self, (model.n_layers, model.n_kv_heads, model.head_dim), 0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for part in ("keys", "values"):
+            given = float_array(
+                f"What is added to {part}", getattr(self, part), "an array [layers, kv_heads, head_dim]"
+            )
+            object.__setattr__(self, part, given)
+        object.__setattr__(self, "slot", check_slot(self.slot))
+
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        check_addition(self, shape.vectors, 0)
 
     @property
     def plain(self) -> bool:

@@ -16,13 +16,15 @@ from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt
 from ..models.tokens import pad_left
+from .base import CacheShape
+from .given import check_sequence, float_array, whole_number
 from .spans import Everything, Span, find_slots
 from .spans.spans import CachedPrompt
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Keys and values of some slots, float32 on the CPU.
+    """Keys and values of some slots, kept in float32 on the CPU.
 
     Attributes:
         keys, values: `[layers, kv_heads, slots, head_dim]`; keys as a cache holds them, rotated to `positions`.
@@ -42,6 +44,9 @@ class Bank:
     positions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for part in ("keys", "values"):
+            needs = "an array [layers, kv_heads, slots, head_dim]"
+            object.__setattr__(self, part, float_array(f"What a bank has of {part}", getattr(self, part), needs))
         if self.keys.ndim != 4 or self.keys.shape != self.values.shape:
             raise ValueError(
                 f"A bank's keys and values are [layers, kv_heads, slots, head_dim], both of one shape, not"
@@ -114,8 +119,12 @@ class Bank:
         Args:
             model: whose shape they have.
             slots: how many.
+
+        Raises:
+            ValueError: none, or no whole number.
         """
-        empty = torch.zeros(model.n_layers, model.n_kv_heads, slots, model.head_dim)
+        n = whole_number("The number of slots", slots)
+        empty = torch.zeros(model.n_layers, model.n_kv_heads, max(n, 0), model.head_dim)
         return cls(empty, empty)
 
     @classmethod
@@ -144,14 +153,15 @@ class Bank:
             ValueError: not one position a slot, or a model whose rotation can't be undone.
         """
         self.check(model)
+        check_sequence("positions", positions, len(self), "slot")
         keys = self.keys.permute(2, 0, 1, 3)
         if model.rotary.rotates:
             free = model.rotary.unrotate(keys, torch.tensor(self.positions))
             keys = model.rotary.rotate(free, torch.tensor(list(positions)))
         return Bank(keys.permute(1, 2, 0, 3).contiguous(), self.values, tuple(positions))
 
-    def check(self, model: Model) -> None:
-        """Refuse a bank of another model.
+    def check(self, model: Model | CacheShape) -> None:
+        """Refuse a bank of another model or cache.
 
         Raises:
             ValueError: another number of layers or KV heads, or another head width.
@@ -162,6 +172,25 @@ class Bank:
                 f"The bank is {found}, but {model.name} has {wanted} (layers, KV heads, head width); take a bank of"
                 " this model."
             )
+
+
+def check_bank(bank: object) -> None:
+    """Refuse what is no bank.
+
+    Args:
+        bank: what was given as one.
+
+    Raises:
+        ValueError: something else.
+
+    >>> import kvsteer_lab as kv
+    >>> check_bank(Bank.zeros(kv.load("tiny")))
+    """
+    if not isinstance(bank, Bank):
+        raise ValueError(
+            f"The bank is of type {type(bank).__name__}; take one with kv.edits.Bank.of(model, prompt), Bank.zeros and"
+            " the like."
+        )
 
 
 def joined(banks: Sequence[Bank]) -> Bank:

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import SupportsIndex
 
 from jaxtyping import Float
 from torch import Tensor
 
 from .._util.later import LATER
 from ..models.model import Model
-from .gates import Gate, check_gate
+from .gates import Gate, check_gate, check_gate_fits
+from .given import check_there, whole_numbers
 from .spans import Slots, Span, find_slots
 from .spans.spans import CachedPrompt
 
 Slotted = Float[Tensor, "kv_heads slots head_dim"]
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What an edit must fit.
+
+    Attributes:
+        n_layers, n_kv_heads, head_dim: of a cache.
+        name: whose it is, for errors.
+
+    >>> CacheShape(4, 2, 32).vectors
+    (4, 2, 32)
+    """
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    name: str = "the cache"
+
+    @property
+    def vectors(self) -> tuple[int, int, int]:
+        """The shape of a vector for each layer and KV head."""
+        return self.n_layers, self.n_kv_heads, self.head_dim
 
 
 class CacheEdit:
@@ -27,10 +50,18 @@ class CacheEdit:
     """
 
     def check(self, model: Model) -> None:
-        """Refuse an edit that doesn't fit.
+        """Refuse an edit that doesn't fit a model.
 
         Raises:
             ValueError: layers, KV heads or shapes of another model, NaN or infinity.
+        """
+        self.check_shape(CacheShape(model.n_layers, model.n_kv_heads, model.head_dim, model.name))
+
+    def check_shape(self, shape: CacheShape) -> None:
+        """Refuse an edit that doesn't fit a cache.
+
+        Raises:
+            ValueError: as `check`.
         """
 
     def resolve(self, prompt: CachedPrompt, row: int) -> tuple[CacheEdit, ...]:
@@ -77,9 +108,10 @@ class SlotEdit(CacheEdit):
             raise ValueError(f"The span is {self.span!r}; use kv.spans.Slots, kv.spans.Text and the like.")
         check_gate(self.when)
 
-    def check(self, model: Model) -> None:
-        check_there("layer", self.layers, model.n_layers, model)
-        check_there("KV head", self.heads, model.n_kv_heads, model)
+    def check_shape(self, shape: CacheShape) -> None:
+        check_there("layer", self.layers, shape.n_layers, shape.name)
+        check_there("KV head", self.heads, shape.n_kv_heads, shape.name)
+        check_gate_fits(self.when, shape.vectors, shape.name)
 
     def acts_on(self, layer: int) -> bool:
         """Whether anything happens in a layer."""
@@ -101,46 +133,3 @@ class SlotEdit(CacheEdit):
             keys, values: float32.
         """
         raise TypeError(f"{type(self).__name__} doesn't say what it does; define changed.")
-
-
-def whole_numbers(name: str, chosen: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Chosen layers or heads as a tuple.
-
-    Args:
-        name: of the argument, for the error.
-        chosen: one number or several, counted from 0; `None`: all.
-
-    Raises:
-        ValueError: none at all, or something that isn't a whole number from 0.
-
-    >>> whole_numbers("layers", [1, 2]), whole_numbers("layers", 3), whole_numbers("layers", None)
-    ((1, 2), (3,), None)
-    """
-    if chosen is None:
-        return None
-    each = (chosen,) if isinstance(chosen, SupportsIndex) else tuple(chosen)
-    if not each or any(isinstance(n, bool) or not isinstance(n, SupportsIndex) or n.__index__() < 0 for n in each):
-        raise ValueError(f"{name}={chosen!r} must be one or more whole numbers from 0, or None for all.")
-    return tuple(n.__index__() for n in each)
-
-
-def check_there(what: str, chosen: Sequence[int] | None, n: int, model: Model) -> None:
-    """Refuse layers or heads that a model hasn't got.
-
-    Args:
-        what: what is counted, for the error: `"layer"`, `"KV head"`.
-        chosen: their numbers; `None`: all.
-        n: how many there are.
-        model: the model that is edited.
-
-    Raises:
-        ValueError: a number that is too large.
-
-    >>> import kvsteer_lab as kv
-    >>> check_there("layer", [4], 4, kv.load("tiny"))
-    Traceback (most recent call last):
-    ValueError: There is no layer 4; tiny has layers 0 to 3.
-    """
-    wrong = next((i for i in chosen or () if i >= n), None)
-    if wrong is not None:
-        raise ValueError(f"There is no {what} {wrong}; {model.name} has {what}s 0 to {n - 1}.")

@@ -9,7 +9,8 @@ import torch
 from transformers import DynamicCache
 
 from .addition import Add, check_addition
-from .base import CacheEdit, SlotEdit
+from .base import CacheEdit, CacheShape, SlotEdit
+from .given import check_sequence
 from .program import plan as plan_edits
 from .rounding import check_sums
 from .slots import slot_from_end
@@ -40,10 +41,10 @@ def apply(
         The same cache. A `RoundingWarning` tells where its dtype takes up less than nine tenths of an edit.
 
     Raises:
-        ValueError: not one entry a row, a shape that isn't the cache's, NaN or infinity (also what becomes infinite in
-            the cache's dtype), a slot out of range, a span that isn't found, one that a sliding-window layer has
-            already dropped, a gate that raises, or what acts before or after: `Insert`, `Erase`, `every`. Raised before
-            anything is changed.
+        ValueError: not one entry a row, layers, KV heads or a shape that the cache hasn't got, NaN or infinity (also
+            what becomes infinite in the cache's dtype), a slot out of range, a span that isn't found, one that a
+            sliding-window layer has already dropped, a gate that raises, or what acts before or after: `Insert`,
+            `Erase`, `every`. Raised before anything is changed.
 
     >>> import kvsteer_lab as kv
     >>> import torch
@@ -63,9 +64,15 @@ def apply(
             " tuple for none)."
         )
     lengths = [n_slots] * n_rows if lengths is None else list(lengths)
-    shape = (len(cache.layers), first.keys.shape[1], first.keys.shape[3])
-    known = prompts or [CachedPrompt(tuple(range(length))) for length in lengths]
-    resolved = [_resolve(entries, known[row], row, shape) for row, entries in enumerate(rows)]
+    check_sequence("lengths", lengths, n_rows, "row")
+    wrong = next((length for length in lengths if not 1 <= length <= n_slots), None)
+    if wrong is not None:
+        raise ValueError(f"A row can't have {wrong} of {n_slots} cached tokens; lengths= counts each row's own tokens.")
+    held = CacheShape(len(cache.layers), first.keys.shape[1], first.keys.shape[3])
+    shape = held.vectors
+    known = [CachedPrompt(tuple(range(length))) for length in lengths] if prompts is None else list(prompts)
+    check_sequence("prompts", known, n_rows, "row")
+    resolved = [_resolve(entries, known[row], row, held) for row, entries in enumerate(rows)]
     # rows of plain additions alone are summed together; the others are edited step by step
     mixed = {
         row: edits
@@ -108,7 +115,7 @@ def apply(
     return cache
 
 
-def _resolve(edits: Sequence[CacheEdit], prompt: CachedPrompt, row: int, shape: tuple[int, ...]) -> list[SlotEdit]:
+def _resolve(edits: Sequence[CacheEdit], prompt: CachedPrompt, row: int, held: CacheShape) -> list[SlotEdit]:
     """A row's operators with slots by number."""
     found: list[SlotEdit] = []
     for edit in edits:
@@ -122,6 +129,8 @@ def _resolve(edits: Sequence[CacheEdit], prompt: CachedPrompt, row: int, shape: 
                 f"{type(edit).__name__} with every=True reaches tokens that aren't cached yet; use it in kv.CacheEdits."
             )
         if isinstance(edit, Add):
-            check_addition(edit, shape, row)
+            check_addition(edit, held.vectors, row)
+        if not (isinstance(edit, Add) and edit.plain):
+            edit.check_shape(held)
         found += edit.resolve(prompt, row)
     return found

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.model import Model
-from .base import CacheEdit, SlotEdit, Slotted
+from .base import CacheEdit, CacheShape, SlotEdit, Slotted
 from .spans.spans import CachedPrompt
 
 Edit = TypeVar("Edit", bound=CacheEdit)
@@ -46,6 +46,9 @@ class Displaced(SlotEdit):
 
     def check(self, model: Model) -> None:
         self.edit.check(model)
+
+    def check_shape(self, shape: CacheShape) -> None:
+        self.edit.check_shape(shape)
 
     def acts_on(self, layer: int) -> bool:
         return self.edit.acts_on(layer)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..models.model import Model
 from ..models.prefill import last_slots
 from ..models.prompts import Prompt
 from ..models.tokens import pad_left
+from .given import finite_number, float_array, whole_number
 
 _TOGETHER = 16  # prompts that are read at a time
 
@@ -46,15 +48,32 @@ class Similar:
         layer: where it is compared.
         at_least: the cosine from which on the gate is open.
 
+    Raises:
+        ValueError: a direction of another shape, NaN or infinity, or a layer that it hasn't got; when it is used: a
+            direction of another model.
+
     >>> import torch
     >>> here = torch.ones(4, 2, 32)
     >>> Similar(here, layer=1, at_least=0.9)(LastSlot(here, 2 * here))
     True
     """
 
-    values: Float[Tensor, "layers kv_heads head_dim"]
+    values: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
     layer: int
     at_least: float
+
+    def __post_init__(self) -> None:
+        values = float_array("The gate's direction", self.values, "an array [layers, kv_heads, head_dim]")
+        if values.ndim != 3 or not values.isfinite().all():
+            raise ValueError(
+                f"The gate's direction is {tuple(values.shape)}; it must be [layers, kv_heads, head_dim], without NaN"
+                " and infinity."
+            )
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "layer", whole_number("The gate's layer", self.layer))
+        finite_number("The cosine from which on the gate is open", self.at_least)
+        if not -len(values) <= self.layer < len(values):
+            raise ValueError(f"The gate compares at layer {self.layer}, but its direction has {len(values)} layers.")
 
     def __call__(self, last: LastSlot) -> bool:
         here, wanted = last.values[self.layer].flatten(), self.values[self.layer].flatten()
@@ -77,6 +96,26 @@ def check_gate(when: Gate | None) -> None:
         raise ValueError(f"The gate is {when!r}; when= takes a function of a LastSlot that gives True or False.")
 
 
+def check_gate_fits(when: Gate | None, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a gate that was fitted to another model.
+
+    Args:
+        when: a gate; `None`, or one of another kind than `Similar`: nothing is known about it.
+        shape: layers, KV heads and head width of what is edited.
+        name: whose they are, for the error.
+
+    Raises:
+        ValueError: another shape.
+
+    >>> check_gate_fits(Similar(torch.ones(4, 2, 32), layer=1, at_least=0.9), (4, 2, 32), "tiny")
+    """
+    if isinstance(when, Similar) and tuple(when.values.shape) != shape:
+        raise ValueError(
+            f"The gate's direction is {tuple(when.values.shape)}, but {name} has {shape} (layers, KV heads, head"
+            " width); fit a gate to this model."
+        )
+
+
 def opens(gate: Gate, last: LastSlot, row: int) -> bool:
     """What a gate says of one row.
 
@@ -92,12 +131,17 @@ def opens(gate: Gate, last: LastSlot, row: int) -> bool:
     >>> opens(lambda last: bool(last.values.sum() > 0), LastSlot(torch.zeros(1, 1, 2), torch.ones(1, 1, 2)), 0)
     True
     """
+    called = gate if isinstance(gate, Similar) else getattr(gate, "__name__", type(gate).__name__)
     try:
         said = gate(last)
     except Exception as error:
-        raise ValueError(f"The gate {gate!r} failed on row {row}: {error}; nothing was edited.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"The gate {called} failed on row {row}: {reason}; nothing was edited.") from error
+    if isinstance(said, np.bool_) or (isinstance(said, Tensor) and said.numel() == 1):
+        said = said.item()
     if not isinstance(said, bool):
-        raise ValueError(f"The gate {gate!r} gave {said!r}; it must give True or False.")
+        found = f"a {type(said).__name__}" if isinstance(said, np.ndarray | Tensor) else repr(said)
+        raise ValueError(f"The gate {called} gave {found}; it must give True or False.")
     return said
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from .._util.later import LATER
 from ..models.attention import query_heads
 from ..models.model import Model
-from .banks import Bank
-from .base import CacheEdit, SlotEdit, Slotted, check_there, whole_numbers
-from .gates import Gate, check_gate
+from .banks import Bank, check_bank
+from .base import CacheEdit, CacheShape, SlotEdit, Slotted
+from .gates import Gate, check_gate, check_gate_fits
+from .given import check_there, float_array, whole_numbers
 from .hiding import HiddenSlot
 from .spans import Slots
 from .spans.spans import CachedPrompt
@@ -52,19 +54,27 @@ class Map(SlotEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_part(self.part)
-        for name, given in (("matrix", self.matrix), ("shift", self.shift)):
-            if given is not None and not torch.as_tensor(given).isfinite().all():
+        needs = "a number, or a matrix [..., head_dim, head_dim]"
+        given = (
+            self.matrix if isinstance(self.matrix, int | float) else float_array("The map's matrix", self.matrix, needs)
+        )
+        object.__setattr__(self, "matrix", given.item() if isinstance(given, Tensor) and given.ndim == 0 else given)
+        if self.shift is not None:
+            shift = float_array("The map's shift", self.shift, "an array [layers, kv_heads, head_dim]")
+            object.__setattr__(self, "shift", shift)
+        for name, part in (("matrix", self.matrix), ("shift", self.shift)):
+            if part is not None and not torch.as_tensor(part).isfinite().all():
                 raise ValueError(f"The map's {name} holds NaN or infinity; check how it was made.")
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        full = (model.n_layers, model.n_kv_heads, model.head_dim, model.head_dim)
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        full = (*shape.vectors, shape.head_dim)
         for name, given, wanted in (("matrix", self.matrix, full), ("shift", self.shift, full[:3])):
             if given is None or not isinstance(given, Tensor):
                 continue
             partial = name == "matrix" and given.ndim in (2, 3, 4)
             if tuple(given.shape) != (wanted[4 - given.ndim :] if partial else wanted):
-                raise ValueError(f"The map's {name} is {tuple(given.shape)}, but {model.name} needs {wanted}.")
+                raise ValueError(f"The map's {name} is {tuple(given.shape)}, but {shape.name} needs {wanted}.")
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         return (
@@ -106,12 +116,13 @@ class Replace(SlotEdit):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_part(self.part)
+        check_bank(self.bank)
         if self.every and len(self.bank) != 1:
             raise ValueError(f"every=True replaces each new slot by one, but the bank has {len(self.bank)}; take one.")
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        self.bank.check(model)
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        self.bank.check(shape)
 
     def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
         (found,) = super().resolve(prompt, row)
@@ -205,15 +216,19 @@ class Insert(CacheEdit):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", whole_numbers("layers", self.layers))
         check_gate(self.when)
-        if not 0 <= self.weight < math.inf:
+        check_bank(self.bank)
+        if not isinstance(self.weight, Real) or not 0 <= self.weight < math.inf:
             raise ValueError(
                 f"The bank's weight is {self.weight!r}; it counts slots, so it must be finite and at least 0."
             )
 
+    def check_shape(self, shape: CacheShape) -> None:
+        self.bank.check(shape)
+        check_there("layer", self.layers, shape.n_layers, shape.name)
+        check_gate_fits(self.when, shape.vectors, shape.name)
+
     def check(self, model: Model) -> None:
-        self.bank.check(model)
-        if self.layers is not None:
-            check_there("layer", self.layers, model.n_layers, model)
+        super().check(model)
         if self.layers is not None or self.weight not in (0, 1):
             query_heads(model.hf)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .base import SlotEdit, Slotted
+from .given import finite_number, whole_number
 from .scaling import scale
 from .spans import Chunks, Slots, find_slots
+from .spans.chunks import check_chunks
 from .spans.spans import CachedPrompt
 
 
@@ -24,8 +26,8 @@ class TowardsChunk(SlotEdit):
             `kv.spans.ChunkEnds(chunks, number)` the chunk's own last slot is made more unlike the others'.
 
     Raises:
-        ValueError: `every`, for new tokens are no chunks, or a number that isn't whole. When it is used: chunks that
-            aren't found, a single one, or chunks that a sliding-window layer has dropped.
+        ValueError: `every`, for new tokens are no chunks, a number that isn't whole, or a factor that isn't finite.
+            When it is used: chunks that aren't found, a single one, or chunks that a sliding-window layer has dropped.
 
     >>> lines = kv.spans.Delimited("\\n", before="Why?")
     >>> towards = kv.CacheEdits(kv.edits.TowardsChunk(lines, 1), coefficient=2)
@@ -42,10 +44,9 @@ class TowardsChunk(SlotEdit):
         super().__post_init__()
         if self.every:
             raise ValueError("TowardsChunk takes no every=True: new tokens are no chunks; name a span.")
-        if isinstance(self.number, bool) or not isinstance(self.number, int):
-            raise ValueError(f"The chunk's number is {self.number!r}; it must be a whole number.")
-        if not isinstance(self.chunks, Chunks):
-            raise ValueError(f"The chunks are {self.chunks!r}; use kv.spans.Delimited, Offsets or Messages.")
+        object.__setattr__(self, "number", whole_number("The chunk's number", self.number))
+        object.__setattr__(self, "factor", finite_number("The factor", self.factor))
+        check_chunks(self.chunks)
 
     def resolve(self, prompt: CachedPrompt, row: int) -> tuple[SlotEdit, ...]:
         ends = [slots[-1] for slots in self.chunks.find(prompt)]

@@ -63,7 +63,7 @@ class Claim:
         cls,
         model: Model,
         steering: CacheSteering,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         targets: str | Sequence[str],
         against: str | Sequence[str],
         *,
@@ -83,12 +83,22 @@ class Claim:
             verdict: of a replication, in words.
 
         Raises:
-            ValueError: no prompts, targets that don't match them in number, or what `kv.score` refuses.
+            ValueError: another intervention, no prompts or controls, targets that don't match the prompts in number or
+                that are what they are held against, or what `kv.score` refuses.
         """
-        asked = tuple(prompts)
+        if not isinstance(steering, CacheSteering):
+            raise ValueError(
+                f"A claim is made of a kv.CacheSteering, whose vectors a card goes with, not of a"
+                f" {type(steering).__name__}."
+            )
+        asked = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         wanted, other = ((side,) * len(asked) if isinstance(side, str) else tuple(side) for side in (targets, against))
         if not asked or not len(wanted) == len(other) == len(asked):
             raise ValueError("A claim needs prompts, and for each a target and what it is held against.")
+        if same := next((text for text, other_text in zip(wanted, other, strict=True) if text == other_text), None):
+            raise ValueError(f"The target {same!r} is held against itself, so nothing could shift; give another one.")
+        if controls < 1:
+            raise ValueError(f"A claim needs at least 1 random control to stand beside, not {controls}.")
         made = cls(
             steering.ck,
             steering.cv,
@@ -130,9 +140,12 @@ class Claim:
                 " kv.Claim.measure(...).on(vectors)."
             )
         try:
-            return TypeAdapter(cls).validate_python(told)
+            claim = TypeAdapter(cls).validate_python(told)
         except ValidationError as error:
             raise ValueError(f"The claim on the card can't be read: {first_fault(error)}; measure it again.") from error
+        if not math.isfinite(claim.nats):
+            raise ValueError(f"The claim on the card is of {claim.nats} nats; measure it again.")
+        return claim
 
     def steering(self, vectors: KVVectors) -> CacheSteering:
         """The steering that is claimed of.

@@ -68,12 +68,12 @@ class CacheEdits(Scaled):
         coefficient: float = 1.0,
         style: str | None = None,
     ) -> None:
-        given = (edits,) if isinstance(edits, CacheEdit) else tuple(edits)
+        given = tuple(edits) if isinstance(edits, Iterable) else (edits,)
         if not given:
             raise ValueError("There are no edits; pass at least one, or use kv.Nothing().")
-        wrong = next((edit for edit in given if not isinstance(edit, CacheEdit)), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong!r} is not a cache edit; use kv.edits.Add, Map, Replace, Insert or Erase.")
+        wrong = [edit for edit in given if not isinstance(edit, CacheEdit)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not a cache edit; use kv.edits.Add, Map, Replace, Insert or Erase.")
         factor = check_coefficient(coefficient)
         fields = dict(edits=given, name=name, coefficient=factor, style=style)
         fields["_done"] = given if factor == 1 else tuple(scale(edit, factor) for edit in given)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.cluster.vq import kmeans2
 
+from ..edits.given import whole_number
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
+from .differences import check_differences
 
 
 def clustered(differences: PairDifferences, clusters: int = 2, *, layer: int = -1, seed: int = 0) -> list[KVVectors]:
@@ -26,7 +28,7 @@ def clustered(differences: PairDifferences, clusters: int = 2, *, layer: int = -
         A vector for each cluster, the largest cluster first; clusters that came out empty are left out.
 
     Raises:
-        ValueError: more clusters than pairs, or none.
+        ValueError: more clusters than pairs, or none; a layer that isn't there.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -35,8 +37,12 @@ def clustered(differences: PairDifferences, clusters: int = 2, *, layer: int = -
         >>> [each.card.n_pairs for each in kv.methods.clustered(differences, 2)]
         [1, 1]
     """
-    if not 1 <= clusters <= len(differences):
+    check_differences(differences, PairDifferences)
+    if not 1 <= whole_number("The number of clusters", clusters) <= len(differences):
         raise ValueError(f"clusters={clusters!r} must be 1 to {len(differences)}, the number of pairs.")
+    n_layers = differences.values.shape[1]
+    if not -n_layers <= whole_number("The layer", layer) < n_layers:
+        raise ValueError(f"There is no layer {layer}; choose {-n_layers} to {n_layers - 1}.")
     points = differences.values[:, layer].flatten(1).double().numpy()
     labels = kmeans2(points, clusters, minit="++", rng=np.random.default_rng(seed), missing="warn")[1]
     groups = sorted((np.flatnonzero(labels == j).tolist() for j in range(clusters)), key=len, reverse=True)

@@ -41,11 +41,32 @@ def directions(differences: Differences, find: Callable[[Rows], Direction], step
     Returns:
         `KVVectors` or `ActivationVectors`.
     """
+    check_differences(differences)
     own = differences.mean().card
     card = own.after(step)
     if isinstance(differences, ActivationDifferences):
         return ActivationVectors(_sized(differences.residuals, find), card)
     return KVVectors(_sized(differences.keys, find), _sized(differences.values, find), card)
+
+
+def check_differences(given: object, *kinds: type) -> None:
+    """Refuse what isn't the differences of single pairs.
+
+    Args:
+        given: what was given as such.
+        kinds: which will do; none: those of keys and values and of the residual stream.
+
+    Raises:
+        ValueError: something else, a mean for instance.
+
+    >>> check_differences("pairs")
+    Traceback (most recent call last):
+    ValueError: Differences of single pairs are asked for, as kv.extract_pairs makes them, not a str.
+    """
+    if not isinstance(given, kinds or (PairDifferences, ActivationDifferences)):
+        raise ValueError(
+            f"Differences of single pairs are asked for, as kv.extract_pairs makes them, not a {type(given).__name__}."
+        )
 
 
 def each_part(one: Vectors, find: Callable[[Tensor], Tensor], step: str) -> Vectors:

@@ -9,12 +9,15 @@ import torch
 
 from ..edits.gates import Similar, show
 from ..models.model import Model
-from ..models.prompts import Prompt
+from ..models.prompts import Prompt, as_list
 from ..vectors.kv import KVVectors
 
 
 def fit_gate(
-    model: Model, steered: Sequence[Prompt], others: Sequence[Prompt], condition: KVVectors | None = None
+    model: Model,
+    steered: Prompt | Sequence[Prompt],
+    others: Prompt | Sequence[Prompt],
+    condition: KVVectors | None = None,
 ) -> Similar:
     """A gate that tells prompts to be steered from others: the layer and the cosine at which most are told apart, by
     the values of their last slot (after CAST, Lee et al. 2024, arXiv 2409.05907, which compares the residual stream
@@ -30,7 +33,7 @@ def fit_gate(
         A gate for `when=`.
 
     Raises:
-        ValueError: none of one kind.
+        ValueError: none of one kind, or a condition of another model.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -39,6 +42,7 @@ def fit_gate(
         >>> kv.CacheEdits([kv.edits.Map(0.5, when=gate)]).label
         'map gated'
     """
+    steered, others = (as_list(prompts) if prompts else [] for prompts in (steered, others))
     if not steered or not others:
         raise ValueError("A gate is fitted to prompts of both kinds; pass at least one to be steered and one other.")
     yes, no = (
@@ -46,6 +50,8 @@ def fit_gate(
         for prompts in (steered, others)
     )
     wanted = (yes.mean(0) - no.mean(0)) if condition is None else condition.values.flatten(1)
+    if wanted.shape != yes.shape[1:]:
+        raise ValueError("The condition's values are of another model; extract them from this one.")
     found = []
     for layer in range(model.n_layers):
         there, here = (torch.nn.functional.cosine_similarity(x[:, layer], wanted[layer], dim=-1) for x in (yes, no))

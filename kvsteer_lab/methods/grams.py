@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.banks import Bank
-from ..edits.base import SlotEdit, Slotted
+from ..edits.banks import Bank, check_bank
+from ..edits.base import CacheShape, SlotEdit, Slotted
+from ..edits.given import finite_number, whole_number
 from ..edits.scaling import scale
 from ..edits.spans import Span
-from ..models.model import Model
 from ..vectors.extraction import PairDifferences
+from .differences import check_differences
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,16 @@ class Amplify(SlotEdit):
     directions: Float[Tensor, "layers kv_heads head_dim"] = field(repr=False)
     gain: float
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        wanted = (model.n_layers, model.n_kv_heads, model.head_dim)
-        if tuple(self.directions.shape) != wanted:
-            raise ValueError(f"The directions are {tuple(self.directions.shape)}, but {model.name} has {wanted}.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        finite_number("The gain", self.gain)
+
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        if tuple(self.directions.shape) != shape.vectors:
+            raise ValueError(
+                f"The directions are {tuple(self.directions.shape)}, but {shape.name} has {shape.vectors}."
+            )
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         c = self.directions[layer][:, None].to(values)
@@ -65,7 +71,7 @@ def value_gram(
         An operator for `kv.CacheEdits`.
 
     Raises:
-        ValueError: a rank below 1 or above the head's width.
+        ValueError: a rank below 1 or above the head's width, or a gain that is no number.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -76,8 +82,10 @@ def value_gram(
         >>> kv.methods.value_gram(differences, cached, 0.5, span=kv.spans.Everything()).gain
         0.5
     """
+    check_bank(cached)
+    check_differences(differences, PairDifferences)
     values, mean = cached.values.double(), differences.values.double().mean(0)
-    if not 1 <= rank <= values.shape[-1]:
+    if not 1 <= whole_number("The rank", rank) <= values.shape[-1]:
         raise ValueError(f"rank={rank!r} must be 1 to {values.shape[-1]}, the head's width.")
     basis = torch.linalg.eigh(values.transpose(-1, -2) @ values).eigenvectors[..., -rank:]
     along = (basis @ (basis.transpose(-1, -2) @ mean[..., None]))[..., 0]

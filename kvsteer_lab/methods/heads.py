@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ..edits.given import whole_number
 from ..vectors.kv import KVVectors
 
 
@@ -22,7 +23,7 @@ def best_heads(vectors: KVVectors, scores: pd.DataFrame, n: int, by: str = "logi
         by: the column.
 
     Raises:
-        ValueError: no such column, or n below 1 or above the number of heads.
+        ValueError: no such column, heads that the vectors haven't got, or n below 1 or above the number of heads.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -33,17 +34,21 @@ def best_heads(vectors: KVVectors, scores: pd.DataFrame, n: int, by: str = "logi
         >>> kv.methods.best_heads(vectors, scores, 1).values.norm(dim=-1).nonzero().tolist()
         [[2, 1]]
     """
-    missing = {"layer", "kv_head", by} - set(scores.columns)
+    missing = {"layer", "kv_head", by} - set(getattr(scores, "columns", ()))
     if missing:
         raise ValueError(
             f"The scores lack {', '.join(sorted(missing))}; take the table of kv.analysis.attribute_heads."
         )
     own = scores[scores["control_of"].isna()] if "control_of" in scores else scores
     size = own[by].abs().groupby([own["layer"], own["kv_head"]]).mean().sort_values(ascending=False, kind="stable")
-    if not 1 <= n <= vectors.n_layers * vectors.n_kv_heads:
+    if not 1 <= whole_number("The number of heads", n) <= vectors.n_layers * vectors.n_kv_heads:
         raise ValueError(f"n={n!r} must be 1 to {vectors.n_layers * vectors.n_kv_heads}, the number of KV heads.")
     kept = torch.zeros(vectors.n_layers, vectors.n_kv_heads, dtype=torch.bool)
-    for layer, head in list(size.index)[:n]:
+    best = list(size.index)[:n]
+    wrong = next((place for place in best if place[0] >= vectors.n_layers or place[1] >= vectors.n_kv_heads), None)
+    if wrong is not None:
+        raise ValueError(f"The scores have layer {wrong[0]}, KV head {wrong[1]}, which the vectors haven't got.")
+    for layer, head in best:
         kept[int(layer), int(head)] = True
     return _kept(vectors, kept, f"the {n} heads of largest {by}")
 
@@ -66,7 +71,7 @@ def largest_heads(vectors: KVVectors, n: int) -> KVVectors:
         >>> one.values.any(-1).sum(-1).tolist()
         [0, 1, 1, 1]
     """
-    if not 1 <= n <= vectors.n_kv_heads:
+    if not 1 <= whole_number("The number of heads", n) <= vectors.n_kv_heads:
         raise ValueError(f"n={n!r} must be 1 to {vectors.n_kv_heads}, the KV heads of a layer.")
     size = vectors.values.norm(dim=-1)
     kept = torch.zeros_like(size, dtype=torch.bool).scatter(1, size.topk(n).indices, True)

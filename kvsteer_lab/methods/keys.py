@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from ..edits.given import finite_number, whole_number
 from ..edits.operators import Map
 from ..edits.spans import Span
 from ..vectors.extraction import PairDifferences
+from .differences import check_differences
 
 
 def key_projection(
@@ -31,7 +33,7 @@ def key_projection(
         An operator for `kv.CacheEdits`.
 
     Raises:
-        ValueError: a rank below 1, or above the number of pairs or the head's width.
+        ValueError: a rank below 1, or above the number of pairs or the head's width; a gain that is no number.
 
     Example:
         >>> import kvsteer_lab as kv
@@ -40,9 +42,11 @@ def key_projection(
         >>> kv.methods.key_projection(differences, 0.5, span=kv.spans.Everything()).matrix.shape
         torch.Size([4, 2, 32, 32])
     """
+    finite_number("The gain", gain)
+    check_differences(differences, PairDifferences)
     rows = differences.keys.double().permute(1, 2, 0, 3)
     most = min(rows.shape[-2:])
-    if not 1 <= rank <= most:
+    if not 1 <= whole_number("The rank", rank) <= most:
         raise ValueError(f"rank={rank!r} must be 1 to {most}, the lesser of the pairs' number and the head's width.")
     basis = torch.linalg.svd(rows, full_matrices=False).Vh[..., :rank, :]
     matrix = torch.eye(rows.shape[-1]) + gain * (basis.transpose(-1, -2) @ basis).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..edits.banks import Bank
+from ..edits.banks import Bank, check_bank
 from ..models.lock import locked
 from ..models.model import Model
 from ..models.prompts import Prompt
@@ -57,6 +57,7 @@ def learned_bank(
         >>> len(bank) == len(start), bool((bank.values == start.values).all())
         (True, False)
     """
+    check_bank(start)
     start.check(model)
     own = (start.keys, start.values)
     units = [part.pow(2).mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6) for part in own]  # a size for each layer
@@ -86,7 +87,7 @@ def learned_bank(
         return model.hf(**arguments, use_cache=True).logits[:, -some.replies.shape[1] :]
 
     texts = Texts.of(model, prompts, replies)
-    calm = Texts.of(model, neutral, neutral_replies) if neutral else None
+    calm = Texts.of(model, neutral, neutral_replies) if neutral or neutral_replies else None
     how = dict(penalty=penalty, held_out=held_out, rate=rate)
     found = descend(read, begin, texts, calm, steps=steps, patience=patience, seeds=seeds, **how)
     keys, values = ((p.cpu() * unit).float() for p, unit in zip(found.parameters, units, strict=True))

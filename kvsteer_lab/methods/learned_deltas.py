@@ -63,7 +63,7 @@ def learned_delta(
         (torch.Size([4, 2, 32]), ['seed', 'step', 'loss', 'kl', 'held_out'])
     """
     texts = Texts.of(model, prompts, replies)
-    calm = Texts.of(model, neutral, neutral_replies) if neutral else None
+    calm = Texts.of(model, neutral, neutral_replies) if neutral or neutral_replies else None
     last = [torch.stack([getattr(x, p)[:, :, -1].float() for x in texts.cache.layers]) for p in PARTS]
     units = [part.norm(dim=-1).mean(1)[..., None] / model.head_dim**0.5 for part in last]  # [layers, kv_heads, 1]
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..edits.given import finite_number
 from ..models.caches import cache_of
 from ..models.lock import LOCK
 from ..models.model import Model
@@ -99,8 +100,11 @@ def descend(
     cross-entropy on held-out texts win, and a seed stops when that hasn't fallen for `patience` steps.
 
     Raises:
-        ValueError: no seeds or steps, a share outside of (0, 1), or too few texts to hold any out.
+        ValueError: a rate or penalty that is out of range, no seeds or steps, a share outside of (0, 1), or too few
+            texts to hold any out.
     """
+    if finite_number("The rate", rate) <= 0 or finite_number("The penalty", penalty) < 0:
+        raise ValueError(f"rate={rate} must be above 0, and penalty={penalty} at least 0.")
     n = len(texts.prompts)
     out = max(1, round(held_out * n))
     if not seeds or steps < 1 or not 0 < held_out < 1 or out >= n:

@@ -8,6 +8,7 @@ from ..vectors.activation import ActivationVectors
 from ..vectors.activation_pairs import ActivationDifferences
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
+from .differences import check_differences
 
 
 @overload
@@ -32,4 +33,5 @@ def mean_difference(differences: PairDifferences | ActivationDifferences) -> KVV
         >>> kv.methods.mean_difference(differences).values.shape
         torch.Size([4, 2, 32])
     """
+    check_differences(differences)
     return differences.mean()

@@ -10,7 +10,7 @@ from ..vectors.activation import ActivationVectors
 from ..vectors.activation_pairs import ActivationDifferences
 from ..vectors.extraction import PairDifferences
 from ..vectors.kv import KVVectors
-from .differences import directions
+from .differences import check_differences, directions
 
 
 @overload
@@ -34,6 +34,7 @@ def nearest_pair(differences: PairDifferences | ActivationDifferences) -> KVVect
         >>> kv.methods.nearest_pair(differences).values.shape
         torch.Size([4, 2, 32])
     """
+    check_differences(differences)
     if isinstance(differences, PairDifferences):
         every = torch.stack([differences.keys, differences.values], 1).flatten(1).double()
     else:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.base import SlotEdit, Slotted
+from ..edits.base import CacheShape, SlotEdit, Slotted
+from ..edits.given import finite_number
 from ..edits.randomised import randomise, towards_random
 from ..edits.scaling import scale
 from ..models.model import Model
@@ -42,18 +43,17 @@ class Turn(SlotEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.degrees is not None and not 0 <= self.degrees <= 180:
+        if self.degrees is not None and not 0 <= finite_number("The angle", self.degrees) <= 180:
             raise ValueError(f"degrees={self.degrees!r} must be from 0 to 180.")
         if not (self.keys.isfinite().all() and self.values.isfinite().all()):
             raise ValueError("What is turned towards holds NaN or infinity; check the vectors.")
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        wanted = (model.n_layers, model.n_kv_heads, model.head_dim)
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
         for name, part in (("keys", self.keys), ("values", self.values)):
-            if tuple(part.shape) != wanted:
+            if tuple(part.shape) != shape.vectors:
                 raise ValueError(
-                    f"The {name} that are turned towards are {tuple(part.shape)}, but {model.name} has {wanted}."
+                    f"The {name} that are turned towards are {tuple(part.shape)}, but {shape.name} has {shape.vectors}."
                 )
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:

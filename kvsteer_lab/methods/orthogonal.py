@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..edits.banks import Bank
+from ..edits.banks import Bank, check_bank
+from ..edits.given import whole_number
 from ..vectors.kv import KVVectors
 
 
@@ -32,11 +33,12 @@ def key_orthogonal(vectors: KVVectors, focus: Bank, rank: int = 4) -> KVVectors:
         >>> kv.methods.key_orthogonal(kv.extract(model, pairs, progress=False), focus).keys.shape
         torch.Size([4, 2, 32])
     """
+    check_bank(focus)
     keys = focus.keys.double()
     if (*keys.shape[:2], keys.shape[3]) != tuple(vectors.keys.shape):
         raise ValueError(f"The bank's keys are {tuple(keys.shape)}, the vectors' {tuple(vectors.keys.shape)}.")
     most = min(keys.shape[-2:])
-    if not 1 <= rank <= most:
+    if not 1 <= whole_number("The rank", rank) <= most:
         raise ValueError(f"rank={rank!r} must be 1 to {most}, the lesser of the slots' number and the head's width.")
     basis = torch.linalg.svd(keys, full_matrices=False).Vh[..., :rank, :]
     own = vectors.keys.double()

@@ -6,6 +6,7 @@ from typing import overload
 
 import torch
 
+from ..edits.given import finite_number, whole_number
 from ..vectors.activation import ActivationVectors
 from ..vectors.activation_pairs import ActivationDifferences
 from ..vectors.extraction import PairDifferences
@@ -32,6 +33,9 @@ def logistic(
     Returns:
         `KVVectors` or `ActivationVectors`, with the mean's norms.
 
+    Raises:
+        ValueError: no steps, or a penalty that is negative or no number.
+
     Example:
         >>> import kvsteer_lab as kv
         >>> pairs = kv.ContrastiveSet.from_texts(["Step 1, add. Sum?", "Step 1, add. Rest?"], ["Sum?", "Rest?"])
@@ -39,6 +43,9 @@ def logistic(
         >>> bool((kv.methods.logistic(differences).values * differences.mean().values).sum() > 0)
         True
     """
+
+    if whole_number("The number of steps", steps) < 1 or finite_number("The penalty", penalty) < 0:
+        raise ValueError(f"steps={steps} must be at least 1, and penalty={penalty} at least 0.")
 
     def descend(rows: Rows) -> Direction:
         rows = rows / rows.pow(2).sum(-1).mean(-1).sqrt().clamp_min(1e-12)[..., None, None]

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..edits.base import SlotEdit, Slotted
+from ..edits.base import CacheShape, SlotEdit, Slotted
+from ..edits.given import finite_number
 from ..edits.scaling import scale
 from ..models.model import Model
 from ..models.prefill import last_slots
@@ -32,11 +33,10 @@ class Retrieved(SlotEdit):
     keys: Memory = field(repr=False)
     values: Memory = field(repr=False)
 
-    def check(self, model: Model) -> None:
-        super().check(model)
-        wanted = (model.n_layers, model.n_kv_heads, model.head_dim)
-        if tuple(self.own.shape[1:]) != wanted:
-            raise ValueError(f"The pairs are {tuple(self.own.shape[1:])}, but {model.name} has {wanted}.")
+    def check_shape(self, shape: CacheShape) -> None:
+        super().check_shape(shape)
+        if tuple(self.own.shape[1:]) != shape.vectors:
+            raise ValueError(f"The pairs are {tuple(self.own.shape[1:])}, but {shape.name} has {shape.vectors}.")
 
     def changed(self, layer: int, keys: Slotted, values: Slotted) -> tuple[Slotted, Slotted]:
         here, there = values.transpose(0, 1).flatten(1), self.own[:, layer].flatten(1).to(values)
@@ -62,12 +62,16 @@ def retrieved(model: Model, pairs: ContrastiveSet, ck: float, cv: float) -> Retr
     Returns:
         An operator for `kv.CacheEdits`.
 
+    Raises:
+        ValueError: a coefficient that is no finite number, or as `kv.extract_pairs`.
+
     Example:
         >>> import kvsteer_lab as kv
         >>> pairs = kv.ContrastiveSet.from_texts(["Step 1, add. Sum?", "Step 1, add. Rest?"], ["Sum?", "Rest?"])
         >>> kv.methods.retrieved(kv.load("tiny"), pairs, 0, 2).values.shape
         torch.Size([2, 4, 2, 32])
     """
+    ck, cv = finite_number("The coefficient ck", ck), finite_number("The coefficient cv", cv)
     differences = extract_pairs(model, pairs, progress=False)
     own = torch.zeros_like(differences.values)
     for signs, pair, (_, v) in read_sides(model, pairs, 16, lambda ids, mask: last_slots(model, ids, mask), False):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -29,8 +30,12 @@ def scheduled(vectors: Vectors, weights: Sequence[float] | Callable[[float], flo
         (True, False)
     """
     n = vectors.n_layers
-    chosen = [weights(i / max(1, n - 1)) for i in range(n)] if callable(weights) else list(weights)
-    factors = torch.tensor([float(w) for w in chosen])
+    given: Any = weights if callable(weights) or isinstance(weights, Iterable) else [weights]
+    chosen = [given(i / max(1, n - 1)) for i in range(n)] if callable(given) else list(given)
+    try:
+        factors = torch.tensor([float(w) for w in chosen])
+    except (TypeError, ValueError):
+        factors = torch.empty(0)
     if len(factors) != n or not factors.isfinite().all():
         raise ValueError(f"A schedule has one finite weight for each of {n} layers, not {chosen}.")
     said = ", ".join(f"{w:g}" for w in factors.tolist())

@@ -6,6 +6,7 @@ import torch
 
 from ..edits.addition import Add
 from ..edits.banks import Bank
+from ..edits.given import whole_number
 from ..models.model import Model
 from ..models.tokens import encode
 from ..vectors.pairs import ContrastiveSet
@@ -35,7 +36,7 @@ def several_slots(model: Model, pairs: ContrastiveSet, slots: int, ck: float, cv
     """
     sides = [[encode(model.tokenizer, text) for text in side] for side in (pairs.positive, pairs.negative)]
     shortest = min(len(ids) for side in sides for ids in side)
-    if not 1 <= slots <= shortest:
+    if not 1 <= whole_number("The number of slots", slots) <= shortest:
         raise ValueError(f"slots={slots!r} must be 1 to {shortest}, the length of the shortest prompt.")
     means = []
     for side in sides:

@@ -6,6 +6,7 @@ from typing import overload
 
 import torch
 
+from ..edits.given import finite_number
 from ..vectors.activation import ActivationVectors
 from ..vectors.activation_pairs import ActivationDifferences
 from ..vectors.extraction import PairDifferences
@@ -41,7 +42,7 @@ def whitened(
         >>> bool(same.abs().max() < 1e-4)
         True
     """
-    if not 0 < shrinkage <= 1:
+    if not 0 < finite_number("The shrinkage", shrinkage) <= 1:
         raise ValueError(f"shrinkage={shrinkage!r} must be above 0 and at most 1.")
 
     def solve(rows: Rows) -> Direction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..models.prompts import render
@@ -106,7 +106,7 @@ def as_texts(given: str | Sequence[str], what: str) -> list[str]:
     >>> as_texts("Why?", "question"), as_texts(["Why?", "How?"], "question")
     (['Why?'], ['Why?', 'How?'])
     """
-    texts = [given] if isinstance(given, str) else list(given)
+    texts = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"A contrast needs at least one {what}, and each must be a text that says something.")
     kept: dict[str, str] = {}
@@ -122,19 +122,30 @@ def as_texts(given: str | Sequence[str], what: str) -> list[str]:
 
 
 def sides(positive: str | Sequence[str], negative: str | Sequence[str], what: str) -> tuple[list[str], list[str]]:
-    """Both sides as lists of equal length.
+    """Both sides as lists of equal length, each pair listed once.
 
     Raises:
         ValueError: lists of different length, or what `as_texts` refuses.
+
+    Warns:
+        UserWarning: the same pair listed twice, which would count for two.
+
+    >>> sides("happy", "sad", "persona")
+    (['happy'], ['sad'])
     """
-    both = [[side] if isinstance(side, str) else list(side) for side in (positive, negative)]
+    both = [list(s) if isinstance(s, Iterable) and not isinstance(s, str) else [s] for s in (positive, negative)]
     for side in both:
         as_texts(list(dict.fromkeys(side)), what)
     if len(both[0]) != len(both[1]):
         raise ValueError(
             f"There are {len(both[0])} positive and {len(both[1])} negative {what}s; give them pair by pair."
         )
-    return both[0], both[1]
+    pairs = list(dict.fromkeys(zip(*both, strict=True)))
+    if len(pairs) < len(both[0]):
+        warnings.warn(
+            f"A pair of {what}s is listed twice; it is used once, so that it doesn't count for two.", stacklevel=3
+        )
+    return [p for p, _ in pairs], [n for _, n in pairs]
 
 
 def fill(template: str, persona: str) -> str:

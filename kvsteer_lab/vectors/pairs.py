@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,9 +283,14 @@ class ContrastiveSet:
 
         Raises:
             ValueError: two strings, unequal or empty sides, an empty text.
+
+        Warns:
+            UserWarning: the same pair listed twice.
         """
         if isinstance(positive, str) or isinstance(negative, str):
             raise ValueError("Pass two lists of texts, not two strings.")
+        if len(set(zip(positive, negative, strict=False))) < min(len(positive), len(negative)):
+            warnings.warn("A pair of texts is listed twice and counts for two; list it once.", stacklevel=2)
         return cls(tuple(positive), tuple(negative), {"made": "from_texts"})
 
     # --- files ------------------------------------------------------------------------------------------------

@@ -94,6 +94,27 @@ def test_the_same_prompt_listed_twice_warns_and_counts_once(tokenizer: Any) -> N
         kv.ContrastiveSet.from_openings("Be {persona}.", ["I am", "I am"], tokenizer, **made)  # type: ignore[arg-type]
 
 
+def test_the_same_pair_listed_twice_warns_and_counts_once(tokenizer: Any) -> None:
+    with pytest.warns(UserWarning, match="A pair of system messages is listed twice; it is used once"):
+        pairs = kv.ContrastiveSet.from_system_prompts(["Be brief."] * 2, ["Be wordy."] * 2, ["Why?"], tokenizer)
+    assert len(pairs) == 1 and pairs.recipe["prompts"] == 1
+    with pytest.warns(UserWarning, match="A pair of personas is listed twice"):
+        personas = kv.ContrastiveSet.from_personas(["glad", "glad"], ["sad", "sad"], ["Why?"], tokenizer)
+    assert len(personas) == 1
+    two = kv.ContrastiveSet.from_system_prompts(["Be brief."] * 2, ["Ramble.", "Be wordy."], ["Why?"], tokenizer)
+    assert len(two) == 2  # one side may stand in several pairs
+    with pytest.warns(UserWarning, match="A pair of texts is listed twice and counts for two"):
+        assert len(kv.ContrastiveSet.from_texts(["a b", "a b"], ["a c", "a c"])) == 2
+
+
+def test_no_questions_at_all_are_refused(tokenizer: Any) -> None:
+    for none in (None, [], 3):
+        with pytest.raises(ValueError, match="needs at least one question"):
+            kv.ContrastiveSet.from_system_prompts("Be brief.", "Be wordy.", none, tokenizer)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs at least one persona"):
+        kv.ContrastiveSet.from_personas(None, "sad", ["Why?"], tokenizer)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("sides", "said"),
     [

@@ -10,7 +10,7 @@ import pytest
 import kvsteer_lab as kv
 from kvsteer_lab.edits import CachedPrompt
 from kvsteer_lab.edits.spans import Chunk, ChunkEnds, Chunks, Delimited, Messages, Offsets, find_chunks
-from kvsteer_lab.edits.spans.spans import Message
+from kvsteer_lab.edits.spans.words import Message
 
 FACTS = "Facts:\nSnow is white.\nCoal is black.\nGrass is green.\nWhat is black?"
 CHAT = [

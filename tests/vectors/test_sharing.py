@@ -116,6 +116,24 @@ def test_vectors_without_a_claim_or_with_a_broken_one_are_refused(steering: kv.C
         kv.verify(claim.on(vectors), model, controls=0)
 
 
+def test_a_claim_that_could_not_fail_is_not_measured(steering: kv.CacheSteering, claim: kv.Claim) -> None:
+    model, measure = kv.load("tiny"), kv.Claim.measure
+    with pytest.raises(ValueError, match="The target 'Step 1' is held against itself"):
+        measure(model, steering, PROMPTS, "Step 1", "Step 1")
+    with pytest.raises(ValueError, match="at least 1 random control to stand beside, not 0"):
+        measure(model, steering, PROMPTS, "Step 1", "The answer", controls=0)
+    with pytest.raises(ValueError, match=r"A claim is made of a kv.CacheSteering, .+ not of a CacheEdits"):
+        measure(model, kv.CacheEdits(kv.edits.Map(0.5)), PROMPTS, "Step 1", "The answer")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="The claim on the card is of nan nats; measure it again"):
+        kv.verify(replace(claim, nats=float("nan")).on(steering.vectors), model)
+
+
+def test_a_single_prompt_is_one_prompt_and_not_its_letters(steering: kv.CacheSteering) -> None:
+    model = kv.load("tiny")
+    one, listed = (kv.Claim.measure(model, steering, p, "Step 1", "The", controls=1) for p in (PROMPTS[0], PROMPTS[:1]))
+    assert one == listed and one.prompts == (PROMPTS[0],)
+
+
 def test_the_command_verifies_a_file(
     steering: kv.CacheSteering, claim: kv.Claim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

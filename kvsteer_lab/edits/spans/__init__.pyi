@@ -6,9 +6,9 @@ from .chunks import ChunkEnds as ChunkEnds
 from .chunks import Chunks as Chunks
 from .chunks import find_chunks as find_chunks
 from .spans import Everything as Everything
-from .spans import Message as Message
-from .spans import SentenceEnds as SentenceEnds
 from .spans import Slots as Slots
 from .spans import Span as Span
-from .spans import Text as Text
 from .spans import find_slots as find_slots
+from .words import Message as Message
+from .words import SentenceEnds as SentenceEnds
+from .words import Text as Text

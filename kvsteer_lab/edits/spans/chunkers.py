@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import index
 
 from ...tasks.base import Chat
 from .chunks import Chunks, Place
-from .spans import Message
+from .words import Message
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Delimited(Chunks):
     def __post_init__(self) -> None:
         if not self.delimiter or self.after == "" or self.before == "":
             raise ValueError("A delimiter, and the words after or before which chunks stand, can't be empty.")
+        wrong = next((x for x in (self.delimiter, self.after, self.before) if not isinstance(x, str | None)), None)
+        if wrong is not None:
+            raise ValueError(f"A delimiter, and the words around chunks, must be texts; {wrong!r} is none.")
+        _check_message(self.message)
 
     def places(self, chat: Chat) -> tuple[Place, ...]:
         number = _message(chat, self.message)
@@ -82,7 +87,15 @@ class Offsets(Chunks):
     message: Message | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", tuple((int(start), int(end)) for start, end in self.offsets))
+        try:
+            pairs = tuple((index(start), index(end)) for start, end in self.offsets)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"The offsets {self.offsets!r} are no pairs of whole numbers; give the first character of each chunk"
+                " and the one behind its last."
+            ) from error
+        object.__setattr__(self, "offsets", pairs)
+        _check_message(self.message)
         wrong = next((pair for pair in self.offsets if not 0 <= pair[0] < pair[1]), None)
         if not self.offsets or wrong is not None:
             raise ValueError(
@@ -108,13 +121,17 @@ class Messages(Chunks):
         role: whose messages.
 
     Raises:
-        ValueError: when it is used: no message of that role, or an empty one.
+        ValueError: a role that is no text. When it is used: no message of that role, or an empty one.
 
     >>> Messages("system").texts([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     ('Be brief.',)
     """
 
     role: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.role, str):
+            raise ValueError(f"The role is {self.role!r}; it must be a text such as 'tool'.")
 
     def places(self, chat: Chat) -> tuple[Place, ...]:
         found = [(n, m["content"]) for n, m in enumerate(chat) if m["role"] == self.role]
@@ -124,6 +141,12 @@ class Messages(Chunks):
                 f"A message of the role {self.role!r} {told}; the roles are {', '.join(m['role'] for m in chat)}."
             )
         return tuple((n, 0, len(content)) for n, content in found)
+
+
+def _check_message(message: Message | None) -> None:
+    """Refuse what names no message."""
+    if not isinstance(message, Message | None):
+        raise ValueError(f"Chunks are looked for in a message such as kv.spans.Message('user'), not in {message!r}.")
 
 
 def _message(chat: Chat, wanted: Message | None) -> int:

@@ -9,6 +9,7 @@ import pandas as pd
 from ...models.model import Model
 from ...models.prompts import Prompt, as_chat
 from ...tasks.base import Chat
+from ..given import whole_number
 from .spans import CachedPrompt, Span
 
 Place = tuple[int, int, int]
@@ -93,6 +94,22 @@ class Chunks:
         return tuple(found)
 
 
+def check_chunks(chunks: object) -> None:
+    """Refuse what doesn't say where chunks are.
+
+    Args:
+        chunks: what was given as a way to find them.
+
+    Raises:
+        ValueError: something else.
+
+    >>> import kvsteer_lab as kv
+    >>> check_chunks(kv.spans.Delimited("."))
+    """
+    if not isinstance(chunks, Chunks):
+        raise ValueError(f"The chunks are {chunks!r}; use kv.spans.Delimited, Offsets or Messages.")
+
+
 @dataclass(frozen=True)
 class Chunk(Span):
     """All slots of one chunk.
@@ -101,6 +118,9 @@ class Chunk(Span):
         chunks: how chunks are found.
         number: which, counted from 0, negative ones from the last.
 
+    Raises:
+        ValueError: chunks that aren't a way to find them, or a number that isn't whole.
+
     >>> import kvsteer_lab as kv
     >>> Chunk(kv.spans.Delimited("."), 1).find(CachedPrompt((5, 6, 7), ("Snow.", " Coal", ".")))
     (1, 2)
@@ -108,6 +128,10 @@ class Chunk(Span):
 
     chunks: Chunks
     number: int
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks)
+        object.__setattr__(self, "number", whole_number("The chunk's number", self.number))
 
     def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
         found = self.chunks.find(prompt)
@@ -122,6 +146,9 @@ class ChunkEnds(Span):
         chunks: how chunks are found.
         number: which, counted from 0, negative ones from the last; `None`: each.
 
+    Raises:
+        ValueError: as `Chunk`.
+
     >>> import kvsteer_lab as kv
     >>> ChunkEnds(kv.spans.Delimited(".")).find(CachedPrompt((5, 6, 7), ("Snow.", " Coal", ".")))
     (0, 2)
@@ -129,6 +156,11 @@ class ChunkEnds(Span):
 
     chunks: Chunks
     number: int | None = None
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks)
+        if self.number is not None:
+            object.__setattr__(self, "number", whole_number("The chunk's number", self.number))
 
     def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
         ends = tuple(slots[-1] for slots in self.chunks.find(prompt))

@@ -1,19 +1,16 @@
-"""Spans: which slots of a prompt an edit acts on, named by index, by text, by message, or by what ends a sentence.
+"""Spans: which slots of a prompt an edit acts on, named by index here and by words in `words`.
 
 A span is looked up in each prompt by itself, so one edit serves prompts of any length.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 from ...models.token_texts import token_pieces
 from ...tasks.base import Chat
-
-_SENTENCE = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -144,80 +141,6 @@ class Everything(Span):
 
     def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
         return tuple(range(len(prompt.ids)))
-
-
-@dataclass(frozen=True)
-class Text(Span):
-    """The tokens of a text, wherever it stands in the prompt.
-
-    Args:
-        text: what is looked for, letter by letter. A token that holds only part of it belongs to it.
-        number: which occurrence, counted from 0, negative ones from the last; `None`: all.
-
-    Raises:
-        ValueError: an empty text.
-
-    >>> Text("answer").find(CachedPrompt((5, 6), ("The", " answer")))
-    (1,)
-    """
-
-    text: str
-    number: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.text:
-            raise ValueError("The span's text is empty; write the words whose tokens are meant.")
-
-    def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
-        places = [m.start() for m in re.finditer(re.escape(self.text), prompt.text)]
-        if self.number is not None:
-            places = [places[self.number]] if -len(places) <= self.number < len(places) else []
-        return tuple(sorted({slot for at in places for slot in prompt.slots_of(at, at + len(self.text))}))
-
-
-@dataclass(frozen=True)
-class Message(Span):
-    """The tokens of a message's content; those that the chat template puts around it are left out.
-
-    Args:
-        role: only messages of that role are counted; `None`: all.
-        number: which of them, counted from 0, negative ones from the last.
-
-    >>> chat = [{"role": "user", "content": "2 + 3?"}]
-    >>> Message("user").find(CachedPrompt((1, 5, 6, 2), ("", "2 +", " 3?", ""), chat))
-    (1, 2)
-    """
-
-    role: str | None = None
-    number: int = -1
-
-    def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
-        places = prompt.contents()
-        found = [
-            prompt.slots_of(*place)
-            for message, place in zip(prompt.chat, places, strict=True)
-            if self.role is None or message["role"] == self.role
-        ]
-        return found[self.number] if -len(found) <= self.number < len(found) else ()
-
-
-@dataclass(frozen=True)
-class SentenceEnds(Span):
-    """The last token of each sentence: the one that holds its full stop, question or exclamation mark (or the quotation
-    mark after it). Abbreviations count as sentences, too.
-
-    Args:
-        within: a span in which to look; `None`: the whole prompt.
-
-    >>> SentenceEnds().find(CachedPrompt((5, 6, 7, 8), ("It", " rains.", " Go", " home!")))
-    (1, 3)
-    """
-
-    within: Span | None = None
-
-    def find(self, prompt: CachedPrompt) -> tuple[int, ...]:
-        ends = {slot for m in _SENTENCE.finditer(prompt.text) for slot in prompt.slots_of(m.end() - 1, m.end())}
-        return tuple(sorted(ends if self.within is None else ends & set(self.within.find(prompt))))
 
 
 def find_slots(span: Span, prompt: CachedPrompt, row: int) -> Slots:
