@@ -75,7 +75,7 @@ def test_a_stop_ends_requests_as_errors_and_a_start_begins_anew(server: Server, 
         assert answer.status_code >= 500
     said = answer.status_code if isinstance(answer, httpx.Response) else type(answer).__name__
     print(f"stopped with exit code {code}; the reply: {said}; the stream: {len(seen)} events, then {seen[-1]!r:.200}")
-    gone, alive = psutil.wait_procs(children, 30)
+    _, alive = psutil.wait_procs(children, 30)
     assert not alive  # the engine's processes have ended, too
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
