@@ -14,6 +14,7 @@ schedulers and connectors aren't stable; everything that needs none of them lies
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -44,7 +45,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from ..vectors.cards import Card
-from .admission import Admission, App, Message, Receive, Send
+from .admission import Admission, App, Message, Receive, Send, send_json
 from .catalogue import IN_PROCESS, VARIABLE, Catalogue, NamedVectors
 from .launch import ENGINE
 from .layout import add_to_slot, find_places, own_heads
@@ -55,6 +56,8 @@ logger = init_logger(f"vllm.{__name__}")
 NO_ROOM = "A steered prompt needs room in the context for the offset token and one token more; shorten it."
 NO_IDS = "A steered prompt needs token ids; send no embeddings."
 IN_PIECES = "A prompt that is streamed in pieces can't be steered: which slot is its last isn't known; send it whole."
+STOP_PATIENCE = 2.0
+"""Seconds between two looks at whether the engine still runs."""
 SELF_TEST = "kvsteer-self-test-"
 """How the ids of the self-test's requests begin."""
 SELF_TEST_PROMPT = "The history of the sea is long, and many ships have crossed it."
@@ -165,7 +168,7 @@ class SteeringMiddleware(Admission):
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            await super().__call__(scope, receive, send)
+            await self._answer_or_stop(scope, receive, send)
             return
 
         async def test_then_send(message: Message) -> None:
@@ -177,6 +180,31 @@ class SteeringMiddleware(Admission):
             await send(message)
 
         await self.app(scope, receive, test_then_send)
+
+    async def _answer_or_stop(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer, unless the engine is stopped meanwhile: a request that it hasn't aborted would wait for ever, and the
+        server for the request.
+        """
+        engine, started = scope["app"].state.engine_client, False
+
+        async def note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        answer = asyncio.ensure_future(super().__call__(scope, receive, note))
+        try:
+            while not (await asyncio.wait([answer], timeout=STOP_PATIENCE))[0]:
+                if not engine.is_running:
+                    answer.cancel()
+                    await asyncio.wait([answer], timeout=STOP_PATIENCE)
+                    if not started:
+                        error = {"message": "The server is being stopped; ask again once it is back.", "code": 503}
+                        await send_json(send, 503, {"error": {**error, "type": "ServiceUnavailableError"}})
+                    return  # a stream breaks off
+        finally:
+            answer.cancel()
+        answer.result()
 
 
 async def self_test(engine: Any) -> None:
