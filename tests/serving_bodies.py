@@ -79,3 +79,119 @@ def bodies(seed: int, n: int, top: dict[str, Any]) -> list[bytes]:
                 text = b'{"kv_steering": ' + b"[" * 5000 + text
         made.append(text)
     return made
+
+
+def odd_bodies(top: dict[str, Any]) -> list[bytes]:
+    """Bodies that readers of JSON understand differently, names that are all but right, and fields that vLLM has
+    beside a prompt: each with a `kv_steering`, or something like it.
+
+    Args:
+        top: the valid request without `kv_steering`.
+    """
+    good = json.dumps(GOOD)
+    whole = json.dumps({**top, "kv_steering": GOOD})
+    made = [
+        b"\xef\xbb\xbf" + whole.encode(),  # a byte-order mark
+        b"\xff\xfe" + whole.encode("utf-16-le"),
+        whole.encode("utf-16-le") + b"\0",  # half a character more
+        whole.encode("utf-7"),
+        whole.encode().replace(b"kv_steering", b"kv\xc1\x9fsteering"),  # an overlong underscore
+        whole.encode().replace(b"stepwise", b"step\xffwise"),
+        *(whole.encode() + tail for tail in (b"\0", b" ", b"\n\n", b",", b"}", whole.encode(), b"//end", b"\x1a")),
+        whole.replace(":", " :\t\r\n ").encode(),
+        json.dumps([json.loads(whole)]).encode(),
+        json.dumps(whole).encode(),
+        whole[:-1].encode() + b',"kv_steering":null}',  # the same name twice: readers take the first or the last
+        b'{"kv_steering":null,' + whole[1:].encode(),
+        b'{"kv_steering":{"vectors":"stepwise","cv":99},' + whole[1:].encode(),
+        whole.replace('"cv": 2', '"cv": 2, "cv": 3').encode(),
+        whole.replace("stepwise", "step\u0000wise").encode(),
+        b"{" * 200 + whole.encode(),
+        whole.encode().replace(b'"kv_steering": {', b'"kv_steering": ' + b'{"a":' * 150 + b"{"),
+    ]
+    for digits in (
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "1E2",
+        "-0",
+        "-0.0",
+        "02",
+        "+2",
+        ".5",
+        "2.",
+        "0x2",
+        "Infinity",
+        "1" * 5000,
+    ):
+        made.append(whole.replace('"cv": 2', f'"cv": {digits}').encode())
+    for layers in (
+        "[1.0]",
+        "[1e0]",
+        "[-0]",
+        "[true]",
+        "[null]",
+        "[[1]]",
+        "{}",
+        '"1,2"',
+        '{"0": 1}',
+        "[1e400]",
+        "[2, 1, 2]",
+    ):
+        made.append(whole.replace('"cv": 2', f'"cv": 2, "layers": {layers}').encode())
+    for vectors in (
+        "Stepwise",
+        "stepwise ",
+        "stepwise\n",
+        " stepwise",
+        "step wise",
+        "ｓtepwise",
+        "stepwise/../stepwise",
+    ):
+        made.append(json.dumps({**top, "kv_steering": {**GOOD, "vectors": vectors}}).encode())
+    for name in (
+        "kv-steering",
+        "kvSteering",
+        "KV_STEERING",
+        "kv_steering ",
+        "kv.steering",
+        "kvsteering",
+        "kv_stееring",
+    ):
+        made.append(json.dumps({**top, name: GOOD}).encode())
+    for field in ("kv_steering", "vllm_xargs", "extra_args", "extra_body", "sampling_params", "metadata", "stop", "n"):
+        for value in (good, [GOOD], {"kv_steering": good}, {"kv_steering": None}, [["kv_steering", GOOD]], 3):
+            made.append(json.dumps({**top, "kv_steering": GOOD, field: value}).encode())
+    beside: dict[str, tuple[Any, ...]] = {
+        "structured_outputs": ({"choice": ["a"]}, {"regex": "("}, {"choice": []}, {"json": "{"}, {"grammar": 3}),
+        "response_format": ({"type": "json_object"}, {"type": "x"}, {"type": "json_schema"}, []),
+        "logit_bias": ({"5": 100}, {"-1": 1}, {"10000000": 1}, {"a": 1}),
+        "stop_token_ids": ([10**12], [-1], ["a"], 3),
+        "bad_words": ([""], ["\ud800"], "a"),
+        "allowed_token_ids": ([], [5], [10**12], [-1]),
+        "repetition_penalty": (0, -1, 1.5, float("nan"), 1e30),
+        "temperature": (1e-30, 1e30, -1, float("nan")),
+        "top_p": (0, 1e-9, 2),
+        "top_k": (-2, 1, 10**12),
+        "min_p": (-1, 2, 1),
+        "n": (0, -1, 1.5, 10**9),
+        "seed": (-1, 2**70, "a"),
+        "min_tokens": (5, -1),
+        "max_tokens": (0, -1, 10**9, 1.5),
+        "echo": (True,),
+        "logprobs": (0, 1, -1, 10**9, True),
+        "truncate_prompt_tokens": (-1, 0, 1, 10**9),
+        "priority": (1, -1, 2**70),
+        "request_id": ("", "a" * 5000, "\n", "kvsteer-self-test-x", 3),
+        "cache_salt": ("", "a", 3),
+        "prompt": ([], [[]], [-1], [10**9], [1, "a"], [[1], [2]], ["a", "b"], [1.5], {}, ""),
+        "messages": ([], [{}], [{"role": "x"}], [{"role": "user", "content": {"a": 1}}], "x", [[]]),
+        "stream_options": ({"include_usage": True}, {"x": 1}, 3),
+        "add_generation_prompt": (False, 3),
+        "continue_final_message": (True,),
+        "chat_template": ("{{ messages", "{{ 1 / 0 }}"),
+        "documents": ([{}], 3),
+        "tools": ([{}], [{"type": "function", "function": {"name": "f"}}], 3),
+    }
+    made += [json.dumps({**top, "kv_steering": GOOD, k: v}).encode() for k, vs in beside.items() for v in vs]
+    return made

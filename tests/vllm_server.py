@@ -31,17 +31,22 @@ class Server:
     def __init__(self, model: str | Path, vectors: Mapping[str, Path], log: Path, more: Sequence[str] = ()) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", str(model), "--limit", "32", "--body-mb", "1"]
-        words += [word for name, file in vectors.items() for word in ("--vectors", f"{name}={file}")]
-        words += ["--", "--port", str(port), "--api-key", KEY, *FLAGS, *more]
-        self.log, begin = log, time.time()
-        with log.open("w") as out:
-            self.process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=dict(os.environ))
-        self.url = f"http://127.0.0.1:{port}"
+            self.port = free.getsockname()[1]
+        self.words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", str(model), "--limit", "32", "--body-mb", "1"]
+        self.words += [word for name, file in vectors.items() for word in ("--vectors", f"{name}={file}")]
+        self.words += ["--", "--port", str(self.port), "--api-key", KEY, *FLAGS, *more]
+        self.log, self.environment = log, dict(os.environ)
+        self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {KEY}"}, timeout=300)
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again after `stop`."""
+        begin = time.time()
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(self.words, stdout=out, stderr=subprocess.STDOUT, env=self.environment)
         while True:
-            assert self.process.poll() is None and time.time() < begin + 900, log.read_text()[-3000:]
+            assert self.process.poll() is None and time.time() < begin + 900, self.log.read_text()[-3000:]
             try:
                 if self.client.get("/health").status_code == 200:
                     break
@@ -50,9 +55,11 @@ class Server:
             time.sleep(0.5)
         print(f"up after {time.time() - begin:.0f} s")
 
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+    def stop(self) -> int:
+        """End it as a service manager does; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
 
     def chat(self, messages: Any, asked: Any, tokens: int, **more: Any) -> httpx.Response:
         body = {"model": "smol", "messages": messages, "temperature": 0, "max_tokens": tokens, "return_token_ids": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,8 +23,8 @@ def read_json(path_or_text: Path | str | bytes, *, what: str) -> Any:
     """The value that a JSON document holds, or one sentence about what is wrong with it.
 
     Stricter than `json.loads`: `NaN`, `Infinity`, numbers that no float can hold (`1e999` would become infinity), half
-    surrogate pairs (text that can't be written or printed) and more than `DEPTH` levels (which would end in a
-    `RecursionError`) are refused.
+    surrogate pairs (text that can't be written or printed), an object that has a name twice (readers take the first or
+    the last) and more than `DEPTH` levels (which would end in a `RecursionError`) are refused.
 
     Args:
         path_or_text: a `Path` is a file, in UTF-8 with or without a byte-order mark; a `str` or `bytes` is the
@@ -46,7 +47,7 @@ def read_json(path_or_text: Path | str | bytes, *, what: str) -> Any:
     try:
         text = _text(path_or_text)
         _check_depth(text)
-        found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
         if _ESCAPED_SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode()
         return found
@@ -99,6 +100,14 @@ def _check_depth(text: str) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which isn't a JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"an object in it has the name {twice[:64]!r} twice")
+    return found
 
 
 def _finite(digits: str) -> float:

@@ -7,7 +7,8 @@ answered here until the server itself asks for the body, which it does once it h
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from .._util.json import read_json
@@ -29,6 +30,10 @@ REFUSED = {
     "kv_transfer_params": "a prompt must be read by this engine itself",
 }
 """What a steered request can't have, and why."""
+_ALMOST = re.compile(r"[ _]*kv[-_. ]*steering[ _]*", re.IGNORECASE)
+"""Names that are meant to be the field's: a server that ignores unknown fields would answer unsteered."""
+_MAY_NAME = re.compile(rb"steering|\\u|\0", re.IGNORECASE)
+"""In a body that has to be read: the field's name, escapes that may hide it, and UTF-16 or 32, which servers read."""
 
 
 class Refusal(Exception):
@@ -59,7 +64,7 @@ class Admission:
         if scope["method"] == "GET":
             await self.app(scope, receive, self._with_names(path, send))
             return
-        exchange = _Exchange(self.catalogue, path, _headers(scope), receive, send)
+        exchange = _Exchange(self.catalogue, path, scope["headers"], receive, send)
         inner = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"content-length"]}
         try:
             await self.app(inner if exchange.may_hold_a_request else scope, exchange.receive, exchange.send)
@@ -85,13 +90,13 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(
-        self, catalogue: Catalogue, path: str, headers: Mapping[str, str], receive: Receive, send: Send
+        self, catalogue: Catalogue, path: str, headers: Sequence[tuple[bytes, bytes]], receive: Receive, send: Send
     ) -> None:
         self.catalogue, self.path = catalogue, path
         self.outer_receive, self.outer_send = receive, send
-        kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        self.may_hold_a_request = kind.endswith("json") or path in PATHS
-        self.length = headers.get("content-length", "")
+        kinds = [value.partition(b";")[0].lower() for name, value in headers if name.lower() == b"content-type"]
+        self.may_hold_a_request = path in PATHS or not kinds or any(b"json" in kind for kind in kinds)
+        self.lengths = [value for name, value in headers if name.lower() == b"content-length"]
         self.read = self.started = self.answered = False
         self.refusal: Refusal | None = None
         self.request: SteeringRequest | None = None
@@ -134,7 +139,7 @@ class _Exchange:
     async def _read_body(self) -> bytes | None:
         most = self.catalogue.body_megabytes * 10**6
         too_large = Refusal(413, f"The request's body is larger than {self.catalogue.body_megabytes} MB; send less.")
-        if self.length.isascii() and self.length.isdecimal() and (len(self.length) > 15 or int(self.length) > most):
+        if any(length.isdigit() and (len(length) > 15 or int(length) > most) for length in self.lengths):
             raise too_large
         pieces, size, more = [], 0, True
         while more:
@@ -163,7 +168,7 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     Raises:
         Refusal: what can't be done as asked.
     """
-    if KEY.encode() not in body and b"\\u" not in body and b"\0" not in body:  # zeros: UTF-16 or 32, which servers read
+    if not _MAY_NAME.search(body):
         return body, None
     try:
         value = read_json(body, what="The request's body")
@@ -174,6 +179,8 @@ def admit(body: bytes, path: str, catalogue: Catalogue) -> tuple[bytes, Steering
     if not isinstance(value, dict):
         return body, None
     for name, inside in value.items():
+        if name != KEY and _ALMOST.fullmatch(name):
+            raise Refusal(400, f"The field is called {KEY}, not {visible(name, one_line=True)!r}.")
         if name != KEY and _holds_key(inside):
             raise Refusal(400, f"{KEY} must stand at the top of the request's body, not in {visible(name)[:64]!r}.")
     if value.get(KEY) is None:
@@ -217,7 +224,3 @@ async def send_json(send: Send, status: int, value: object) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _headers(scope: Mapping[str, Any]) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

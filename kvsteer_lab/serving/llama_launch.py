@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,7 +33,7 @@ class FileServer:
 
     Attributes:
         path: the file, or a folder with one.
-        host, port: where to listen. Beyond this machine a key is needed.
+        host, port: where to listen; port 0 is any free one. Beyond this machine a key is needed.
         context: tokens of prompt and reply together, at most as many as the model has positions.
         cache: how keys and values are held: `"f32"` or `"f16"`.
         threads: of the processor; `None`: one a core.
@@ -56,8 +58,8 @@ class FileServer:
 
         Raises:
             ImportError: xllamacpp isn't installed.
-            ValueError: no such file, one that can't be steered, vectors of another model, an edit without effect, or
-                an address beyond this machine without a key.
+            ValueError: no such file, one that can't be steered, vectors of another model, an edit without effect, an
+                address that is taken, or one beyond this machine without a key.
         """
         key = os.environ.get(API_KEY) or None
         check_address(self.host, key)
@@ -66,6 +68,17 @@ class FileServer:
             raise ValueError(
                 f"llama.cpp serves GGUF files, not {self.path}; give a .gguf file, or leave --backend out."
             )
+        with bind(self.host, self.port) as listener:
+            self._serve(file, catalogue, key, listener, say)
+
+    def _serve(
+        self,
+        file: Path,
+        catalogue: Catalogue,
+        key: str | None,
+        listener: socket.socket,
+        say: Callable[[str], None],
+    ) -> None:
         model, quantisation = load_weightless(file), read_header(file).quantisation
         room = min(self.context, model.context or self.context)  # beyond it the model was never trained
         engine = LlamaEngine(file, room, self.cache, self.threads or os.cpu_count() or 1)
@@ -80,8 +93,12 @@ class FileServer:
         sequence.self_test(encode(model.tokenizer, SELF_TEST))
         about = {"weights": quantisation or "float", "cache": self.cache, "notes": [*precision, *doubts]}
         app = build_app(sequence, ServedFile(file.stem, model, about), key)
-        say(f"kvsteer: {file.stem} at {show_address(self.host, self.port)}, one sequence at a time")
-        uvicorn.run(app, host=self.host, port=self.port, log_level="warning", timeout_graceful_shutdown=5)
+        address = show_address(self.host, listener.getsockname()[1])
+        say(f"kvsteer: {file.stem} at {address}, one sequence at a time")
+        server = uvicorn.Server(uvicorn.Config(app, self.host, log_level="warning", timeout_graceful_shutdown=5))
+        sequence.stopping = lambda: server.should_exit
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
 
 
 def check_address(host: str, key: str | None) -> None:
@@ -103,6 +120,32 @@ def check_address(host: str, key: str | None) -> None:
         raise ValueError(
             f"On {host} other machines could ask this server; set {API_KEY} to a key, or leave --host out."
         )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, before anything else is done. It doesn't listen yet.
+
+    Raises:
+        ValueError: the port is taken, or there is no such address.
+
+    >>> taken = bind("127.0.0.1", 0)
+    >>> taken.listen()
+    >>> bind("127.0.0.1", taken.getsockname()[1])
+    Traceback (most recent call last):
+    ValueError: Nothing can listen at http://127.0.0.1:...; choose another --port or --host.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if os.name == "posix":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left a moment ago
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"Nothing can listen at {show_address(host, port)} ({reason}); choose another --port or --host."
+        ) from error
+    return listener
 
 
 def show_address(host: str, port: int) -> str:

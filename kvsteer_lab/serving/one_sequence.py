@@ -62,12 +62,14 @@ class OneSequence:
         order: where each entry of the engine's keys stands in those of the vectors, `head_dim` places.
         counts: steered requests by vectors (`requests:NAME`), others, edits, new tokens.
         edit_seconds: spent on taking states out, adding, and giving them back.
+        stopping: whether the server is being stopped: no further token is read.
         waiting: requests that wait or run.
     """
 
     engine: Engine
     catalogue: Catalogue
     order: Sequence[int]
+    stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -87,15 +89,14 @@ class OneSequence:
 
         Raises:
             Gone: the client has left.
-            Refusal: too many requests wait, or what is added makes numbers infinite.
+            Refusal: too many requests wait, the server is being stopped, or what is added makes numbers infinite.
         """
         if self.waiting >= MOST_WAITING:
             raise Refusal(503, f"{MOST_WAITING} requests wait already; try again later.")
         self.waiting += 1
         try:
             async with self._turn:
-                if await gone():
-                    raise Gone
+                await self._check(gone)
                 name = "unsteered" if asked.steering is None else f"requests:{asked.steering.vectors}"
                 self.counts[name] += 1
                 state = await anyio.to_thread.run_sync(self._prefill, asked)
@@ -109,11 +110,16 @@ class OneSequence:
                         yield number, new[-1]
                         if ended(new, asked.settings):
                             break
-                        if await gone():
-                            raise Gone
+                        await self._check(gone)
                         scores = await anyio.to_thread.run_sync(self._read, new[-1:])
         finally:
             self.waiting -= 1
+
+    async def _check(self, gone: Callable[[], Awaitable[bool]]) -> None:
+        if self.stopping():
+            raise Refusal(503, "The server is being stopped; ask again once it is back.")
+        if await gone():
+            raise Gone
 
     def _prefill(self, asked: Asked) -> bytearray | None:
         """The state that each text begins with; `None`: the engine is left in it, for the only text."""

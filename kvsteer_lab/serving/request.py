@@ -97,7 +97,8 @@ def read_request(asked: object, served: Mapping[str, int], limit: float = LIMIT)
     Traceback (most recent call last):
     ValueError: kv_steering names vectors 'other'; this server has stepwise.
     """
-    value = read_json(asked, what=KEY) if isinstance(asked, str) else asked
+    as_text = isinstance(asked, str) and asked.lstrip().startswith("{")
+    value = read_json(asked, what=KEY) if as_text else asked  # type: ignore[arg-type]
     if not isinstance(value, dict):
         raise ValueError(f"{KEY} must be an object such as {_EXAMPLE}.")
     try:

@@ -14,6 +14,7 @@ schedulers and connectors aren't stable; everything that needs none of them lies
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import re
@@ -35,6 +36,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+from vllm.logger import init_logger
 from vllm.outputs import RequestError
 from vllm.platforms import current_platform
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -43,14 +45,21 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from ..vectors.cards import Card
-from .admission import Admission, App, Message, Receive, Send
+from .admission import Admission, App, Message, Receive, Send, send_json
 from .catalogue import IN_PROCESS, VARIABLE, Catalogue, NamedVectors
 from .launch import ENGINE
 from .layout import add_to_slot, find_places, own_heads
 from .request import KEY, SteeringRequest
 from .salting import first_own_block, salted
 
+logger = init_logger(f"vllm.{__name__}")
 NO_ROOM = "A steered prompt needs room in the context for the offset token and one token more; shorten it."
+NO_IDS = "A steered prompt needs token ids; send no embeddings."
+IN_PIECES = "A prompt that is streamed in pieces can't be steered: which slot is its last isn't known; send it whole."
+STOP_PATIENCE = 2.0
+"""Seconds between two looks at whether the engine still runs."""
+SELF_TEST = "kvsteer-self-test-"
+"""How the ids of the self-test's requests begin."""
 SELF_TEST_PROMPT = "The history of the sea is long, and many ships have crossed it."
 
 
@@ -159,7 +168,7 @@ class SteeringMiddleware(Admission):
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
-            await super().__call__(scope, receive, send)
+            await self._answer_or_stop(scope, receive, send)
             return
 
         async def test_then_send(message: Message) -> None:
@@ -171,6 +180,31 @@ class SteeringMiddleware(Admission):
             await send(message)
 
         await self.app(scope, receive, test_then_send)
+
+    async def _answer_or_stop(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer, unless the engine is stopped meanwhile: a request that it hasn't aborted would wait for ever, and the
+        server for the request.
+        """
+        engine, started = scope["app"].state.engine_client, False
+
+        async def note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        answer = asyncio.ensure_future(super().__call__(scope, receive, note))
+        try:
+            while not (await asyncio.wait([answer], timeout=STOP_PATIENCE))[0]:
+                if not engine.is_running:
+                    answer.cancel()
+                    await asyncio.wait([answer], timeout=STOP_PATIENCE)
+                    if not started:
+                        error = {"message": "The server is being stopped; ask again once it is back.", "code": 503}
+                        await send_json(send, 503, {"error": {**error, "type": "ServiceUnavailableError"}})
+                    return  # a stream breaks off
+        finally:
+            answer.cancel()
+        answer.result()
 
 
 async def self_test(engine: Any) -> None:
@@ -185,7 +219,7 @@ async def self_test(engine: Any) -> None:
         for ck, cv in ((0.0, 0.0), (0.0, 0.0), (dose, dose)):
             asked = SteeringRequest(vectors=name, ck=ck, cv=cv).model_dump_json()
             params = SamplingParams(temperature=0, max_tokens=1, logprobs=5, extra_args={KEY: asked})
-            identity = f"kvsteer-self-test-{name}-{time.time_ns()}"
+            identity = f"{SELF_TEST}{name}-{time.time_ns()}"
             outputs = [output async for output in engine.generate(SELF_TEST_PROMPT, params, identity)]
             found.append({token: one.logprob for token, one in outputs[-1].outputs[0].logprobs[0].items()})
         zero, again, steered = found
@@ -207,27 +241,43 @@ class SteeringScheduler(AsyncScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_config(self.vllm_config)
+        self.refused_streams: set[str] = set()
 
     def add_request(self, request: Any) -> None:
-        if request.request_id not in self.requests:
+        if request.request_id in self.refused_streams and not request.resumable:  # its end, with the first one's asking
+            self.refused_streams.remove(request.request_id)
+            return
+        if request.request_id not in self.requests:  # else the next piece of a prompt that is streamed, see below
             steering = asked_of(request.sampling_params)
-            request.kv_steering = None
-            if steering is not None:
-                whole = request.prompt_token_ids is not None and not request.resumable
+            request.kv_steering = request.kv_refusal = None
+            if request.resumable and (steering is not None or request.request_id in self.refused_streams):
+                self._refuse_stream(request)
+            elif steering is not None:
                 own = catalogue().vectors[steering.vectors]
                 tail = [own.offset_id, *own.forced]
-                if whole and request.num_prompt_tokens + len(tail) < self.max_model_len:
+                if request.prompt_token_ids is None:
+                    refuse(request, NO_IDS)
+                elif request.num_prompt_tokens + len(tail) >= self.max_model_len:
+                    refuse(request, NO_ROOM)
+                else:
                     append_tail(request, steering, tail, self.vllm_config.cache_config)
-                else:  # the offset token would leave no room for a reply: the request ends as an error
-                    request.kv_steering = (steering, -1)
-                    request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
         super().add_request(request)
 
+    def _update_request_as_session(self, session: Any, update: Any) -> None:
+        super()._update_request_as_session(session, update)
+        if asked_of(update.sampling_params) is not None:
+            self._refuse_stream(session)
+
+    def _refuse_stream(self, session: Any) -> None:
+        """End it as an error, with all pieces that follow: they would be read as another prompt, unsteered."""
+        self.refused_streams.add(session.request_id)
+        refuse(session, IN_PIECES)
+
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
-        if request.kv_steering is not None and request.kv_steering[1] < 0:
+        if request.kv_refusal is not None:
             errors = self.grammar_compile_error_reqs
             if isinstance(errors, dict):  # since vLLM 0.33, which tells the client
-                errors[request.request_id] = RequestError(code="validation_error", message=NO_ROOM)
+                errors[request.request_id] = RequestError(code="validation_error", message=request.kv_refusal)
             else:
                 errors.add(request.request_id)
             return False
@@ -240,6 +290,18 @@ class SteeringScheduler(AsyncScheduler):
             if num_computed_tokens < end < num_computed_tokens + n:
                 n = end - num_computed_tokens
         return n
+
+
+def refuse(request: Any, why: str) -> None:
+    """Let a request end as an error at the next step, and say why."""
+    logger.warning("%s: %s", request.request_id, why)
+    request.kv_refusal = why
+    request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+
+
+def counted(request: Any) -> bool:
+    """Whether a steered request is a client's, and not the self-test's."""
+    return not str(request.request_id).startswith(SELF_TEST)
 
 
 def append_tail(request: Any, steering: SteeringRequest, tail: list[int], cache_config: Any) -> None:
@@ -261,11 +323,12 @@ def append_tail(request: Any, steering: SteeringRequest, tail: list[int], cache_
 
 @dataclass(frozen=True)
 class Edit:
-    """One slot to be edited once a step is done."""
+    """One slot to be edited once a step is done; `counted` unless it belongs to the self-test."""
 
     steering: SteeringRequest
     position: int
     blocks: tuple[list[int], ...]
+    counted: bool
 
 
 @dataclass
@@ -304,6 +367,11 @@ class SteeringMetrics(KVConnectorPromMetrics):
         self.edits = make(name="kvsteer:edits", documentation="Edited cache slots.", labelnames=labelnames)
         told = "Seconds spent on edits, summed over workers; on a GPU, until they are queued."
         self.seconds = make(name="kvsteer:edit_seconds", documentation=told, labelnames=labelnames)
+        for own in self.per_engine_labelvalues.values():  # shown from the start, at zero
+            for counter in (self.edits, self.seconds):
+                counter.labels(*own)
+            for name in catalogue().vectors:
+                self.requests.labels(*own, name)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         own = self.per_engine_labelvalues[engine_idx]
@@ -354,9 +422,10 @@ class SteeringConnector(KVConnectorBase_V1, SupportsHMA):
         pass
 
     def on_new_request(self, request: Any) -> None:
-        if request.kv_steering is not None and request.kv_steering[1] >= 0:
+        if request.kv_steering is not None:
             self.live[request.request_id] = request
-            self.counts[f"requests:{request.kv_steering[0].vectors}"] += 1
+            if counted(request):
+                self.counts[f"requests:{request.kv_steering[0].vectors}"] += 1
 
     def build_connector_meta(self, scheduler_output: Any) -> Edits:
         done = {one.req_id: one.num_computed_tokens for one in scheduler_output.scheduled_new_reqs}
@@ -373,7 +442,7 @@ class SteeringConnector(KVConnectorBase_V1, SupportsHMA):
                 if end != position + 1:
                     raise RuntimeError(f"{name}: tokens behind slot {position} run in the step that fills it.")
                 blocks = scheduler_output.kv_connector_block_state.get_block_ids(name)
-                edits.edits.append(Edit(steering, position, blocks))
+                edits.edits.append(Edit(steering, position, blocks, counted(request)))
         return edits
 
     def request_finished(self, request: Any, block_ids: Any) -> tuple[bool, None]:
@@ -427,8 +496,9 @@ class SteeringConnector(KVConnectorBase_V1, SupportsHMA):
                 block, place = divmod(edit.position, self.block_size)
                 slot = edit.blocks[group][block] * self.block_size + place
                 add_to_slot(cache, places, slot, own_heads(added[:, layer], heads, rank, world))
-        self.seconds += time.perf_counter() - begin
-        self.counts["edits"] += len(metadata.edits) if rank == 0 else 0
+        n_counted = sum(edit.counted for edit in metadata.edits)
+        self.seconds += time.perf_counter() - begin if n_counted else 0
+        self.counts["edits"] += n_counted if rank == 0 else 0
 
 
 # --- an engine without a server ---------------------------------------------------------------------------------------

@@ -140,7 +140,10 @@ class Slurm:
             self._executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
             self._executor.update_parameters(**{"timeout_min": 60, "name": "kvsteer", **parameters})
         except (RuntimeError, NameError, TypeError, ValueError) as error:
-            raise ValueError(f"submitit can't start jobs: {_first_line(error)}.") from error
+            raise ValueError(
+                f"submitit can't start jobs: {_first_line(error)}; mend the plan's slurm, or pass --local N where there"
+                " is no SLURM."
+            ) from error
         self.look_every, self._looked, self._jobs = look_every, time.monotonic(), list[Any]()
 
     def start(self, units: Sequence[Unit]) -> Sequence[Job]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import pytest
 import random_models
 import torch
 from gguf_files import write_gguf
-from one_sequence import listening
-from serving_bodies import bodies
+from one_sequence import events, listening
+from serving_bodies import bodies, odd_bodies
 
 import kvsteer_lab as kv
 from kvsteer_lab.models.gguf_header import read_header
@@ -56,31 +57,43 @@ def save(vectors: kv.KVVectors, folder: Path) -> Catalogue:
     return Catalogue.load({"stepwise": vectors.save(folder / "v.safetensors")})
 
 
-@pytest.fixture(scope="module")
-def url(file: Path, vectors: kv.KVVectors, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The command as a user starts it."""
-    folder = tmp_path_factory.mktemp("served")
-    path = vectors.save(folder / "v.safetensors")
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def command(file: Path, path: Path, log: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The command as a user starts it, and its address."""
     words = [sys.executable, "-m", "kvsteer_lab.cli", "serve", "--backend", "llama.cpp", str(file)]
     words += ["--vectors", f"stepwise={path}", "--port", str(port), "--context", "512", "--threads", "1"]
-    log, begin = folder / "log", time.time()
+    begin, where = time.time(), f"http://127.0.0.1:{port}"
     with log.open("w") as out:
         process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT)
-    where = f"http://127.0.0.1:{port}"
-    while True:
-        assert process.poll() is None and time.time() < begin + 300, log.read_text()[-3000:]
-        try:
-            if httpx.get(f"{where}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.3)
-    yield where
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) in (0, -signal.SIGTERM)
-    said = log.read_text()
+    try:
+        while True:
+            assert process.poll() is None and time.time() < begin + 300, log.read_text()[-3000:]
+            try:
+                if httpx.get(f"{where}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.3)
+        yield process, where
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def url(file: Path, vectors: kv.KVVectors, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("served")
+    path = vectors.save(folder / "v.safetensors")
+    with command(file, path, folder / "log", free_port()) as (process, where):
+        yield where
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    said = (folder / "log").read_text()
     assert f"kvsteer: random at {where}, one sequence at a time" in said and "quantised" not in said
 
 
@@ -160,7 +173,8 @@ def test_five_hundred_bodies_and_the_server_lives(url: str, model: kv.Model, vec
     """Half of them chats; what is admitted is decoded by llama.cpp itself."""
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
     asked = [("chat/completions", sent) for sent in bodies(19, 250, chat)]
-    asked += [("completions", sent) for sent in bodies(20, 250, {"prompt": "Hi", "max_tokens": 1, "temperature": 0})]
+    plain = {"prompt": "Hi", "max_tokens": 1, "temperature": 0}
+    asked += [("completions", sent) for sent in (*bodies(20, 250, plain), *odd_bodies(plain))]
     client, counts = httpx.Client(timeout=120), dict[int, int]()
     for path, sent in asked:
         answer = client.post(f"{url}/v1/{path}", content=sent, headers={"content-type": "application/json"})
@@ -217,14 +231,14 @@ def test_vectors_must_fit_the_file(file: Path, model: kv.Model, vectors: kv.KVVe
 def test_quantised_files_and_caches_say_so(
     model: kv.Model, vectors: kv.KVVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: None)
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: None)
     file = write_gguf(tmp_path / "q8.gguf", model.hf, model.tokenizer, kind=gguf.GGMLQuantizationType.Q8_0)
     assert read_header(file).quantisation == "Q8_0"
     catalogue, said = save(vectors, tmp_path), list[str]()
     with pytest.raises(ValueError, match="other weights"):
-        FileServer(str(file), cache="f16", threads=1).run(catalogue, said.append)
+        FileServer(str(file), cache="f16", port=0, threads=1).run(catalogue, said.append)
     said.clear()
-    FileServer(str(file), cache="f16", threads=1, any_weights=True).run(catalogue, said.append)
+    FileServer(str(file), cache="f16", port=0, threads=1, any_weights=True).run(catalogue, said.append)
     assert "Its weights are quantised (Q8_0)" in said[0] and "Its cache holds f16" in said[1]
     assert "other weights" in said[2] and said[3].endswith("one sequence at a time")
 
@@ -233,16 +247,17 @@ def test_it_listens_on_this_machine_unless_there_is_a_key(
     file: Path, vectors: kv.KVVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[tuple[Any, Any]] = []
-    monkeypatch.setattr("uvicorn.run", lambda app, host, **options: served.append((host, app)))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: served.append((self.config.host, self.config.app)))
     monkeypatch.delenv(API_KEY, raising=False)
     catalogue = save(vectors, tmp_path)
     with pytest.raises(ValueError, match=r"On 0\.0\.0\.0 other machines could ask this server; set KVSTEER_API_KEY"):
-        FileServer(str(file), host="0.0.0.0", threads=1).run(catalogue, lambda text: None)
+        FileServer(str(file), host="0.0.0.0", port=0, threads=1).run(catalogue, lambda text: None)
     assert not served
-    FileServer(str(file), threads=1).run(catalogue, lambda text: None)
+    FileServer(str(file), port=0, threads=1).run(catalogue, lambda text: None)
     monkeypatch.setenv(API_KEY, "secret")
-    FileServer(str(file), host="0.0.0.0", threads=1).run(catalogue, lambda text: None)
+    FileServer(str(file), host="0.0.0.0", port=0, threads=1).run(catalogue, lambda text: None)
     assert [host for host, _ in served] == ["127.0.0.1", "0.0.0.0"]
+    monkeypatch.undo()
     for (_, app), status in zip(served, (200, 401), strict=True):
         with listening(app) as where:
             assert httpx.get(f"{where}/v1/models").status_code == status
@@ -253,7 +268,50 @@ def test_it_listens_on_this_machine_unless_there_is_a_key(
 def test_an_edit_that_does_nothing_is_not_served(
     file: Path, vectors: kv.KVVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: pytest.fail("it was served"))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: pytest.fail("it was served"))
     tiny = kv.KVVectors(vectors.keys * 0, torch.full_like(vectors.values, 1e-30), vectors.card)
     with pytest.raises(ValueError, match="The self-test failed: vectors 'stepwise' at ck=4 cv=4 change no logit"):
-        FileServer(str(file), threads=1).run(save(tiny, tmp_path), lambda text: None)
+        FileServer(str(file), port=0, threads=1).run(save(tiny, tmp_path), lambda text: None)
+
+
+def test_a_stop_ends_requests_as_errors_and_a_start_begins_anew(
+    file: Path, vectors: kv.KVVectors, tmp_path: Path
+) -> None:
+    """A text that runs and one that waits are told so, and the port is free again at once."""
+    path, port = vectors.save(tmp_path / "v.safetensors"), free_port()
+    body: dict[str, Any] = {"prompt": [5, 6, 7], "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    body["kv_steering"] = {"vectors": "stepwise", "cv": 4}
+    seen = list[list[int]]()
+    for _ in range(2):
+        with command(file, path, tmp_path / "log", port) as (process, where):
+            metrics = httpx.get(f"{where}/metrics").text
+            assert "kvsteer:edits_total 0" in metrics and "kvsteer:unsteered_requests_total 0" in metrics
+            short = httpx.post(f"{where}/v1/completions", json={**body, "max_tokens": 8}, timeout=60)
+            seen.append(short.json()["choices"][0]["token_ids"])
+            with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=where, timeout=60) as client:
+                endless = {**body, "max_tokens": 480, "n": 16}
+                with client.stream("POST", "/v1/completions", json={**endless, "stream": True}) as answer:
+                    lines = answer.iter_lines()
+                    next(lines)
+                    waiting = pool.submit(httpx.post, f"{where}/v1/completions", json=endless, timeout=60)
+                    while "kvsteer:requests_open 2" not in httpx.get(f"{where}/metrics").text:
+                        time.sleep(0.05)
+                    process.send_signal(signal.SIGTERM)
+                    *_, last = events(lines)
+                stopped = waiting.result()
+            assert process.wait(30) in (0, -signal.SIGTERM)
+            assert "is being stopped" in last["error"]["message"] and stopped.status_code == 503
+            assert stopped.json()["error"]["message"] == last["error"]["message"]
+            assert "Traceback" not in (tmp_path / "log").read_text()
+    assert seen[0] == seen[1]
+
+
+def test_a_taken_port_is_refused_before_anything_is_loaded(
+    file: Path, vectors: kv.KVVectors, tmp_path: Path, url: str
+) -> None:
+    catalogue = save(vectors, tmp_path)
+    for port in (int(url.rpartition(":")[2]), 70_000):
+        with pytest.raises(
+            ValueError, match=rf"Nothing can listen at http://127.0.0.1:{port} \(.*choose another --port"
+        ):
+            FileServer(str(file), port=port).run(catalogue, lambda text: pytest.fail(text))

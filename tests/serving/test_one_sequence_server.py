@@ -14,7 +14,7 @@ import httpx
 import pytest
 import torch
 from one_sequence import CountingEngine, events, listening
-from serving_bodies import GOOD, bodies
+from serving_bodies import GOOD, bodies, odd_bodies
 
 import kvsteer_lab as kv
 from kvsteer_lab.cli.main import main
@@ -291,11 +291,16 @@ def test_five_hundred_bodies_are_answered_or_refused(model: kv.Model, catalogue:
         chat = {"model": "m", "messages": [{"role": "user", "content": "How many?"}], "max_tokens": 2}
         for sent in bodies(17, 500, chat):
             await ask(sent, CHAT)
-        for sent in bodies(18, 500, {"prompt": "How many?", "max_tokens": 2}):
+        plain = {"prompt": "How many?", "max_tokens": 2}
+        for sent in bodies(18, 500, plain):
+            await ask(sent, PLAIN)
+        for sent in odd_bodies(chat):
+            await ask(sent, CHAT)
+        for sent in odd_bodies(plain):
             await ask(sent, PLAIN)
 
     asyncio.run(ask_all())
-    assert sum(counts.values()) == 1000 and counts[200] > 100 and counts[400] > 400
+    assert sum(counts.values()) > 1400 and counts[200] > 100 and counts[400] > 400
     assert set(counts) <= {200, 400, 404}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,21 @@ def test_the_command_names_import_paths_and_the_loopback_interface(file):
     assert said["vectors"] == {"stepwise": str(file)} and said["behind_middleware"] is True
     chosen = build_command("folder", Catalogue.load({"stepwise": file}), ["--host=0.0.0.0"])[1]
     assert "--host" not in chosen and chosen[-1] == "--host=0.0.0.0"
+
+
+def test_one_file_alone_needs_vllm_and_nothing_is_registered_with_it():
+    """A release of vLLM can break that file only, and where this package is merely installed vLLM serves as before."""
+    root = Path(kv.__file__).parent
+    named = set()
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            named |= {path.relative_to(root).as_posix() for one in modules if one.split(".")[0] == "vllm"}
+    assert named == {"serving/vllm_plugin.py"}
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"]["vllm"] == ["vllm>=0.32,<0.34"]
+    assert not [group for group in project.get("entry-points", {}) if "vllm" in group]
 
 
 def test_vectors_in_the_models_folder_are_refused(file):

@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 from serving_reference import DOSES
+from vllm_engine import BLOCK, Engine
 
 from kvsteer_lab.serving import salting
-from kvsteer_lab.serving.catalogue import VARIABLE, Catalogue
-from kvsteer_lab.serving.launch import ENGINE, locate_model
 
 STEERED = {"vectors": "stepwise", "ck": 0, "cv": 8}
-BLOCK = 32
-
-
-class Engine:
-    """A thin face of `vllm.LLM`: token ids in, token ids out."""
-
-    def __init__(self, folder: Path) -> None:
-        os.environ[VARIABLE] = Catalogue.load(
-            {"stepwise": folder / "stepwise.safetensors", "half": folder / "half.safetensors"}, behind_middleware=False
-        ).to_variable()
-        from vllm import LLM
-
-        self.llm = LLM(
-            model=locate_model("smollm2-135m"),
-            dtype="float32",
-            enforce_eager=True,
-            max_model_len=512,
-            block_size=BLOCK,
-            max_num_seqs=24,
-            max_num_batched_tokens=64,  # longer prompts are read in several steps
-            enable_chunked_prefill=True,
-            num_gpu_blocks_override=48,  # fewer than the texts need: some are preempted
-            disable_log_stats=False,
-            **ENGINE,
-        )
-
-    def generate(self, ids: list[list[int]], asked: list[Any], tokens: int = 24, **more: Any) -> list[Any]:
-        from vllm import SamplingParams
-
-        settings = [
-            SamplingParams(
-                **{"temperature": 0, "max_tokens": tokens, **more},
-                extra_args=None if one is None else {"kv_steering": one},
-            )
-            for one in asked
-        ]
-        return self.llm.generate([{"prompt_token_ids": one} for one in ids], settings, use_tqdm=False)
-
-    def tokens(self, ids: list[list[int]], asked: list[Any], n: int = 24) -> list[tuple[list[int], int]]:
-        """New tokens, and how many of the prompt came from the prefix cache."""
-        found = self.generate(ids, asked, n)
-        return [(list(one.outputs[0].token_ids), one.num_cached_tokens or 0) for one in found]
-
-    def fresh(self, ids: list[int], asked: Any, n: int = 24) -> list[int]:
-        """One request alone, with an empty prefix cache."""
-        self.llm.reset_prefix_cache()
-        return self.tokens([ids], [asked], n)[0][0]
-
-    def metric(self, name: str) -> float:
-        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
-        return sum(sample.value for sample in samples if sample.name == f"{name}_total")
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +164,30 @@ def test_what_would_end_the_engine_is_refused(engine: Engine, prompt: list[int])
     else:
         assert (list(too_long.outputs[0].token_ids), too_long.outputs[0].finish_reason) == ([], "error")
     assert engine.fresh(prompt, STEERED) == expected  # alive, and as before
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_prompt_that_is_streamed_in_pieces_is_refused_by_name(
+    engine: Engine, prompt: list[int], at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM reads it on without asking again: a steered piece of a stream would be answered unsteered."""
+    first, rest = prompt[:40], [*prompt[40:], *engine_offset()]
+    expected, beside = engine.fresh([*prompt, *engine_offset()], None), engine.fresh(prompt, STEERED)
+    engine.llm.reset_prefix_cache()
+    plain = engine.stream([(first, None), (rest, None)], at_once=at_once)
+    tokens = [token for one in plain for token in one.outputs[0].token_ids]
+    assert tokens[1:] == expected and len(tokens) == 25  # one behind the first piece
+    said: list[str] = []
+    monkeypatch.setattr(
+        "kvsteer_lab.serving.vllm_plugin.logger.warning", lambda form, *parts: said.append(form % parts)
+    )
+    for pieces in ([(prompt, STEERED)], [(first, None), (prompt[40:], STEERED)], [(first, STEERED), (rest, None)]):
+        found = engine.stream(pieces, at_once=at_once)
+        reasons = [one.outputs[0].finish_reason for one in found if one.outputs[0].finish_reason]
+        assert reasons[-1] == "error" and reasons[0] == ("error" if pieces[0][1] else "length")
+        assert sum(len(one.outputs[0].token_ids) for one in found) == (pieces[0][1] is None)  # nothing behind it
+        assert said.pop().endswith("which slot is its last isn't known; send it whole.")
+    assert engine.fresh(prompt, STEERED) == beside
 
 
 def test_what_was_edited_is_counted(engine: Engine, prompt: list[int]) -> None:

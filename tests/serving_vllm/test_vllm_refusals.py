@@ -128,3 +128,31 @@ def test_a_server_whose_edit_has_no_effect_does_not_start() -> None:
         app = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(moved)))
         asyncio.run(plugin.SteeringMiddleware(inner)({"type": "lifespan", "app": app}, None, send))  # type: ignore[arg-type]
         assert sent == [expected]
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_request_ends_with_the_engine(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is ended before it has said that it aborts a request leaves it waiting for ever."""
+    monkeypatch.setattr(plugin, "STOP_PATIENCE", 0.01)
+    sent: list[Any] = []
+    cancelled: list[bool] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        if started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        engine.is_running = False
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    engine = SimpleNamespace(is_running=True)
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+    scope["app"] = SimpleNamespace(state=SimpleNamespace(engine_client=engine))  # type: ignore[assignment]
+    asyncio.run(asyncio.wait_for(plugin.SteeringMiddleware(inner)(scope, None, send), 60))  # type: ignore[arg-type]
+    assert cancelled == [True] and sent[0]["status"] == (200 if started else 503)
+    assert len(sent) == (1 if started else 2)  # nothing says that a stream has ended well

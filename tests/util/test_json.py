@@ -26,6 +26,7 @@ BAD = {
     "[1,]": "Expecting|Illegal",
     '"a\nb"': "Invalid control character",
     "{} {}": "Extra data",
+    '[{"a": {"cv": 1, "ck": 2, "cv": 1}}]': "an object in it has the name 'cv' twice",
 }
 
 
