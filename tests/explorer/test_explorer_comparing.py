@@ -238,6 +238,21 @@ def test_code_gives_the_same_texts_by_itself(made: Made, changes: dict[str, Any]
     assert "explorer" not in code and write_code(workspace, state) == code, "after the run the code is the same"
 
 
+def test_a_loaded_folder_is_loaded_by_the_code(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.model.hf.save_pretrained(tmp_path / "mine")
+    made.model.tokenizer.save_pretrained(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    model = kv.load("mine", template=kv.PlainTemplate("Question: {q}\nAnswer:"))
+    state = made.state(task=None, prompt="2 + 3?", arms=("baseline",), max_new_tokens=8)
+    workspace = Workspace(model, dict(made.vectors))
+    code, shown = write_code(workspace, state), compared(workspace, state).texts
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert "explorer" not in code and scope["texts"].texts == shown
+
+
 def test_what_cannot_be_made_again_is_taken_from_the_explorer(
     made: Made, model: kv.Model, vectors: kv.KVVectors
 ) -> None:
