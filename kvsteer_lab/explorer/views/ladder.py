@@ -54,6 +54,10 @@ class StrengthLadder:
         """A ladder is about to run."""
         self.said.value = status("Working.")
 
+    def progress(self, line: str) -> None:
+        """How far the ladder that runs has come."""
+        self.said.value = status(line)
+
     def draw(self, ladder: Ladder) -> None:
         """Show a ladder."""
         self.ladder = ladder
