@@ -74,6 +74,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     for border in np.arange(0.5, len(ways) - 1):
         axis.axhline(border, color="#dddddd", linewidth=0.5, zorder=0)
     if column == "change":
+        axis.use_sticky_edges = False  # a bar that ends where the axis begins looks cut off
         axis.axvline(0, color=COLORS["baseline"], linewidth=0.7, zorder=0)
     else:
         axis.set(xlim=(-0.04, 1.04), xticks=[0, 0.5, 1])
