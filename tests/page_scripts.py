@@ -128,6 +128,12 @@ STOP_AFTER = """
 """
 """Type a coefficient and press Stop before anything can come of it."""
 
+SCROLLED = """root => [...root.querySelectorAll('.kv-controls :not(textarea, select, input)')].filter(box => {
+  const { overflowX, overflowY } = getComputedStyle(box), scrolls = way => ['auto', 'scroll'].includes(way);
+  return box.offsetParent && ((scrolls(overflowX) && box.scrollWidth > box.clientWidth)
+    || (scrolls(overflowY) && box.scrollHeight > box.clientHeight));
+}).map(box => box.className)"""
+"""Boxes within the left column that have bars to scroll them; pictures taken by Playwright hide the bars."""
 CROWDED = """
 root => {
   const edge = root.getBoundingClientRect(), texts = [], found = [];

@@ -29,6 +29,8 @@ from .work.prompt_attention import read_prompt_attention
 from .work.sweeping import run_sweep
 from .workspace import Workspace
 
+_LONG = 500
+"""Tokens of a prompt from which on reading it is told of: it may take longer than its replies."""
 _PROMPT = "prompt"  # the kind of job that reads the attention to it
 
 
@@ -96,9 +98,10 @@ class Jobs:
             self.workspace,
             state,
             cancelled,
-            self._have_texts,
+            lambda comparison: self._have_texts(comparison, pace),
             self._have_measured,
             lambda arm, text, tokens: self._have_token(arm, text, tokens, pace),
+            self._begin_reading,
         )
         assert self.comparison is not None
 
@@ -112,13 +115,18 @@ class Jobs:
             with self._lock:
                 self.page.side.not_attended(str(error), state)
 
+    def _begin_reading(self, tokens: int) -> None:
+        if tokens >= _LONG:
+            with self._lock:
+                self.page.say(f"Reading a prompt of {tokens:,} tokens.")
+
     def _have_token(self, arm: Arm, text: str, tokens: int, pace: Pace) -> None:
         with self._lock:
             self.page.side.text(arm, text)
             if said := pace.tell(tokens):
                 self.page.say(said)
 
-    def _have_texts(self, comparison: Comparison) -> None:
+    def _have_texts(self, comparison: Comparison, pace: Pace) -> None:
         state, question = comparison.state, comparison.asked.question
         with self._lock:
             self.comparison, self.prompt_attention, self._closed = comparison, None, False
@@ -128,6 +136,8 @@ class Jobs:
                     self._looked_at.add(question.id)
                 self.page.controls.say_asked(state, question.text, len(self._looked_at))
             self.page.side.texts(comparison)
+            if pace.slow:
+                self.page.say("The texts are whole and are measured now, token by token.")
 
     def _have_measured(self, comparison: Comparison) -> None:
         with self._lock:
@@ -194,9 +204,10 @@ class Jobs:
     def sweep(self, state: ExplorerState) -> None:
         """Run a state's sweep; one that runs is cancelled."""
         so_far = list[Sweep]()
+        paces = [Pace(state.max_new_tokens)]
 
         def have(sweep: Sweep) -> None:
-            so_far[:] = [sweep]
+            so_far[:], paces[:] = [sweep], [Pace(state.max_new_tokens)]
             with self._lock:
                 self.swept = sweep
                 self.page.ablation.progress(sweep, self._current())
@@ -206,8 +217,14 @@ class Jobs:
                 if "sweep" not in self.worker.kinds:  # else a newer one has the buttons
                     self.page.ablation.end(outcome, message, so_far[0] if so_far else None)
 
+        def steps(cancelled: Cancelled) -> Iterator[None]:
+            def tell(row: int, ids: list[int]) -> None:
+                self._tell(paces[0], ids, cancelled, self.page.ablation.within)
+
+            return run_sweep(self.workspace, state, cancelled, have, tell)
+
         self.page.ablation.begin()
-        self.worker.submit("sweep", lambda cancelled: run_sweep(self.workspace, state, cancelled, have), end, rank=2)
+        self.worker.submit("sweep", steps, end, rank=2)
 
     def climb(self, state: ExplorerState) -> None:
         """Run a state's strength ladder; one that runs is cancelled."""
@@ -222,8 +239,22 @@ class Jobs:
                 if "ladder" not in self.worker.kinds:
                     self.page.ladder.end(outcome, message)
 
+        def steps(cancelled: Cancelled) -> Iterator[None]:
+            pace = Pace(state.max_new_tokens)
+
+            def tell(row: int, ids: list[int]) -> None:
+                self._tell(pace, ids, cancelled, self.page.ladder.progress)
+
+            return climb(self.workspace, state, cancelled, have, tell)
+
         self.page.ladder.begin()
-        self.worker.submit("ladder", lambda cancelled: climb(self.workspace, state, cancelled, have), end, rank=1)
+        self.worker.submit("ladder", steps, end, rank=1)
+
+    def _tell(self, pace: Pace, ids: list[int], cancelled: Cancelled, say: Callable[[str], None]) -> None:
+        """Say how far a decode has come, unless nobody waits for it any more."""
+        if (said := pace.tell(len(ids))) and not cancelled.is_set():
+            with self._lock:
+                say(said)
 
     def draw_pairs(self, state: ExplorerState) -> None:
         """Draw the pairs of a state's layer; what is missing is extracted."""

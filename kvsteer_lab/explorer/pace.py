@@ -24,6 +24,11 @@ class Pace:
         self._start = self._said = time.perf_counter()
         self._first: float | None = None
 
+    @property
+    def slow(self) -> bool:
+        """Whether anything was worth telling."""
+        return self._said > self._start
+
     def tell(self, tokens: int) -> str:
         """What to say now, given the number of tokens of one of the texts; empty where nothing new is to be said."""
         now = time.perf_counter()

@@ -60,6 +60,7 @@ def write_notebook(
         shots=shots,
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source.rstrip())])
+    notebook.metadata["title"] = f"{model}: the explorer"  # of the browser's tab
     notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
     return notebook
 

@@ -49,6 +49,7 @@ def plot_turns(table: pd.DataFrame, column: str = "reasoned") -> Figure:
     ways = [way for way in dict.fromkeys(table.way) if way != "plain" or column != "change"]
     turns = sorted(set(table.turn))
     figure, axis = plt.subplots(figsize=(ONE_COLUMN, 0.9 + 0.075 * len(ways) * (len(turns) + 1)), layout="constrained")
+    axis.use_sticky_edges = False  # a bar that ends where the axis begins looks cut off
     gap = 0.8 / len(turns)
     low, high = f"random_{column}_low", f"random_{column}_high"
     least = 0.02 if column != "change" else 0.004 * float(np.abs(table["change"]).max())  # a band of no height

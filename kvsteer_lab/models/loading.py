@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .._util.text import visible
 from .architectures import UnsteerableModelError, refuse_by_config
 from .fetching import fetch
 from .gguf import find_gguf, read_gguf
+from .loading_call import write_call
 from .loading_report import IncompleteError, check_report
 from .lock import locked
 from .missing import BUNDLED, known_names, refuse_missing_path
@@ -88,13 +90,26 @@ def load(
             " a loaded transformers model."
         )
     name = str(source)
+    given = dict(
+        tokenizer=tokenizer,
+        device_map=device_map,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        template=template,
+        template_arguments=template_arguments,
+    )
     device_map = device_map if device_map is not None else ("cuda" if torch.cuda.is_available() else None)
     if (file := find_gguf(Path(name).expanduser())) is not None:
-        given = None if tokenizer is None else _tokenizer(tokenizer)
         hf, tokenizer = read_gguf(
-            file, given, device_map=device_map, dtype=_dtype(dtype), attn_implementation=attn_implementation
+            file,
+            None if tokenizer is None else _tokenizer(tokenizer),
+            device_map=device_map,
+            dtype=_dtype(dtype),
+            attn_implementation=attn_implementation,
         )
-        return wrap(hf, with_template(tokenizer, template, template_arguments), name)
+        return replace(wrap(hf, with_template(tokenizer, template, template_arguments), name), call=_call(name, given))
     path = _place(name)
     if name in BUNDLED and dtype is None:
         dtype = torch.float32
@@ -120,7 +135,14 @@ def load(
         raise
     except Exception as error:  # a damaged checkpoint makes transformers raise almost anything
         raise ValueError(f"Cannot load {name!r}: {_reason(error)}. {known_names(name)}") from error
-    return wrap(hf, with_template(tokenizer, template, template_arguments), name)
+    return replace(wrap(hf, with_template(tokenizer, template, template_arguments), name), call=_call(name, given))
+
+
+def _call(name: str, given: Mapping[str, Any]) -> str | None:
+    """The call that gives the model again, also from another folder."""
+    path = Path(name).expanduser()
+    short = name in BUNDLED or find_named(name) is not None
+    return write_call(name if short or not path.exists() else str(path.resolve()), given)
 
 
 _MOST_LAYERS = 10_000

@@ -40,6 +40,8 @@ class Model:
         shape: layers, KV heads, head width and sliding windows, as they are in the cache.
         adapters: the adapter layers of the caller's own model, whose weights this one shares, each with the adapters
             that were merged into them when it was loaded.
+        call: the call of `kv.load` that gives it again; `None` for a model that the caller loaded, or whose loading
+            can't be written down.
 
     >>> import kvsteer_lab as kv
     >>> model = kv.load("tiny")
@@ -53,6 +55,7 @@ class Model:
     name: str
     shape: CacheShape
     adapters: tuple[tuple[nn.Module, tuple[str, ...]], ...] = field(default=(), repr=False)
+    call: str | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """The model in one line."""

@@ -223,6 +223,10 @@ def test_controls_are_followed_in_the_same_run(tiny: kv.Model) -> None:
         points = [bars.lines[0] for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
         drawn = [float(point.get_xdata()[0]) for point in points]
         assert drawn == table[table.way.isin(ways)][column].tolist()
+        left, right = axis.get_xlim()
+        assert all(left < bar.get_x() and bar.get_x() + bar.get_width() < right for bar in axis.patches), (
+            "none looks cut"
+        )
         assert points[-2].get_markerfacecolor() != points[-1].get_markerfacecolor(), "a shade a turn"
     assert (
         table[table.way != "plain"].p_random_change.between(1 / 3, 1).all()

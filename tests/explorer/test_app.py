@@ -78,6 +78,7 @@ def test_one_command_explores_a_model_with_given_vectors(tmp_path: Path, made: M
         page.goto(address)
         explorer = ExplorerPage(page, tmp_path)
         explorer.at("status").filter(has_text="Done.").wait_for()
+        assert page.title() == "tiny: the explorer"
         assert "leaves the baseline's text" in explorer.at("verdict-line").inner_text()
         token = explorer.arm("cache steering").locator(".kv-token").nth(1)
         token.click()

@@ -17,13 +17,14 @@ from explorer_bench import Made, compared
 
 import kvsteer_lab as kv
 from kvsteer_lab.explorer.state import ARMS
-from kvsteer_lab.explorer.threads import CancelledError
+from kvsteer_lab.explorer.threads import Cancelled, CancelledError
 from kvsteer_lab.explorer.work import running
 from kvsteer_lab.explorer.work.comparing import compare_arms, generation_settings
 from kvsteer_lab.explorer.work.doses import find_dose, measure_slot
 from kvsteer_lab.explorer.work.snippet import write_code
 from kvsteer_lab.explorer.workspace import Workspace
 from kvsteer_lab.models.attention import query_heads
+from kvsteer_lab.models.layers import layers_path
 from kvsteer_lab.models.token_texts import token_pieces
 
 
@@ -118,6 +119,33 @@ def test_a_cancelled_comparison_stops_between_two_tokens(made: Made) -> None:
         ):
             pass
     assert len(seen) <= 2, "transformers looks at the criteria one token late"
+
+
+def test_a_comparison_is_cancelled_while_its_prompt_is_read(made: Made) -> None:
+    cancelled, read = Cancelled(), []
+    layers = [layer._module for layer in made.model.traced.get(layers_path(made.model.hf))]
+
+    def seen(layer: torch.nn.Module, *call: Any) -> None:
+        read.append(layers.index(layer))
+        cancelled.set()
+
+    hooks = [layer.register_forward_hook(seen) for layer in layers]
+    try:
+        with pytest.raises(CancelledError):
+            for _ in compare_arms(
+                made.workspace(),
+                made.state(arms=("cache steering",)),
+                cancelled,
+                lambda c: None,
+                lambda c: None,
+                lambda arm, text, tokens: pytest.fail("it went on after the prompt"),
+            ):
+                pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert read == [0], "the layers above weren't run"
+    assert not any(layer._forward_pre_hooks for layer in layers)
 
 
 def test_out_of_memory_halves_and_begins_the_texts_again(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +264,21 @@ def test_code_gives_the_same_texts_by_itself(made: Made, changes: dict[str, Any]
     exec(code, scope)
     assert scope["texts"].texts == compared(workspace, state).texts
     assert "explorer" not in code and write_code(workspace, state) == code, "after the run the code is the same"
+
+
+def test_a_loaded_folder_is_loaded_by_the_code(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.model.hf.save_pretrained(tmp_path / "mine")
+    made.model.tokenizer.save_pretrained(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    model = kv.load("mine", template=kv.PlainTemplate("Question: {q}\nAnswer:"))
+    state = made.state(task=None, prompt="2 + 3?", arms=("baseline",), max_new_tokens=8)
+    workspace = Workspace(model, dict(made.vectors))
+    code, shown = write_code(workspace, state), compared(workspace, state).texts
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    assert "explorer" not in code and scope["texts"].texts == shown
 
 
 def test_what_cannot_be_made_again_is_taken_from_the_explorer(

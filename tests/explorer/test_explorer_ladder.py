@@ -6,6 +6,7 @@ import pytest
 from explorer_bench import Made, find, said
 
 import kvsteer_lab as kv
+from kvsteer_lab.explorer import pace
 from kvsteer_lab.explorer.explorer import Explorer
 from kvsteer_lab.explorer.results.ladder import Ladder
 from kvsteer_lab.explorer.threads import Cancelled, CancelledError
@@ -31,6 +32,21 @@ def test_each_rung_is_its_separate_run(made: Made, changes: dict[str, object]) -
         assert rung.generation.token_ids == row.token_ids
         table = kv.divergence(made.model, [asked.prompt], [row.token_ids], method)
         assert rung.nats == pytest.approx(float(table.totals[0]), abs=1e-3), "the KL along its own text"
+
+
+@pytest.mark.parametrize(
+    ("button", "line"), [("kv-ladder-run", "kv-ladder-status"), ("kv-sweep-run", "kv-sweep-status")]
+)
+def test_slow_ladders_and_sweeps_tell_of_their_tokens(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, button: str, line: str
+) -> None:
+    monkeypatch.setattr(pace, "PATIENCE", 0.0)
+    explorer.set(sweep="heads", max_new_tokens=6)
+    said_so_far: list[str] = []
+    find(explorer, line).observe(lambda moved: said_so_far.append(moved["new"]), "value")
+    find(explorer, button).click()
+    assert said(explorer, line).startswith("Done")
+    assert any("Token 2 of at most 6" in one for one in said_so_far)
 
 
 def test_no_strength_is_no_change(made: Made) -> None:

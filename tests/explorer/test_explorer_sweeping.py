@@ -142,10 +142,10 @@ def test_chunks_grow_until_they_take_long(made: Made, monkeypatch: pytest.Monkey
     sizes: list[int] = []
     decode = sweeping._decode
 
-    def timed(workspace: Any, state: Any, asked: Any, methods: Any, cancelled: Any) -> Any:
+    def timed(workspace: Any, state: Any, asked: Any, methods: Any, cancelled: Any, *told: Any) -> Any:
         sizes.append(len(methods))
         clock[0] += 10.0 if len(methods) > 3 else 0.01
-        return decode(workspace, state, asked, methods, cancelled)
+        return decode(workspace, state, asked, methods, cancelled, *told)
 
     clock = [0.0]
     monkeypatch.setattr(sweeping, "_decode", timed)
@@ -168,11 +168,11 @@ def test_a_chunk_makes_way_for_more_urgent_work_and_is_done_later(made: Made, mo
     whole, decode = swept(made.workspace(), state), sweeping._decode
     cancelled, calls = Cancelled(), list[int]()
 
-    def once(workspace: Any, state: Any, asked: Any, methods: Any, stop: Any) -> Any:
+    def once(workspace: Any, state: Any, asked: Any, methods: Any, stop: Any, *told: Any) -> Any:
         calls.append(len(methods))
         if len(calls) == 3:
             cancelled.urgent.set()  # as the worker does when a slider moves
-        return decode(workspace, state, asked, methods, stop)
+        return decode(workspace, state, asked, methods, stop, *told)
 
     monkeypatch.setattr(sweeping, "_decode", once)
     found: list[Sweep] = []

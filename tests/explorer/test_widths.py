@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from browsing import chromium, left_out
 from explorer_page import ExplorerPage, explorer_alone
-from page_scripts import CROWDED
+from page_scripts import CROWDED, SCROLLED
 
 REASON = left_out()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=f"left out: {REASON}")
@@ -33,6 +33,14 @@ def test_nothing_is_cut_off_at_any_width(explorer: ExplorerPage, width: int, the
     explorer.set_page_theme(theme)
     kept = Path(SCREENSHOTS) / "widths" / f"tiny_{width}_{theme}" if SCREENSHOTS and width != 1000 else None
     assert explorer.crowded(width, kept) == {}
+
+
+@pytest.mark.parametrize("width", [390, 640, 1000])
+def test_no_row_of_the_left_column_has_bars_of_its_own(explorer: ExplorerPage, width: int) -> None:
+    explorer.page.set_viewport_size({"width": width, "height": 1400})
+    explorer.open_all(".kv-controls ")
+    explorer.page.wait_for_timeout(300)
+    assert explorer.root.evaluate(SCROLLED) == []
 
 
 def test_a_crowded_page_is_noticed(explorer: ExplorerPage) -> None:

@@ -97,6 +97,7 @@ class Ablation:
         )
         self.sweep: Sweep | None = None
         self._picked_texts: tuple[Text, ...] = ()
+        self._done = ""
 
     def show(self, state: ExplorerState) -> None:
         """Show a state, and the sweep by the state's measure."""
@@ -133,11 +134,16 @@ class Ablation:
         left = "" if sweep.remaining is None else f", about {sweep.remaining:.0f} s to go"
         left = f", {sweep.at_most:.0f} s at the most" if sweep.at_most is not None else left
         self.bar.value = done / total
-        self.said.value = status(f"{done} of {total} cells{left if done < total else ''}.")
+        self._done = f"{done} of {total} cells{left if done < total else ''}."
+        self.said.value = status(self._done)
         self.heatmap.show(sweep, state.measure)
         if not fresh and tuple(self.heatmap.picked[:2]) in sweep.done and not self._picked_texts:
             self._pick()  # it was picked before it was done
         self._tell_if_stale(state)
+
+    def within(self, line: str) -> None:
+        """How far the texts of the cells that run have come."""
+        self.said.value = status(f"{self._done} {line}")
 
     def end(self, outcome: Outcome, message: str, sweep: Sweep | None) -> None:
         """A sweep has ended, in one way or another; what is done stays. `sweep`: as far as it came, `None` if it never

@@ -11,7 +11,7 @@ from ..results.ladder import Ladder
 from ..state import ExplorerState
 from ..threads import Outcome
 from .fields import Change, css, numbers
-from .markup import note, status
+from .markup import mark, note, status
 
 _MEANING = note(
     "The prompt of the left column under the same steering at each coefficient of the values, decoded together. A text"
@@ -54,6 +54,10 @@ class StrengthLadder:
         """A ladder is about to run."""
         self.said.value = status("Working.")
 
+    def progress(self, line: str) -> None:
+        """How far the ladder that runs has come."""
+        self.said.value = status(line)
+
     def draw(self, ladder: Ladder) -> None:
         """Show a ladder."""
         self.ladder = ladder
@@ -80,11 +84,11 @@ def ladder_html(ladder: Ladder) -> str:
     rows = ""
     for rung in ladder.rungs:
         verdict = rung.verdict
-        mark = "" if "correct" not in verdict else " ✓" if verdict["correct"] else " ✗" if verdict["answer"] else ""
         cut = " (cut)" if verdict["cut"] else ""
         rows += (
             f'<tr><td class="kv-number">{rung.cv:g}</td><td class="kv-number">{rung.nats:.2f}</td>'
-            f'<td class="kv-number">{verdict["tokens"]}{cut}</td><td>{for_html(rung.generation.answer)}{mark}</td></tr>'
+            f'<td class="kv-number">{verdict["tokens"]}{cut}</td>'
+            f"<td>{for_html(rung.generation.answer)}{mark(verdict)}</td></tr>"
         )
     head = "<tr><th>c_v</th><th>total KL, nats</th><th>tokens</th><th>reply</th></tr>"
     lines = _sparkline("total KL, nats", [rung.nats for rung in ladder.rungs]) + _sparkline(

@@ -108,6 +108,15 @@ def _answer(verdict: Mapping[str, Any]) -> str:
     return f'answer <b>{for_html(verdict["answer"])}</b> <span class="kv-wrong">✗ wrong</span>, {gold}'
 
 
+def mark(verdict: Mapping[str, Any]) -> str:
+    """The same in a word or less, behind a text in a table; nothing where no task has asked."""
+    if "correct" not in verdict:
+        return ""
+    if verdict["answer"] is None:
+        return f' <span class="kv-note">({"cut before an answer" if verdict["cut"] else "no answer"})</span>'
+    return " ✓" if verdict["correct"] else " ✗"
+
+
 def folded_html(own: Compared) -> str:
     """The texts under further random vectors, folded away under the first."""
     if not own.others:
@@ -169,12 +178,8 @@ def cell_html(sweep: Sweep, cell: Cell, texts: Sequence[Text]) -> str:
     setting = f"c_k = {own.ck:g}, c_v = {own.cv:g}, layers {_numbers(own.scope) or 'none'}, {heads}"
     rows = ""
     for i, text in enumerate(texts):
-        marks = [
-            "" if "correct" not in t.verdict else " ✓" if t.verdict["correct"] else " ✗"
-            for t in (text, sweep.baseline[i])
-        ]
         asked = text.asked.question.text if text.asked.question is not None else text.asked.prompt
-        said = [for_html(t.generation.answer) + mark for t, mark in zip((text, sweep.baseline[i]), marks, strict=True)]
+        said = [for_html(t.generation.answer) + mark(t.verdict) for t in (text, sweep.baseline[i])]
         rows += f"<tr><td>{for_html(asked)}</td><td>{said[0]}</td><td>{said[1]}</td></tr>"
     table = f'<table class="kv-table"><tr><th>prompt</th><th>steered</th><th>baseline</th></tr>{rows}</table>'
     waiting = "" if texts else note("This cell isn't done yet.")
@@ -182,4 +187,13 @@ def cell_html(sweep: Sweep, cell: Cell, texts: Sequence[Text]) -> str:
 
 
 def _numbers(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
+    """`0, 2, 5-9`, as the fields take them."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(
+        f"{first}-{last}" if last > first + 1 else ", ".join(map(str, range(first, last + 1))) for first, last in runs
+    )

@@ -61,5 +61,6 @@ def whole_page(title: str, fragment: str) -> str:
     """A document around a fragment; it loads nothing from elsewhere."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{for_html(title)}</title></head>'
-        f'<body style="max-width: 1200px; margin: 1em auto; font-family: sans-serif">{fragment}</body></html>\n'
+        '<body style="max-width: 1200px; margin: 1em auto; padding: 0 1em; font-family: sans-serif">'
+        f"{fragment}</body></html>\n"
     )

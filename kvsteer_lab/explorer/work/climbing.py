@@ -13,11 +13,15 @@ from ..threads import Cancelled
 from ..workspace import Workspace
 from .comparing import generation_settings, judge
 from .measuring import measure_rows
-from .running import run_rows
+from .running import OnTokens, run_rows
 
 
 def climb(
-    workspace: Workspace, state: ExplorerState, cancelled: Cancelled, on_done: Callable[[Ladder], None]
+    workspace: Workspace,
+    state: ExplorerState,
+    cancelled: Cancelled,
+    on_done: Callable[[Ladder], None],
+    on_tokens: OnTokens | None = None,
 ) -> Iterator[None]:
     """The texts at every strength, and how far each is from the baseline; yields where other work may go first.
 
@@ -26,6 +30,7 @@ def climb(
         state: what is asked and steered; its `cv` gives way to each value of its `ladder`.
         cancelled: stops it at the next token.
         on_done: is given the ladder.
+        on_tokens: is told of every token.
 
     Raises:
         ValueError: whatever the state asks for that can't be done; before anything is computed.
@@ -47,7 +52,7 @@ def climb(
     )
     baseline = rows.pop()
     found: dict[int, list[int]] = {}
-    for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled):
+    for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled, on_tokens):
         found.update(batch)
         yield
     targets = [found[i] for i in range(len(rows))]

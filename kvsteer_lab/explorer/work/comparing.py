@@ -43,6 +43,7 @@ def compare_arms(
     on_texts: Callable[[Comparison], None],
     on_measured: Callable[[Comparison], None],
     on_text: OnText,
+    on_read: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[None]:
     """Decode all arms together, then read their texts token by token; yields where other work may go first.
 
@@ -53,6 +54,7 @@ def compare_arms(
         on_texts: is given the comparison when all texts are whole.
         on_measured: is given it again when they are measured.
         on_text: is told of every new token.
+        on_read: is told, before the prompts are read, how many tokens the longest has.
 
     Raises:
         ValueError: whatever the state asks for that can't be done; before anything is computed.
@@ -75,6 +77,7 @@ def compare_arms(
         if row < len(arms):  # the further controls are counted, not watched
             on_text(arms[row], forced[row] + text_after(tokenizer, rows[row].forced, ids), len(ids))
 
+    on_read(max(len(row.prompt_ids) for row in rows))
     found: dict[int, list[int]] = {}
     for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled, tell):
         found.update(batch)

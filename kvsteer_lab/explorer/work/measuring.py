@@ -62,7 +62,7 @@ def _measure(
 ) -> list[Measured]:
     parts: dict[str, list[Tensor]] = {"p": [], "q": [], "kl": []}
     likely: list[list[tuple[Likely, ...]]] = [[] for _ in targets]
-    with holding_the_model(cancelled):
+    with holding_the_model(model, cancelled):
         along = zip(*(logits_along(model, [side[i] for side in sides], targets) for i in (0, 1)), strict=True)
         for (p, tokens), (q, _) in along:
             if cancelled.is_set():

@@ -45,7 +45,7 @@ def read_prompt_attention(
     found: dict[str, tuple[SlotAttention, ...]] = {}
     reader = ""
     for arm in arms:
-        with holding_the_model(cancelled):
+        with holding_the_model(model, cancelled):
             method = acting(workspace.intervention(arm, state))
             (row,) = rows_under(model, method, [comparison.asked.prompt], chat=True, offset=state.offset)
             found[arm] = _by_slot(weights_on_prompt(model, row))

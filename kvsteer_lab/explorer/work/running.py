@@ -15,6 +15,8 @@ from ...generation.decoding import decode
 from ...generation.rows import Row, group_rows
 from ...generation.settings import Settings
 from ...generation.streaming import StoppedBy
+from ...models.architectures import UnsteerableModelError
+from ...models.layers import layers_path
 from ...models.lock import LOCK
 from ...models.model import Model
 from ..threads import Cancelled, CancelledError
@@ -27,21 +29,38 @@ _POLL = 0.1  # seconds
 
 
 @contextmanager
-def holding_the_model(cancelled: Cancelled) -> Iterator[None]:
-    """Hold the lock on models; while another thread has it, a cancel is noticed all the same.
+def holding_the_model(model: Model, cancelled: Cancelled) -> Iterator[None]:
+    """Hold the lock on models; while another thread has it, a cancel is noticed all the same, and while a prompt is
+    read, too: before each layer.
 
     Raises:
-        CancelledError: `cancelled` was set before the lock was had.
+        CancelledError: `cancelled` was set before the lock was had, or while a prompt was read.
     """
+
+    def look(*unused: Any) -> None:
+        if cancelled.is_set():
+            raise CancelledError
+
     while not LOCK.acquire(timeout=_POLL):
-        if cancelled.is_set():
-            raise CancelledError
+        look()
+    hooks = []
     try:
-        if cancelled.is_set():
-            raise CancelledError
+        look()
+        # prompts are read by the traced modules; decoding, which looks after each token, pays nothing for the hooks
+        hooks = [layer.register_forward_pre_hook(look) for layer in _read_by(model)]
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         LOCK.release()
+
+
+def _read_by(model: Model) -> list[torch.nn.Module]:
+    """The layers that read prompts; none where the model's layers can't be told from other lists of modules."""
+    try:
+        return [layer._module for layer in model.traced.get(layers_path(model.hf))]
+    except UnsteerableModelError:
+        return []
 
 
 class _Rows(BaseStreamer):
@@ -78,7 +97,7 @@ def run_rows(
 
     Args:
         model, rows, settings, seed: as in `decode`.
-        cancelled: when it is set, decoding stops at the next token.
+        cancelled: when it is set, decoding stops at the next token, and reading a prompt before the next layer.
         on_tokens: is told of every token. Where memory runs out a batch is begun again in halves, and so are its rows.
         batch_size: rows decoded together.
 
@@ -88,7 +107,7 @@ def run_rows(
 
     def run(batch: Sequence[int]) -> list[list[int]]:
         streamer: Any = None if on_tokens is None else _Rows(batch, settings.eos, on_tokens)
-        with holding_the_model(cancelled):
+        with holding_the_model(model, cancelled):
             return decode(
                 model, [rows[i] for i in batch], settings, seed, streamer, StoppingCriteriaList([StoppedBy(cancelled)])
             )

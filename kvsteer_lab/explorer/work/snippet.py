@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..._util.text import visible
-from ...models.loading import BUNDLED
 from ...tasks import NAMES, get
 from ...tasks.base import Task
 from ...tasks.benchmark import Benchmark
@@ -21,8 +20,8 @@ _DEFAULTS = dict(against="direct", select="random", seed=0)
 def write_code(workspace: Workspace, state: ExplorerState) -> str:
     """Python that gives the texts of the state's comparison, in the order of its arms, as `texts`.
 
-    What the package can make again is made again: bundled models, tasks, vectors extracted from a task's few-shot
-    pairs. Everything else is taken from `explorer`, the value of `kv.explore`.
+    What the package can make again is made again: models that `kv.load` loaded, tasks, vectors extracted from a task's
+    few-shot pairs. Everything else is taken from `explorer`, the value of `kv.explore`.
 
     Raises:
         ValueError: an unknown set of vectors.
@@ -121,10 +120,10 @@ def task_call(name: str, own: Task | None) -> str | None:
 
 
 def _model(workspace: Workspace) -> str:
-    dtype = str(workspace.model.dtype).removeprefix("torch.")
-    if workspace.model.name in BUNDLED:
-        return f"model = kv.load({workspace.model.name!r}{'' if dtype == 'float32' else f', dtype={dtype!r}'})"
-    return f"model = explorer.model  # {visible(workspace.model.name, one_line=True)}, {dtype}"
+    model = workspace.model
+    if model.call is not None:
+        return f"model = {model.call}"
+    return f"model = explorer.model  # {visible(model.name, one_line=True)}, {str(model.dtype).removeprefix('torch.')}"
 
 
 def _prompt(code: _Code, state: ExplorerState) -> list[str]:

@@ -16,7 +16,7 @@ from ..threads import Cancelled, CancelledError, Interrupted
 from ..workspace import Workspace
 from .comparing import generation_settings, judge
 from .grids import make_grid
-from .running import run_rows
+from .running import OnTokens, run_rows
 
 CHUNK_SECONDS = 6.0
 """A chunk grows, cell by cell cheaper, until it takes so long. Other work doesn't wait for it: the chunk that runs is
@@ -46,7 +46,11 @@ def asked_in_sweep(workspace: Workspace, state: ExplorerState) -> tuple[Asked, .
 
 
 def run_sweep(
-    workspace: Workspace, state: ExplorerState, cancelled: Cancelled, on_chunk: Callable[[Sweep], None]
+    workspace: Workspace,
+    state: ExplorerState,
+    cancelled: Cancelled,
+    on_chunk: Callable[[Sweep], None],
+    on_tokens: OnTokens | None = None,
 ) -> Iterator[None]:
     """Run a sweep, many cells together in one forked decode; yields where other work may go first.
 
@@ -58,6 +62,7 @@ def run_sweep(
         cancelled: stops it at the next token; the chunk that runs is dropped. Where more urgent work waits, the chunk
             is dropped, too, and done after that.
         on_chunk: is given the sweep before the first chunk and after every one.
+        on_tokens: is told of every token of the chunk that runs.
 
     Raises:
         ValueError: whatever the state asks for that can't be done; before anything is computed.
@@ -78,7 +83,7 @@ def run_sweep(
     on_chunk(sweep)
     yield
     start = time.perf_counter()
-    (baseline,) = _decode(workspace, state, asked, [Nothing()], cancelled)
+    (baseline,) = _decode(workspace, state, asked, [Nothing()], cancelled, on_tokens)
     sweep = replace(sweep, baseline=baseline, seconds=time.perf_counter() - start)
     on_chunk(sweep)
     yield
@@ -88,7 +93,7 @@ def run_sweep(
         start = time.perf_counter()
         methods = [replace(cells[0].steering, name=f"cell {i}") for i, cells in enumerate(chunk)]
         try:
-            texts_of = _decode(workspace, state, asked, methods, Interrupted(cancelled))
+            texts_of = _decode(workspace, state, asked, methods, Interrupted(cancelled), on_tokens)
         except CancelledError:
             if cancelled.is_set():
                 raise
@@ -120,6 +125,7 @@ def _decode(
     asked: Sequence[Asked],
     methods: Sequence[Intervention],
     cancelled: Cancelled,
+    on_tokens: OnTokens | None,
 ) -> list[tuple[Text, ...]]:
     """The texts of each method, in the order of the prompts: one prefill a prompt, all rows together."""
     settings, rows, _ = prepare(
@@ -132,7 +138,7 @@ def _decode(
         samples=1,
     )
     found: dict[int, list[int]] = {}
-    for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled, batch_size=_MOST_ROWS):
+    for batch in run_rows(workspace.model, rows, settings, state.seed, cancelled, on_tokens, _MOST_ROWS):
         found.update(batch)
     texts: list[list[Text]] = [[] for _ in methods]
     for i, row in enumerate(rows):
