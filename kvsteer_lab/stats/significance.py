@@ -227,7 +227,7 @@ ROUNDING = 1e-6
 """Relative to an effect, or to 1 where that is more: differences below it are rounding."""
 
 
-def control_p(effect: float, controls: Sequence[float]) -> float:
+def control_p(effect: float, controls: Sequence[float], margin: float = 0.0) -> float:
     """How often a control does at least as well: (1 + #{control >= effect}) / (R + 1).
 
     With R controls it can't be below 1 / (R + 1): take at least 39 for 0.025. Numbers that differ by less than a
@@ -237,6 +237,7 @@ def control_p(effect: float, controls: Sequence[float]) -> float:
     Args:
         effect: of the method.
         controls: the same number for each control.
+        margin: by how much a control may stay below and still does as well, where more than rounding says nothing.
 
     Returns:
         A p-value between 1 / (R + 1) and 1.
@@ -254,5 +255,5 @@ def control_p(effect: float, controls: Sequence[float]) -> float:
     if len(controls) == 0:
         raise ValueError("A control-based p-value needs controls; add kv.random_controls(...) to the run.")
     refuse_nan(np.asarray([effect, *controls], dtype=float))
-    reached = effect - ROUNDING * max(1.0, abs(effect))
+    reached = effect - max(margin, ROUNDING * max(1.0, abs(effect)))
     return (1 + sum(c >= reached for c in controls)) / (len(controls) + 1)

@@ -272,6 +272,22 @@ def test_the_summary_of_planted_replies() -> None:
     assert table.loc[("plain", 1)].accuracy == 0.2 and pd.isna(table.loc[("plain", 1)].p_accuracy)
 
 
+@pytest.mark.parametrize(("change", "p"), [(0.5, 1 / 3), (9e-4, 1.0)])
+def test_changes_of_less_than_a_thousandth_of_a_nat_are_not_ranked(change: float, p: float) -> None:
+    """Their order is rounding: it was another on another processor."""
+    odds = {"baseline": 0.0, "s": change, "r1": change / 9, "r2": -change / 2}
+    rows = pd.DataFrame(
+        [
+            dict(way="plain" if vector == "baseline" else "kept", vector=vector, conversation=c, odds=value)
+            for vector, value in odds.items()
+            for c in range(4)
+        ]
+    ).assign(turn=1, tokens=3, correct=False, reasoned=False, adopted=False)
+    rows["control_of"] = rows.vector.map({"r1": "s", "r2": "s"})
+    kept = kv.analysis.summarise_turns(rows).set_index("way").loc["kept"]
+    assert kept.change == pytest.approx(change) and kept.p_random_change == pytest.approx(p)
+
+
 def test_bad_input(model: kv.Model, vectors: kv.KVVectors, load_random: Load) -> None:
     steering = kv.CacheSteering(vectors, CK, CV)
     cases: list[tuple[dict[str, Any], str]] = [

@@ -316,6 +316,12 @@ def test_rounding_is_no_effect():
     assert control_p(1.001e-4, [1e-4 - 2e-6] * 40) == 1 / 41
 
 
+def test_a_margin_makes_small_differences_none():
+    assert control_p(0.5, [0.4] * 39, margin=0.05) == pytest.approx(1 / 40)
+    assert control_p(0.5, [0.4] * 39, margin=0.11) == 1
+    assert control_p(1e-8, [0.0] * 39, margin=0.0) == 1, "rounding is none without a margin, too"
+
+
 def test_control_p_counts_ties_against_the_effect():
     assert control_p(0.5, [0.1, 0.5, 0.9]) == pytest.approx(3 / 4)
     assert control_p(1.0, [0.0] * 39) == pytest.approx(1 / 40)

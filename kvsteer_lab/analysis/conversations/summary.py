@@ -11,6 +11,9 @@ import pandas as pd
 from ...stats.intervals import paired_bootstrap, wilson
 from ...stats.significance import control_p, holm, mcnemar
 
+_NOTHING = 1e-3
+"""Nats of log-odds: they change no probability by more than .00025, and among changes so small the order of a method
+and its controls is that of rounding, which differs between processors."""
 _SHARES = {"correct": "accuracy", "reasoned": "reasoned", "adopted": "adopted"}
 
 
@@ -28,7 +31,7 @@ def summarise_turns(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         how many nats the watched token's log-odds are above those of the plain conversations, with its 95% bootstrap
         interval `change_low`, `change_high`. With controls, for each of these four, `random_...`, their mean,
         `random_..._low`, `random_..._high`, the middle 95% of them, and `p_random_...`, the share of them (plus one)
-        that have at least as much (of the change, that go as far).
+        that have at least as much (of the change, that go as far, up to a thousandth of a nat).
 
     Raises:
         ValueError: a table without plain conversations.
@@ -76,7 +79,8 @@ def _row(way: str, turn: int, part: pd.DataFrame, plain: pd.DataFrame, seed: int
         row |= dict(change=change.value, change_low=change.low, change_high=change.high)
         if len(controls):
             each = (controls.odds - controls.conversation.map(plain.odds)).groupby(controls.vector).mean()
-            row |= _band("change", each) | dict(p_random_change=control_p(abs(change.value), each.abs().tolist()))
+            p = control_p(abs(change.value), each.abs().tolist(), margin=_NOTHING)
+            row |= _band("change", each) | dict(p_random_change=p)
     return row
 
 
