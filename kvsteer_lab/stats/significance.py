@@ -227,6 +227,11 @@ ROUNDING = 1e-6
 """Relative to an effect, or to 1 where that is more: differences below it are rounding."""
 
 
+LEAST_NATS = 1e-3
+"""Of log-odds or log-probabilities: less changes no probability by more than .001, and among changes so small the order
+of a method and its controls is that of rounding, which differs between processors. The `margin` of changes in nats."""
+
+
 def control_p(effect: float, controls: Sequence[float], margin: float = 0.0) -> float:
     """How often a control does at least as well: (1 + #{control >= effect}) / (R + 1).
 

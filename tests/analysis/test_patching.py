@@ -154,6 +154,22 @@ def test_flips_are_counted_and_controls_stand_beside(tiny: kv.Model) -> None:
     assert [sum(len(axis.texts) for axis in p) for p in panels] == [0, 64]
 
 
+def test_effects_of_less_than_a_thousandth_of_a_nat_are_not_ranked(tiny: kv.Model) -> None:
+    """Their order is rounding, and another on another processor; a larger dose is ranked."""
+    task = kv.tasks.get("tiny-arithmetic")
+    pairs = kv.ContrastiveSet.few_shot(task, tiny.tokenizer, style="stepwise", n=4, shots=2)
+    vectors = kv.extract(tiny, pairs, progress=False)
+    chats = [task.chat(q) for q in task.questions("dev", 2, 0)]
+    smallest = {}
+    for cv in (0.004, 0.4):
+        given = dict(steering=kv.CacheSteering(vectors, ck=0, cv=cv), controls=19, progress=False)
+        patched = kv.analysis.patch_residuals(tiny, chats, **given)
+        said = kv.analysis.logit_lens(tiny, chats, **given).tokens
+        assert patched.effect.abs().max() > 1e-4 and said.change.abs().max() > 1e-4, "it is felt"
+        smallest[cv] = patched.p_effect.min(), said.p_random.min()
+    assert smallest[0.004] == (1, 1) and max(smallest[0.4]) < 1
+
+
 def test_bad_input(model: kv.Model, vectors: kv.KVVectors) -> None:
     steering = kv.CacheSteering(vectors, CK, CV)
     cases: list[tuple[dict[str, Any], str]] = [

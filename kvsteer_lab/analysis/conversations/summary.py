@@ -9,11 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ...stats.intervals import paired_bootstrap, wilson
-from ...stats.significance import control_p, holm, mcnemar
+from ...stats.significance import LEAST_NATS, control_p, holm, mcnemar
 
-_NOTHING = 1e-3
-"""Nats of log-odds: they change no probability by more than .00025, and among changes so small the order of a method
-and its controls is that of rounding, which differs between processors."""
 _SHARES = {"correct": "accuracy", "reasoned": "reasoned", "adopted": "adopted"}
 
 
@@ -79,7 +76,7 @@ def _row(way: str, turn: int, part: pd.DataFrame, plain: pd.DataFrame, seed: int
         row |= dict(change=change.value, change_low=change.low, change_high=change.high)
         if len(controls):
             each = (controls.odds - controls.conversation.map(plain.odds)).groupby(controls.vector).mean()
-            p = control_p(abs(change.value), each.abs().tolist(), margin=_NOTHING)
+            p = control_p(abs(change.value), each.abs().tolist(), margin=LEAST_NATS)
             row |= _band("change", each) | dict(p_random_change=p)
     return row
 

@@ -23,7 +23,7 @@ from ...models.lock import locked
 from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...stats.intervals import paired_bootstrap
-from ...stats.significance import control_p
+from ...stats.significance import LEAST_NATS, control_p
 from ...vectors.indices import check_indices
 from ..budget import logits_within, rows_within
 from ..checks import check_steering
@@ -39,7 +39,8 @@ class Lens:
     `step` 0 is the offset token, the first that reads the edited slot; step t reads the continuation's token t. `layer`
     l is the stream after decoder layer l, counted from 0. Intervals (`low`, `high`) are 95% bootstrap intervals over
     prompts; `random` is the mean over random vectors of the same norms, `random_low`, `random_high` hold the middle 95%
-    of them, and `p_random` is the share of them (plus one) that do at least as much.
+    of them, and `p_random` is the share of them (plus one) that do at least as much (of a change, up to a thousandth of
+    a nat less).
 
     Attributes:
         tokens: one row per step, layer and token: `n`, the mean log-probability `plain` and `steered` in nats, their
@@ -214,11 +215,12 @@ def _tables(
                 each = logp[long, :, at, step, index]
                 change = each - each[:, :1]
                 means = dict(token=model.tokenizer.decode([token]), plain=each[:, 0].mean(), steered=each[:, 1].mean())
-                tokens.append(where | means | _estimate("change", change[:, 1], change[:, 2:].mean(0), seed))
+                told = _estimate("change", change[:, 1], change[:, 2:].mean(0), seed, LEAST_NATS)
+                tokens.append(where | means | told)
     return Lens(pd.DataFrame(tokens), pd.DataFrame(apart), _top(model, layers, mass, top))
 
 
-def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int) -> dict[str, float]:
+def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int, margin: float = 0.0) -> dict[str, float]:
     """A mean over prompts with its interval, and where the controls' means lie; a change may go either way, so sizes
     are compared.
     """
@@ -226,7 +228,7 @@ def _estimate(name: str, values: np.ndarray, controls: np.ndarray, seed: int) ->
     row = {name: found.value, "low": found.low, "high": found.high}
     if len(controls):
         low, high = np.quantile(controls, [0.025, 0.975])
-        p = control_p(abs(found.value), np.abs(controls).tolist())
+        p = control_p(abs(found.value), np.abs(controls).tolist(), margin)
         row |= dict(random=float(controls.mean()), random_low=float(low), random_high=float(high), p_random=p)
     return row
 

@@ -25,7 +25,7 @@ from ...models.model import Model
 from ...models.prompts import Prompt, as_list
 from ...models.tokens import offset_token
 from ...stats.intervals import paired_bootstrap
-from ...stats.significance import control_p
+from ...stats.significance import LEAST_NATS, control_p
 from ...vectors.indices import check_indices
 from ..checks import check_steering
 from ..watched_token import first_tokens, token_id
@@ -86,8 +86,9 @@ def patch_residuals(
         One row per edited layer (`inject`, or `"all"`), `patch` ("stream", "update"), `way` ("restored", "removed") and
         `layer`: `token`, `n`; `effect`, the mean change of the token's log-odds by the edit, in nats, with its 95%
         bootstrap interval `effect_low`, `effect_high`, and `p_effect`, the share of random vectors (plus one) that move
-        it as far; `nats`, the mean change by the patch, and `share`, its ratio to the effect, with a 95% bootstrap
-        interval over prompts `low`, `high`, missing where p_effect > 0.05: a share of no effect is noise; `random_low`,
+        it as far, up to a thousandth of a nat; `nats`, the mean change by the patch, and `share`, its ratio to the
+        effect, with a 95% bootstrap interval over prompts `low`, `high`, missing where p_effect > 0.05: a share of no
+        effect is noise; `random_low`,
         `random_high`, the middle 95% of what patching the random vectors' runs changes, in nats; `flipped`, the number
         of prompts whose likeliest first token the edit turns into `token`, and `flips`, how many of these the patch
         turns likewise (restored) or back (removed).
@@ -212,11 +213,8 @@ def _rows(
     """The rows of one edited layer: the steering's sweeps first, then those of each random vector."""
     own, *random = sweeps
     effects, flipped = np.array([s.effect for s in own]), np.array([s.flipped for s in own])
-    p = (
-        control_p(abs(float(effects.mean())), [abs(float(np.mean([s.effect for s in each]))) for each in random])
-        if random
-        else None
-    )
+    moved = [abs(float(np.mean([s.effect for s in each]))) for each in random]
+    p = control_p(abs(float(effects.mean())), moved, LEAST_NATS) if random else None
     nats, turned = np.stack([s.nats for s in own]), np.stack([s.turned for s in own])
     others = np.array([np.mean([s.nats for s in each], 0) for each in random])
     whole = paired_bootstrap(effects.tolist(), np.zeros_like(effects).tolist(), n=1000, seed=seed)
