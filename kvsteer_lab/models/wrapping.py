@@ -15,19 +15,8 @@ from .architectures import UnsteerableModelError, probe_cache
 from .lock import locked
 from .model import Model
 
-_OWN: tuple[str, ...] = (
-    "transformers",
-    "accelerate",
-    "torch",
-    "torchao",
-    "nnsight",
-    "peft",
-    "bitsandbytes",
-    "optimum",
-    "kvsteer_lab",
-)
-_OWN += ("kernels", "liger_kernel", "unsloth", "gptqmodel", "awq", "compressed_tensors", "intel_extension_for_pytorch")
-"""Packages whose hooks and replaced functions belong to a loaded model."""
+_OWN = ("transformers", "accelerate", "torch", "nnsight", "peft", "bitsandbytes", "optimum", "kvsteer_lab")
+"""Packages whose hooks belong to a loaded model."""
 
 
 @locked
@@ -137,8 +126,7 @@ def unpack(source: Any, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def refuse_hooks(module: nn.Module) -> None:
-    """Refuse a model with hooks of other code on it, or with a module's `forward` replaced: they would be copied, and
-    go on acting after they were taken away.
+    """Refuse a model with hooks of other code on it: they would be copied, and go on acting after they were removed.
 
     Args:
         module: the caller's model.
@@ -151,23 +139,13 @@ def refuse_hooks(module: nn.Module) -> None:
     """
     for name, part in module.named_modules():
         for hook in chain(part._forward_hooks.values(), part._forward_pre_hooks.values()):
-            if foreign := _foreign(hook):
+            function = getattr(hook, "func", hook)  # inside a functools.partial
+            home = str(getattr(function, "__module__", type(function).__module__) or "")
+            if home.split(".")[0] not in _OWN:
                 raise UnsteerableModelError(
-                    f"There is a forward hook of {foreign} on {name or 'the model'}: what it does would"
+                    f"There is a forward hook of {home or 'other code'} on {name or 'the model'}: what it does would"
                     " be part of every result; remove it (handle.remove()) before the model is loaded."
                 )
-        if "forward" in vars(part) and (foreign := _foreign(vars(part)["forward"])):
-            raise UnsteerableModelError(
-                f"The forward of {name or 'the model'} was replaced by one of {foreign}: what it does would be part of"
-                " every result; delete it (del module.forward) before the model is loaded."
-            )
-
-
-def _foreign(function: Any) -> str | None:
-    """Where a function comes from, unless that is a package whose functions belong to a loaded model."""
-    function = getattr(function, "func", function)  # inside a functools.partial
-    home = str(getattr(function, "__module__", type(function).__module__) or "")
-    return None if home.split(".")[0] in _OWN else home or "other code"
 
 
 def _adapters(source: nn.Module | None, hf: PreTrainedModel) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:

@@ -166,7 +166,7 @@ def test_the_picture_shows_the_table(table):
     assert not large.texts and large.collections, "too many cells for numbers get a contour"
     for wrong, message in (
         (dict(table=table[:1]), "no cells or no measures"),
-        (dict(table=table, measures=("speed",)), "no measure 'speed'; choose from accuracy"),
+        (dict(table=table, measures=("speed",)), "no column 'speed' to draw; choose one of: accuracy"),
     ):
         with pytest.raises(ValueError, match=message):
             kv.figures.plot_coefficient_grid(**wrong)

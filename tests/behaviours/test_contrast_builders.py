@@ -68,7 +68,7 @@ def test_openings_without_a_template_begin_with_the_tokenizer_s_own_bos(tokenize
 
         chat_template, bos_token, bos_token_id = None, "<|im_start|>", tokenizer.convert_tokens_to_ids("<|im_start|>")
 
-        def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+        def __call__(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> Any:
             found = tokenizer(text, add_special_tokens=False)
             if add_special_tokens:
                 found["input_ids"] = [self.bos_token_id, *found["input_ids"]]

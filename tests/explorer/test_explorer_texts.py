@@ -120,7 +120,7 @@ def test_a_models_name_does_not_break_out_of_its_comment(name: str, made: Made) 
     workspace, state = made.workspace(), made.state(arms=("baseline",))
     code = {}
     for each in ("plain", name):
-        workspace.model = replace(made.model, name=each)
+        workspace.model = replace(made.model, name=each, call=None)
         code[each] = write_code(workspace, state)
     assert statements(code[name]) == statements(code["plain"])
     assert f"# {visible(name, one_line=True)}" in code[name].splitlines()[2]
