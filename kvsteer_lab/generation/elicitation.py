@@ -138,8 +138,9 @@ def elicit(
 
 _WINDOW = 4
 """Batches whose rows are sorted by the length of their replies. Padding costs what tokens cost, and so does a prompt in
-each further batch that it is in: among one batch's rows a third of what is read was padding, among all rows of a run as
-much were prompts read again (SmolLM2-135M, 440 replies of 47 tokens on 20 prompts of 83)."""
+each further batch that it is in. Of 440 replies of 47 tokens on 20 prompts of 83 (SmolLM2-135M) 48,000 tokens are read,
+padding among them, if rows are sorted by prompt alone, 39,000 if all are sorted by length, 36,000 within four batches;
+25,700 are there."""
 
 
 def _by_length(rows: Sequence[Row], group: Sequence[int], batch_size: int) -> list[int]:

@@ -88,10 +88,9 @@ def patch_residuals(
         bootstrap interval `effect_low`, `effect_high`, and `p_effect`, the share of random vectors (plus one) that move
         it as far, up to a thousandth of a nat; `nats`, the mean change by the patch, and `share`, its ratio to the
         effect, with a 95% bootstrap interval over prompts `low`, `high`, missing where p_effect > 0.05: a share of no
-        effect is noise; `random_low`,
-        `random_high`, the middle 95% of what patching the random vectors' runs changes, in nats; `flipped`, the number
-        of prompts whose likeliest first token the edit turns into `token`, and `flips`, how many of these the patch
-        turns likewise (restored) or back (removed).
+        effect is noise; `random_low`, `random_high`, the middle 95% of what patching the random vectors' runs changes,
+        in nats; `flipped`, the number of prompts whose likeliest first token the edit turns into `token`, and `flips`,
+        how many of these the patch turns likewise (restored) or back (removed).
 
     Raises:
         ValueError: a single prompt, zero vectors, no layers, a token that isn't one, or what `kv.generate` refuses;
